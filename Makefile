@@ -1,0 +1,51 @@
+# make quick   set up .venv and run the final experiment in small, without any download of data
+# make test    set up .venv with the test tools, then lint, check types and run the tests
+# make slow    run the tests that take minutes
+# make clean   remove .venv and everything that the tools leave behind; runs/ is kept
+#
+# PYTHON=python3.12 chooses the interpreter that .venv is made with; 3.11 is the oldest that works.
+# EXTRAS=test leaves PyTorch out; the tests that compare with it are then skipped.
+
+PYTHON ?= python3
+EXTRAS ?= test,torch
+
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+comma := ,
+BASE_STAMP := .venv/.installed
+TEST_STAMP := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
+CHECK_PYTHON := import sys; v = "%d.%d" % sys.version_info[:2]; \
+  sys.exit(None if sys.version_info >= (3, 11) else "jresnet needs Python 3.11 or newer, $(PYTHON) is " + v + \
+  ": try make PYTHON=python3.11")
+
+.PHONY: quick test slow clean
+
+quick: $(BASE_STAMP)
+	$(BIN)/python -m experiments.final --quick
+
+test: $(TEST_STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+slow: $(TEST_STAMP)
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A venv that was made only in part would pass for a whole one next time.
+$(BIN)/python:
+	@$(PYTHON) -c '$(CHECK_PYTHON)'
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+
+$(BASE_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e .
+	touch $@
+
+# The extras include all that `quick` needs, so this answers for both stamps.
+$(TEST_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e ".[$(EXTRAS)]"
+	touch $(BASE_STAMP) $@

@@ -1,0 +1,199 @@
+"""The two layers a residual network is made of, with PyTorch's semantics: convolution and batch normalisation.
+
+Flax's own layers differ from PyTorch's in the running variance, in the initial weights and in the
+padding of strided convolutions; and XLA's own convolution gradients are slow on CPUs inside a loop
+(see `conv2d`). Hence these.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# torch.nn.Conv2d and Linear draw weights from U(-b, b), b = 1 / sqrt(fan_in): kaiming_uniform with a = sqrt(5).
+torch_weight_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+NHWC_HWIO = ("NHWC", "HWIO", "NHWC")
+
+
+def torch_bias_init(fan_in: int) -> Callable:
+    """The initialiser of torch.nn.Linear's bias, U(-b, b) with b = 1 / sqrt(fan_in)."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
+
+    return init
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Convolve with (side - 1) / 2 pixels of zero padding on every border, as torch.nn.Conv2d(padding=side // 2).
+
+    The padding is symmetric for every stride, where "SAME" would pad an even image on one side only.
+    Values and gradients are the ordinary ones on every backend. On CPUs the gradients are written as
+    convolutions in the layout of the forward one, because XLA brings convolutions into that layout in
+    a program's entry computation only: in a loop's body the gradients JAX derives fall to an emitter
+    about 30 times slower. Reverse mode only, as for every `jax.custom_vjp`.
+
+    Args:
+      x: [batch, height, width, inputs].
+      kernel: [side, side, inputs, outputs], side odd.
+      stride: step of the kernel along both sides of the image, in pixels.
+
+    Returns:
+      [batch, ceil(height / stride), ceil(width / stride), outputs], of x's dtype.
+    """
+    if kernel.shape[0] == 1:
+        return jnp.einsum("nhwi,io->nhwo", x[:, ::stride, ::stride], kernel[0, 0])
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), ((pad, pad), (pad, pad)), dimension_numbers=NHWC_HWIO
+    )
+
+
+def _conv2d_forward(x, kernel, stride):
+    return conv2d(x, kernel, stride), (x, kernel)
+
+
+def _conv2d_backward(stride, residuals, dy):
+    x, kernel = residuals
+    if kernel.shape[0] == 1:
+        return _pointwise_gradients(x, kernel, stride, dy)
+    return _input_gradient(x.shape, kernel, stride, dy), _kernel_gradient(x, kernel.shape, stride, dy)
+
+
+def _pointwise_gradients(x, kernel, stride, dy):
+    dx = jnp.einsum("nhwo,io->nhwi", dy, kernel[0, 0])
+    if stride > 1:
+        gaps = [
+            (0, size - (stride * (n - 1) + 1), stride - 1)
+            for size, n in zip(x.shape[1:3], dy.shape[1:3], strict=True)
+        ]
+        dx = lax.pad(dx, jnp.zeros((), dx.dtype), ((0, 0, 0), *gaps, (0, 0, 0)))
+    return dx, jnp.einsum("nhwi,nhwo->io", x[:, ::stride, ::stride], dy)[None, None]
+
+
+def _input_gradient(x_shape, kernel, stride, dy):
+    """dy, spread out by the stride, convolved with the kernel turned by 180 degrees and its channels swapped."""
+    side = kernel.shape[0]
+    low = side - 1 - side // 2
+    pads = [
+        (low, size + side - 2 - stride * (n - 1) - low)
+        for size, n in zip(x_shape[1:3], dy.shape[1:3], strict=True)
+    ]
+    turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+    return lax.conv_general_dilated(
+        dy, turned, (1, 1), pads, lhs_dilation=(stride, stride), dimension_numbers=NHWC_HWIO
+    )
+
+
+def _kernel_gradient(x, kernel_shape, stride, dy):
+    """x convolved with dy, batch and channels having changed places."""
+    side = kernel_shape[0]
+    low = side // 2
+    pads = [
+        (low, side - 1 + stride * (n - 1) + 1 - size - low)
+        for size, n in zip(x.shape[1:3], dy.shape[1:3], strict=True)
+    ]
+    dk = lax.conv_general_dilated(
+        x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), (1, 1), pads,
+        rhs_dilation=(stride, stride), dimension_numbers=NHWC_HWIO,
+    )  # fmt: skip
+    return dk.transpose(1, 2, 0, 3)
+
+
+conv2d.defvjp(_conv2d_forward, _conv2d_backward)
+
+
+class Conv(nn.Module):
+    """A bias-free convolution, as torch.nn.Conv2d(side, padding=side // 2, bias=False).
+
+    Attributes:
+      features: output channels.
+      side: height and width of the kernel, odd.
+      stride: step of the kernel in pixels.
+      dtype: of the arithmetic and the output.
+      param_dtype: of the kernel.
+    """
+
+    features: int
+    side: int = 3
+    stride: int = 1
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, inputs] -> [batch, ceil(height / stride), ceil(width / stride), features]."""
+        shape = (self.side, self.side, x.shape[-1], self.features)
+        kernel = self.param("kernel", torch_weight_init, shape, self.param_dtype)
+        return conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over (batch, height, width) with torch.nn.BatchNorm2d's semantics.
+
+    The batch is normalised by its biased variance; the running variance is updated with the unbiased
+    one. Statistics are computed in `param_dtype` whatever the dtype of the activations.
+
+    Attributes:
+      momentum: weight of the old running statistics; torch's `momentum=0.1` is 0.9 here.
+      epsilon: added to the variance, torch's default.
+      axis_name: mapped axis whose devices share one batch, or None.
+      param_dtype: of scale, bias and statistics.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    axis_name: str | None = None
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
+        """Normalise x, [batch, height, width, channels], and keep its dtype.
+
+        Args:
+          x: activations.
+          train: use the batch's statistics and update `batch_stats`; else use the running ones.
+          mask: bool [batch], false for images that are padding and must not be counted; None: all count.
+        """
+        shape = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, self.param_dtype)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, self.param_dtype)
+        if not train:
+            mean, var = running_mean.value, running_var.value
+        else:
+            mean, var, count = batch_statistics(x.astype(self.param_dtype), mask, self.axis_name)
+            if not self.is_initializing():
+                unbiased = var * (count / jnp.maximum(count - 1, 1))
+                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
+        factor = scale * lax.rsqrt(var + self.epsilon)
+        offset = bias - mean * factor
+        return (x * _wide(factor) + _wide(offset)).astype(x.dtype)
+
+
+def batch_statistics(x, mask, axis_name):
+    """Mean and biased variance of every channel of x, [batch, height, width, channels], and the count behind them."""
+    weights = None if mask is None else mask.astype(x.dtype)[:, None, None, None]
+    count = x.size // x.shape[-1] if mask is None else mask.sum() * (x.shape[1] * x.shape[2])
+
+    def total(values):
+        return _sum_over(jnp.sum(values if weights is None else values * weights, (0, 1, 2)), axis_name)
+
+    count = _sum_over(jnp.asarray(count, x.dtype), axis_name)
+    mean = total(x) / count
+    return mean, total(lax.square(x - _wide(mean))) / count, count
+
+
+def _sum_over(value, axis_name):
+    return value if axis_name is None else lax.psum(value, axis_name)
+
+
+def _wide(vector):
+    return vector[None, None, None, :]

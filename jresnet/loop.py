@@ -1,0 +1,238 @@
+"""`fit`: one run from its configuration to its result, on disk and returned; `evaluate`: exact figures on a split."""
+
+import dataclasses
+import math
+import os
+import pathlib
+import statistics
+import time
+
+import rich.console
+
+from jresnet import environment, interrupt, models, optim, report, rundir
+from jresnet.checkpoint import Checkpoints
+from jresnet.config import Config
+from jresnet.datasets import Dataset
+from jresnet.errors import Diverged, InputError, Interrupted
+from jresnet.parallel import Devices, enable_compile_cache
+from jresnet.pipeline import Statistics, make_input
+from jresnet.runlog import RunLog, write_json
+from jresnet.training import Figures, Training
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One run's outcome, the content of `result.json`.
+
+    Losses are mean cross-entropies in nats, accuracies shares of correctly classified images.
+    `train_*` are averages over the last epoch as it was trained, on augmented images; `test_*` and
+    `validation_*` are of the final parameters, each image counted once. `test_accuracy_batch_mean`
+    averages the accuracies of test batches of the training batch's size, as the report did.
+    `seconds` is the time spent on epochs, `compile_seconds` what compilation took besides.
+    """
+
+    experiment: str
+    config: dict
+    seed: int
+    parameters: int
+    epochs: int
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    test_accuracy_batch_mean: float
+    dataset: dict
+    device: str
+    versions: dict
+    commit: str | None
+    seconds: float
+    compile_seconds: float
+    images_per_second: float
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+
+    def record(self) -> dict:
+        """The result as `result.json` holds it; without validation images it has no validation figures."""
+        return {name: value for name, value in vars(self).items() if value is not None or name == "commit"}
+
+
+def fit(
+    config: Config,
+    dataset: Dataset,
+    workdir: str | os.PathLike,
+    *,
+    seed: int = 0,
+    experiment: str = "train",
+    resume: bool = True,
+    keep: int | None = 2,
+    console: rich.console.Console | None = None,
+) -> Result:
+    """Train one network, evaluate it after every epoch, and record everything in `workdir`.
+
+    The run is a function of (config, seed, dataset): interrupted and resumed, it ends in the same
+    parameters, bit for bit on the same device.
+
+    Args:
+      config: the configuration; its `validation` images are held out of the training split here.
+      dataset: the data.
+      workdir: the run's directory, made if need be.
+      seed: decides initial weights, validation split, order and augmentation; below 2**32.
+      experiment: the run's name in its records.
+      resume: go on from the latest checkpoint in workdir, or return the result if the run is finished.
+      keep: how many checkpoints stay; None for all.
+      console: where to show progress; None for silence.
+
+    Raises:
+      InputError: config, data and workdir do not go together; nothing was written.
+      Diverged: the loss became non-finite; the last good checkpoint stays.
+      Interrupted: SIGINT or SIGTERM came; the state is saved.
+    """
+    directory = pathlib.Path(workdir)
+    run, dataset, finished = check(config, dataset, directory, seed, experiment, resume)
+    if finished is not None:
+        return Result(**finished)
+    devices = Devices(config)
+    enable_compile_cache()
+    training = prepare(config, dataset, seed, devices, (tuple(run["mean"]), tuple(run["std"])))
+    rundir.claim(directory, run)
+    with (
+        interrupt.stop_flag() as flag,
+        Checkpoints(directory / rundir.CHECKPOINTS, keep) as checkpoints,
+        RunLog(
+            directory,
+            epochs=config.epochs,
+            steps_per_epoch=training.steps,
+            console=console,
+            label=f"{experiment} seed {seed}",
+        ) as log,
+    ):
+        run_epochs(training, dataset, flag, checkpoints, log)
+        result = summarise(training, run, log.history)
+    report.curves(log.history, directory / rundir.CURVES, title(result))
+    write_json(directory / rundir.RESULT, result.record())
+    return result
+
+
+def check(
+    config: Config, dataset: Dataset, workdir: pathlib.Path, seed: int, experiment: str, resume: bool
+) -> tuple[dict, Dataset, dict | None]:
+    """Check everything that `fit` would refuse, without writing; the arguments are those of `fit`.
+
+    Returns:
+      The run as `config.json` holds it, the data set with validation images held out, and the recorded
+      result where the run is finished.
+
+    Raises:
+      InputError: config, data and workdir do not go together.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed {seed}: must lie from 0 to 2**32 - 1")
+    config.check_network(len(dataset.classes), dataset.image_size)
+    Devices(config)
+    held_out = dataset.hold_out(config.validation, seed)
+    run = rundir.describe(config, held_out, dataset.sha256, seed, experiment)
+    return run, held_out, rundir.look(workdir, run, resume)
+
+
+def prepare(config: Config, dataset: Dataset, seed: int, devices: Devices, channels: Statistics) -> Training:
+    """Build network, optimizer, input and programs of a run on a data set whose validation images are held out."""
+    images = len(dataset.train)
+    return Training(
+        config=config,
+        seed=seed,
+        model=models.from_config(config, len(dataset.classes)),
+        tx=optim.optimizer(config, config.steps_per_epoch(images)),
+        source=make_input(dataset.train, config, seed, channels, devices),
+        statistics=channels,
+        image_shape=(*dataset.image_size, 3),
+        images=images,
+        devices=devices,
+    )
+
+
+def run_epochs(
+    training: Training, dataset: Dataset, flag: interrupt.Flag, checkpoints: Checkpoints, log: RunLog
+) -> None:
+    """Train, save, evaluate and record epoch after epoch, from the latest checkpoint on.
+
+    The checkpoint of an epoch is written before its evaluation: a run that resumes from it evaluates
+    again, to the same figures, so that no epoch is recorded that could be lost.
+    """
+    training.start(checkpoints)
+    log.begin(training.epoch, training.step_in_epoch)
+    for epoch in range(training.epoch, training.config.epochs):
+        training.train_epoch(epoch, log, flag)
+        training.save(checkpoints)
+        stop_if_asked(training, flag)
+        started = time.perf_counter()
+        figures = evaluate_all(training, dataset, epoch, flag, log)
+        log.epoch(epoch_record(training, epoch, figures, time.perf_counter() - started))
+
+
+def stop_if_asked(training: Training, flag: interrupt.Flag) -> None:
+    """Raise Interrupted if a signal came; the state of this moment has been saved."""
+    if flag.signal is not None:
+        place = f"epoch {training.epoch}, step {training.step_in_epoch} of {training.steps}"
+        raise Interrupted(f"interrupted after {place}; the state is saved", flag.signal)
+
+
+def evaluate_all(training: Training, dataset: Dataset, epoch: int, flag, log: RunLog) -> dict[str, Figures]:
+    """Figures on the test split and, where there is one, the validation split."""
+
+    def between():
+        log.advance(training.steps, epoch, "test")
+        stop_if_asked(training, flag)
+
+    splits = {"validation": dataset.validation, "test": dataset.test}
+    variables = training.state.variables
+    return {
+        name: training.evaluator(variables, split, between) for name, split in splits.items() if len(split)
+    }
+
+
+def epoch_record(training: Training, epoch: int, figures: dict[str, Figures], eval_seconds: float) -> dict:
+    """One line of `metrics.jsonl`.
+
+    Raises:
+      Diverged: a test or validation loss is not finite.
+    """
+    train_loss, train_accuracy = training.train_figures()
+    record = {"epoch": epoch, "train_loss": train_loss, "train_accuracy": train_accuracy}
+    for name, found in figures.items():
+        if not math.isfinite(found.loss):
+            raise Diverged(f"the {name} loss is not finite after epoch {epoch}: lower --learning-rate")
+        record |= {f"{name}_loss": found.loss, f"{name}_accuracy": found.accuracy}
+    record["test_accuracy_batch_mean"] = figures["test"].accuracy_batch_mean
+    return record | {
+        "learning_rate": training.learning_rate(epoch),
+        "images_per_second": training.images / training.seconds,
+        "seconds": training.seconds + eval_seconds,
+    }
+
+
+def summarise(training: Training, run: dict, history: list[dict]) -> Result:
+    """The result of a run whose last epoch is recorded: the last epoch's figures, whatever the others were."""
+    last = history[-1]
+    names = ("train", "validation", "test")
+    figures = {
+        f"{name}_{kind}": last.get(f"{name}_{kind}") for name in names for kind in ("loss", "accuracy")
+    }
+    return Result(
+        **{name: run[name] for name in ("experiment", "config", "seed", "dataset")},
+        **figures,
+        test_accuracy_batch_mean=last["test_accuracy_batch_mean"],
+        parameters=training.parameters,
+        epochs=len(history),
+        device=environment.device(),
+        versions=environment.versions(),
+        commit=environment.commit(),
+        seconds=sum(record["seconds"] for record in history),
+        compile_seconds=training.compile_seconds,
+        images_per_second=statistics.median(record["images_per_second"] for record in history),
+    )
+
+
+def title(result: Result) -> str:
+    """What the curves' figure says above its panels."""
+    width = result.config["width"]
+    return f"{result.experiment}, seed {result.seed}: width {width}, {result.parameters:,} parameters, {result.dataset['name']}"

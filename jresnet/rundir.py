@@ -1,0 +1,139 @@
+"""A run's directory: whose it is (`config.json`), and what came of it (`result.json`)."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from jresnet.config import Config
+from jresnet.datasets import Dataset
+from jresnet.errors import InputError
+from jresnet.runlog import write_json
+
+CONFIG, RESULT, CURVES, CHECKPOINTS = "config.json", "result.json", "curves.png", "checkpoints"
+
+# What may differ between the sessions of one run: where data lies and how it is carried, not what is computed.
+_FREE = ("data_dir", "input", "parallel")
+
+
+def describe(config: Config, dataset: Dataset, sha256: str, seed: int, experiment: str) -> dict:
+    """The run as `config.json` holds it: everything that its result depends on, and what prediction needs.
+
+    Args:
+      config: the configuration.
+      dataset: the data, validation images already held out.
+      sha256: digest of the data before that.
+      seed: of the run.
+      experiment: its name in records.
+    """
+    mean, std = dataset.channel_statistics()
+    return {
+        "experiment": experiment,
+        "seed": seed,
+        "config": dataclasses.asdict(config) | {"blocks": list(config.blocks)},
+        "dataset": dataset_record(dataset, sha256),
+        "classes": list(dataset.classes),
+        "image_size": list(dataset.image_size),
+        "mean": list(mean),
+        "std": list(std),
+    }
+
+
+def dataset_record(dataset: Dataset, sha256: str) -> dict:
+    """Name, sizes and digest of the data, for records."""
+    return {
+        "name": dataset.name,
+        "train": len(dataset.train),
+        "validation": len(dataset.validation),
+        "test": len(dataset.test),
+        "classes": len(dataset.classes),
+        "sha256": sha256,
+    }
+
+
+def look(workdir: pathlib.Path, run: dict, resume: bool) -> dict | None:
+    """See, without writing, whether `workdir` can be this run's directory.
+
+    Returns:
+      The result, if the run is already finished there; else None.
+
+    Raises:
+      InputError: the directory cannot be written, or holds another run, or holds this one and
+        `resume` is false.
+    """
+    _check_writable(workdir)
+    path = workdir / CONFIG
+    if not path.exists():
+        return None
+    differences = _differences(read_json(path), run)
+    if differences:
+        raise InputError(
+            f"--workdir {workdir}: holds another run ({'; '.join(differences)}): "
+            "choose another directory, or the run's own options with --resume"
+        )
+    if not resume:
+        raise InputError(
+            f"--workdir {workdir}: already holds this run: add --resume to go on with it, or choose another directory"
+        )
+    result = workdir / RESULT
+    return read_json(result) if result.exists() else None
+
+
+def claim(workdir: pathlib.Path, run: dict) -> None:
+    """Make `workdir` the directory of this run, which `look` has found possible."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not (workdir / CONFIG).exists():
+        write_json(workdir / CONFIG, run)
+
+
+def read_json(path: pathlib.Path) -> dict:
+    """A JSON object from a file of a run's directory.
+
+    Raises:
+      InputError: the file is missing or holds none.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a readable record of a run ({error}): choose a run's directory"
+        ) from None
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: not a record of a run: choose a run's directory")
+    return record
+
+
+def _check_writable(workdir: pathlib.Path) -> None:
+    """Raise InputError unless files can be made in `workdir`, or in the nearest directory that it would be made in."""
+    place = workdir
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise InputError(f"--workdir {workdir}: {place} is not a directory: choose another")
+    if not os.access(place, os.W_OK | os.X_OK) or _read_only(place):
+        raise InputError(f"--workdir {workdir}: {place} is not writable: choose another directory")
+
+
+def _read_only(place: pathlib.Path) -> bool:
+    """Whether writing fails where `os.access` promises it, as for root on a read-only file system."""
+    probe = place / f".jresnet-{os.getpid()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return True
+    return False
+
+
+def _differences(recorded: dict, run: dict) -> list[str]:
+    """What sets two runs apart, in words, "width 8, not 16"; as JSON sees them."""
+    run = json.loads(json.dumps(run))
+    pairs: list[tuple[str, Any, Any]] = [
+        (name, recorded.get("config", {}).get(name), value)
+        for name, value in run["config"].items()
+        if name not in _FREE
+    ]
+    pairs.append(("seed", recorded.get("seed"), run["seed"]))
+    pairs.append(("data sha256", recorded.get("dataset", {}).get("sha256"), run["dataset"]["sha256"]))
+    return [f"{name} {old}, not {new}" for name, old, new in pairs if old != new]

@@ -1,0 +1,104 @@
+"""One training step and one evaluation step: pure functions; their metrics are sums and counts."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jresnet.models import ResNet
+from jresnet.state import TrainState
+
+
+class Sums(NamedTuple):
+    """What training steps add up.
+
+    Attributes:
+      loss: float32 [], cross-entropy in nats, summed over images.
+      correct: int32 [], images whose largest logit is their label's.
+      images: int32 [], images seen.
+      bad_step: int32 [], the first update whose loss was not finite, -1 if there was none.
+    """
+
+    loss: jax.Array
+    correct: jax.Array
+    images: jax.Array
+    bad_step: jax.Array
+
+    @classmethod
+    def zero(cls) -> "Sums":
+        """Nothing seen yet."""
+        return cls(jnp.zeros(()), *(jnp.full((), value, jnp.int32) for value in (0, 0, -1)))
+
+    def __add__(self, other: "Sums") -> "Sums":  # type: ignore[override]
+        """The sums over both; of the bad steps the earlier."""
+        bad_step = jnp.where(self.bad_step >= 0, self.bad_step, other.bad_step)
+        counts = (mine + theirs for mine, theirs in zip(self[:3], other[:3], strict=True))
+        return Sums(*counts, bad_step)
+
+
+def make_train_step(
+    model: ResNet, tx: optax.GradientTransformation, axis_name: str | None = None
+) -> Callable:
+    """The step for this network and optimizer: `train_step(state, batch) -> (state, sums)`, pure.
+
+    The batch is a dict: images, float32 [batch, height, width, channels], normalised; labels, int32
+    [batch]; and, where some images are padding, mask, bool [batch], false for those. Under a mapped
+    axis each device holds its share of one batch, and gradients, statistics and sums are of all.
+    """
+
+    def total(tree):
+        return tree if axis_name is None else lax.psum(tree, axis_name)
+
+    def train_step(state: TrainState, batch: dict) -> tuple[TrainState, Sums]:
+        mask = batch.get("mask")
+        weights = jnp.ones(batch["labels"].shape, bool) if mask is None else mask
+        images = total(weights.sum())
+
+        def mean_loss(params):
+            logits, updates = model.apply(
+                {"params": params, "batch_stats": state.batch_stats}, batch["images"],
+                train=True, mask=mask, mutable=["batch_stats"], rngs={"dropout": dropout_key(state, axis_name)},
+            )  # fmt: skip
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
+            return jnp.sum(losses * weights) / images, (logits, updates["batch_stats"])
+
+        (loss, (logits, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        loss, grads = total((loss, grads))
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        correct = total(jnp.sum((logits.argmax(-1) == batch["labels"]) & weights))
+        sums = Sums(
+            (loss * images).astype(jnp.float32),
+            correct.astype(jnp.int32),
+            images.astype(jnp.int32),
+            jnp.where(jnp.isfinite(loss), -1, state.step),
+        )
+        params = optax.apply_updates(state.params, updates)
+        return state.replace(
+            step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
+        ), sums
+
+    return train_step
+
+
+def dropout_key(state: TrainState, axis_name: str | None) -> jax.Array:
+    """The key of this step's dropout masks, its own on every device."""
+    key = jax.random.fold_in(state.key, state.step)
+    return key if axis_name is None else jax.random.fold_in(key, lax.axis_index(axis_name))
+
+
+def make_eval_step(model: ResNet) -> Callable:
+    """The step for this network: `eval_step(variables, images, labels) -> (losses, predictions)`, pure.
+
+    Images are float32 [batch, height, width, channels], normalised; losses float32 [batch], in nats;
+    predictions int32 [batch]. Every image has its own entry, so that the caller counts each once.
+    """
+
+    def eval_step(variables, images, labels):
+        logits = model.apply(variables, images, train=False)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses, logits.argmax(-1).astype(jnp.int32)
+
+    return eval_step

@@ -1,0 +1,253 @@
+"""The epochs of one run: its compiled programs, training, exact evaluation, saving and stopping."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from jresnet.augment import normalise
+from jresnet.checkpoint import Checkpoints
+from jresnet.config import Config
+from jresnet.datasets import Split
+from jresnet.errors import Diverged
+from jresnet.interrupt import Flag
+from jresnet.models import ResNet
+from jresnet.optim import schedule
+from jresnet.parallel import Devices
+from jresnet.pipeline import STREAMED_IMAGES, Input, Statistics
+from jresnet.runlog import RunLog
+from jresnet.state import TrainState, create
+from jresnet.step import Sums, make_eval_step, make_train_step
+
+# Images per evaluation step; without effect on results, which are per image.
+EVAL_BATCH = 256
+# Seconds one call of the program should take: long enough to hide the call, short enough to answer signals.
+CALL_SECONDS = 1.0
+
+
+class Figures(NamedTuple):
+    """What an evaluation found: mean loss in nats, share of correct images, and that share averaged over batches."""
+
+    loss: float
+    accuracy: float
+    accuracy_batch_mean: float
+
+
+class Pace:
+    """How many steps to do in one call, so that it takes about CALL_SECONDS; without effect on results."""
+
+    def __init__(self):
+        self._steps = 1
+
+    def __call__(self, left: int) -> int:
+        """Steps for the next call, when `left` are left."""
+        return min(left, self._steps)
+
+    def observe(self, steps: int, seconds: float) -> None:
+        """Learn that `steps` steps took `seconds`; grow at most fourfold at once, as one reading may mislead."""
+        fitting = int(steps * CALL_SECONDS / max(seconds, 1e-6))
+        self._steps = max(1, min(4 * self._steps, fitting))
+
+
+def train_program(
+    model: ResNet, tx: optax.GradientTransformation, source: Input, devices: Devices
+) -> Callable:
+    """Compile `(state, sums, arrays, first, last) -> (state, sums)`: steps first to last of a work's arrays.
+
+    The bounds are data, so one program serves calls of any length, and a call of no steps compiles it.
+    The state is donated; nothing is fetched between steps.
+    """
+    train_step = make_train_step(model, tx, devices.axis_name)
+
+    def program(state, sums, arrays, first, last):
+        def body(i, carry):
+            state, sums = carry
+            state, more = train_step(state, source.fetch(arrays, i))
+            return state, sums + more
+
+        return lax.fori_loop(first, last, body, (state, sums))
+
+    return devices.compile(program, donate=(0,), broadcast=(3, 4))
+
+
+def eval_program(model: ResNet, statistics: Statistics, devices: Devices) -> Callable:
+    """Compile `(variables, images, labels) -> (losses, predictions)` over [steps, batch, ...] of uint8 images."""
+    eval_step = make_eval_step(model)
+
+    def program(variables, images, labels):
+        return lax.map(
+            lambda batch: eval_step(variables, normalise(batch[0], *statistics), batch[1]), (images, labels)
+        )
+
+    return devices.compile(program)
+
+
+class Evaluator:
+    """Evaluates variables on splits, every image exactly once.
+
+    Args:
+      model: the network.
+      statistics: mean and standard deviation of the channels.
+      devices: where it runs.
+      batch_size: images per batch of `Figures.accuracy_batch_mean`.
+    """
+
+    def __init__(self, model: ResNet, statistics: Statistics, devices: Devices, batch_size: int):
+        self.program, self.devices, self.batch_size = (
+            eval_program(model, statistics, devices),
+            devices,
+            batch_size,
+        )
+
+    def __call__(self, variables: Any, split: Split, between: Callable[[], None] = lambda: None) -> Figures:
+        """Evaluate replicated variables on a split, calling `between` after every piece of work."""
+        pieces = []
+        for images, labels in self._pieces(split):
+            outputs = self.program(variables, *self.devices.split((images, labels)))
+            pieces.append([self.devices.join(output).reshape(-1) for output in outputs])
+            between()
+        losses, predictions = (np.concatenate(column)[: len(split)] for column in zip(*pieces, strict=True))
+        if len(losses) != len(split):
+            raise AssertionError(f"evaluated {len(losses)} of {len(split)} images")
+        return figures(losses, predictions == split.labels, self.batch_size)
+
+    def _pieces(self, split: Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The split as arrays [steps, batch, ...] of one shape, the last filled up with zeros."""
+        batch = -(-min(EVAL_BATCH, len(split)) // self.devices.count) * self.devices.count
+        steps = max(1, STREAMED_IMAGES // batch)
+        for start in range(0, len(split), steps * batch):
+            piece = []
+            for array in (split.images, split.labels):
+                part = array[start : start + steps * batch]
+                missing = [(0, steps * batch - len(part))] + [(0, 0)] * (part.ndim - 1)
+                piece.append(np.pad(part, missing).reshape(steps, batch, *part.shape[1:]))
+            yield piece[0], piece[1]
+
+
+def figures(losses: np.ndarray, correct: np.ndarray, batch_size: int) -> Figures:
+    """Figures from every image's loss and correctness, both [images], in the split's order."""
+    starts = np.arange(0, len(correct), batch_size)
+    batch_means = np.add.reduceat(correct, starts, dtype=np.float64) / np.diff([*starts, len(correct)])
+    return Figures(
+        float(np.mean(losses, dtype=np.float64)), float(np.mean(correct)), float(batch_means.mean())
+    )
+
+
+class Training:
+    """A run under way: its state on the devices and its place in the run.
+
+    Attributes:
+      parameters: trainable parameters of the network.
+      compile_seconds: spent compiling the training program in this session.
+    """
+
+    def __init__(
+        self, config: Config, seed: int, model: ResNet, tx: optax.GradientTransformation, source: Input,
+        statistics: Statistics, image_shape: tuple[int, int, int], images: int, devices: Devices,
+    ):  # fmt: skip
+        self.config, self.source, self.devices, self.images = config, source, devices, images
+        self.steps = config.steps_per_epoch(images)
+        self.program = train_program(model.clone(axis_name=devices.axis_name), tx, source, devices)
+        self.evaluator = Evaluator(model, statistics, devices, config.batch_size)
+        self._create = jax.jit(lambda seed: (create(model, tx, seed, image_shape), Sums.zero()))
+        self._finite = jax.jit(
+            lambda tree: jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+        )
+        self._seed, self._pace, self._compiled = seed, Pace(), set()
+        self.shapes = jax.eval_shape(self._create, seed)
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.shapes[0].params))
+        self.compile_seconds = 0.0
+
+    def start(self, checkpoints: Checkpoints) -> None:
+        """Begin where the latest checkpoint ended, or at the beginning where there is none."""
+        steps = checkpoints.steps()
+        if steps:
+            device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            like = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), self.shapes
+            )
+            (state, sums), meta = checkpoints.restore(steps[-1], like)
+            state, sums = TrainState(**vars(state)), Sums(*sums)
+        else:
+            (state, sums), meta = self._create(self._seed), {"seconds": 0.0}
+        self.step = int(state.step)
+        self.seconds = meta["seconds"]
+        self.state, self.sums = self.devices.replicate((state, sums))
+
+    @property
+    def epoch(self) -> int:
+        """The epoch the latest step belongs to; a whole epoch stays the current one until the next one begins."""
+        return max(self.step - 1, 0) // self.steps
+
+    @property
+    def step_in_epoch(self) -> int:
+        """Steps of that epoch done."""
+        return self.step - self.epoch * self.steps
+
+    def save(self, checkpoints: Checkpoints) -> None:
+        """Write a checkpoint of this moment in the background.
+
+        Raises:
+          Diverged: a parameter is not finite; no checkpoint is written.
+        """
+        state = self.devices.unreplicate(self.state)
+        if not self._finite((state.params, state.batch_stats)):
+            raise self._diverged(self.step - 1)
+        checkpoints.save(self.step, (state, self.devices.unreplicate(self.sums)), {"seconds": self.seconds})
+
+    def train_epoch(self, epoch: int, log: RunLog, flag: Flag) -> None:
+        """Train on the rest of `epoch`; stop early if the flag is raised.
+
+        Raises:
+          Diverged: a loss was not finite.
+        """
+        if self.step == epoch * self.steps:
+            self.sums, self.seconds = self.devices.replicate(Sums.zero()), 0.0
+        for work in self.source.epoch(epoch, self.step - epoch * self.steps, self._pace):
+            self._compile(work, epoch, log)
+            started = time.perf_counter()
+            self.state, self.sums = self.program(self.state, self.sums, *work[:3])
+            bad_step = int(self.devices.unreplicate(self.sums.bad_step))
+            elapsed = time.perf_counter() - started
+            self.seconds += elapsed
+            self.step += work.last - work.first
+            self._pace.observe(work.last - work.first, elapsed)
+            log.advance(self.step - epoch * self.steps, epoch, "train")
+            if bad_step >= 0:
+                raise self._diverged(bad_step)
+            if flag.signal is not None:
+                return
+
+    def train_figures(self) -> tuple[float, float]:
+        """Mean loss in nats and accuracy over the epoch's training images so far."""
+        sums = jax.device_get(self.devices.unreplicate(self.sums))
+        return float(sums.loss) / int(sums.images), int(sums.correct) / int(sums.images)
+
+    def learning_rate(self, epoch: int) -> float:
+        """The learning rate of the epoch's last step."""
+        course = schedule(self.config, self.steps)
+        return self.config.learning_rate * float(course((epoch + 1) * self.steps - 1))
+
+    def _compile(self, work, epoch: int, log: RunLog) -> None:
+        """Compile the program for this work's shapes by a call of no steps, apart from the epoch's time."""
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(work.arrays))
+        if shapes in self._compiled:
+            return
+        log.advance(self.step - epoch * self.steps, epoch, "compile")
+        started = time.perf_counter()
+        self.state, self.sums = self.program(self.state, self.sums, work.arrays, 0, 0)
+        jax.block_until_ready(self.sums)
+        self.compile_seconds += time.perf_counter() - started
+        self._compiled.add(shapes)
+
+    def _diverged(self, step: int) -> Diverged:
+        epoch, step_in_epoch = divmod(step, self.steps)
+        return Diverged(
+            f"the loss is not finite at epoch {epoch}, step {step_in_epoch} (update {step}): "
+            "lower --learning-rate or add --warmup-epochs; the last good checkpoint is kept"
+        )

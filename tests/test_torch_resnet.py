@@ -1,0 +1,168 @@
+"""The PyTorch rival does the work it claims: golden counts, a real step, an exact augmentation."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+from benchmarks.throughput import forward_flops  # noqa: E402
+from benchmarks.timing import Case  # noqa: E402
+from benchmarks.torch_resnet import (  # noqa: E402
+    GRAY,
+    MEAN,
+    PADDING,
+    STD,
+    Objective,
+    ResNet,
+    augment,
+    batches,
+    optimizer_of,
+    torch_rival,
+)
+from jresnet.config import Config  # noqa: E402
+
+
+def parameter_count(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(("width", "count"), [(32, 2_797_610), (42, 4_815_940), (64, 11_173_962)])
+def test_parameter_counts(width, count):
+    with torch.device("meta"):
+        assert parameter_count(ResNet(width)) == count
+
+
+SHAPES = [
+    (Config(width=42), 10, (32, 32)),
+    (Config(width=64), 10, (32, 32)),
+    (Config(width=4, blocks=(1, 2, 1), kernel_size=5, pool_size=8), 7, (32, 32)),
+    (Config(width=8, blocks=(2, 1), pool_size=3), 3, (27, 21)),
+]
+
+
+def network_of(config, num_classes, image_size):
+    return ResNet(config.width, config.blocks, config.kernel_size, config.pool_size, num_classes, image_size)
+
+
+@pytest.mark.parametrize(("config", "num_classes", "image_size"), SHAPES)
+def test_closed_form_flops_and_parameters_match_the_network(config, num_classes, image_size):
+    with torch.device("meta"):
+        network = network_of(config, num_classes, image_size).eval()
+        images = torch.zeros(1, 3, *image_size)
+    with FlopCounterMode(display=False) as counter:
+        assert network(images).shape == (1, num_classes)
+    assert counter.get_total_flops() == forward_flops(config, num_classes, image_size)
+    assert parameter_count(network) == config.parameter_count(num_classes, image_size)
+
+
+def test_flops_of_the_published_widths():
+    assert forward_flops(Config(width=42), 10, (32, 32)) / 1e6 == pytest.approx(479.2, abs=0.05)
+    assert forward_flops(Config(width=64), 10, (32, 32)) / 1e9 == pytest.approx(1.111, abs=0.0005)
+
+
+def test_module_names_are_the_well_known_ones():
+    with torch.device("meta"):
+        keys = set(ResNet(8).state_dict())
+    assert {"conv1.weight", "bn1.running_mean", "linear.weight", "linear.bias"} <= keys
+    assert {"layer1.0.conv1.weight", "layer1.1.bn2.bias", "layer4.1.conv2.weight"} <= keys
+    assert {"layer2.0.shortcut.0.weight", "layer2.0.shortcut.1.running_var"} <= keys
+    assert not [key for key in keys if key.startswith(("layer1.0.shortcut", "layer2.1.shortcut"))]
+
+
+def small_objective(precision="float32"):
+    torch.manual_seed(1)
+    pixels = torch.randint(256, (16, 32, 32, 3), dtype=torch.uint8)
+    return Objective(ResNet(8), pixels, torch.randint(10, (16,)), precision).train()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_one_step_changes_every_parameter_and_statistic(precision):
+    objective = small_objective(precision)
+    before = {name: value.clone() for name, value in objective.network.state_dict().items()}
+    optimizer = optimizer_of(objective.network)
+    objective(torch.arange(8)).backward()
+    optimizer.step()
+    after = objective.network.state_dict()
+    assert [name for name in after if torch.equal(before[name], after[name])] == []
+    assert {value.dtype for name, value in after.items() if "tracked" not in name} == {torch.float32}
+
+
+def test_the_step_is_sgd_with_momentum_and_coupled_decay():
+    objective = small_objective()
+    weight = objective.network.linear.weight
+    optimizer, velocity, expected = (
+        optimizer_of(objective.network),
+        torch.zeros_like(weight),
+        weight.detach().clone(),
+    )
+    for _ in range(3):
+        optimizer.zero_grad(set_to_none=True)
+        objective(torch.arange(8)).backward()
+        velocity = 0.9 * velocity + weight.grad + 5e-4 * expected
+        expected = expected - 0.01 * velocity
+        optimizer.step()
+    torch.testing.assert_close(weight.detach(), expected, rtol=1e-5, atol=1e-7)
+
+
+def reference_image(image, top, left, flip, gray):
+    """One image through the augmentation, step by step, float64 [3, height, width]."""
+    height, width = image.shape[:2]
+    canvas = np.zeros((height + 2 * PADDING, width + 2 * PADDING, 3))
+    canvas[PADDING:-PADDING, PADDING:-PADDING] = image / 255.0
+    crop = canvas[top : top + height, left : left + width]
+    if flip:
+        crop = crop[:, ::-1]
+    if gray:
+        crop = np.repeat(crop @ np.array(GRAY)[:, None], 3, axis=2)
+    return ((crop - MEAN) / STD).transpose(2, 0, 1)
+
+
+def test_augment_matches_a_per_image_reference():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    indices = np.array([3, 0, 4, 1, 3, 2])
+    top, left = np.array([0, 8, 4, 3, 1, 0]), np.array([8, 0, 4, 2, 7, 0])
+    flip = np.array([True, False, True, False, True, False])
+    gray = np.array([False, True, True, False, False, False])
+    padded = np.pad(images, ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0)))
+    found = augment(*(torch.from_numpy(array) for array in (padded, indices, top, left, flip, gray)))
+    rows = zip(indices, top, left, flip, gray, strict=True)
+    expected = np.stack([reference_image(images[index], *rest) for index, *rest in rows])
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=2e-6)
+    assert found.dtype == torch.float32
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_objective_pads_with_zeros_and_draws_every_offset():
+    objective = small_objective()
+    padded = objective.get_buffer("padded")
+    assert padded.shape == (16, 40, 40, 3)
+    assert not padded[:, :PADDING].any()
+    assert not padded[:, :, -PADDING:].any()
+    seen = []
+    objective.network = torch.nn.Module()
+    objective.network.forward = lambda images: seen.append(images) or torch.zeros(len(images), 10)
+    objective(torch.zeros(4096, dtype=torch.int64))
+    # 81 crops, mirrored or not, gray or not: 4096 draws miss one of the 324 with probability 0.001.
+    assert len(torch.unique(seen[0].flatten(1), dim=0)) >= 320
+
+
+def test_every_epoch_holds_each_image_once_in_a_new_order():
+    stream = batches(12, 4, "cpu")
+    epochs = [torch.cat([next(stream) for _ in range(3)]).tolist() for _ in range(2)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 2
+    assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_rival_takes_the_steps_it_is_asked_for(precision, monkeypatch):
+    taken = []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: taken.append(step(self)))
+    rival = torch_rival(Case(4, 8, precision, "cpu"), compiled=False)
+    rival.run(3)
+    rival.close()
+    assert rival.name == "torch eager"
+    assert len(taken) == 3
