@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from benchmarks import timing
 from benchmarks.timing import Case, Device, Rival, Timing
+from jresnet import cli
 from jresnet.config import Config, Precision
 from jresnet.errors import InputError
 
@@ -170,9 +171,7 @@ def step_rivals(case: Case, modes: Sequence[str]) -> Builders:
 def measure_ceiling(precision: Precision, options: Options) -> dict[str, Any]:
     """The matrix product's record; `flops_per_second` is the better framework's, None where both failed."""
     side = MATMUL_SIDE[options.device]
-    timings = timing.contest(
-        matmul_rivals(precision, options.device), MATMUL_STEPS[options.device], options.rounds
-    )
+    timings = timing.contest(matmul_rivals(precision, options.device), MATMUL_STEPS[options.device], options.rounds)
     rivals = {name: _timing_record(one, {"flops_per_second": 2 * side**3}) for name, one in timings.items()}
     best = max((record.get("flops_per_second", 0.0) for record in rivals.values()), default=0.0) or None
     images = {str(width): best / training_flops(width) for width in options.widths} if best else None
@@ -226,7 +225,7 @@ def measure(options: Options, record: dict[str, Any]) -> None:
     def keep(kind: str, entry: dict[str, Any]) -> None:
         record[kind].append(entry)
         if options.output:
-            timing.write_json(options.output, record)
+            timing.write_record(options.output, record)
 
     for precision in options.precisions:
         keep("ceilings", measure_ceiling(precision, options))
@@ -240,8 +239,7 @@ def measure(options: Options, record: dict[str, Any]) -> None:
 def ceiling_line(ceiling: Mapping[str, Any]) -> str:
     """The ceiling in words: both frameworks' GFLOP/s, and the images/s that would be at most."""
     speeds = ", ".join(
-        f"{name} {_number(record, 'flops_per_second', 1e-9, '.0f')}"
-        for name, record in ceiling["rivals"].items()
+        f"{name} {_number(record, 'flops_per_second', 1e-9, '.0f')}" for name, record in ceiling["rivals"].items()
     )
     images = ceiling["images_per_second"] or {}
     bounds = "".join(f"; at most {rate:.0f} images/s at width {width}" for width, rate in images.items())
@@ -314,7 +312,7 @@ def start_record(options: Options) -> dict[str, Any]:
     record = {"benchmark": "throughput", "options": shown, "environment": timing.environment(options.device)}
     record |= {"ceilings": [], "cases": []}
     if options.output:
-        timing.write_json(options.output, record)
+        timing.write_record(options.output, record)
     return record
 
 
@@ -322,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; the exit status is 0 done, 2 unusable input, 130 interrupted with results kept."""
     status = 0
     try:
-        options = timing.parse_options(Options, arguments, "python -m benchmarks.throughput")
+        options = cli.parse(Options, arguments, "python -m benchmarks.throughput")
         record = start_record(options)
         try:
             measure(options, record)

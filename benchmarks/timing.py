@@ -4,35 +4,32 @@ A machine's speed drifts within one run by more than the rivals differ. So every
 once, in an order that rotates, and rivals are compared within rounds (paired), never across them.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
 import importlib.util
-import io
-import json
 import os
 import platform
-import re
 import statistics
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from jresnet.config import Precision
+from jresnet.environment import commit, cpu_cores, cpu_name
 from jresnet.errors import InputError
+from jresnet.runlog import write_json
 
 Device = Literal["cpu", "gpu"]
-Options = TypeVar("Options")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
 VARIABLES = ("XLA_FLAGS", "OMP_NUM_THREADS")
+# Images the steps are fed from: 16 batches of the largest size, so that a GPU is not timed on planning epochs.
+POOL_IMAGES = 16_384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,24 +210,17 @@ def environment(device: Device) -> dict[str, Any]:
     """
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit(Path(__file__).parent),
+        "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {package: _version(package) for package in PACKAGES},
         "device": _device_name(device),
-        "cpu": _cpu_name(),
-        "cores": core_count(),
+        "cpu": cpu_name(),
+        "cores": cpu_cores(),
         "torch_threads": _torch_threads(),
         "variables": {name: os.environ.get(name) for name in VARIABLES},
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
     }
-
-
-def core_count() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def select_device(device: Device) -> None:
@@ -246,22 +236,7 @@ def select_device(device: Device) -> None:
     try:
         jax.devices(device)
     except RuntimeError:
-        raise InputError(
-            f"--device {device}: JAX sees none here; install jax[cuda12], or use --device cpu"
-        ) from None
-
-
-def commit(directory: Path) -> str | None:
-    """Git's commit of the tree around `directory`, with "-dirty" where files differ; None outside git."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(directory), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+        raise InputError(f"--device {device}: JAX sees none here; install jax[cuda12], or use --device cpu") from None
 
 
 def _version(package: str) -> str | None:
@@ -273,18 +248,10 @@ def _version(package: str) -> str | None:
 
 def _device_name(device: Device) -> str:
     if device == "cpu":
-        return _cpu_name()
+        return cpu_name()
     import jax
 
     return jax.devices(device)[0].device_kind
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _torch_threads() -> int | None:
@@ -295,31 +262,17 @@ def _torch_threads() -> int | None:
     return torch.get_num_threads()
 
 
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write `record` to `path` whole or not at all, so that an interrupted run leaves the last good file.
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a benchmark's record to `path` whole or not at all, so that an interrupted run leaves the last good file.
 
     Raises:
       InputError: the file cannot be written.
-      ValueError: the record holds NaN or infinity, which JSON does not have.
     """
-    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
-        ) as file:
-            temporary = file.name
-            file.write(text)
-        # A temporary file is private to its owner; a record is as readable as any other new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
+        write_json(path, record)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+        raise InputError(f"cannot write {path}: {error.strerror}: choose another --output") from None
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -332,34 +285,3 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     console = Console()
     # Piped output has no width of its own, and rich would cut it to 80 columns.
     Console(width=console.width if console.is_terminal else 160).print(table)
-
-
-def parse_options(options: type[Options], arguments: Sequence[str] | None, program: str) -> Options:
-    """Command-line options from a frozen dataclass; `--help` prints its docstrings and exits with 0.
-
-    Args:
-      options: the dataclass.
-      arguments: the words after the program's name; None for this process's own.
-      program: the command as the user types it.
-
-    Raises:
-      InputError: an option is unknown or breaks its rule.
-    """
-    import tyro
-
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(options, prog=program, args=arguments)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise InputError(_unboxed(complaint.getvalue(), options.__name__)) from None
-
-
-def _unboxed(complaint: str, name: str) -> str:
-    """Tyro's boxed complaint as one plain line, without its help footer."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
-    lines = [line.strip("│ ") for line in plain.splitlines() if not line.startswith(("╭", "╰"))]
-    rule = next((position for position, line in enumerate(lines) if line.startswith("─")), len(lines))
-    return " ".join(lines[:rule]).removeprefix(f"Error parsing {name}: ").replace(" .", ".")

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.timing import Case, Device, Rival, core_count
+from benchmarks.timing import POOL_IMAGES, Case, Device, Rival
 from jresnet.config import Precision
+from jresnet.environment import cpu_cores
 
-POOL_IMAGES = 2048
 """Random images held on the device; a step's time does not depend on what they show."""
 PADDING = 4
 """Pixels of zero padding around an image before the random crop."""
@@ -167,7 +167,7 @@ def set_up() -> None:
     JAX uses TF32 for float32 convolutions and products on NVIDIA GPUs, PyTorch by default only for
     convolutions: both use it for both here.
     """
-    torch.set_num_threads(core_count())
+    torch.set_num_threads(cpu_cores())
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
 

@@ -4,13 +4,14 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from jresnet import cli
 from jresnet.config import Config, require
 from jresnet.errors import Interrupted
 
 # The experiment at a size for a first look: about a minute on two cores, on data the program draws itself.
-QUICK = {
+QUICK: dict[str, Any] = {
     "dataset": "synthetic",
     "width": 8,
     "blocks": (1, 1, 1, 1),

@@ -53,17 +53,15 @@ def augment(images: jax.Array, draws: Draws, padding: int) -> jax.Array:
     cropped = crop(images, draws.offsets, padding) if padding else images
     flipped = jnp.where(draws.flips[:, None, None, None], cropped[:, :, ::-1], cropped)
     pixels = flipped.astype(jnp.float32)
-    gray = sum(weight * pixels[..., channel] for channel, weight in enumerate(GRAY_WEIGHTS))
-    return jnp.where(draws.grays[:, None, None, None], gray[..., None], pixels)
+    gray = jnp.sum(pixels * jnp.asarray(GRAY_WEIGHTS)[None, None, None, :], -1, keepdims=True)
+    return jnp.where(draws.grays[:, None, None, None], gray, pixels)
 
 
 def crop(images: jax.Array, offsets: jax.Array, padding: int) -> jax.Array:
     """Cut [batch, height, width, channels] windows at `offsets`, int32 [batch, 2], out of the zero-padded images."""
     border = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = jnp.pad(images, border)
-    return jax.vmap(lambda image, offset: lax.dynamic_slice(image, (*offset, 0), images.shape[1:]))(
-        padded, offsets
-    )
+    return jax.vmap(lambda image, offset: lax.dynamic_slice(image, (*offset, 0), images.shape[1:]))(padded, offsets)
 
 
 def normalise(pixels: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:

@@ -38,9 +38,7 @@ class Checkpoints:
             return
         # A copy: training goes on and gives the state's buffers away while the files are written.
         snapshot = jax.tree.map(jnp.copy, state)
-        manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(snapshot), meta=ocp.args.JsonSave(meta))
-        )
+        manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(snapshot), meta=ocp.args.JsonSave(meta)))
 
     def steps(self) -> list[int]:
         """The steps there are, ascending; a checkpoint that was being written when its run died does not count."""

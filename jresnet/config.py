@@ -91,9 +91,7 @@ class Config:
         require(self, "blocks", min(self.blocks, default=1) >= 1, "must hold at least 1 block in every stage")
         require(self, "learning_rate", 0 < self.learning_rate < math.inf, "must be a finite number above 0")
         require(self, "weight_decay", 0 <= self.weight_decay < math.inf, "must be finite and not negative")
-        require(
-            self, "warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, "must lie between 0 and --epochs"
-        )
+        require(self, "warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, "must lie between 0 and --epochs")
         if self.nesterov:
             require(self, "momentum", self.momentum > 0, "must be above 0 with --nesterov")
 

@@ -80,18 +80,13 @@ class Dataset:
         if not 0 < n < len(self.train):
             refuse(f"--validation {n}: must lie below {len(self.train)}, the training images of {self.name}")
         if len(self.validation):
-            refuse(
-                f"--validation {n}: {self.name} has {len(self.validation)} validation images of its own: "
-                "leave it 0"
-            )
+            refuse(f"--validation {n}: {self.name} has {len(self.validation)} validation images of its own: leave it 0")
         held = np.zeros(len(self.train), bool)
         rng = np.random.default_rng((seed, _HOLD_OUT_STREAM))
         for label, share in enumerate(self._shares(n)):
             of_class = np.flatnonzero(self.train.labels == label)
             held[rng.choice(of_class, share, replace=False)] = True
-        train, validation = (
-            Split(self.train.images[rows], self.train.labels[rows]) for rows in (~held, held)
-        )
+        train, validation = (Split(self.train.images[rows], self.train.labels[rows]) for rows in (~held, held))
         return dataclasses.replace(self, train=train, validation=validation)
 
     def _shares(self, n: int) -> np.ndarray:
@@ -101,10 +96,7 @@ class Dataset:
         shares[np.argsort(-remainders, kind="stable")[: n - shares.sum()]] += 1
         emptied = np.flatnonzero(shares >= counts)
         if len(emptied):
-            refuse(
-                f"--validation {n}: would take every training image of class "
-                f"{self.classes[emptied[0]]}: lower it"
-            )
+            refuse(f"--validation {n}: would take every training image of class {self.classes[emptied[0]]}: lower it")
         return shares
 
     def channel_statistics(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -202,9 +194,7 @@ def _checked_labels(name: str, split: str, labels: np.ndarray) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
-        refuse(
-            f"{where} have shape {labels.shape}: give one class per image, shape (n,) or (n, 1), not several"
-        )
+        refuse(f"{where} have shape {labels.shape}: give one class per image, shape (n,) or (n, 1), not several")
     if len(labels) and labels.min() < 0:
         refuse(f"{where} go down to {labels.min()}: number the classes from 0")
     if len(labels) and labels.max() > np.iinfo(np.int32).max:
@@ -216,10 +206,7 @@ def _count_classes(name: str, labels: np.ndarray, classes: tuple[str, ...] | Non
     present = set(np.unique(labels).tolist())
     count = max(present) + 1
     if classes is not None and len(classes) < count:
-        refuse(
-            f"--dataset {name}: {len(classes)} class names for labels up to {count - 1}: "
-            "give one name per class"
-        )
+        refuse(f"--dataset {name}: {len(classes)} class names for labels up to {count - 1}: give one name per class")
     count = len(classes) if classes is not None else count
     if len(present) < count:
         # Bounded, so that one stray label of a million does not make a list of a million.

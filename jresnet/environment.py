@@ -29,7 +29,7 @@ def device() -> str:
     devices = jax.devices()
     if devices[0].platform == "cpu":
         emulated = f", {len(devices)} devices" if len(devices) > 1 else ""
-        return f"cpu: {_cpu_name()} x{_cpu_cores()} cores{emulated}"
+        return f"cpu: {cpu_name()} x{cpu_cores()} cores{emulated}"
     kinds = collections.Counter(device.device_kind for device in devices)
     return ", ".join(f"{kind} x{count}" for kind, count in kinds.items())
 
@@ -70,7 +70,8 @@ def _git(directory: pathlib.Path, *arguments: str) -> str | None:
     return done.stdout.strip() or None
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's model, as the system names it."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -79,7 +80,7 @@ def _cpu_name() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def _cpu_cores() -> int:
+def cpu_cores() -> int:
     """Cores this process may run on, which can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -49,9 +49,7 @@ def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     if kernel.shape[0] == 1:
         return jnp.einsum("nhwi,io->nhwo", x[:, ::stride, ::stride], kernel[0, 0])
     pad = kernel.shape[0] // 2
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), ((pad, pad), (pad, pad)), dimension_numbers=NHWC_HWIO
-    )
+    return lax.conv_general_dilated(x, kernel, (stride, stride), ((pad, pad), (pad, pad)), dimension_numbers=NHWC_HWIO)
 
 
 def _conv2d_forward(x, kernel, stride):
@@ -69,8 +67,7 @@ def _pointwise_gradients(x, kernel, stride, dy):
     dx = jnp.einsum("nhwo,io->nhwi", dy, kernel[0, 0])
     if stride > 1:
         gaps = [
-            (0, size - (stride * (n - 1) + 1), stride - 1)
-            for size, n in zip(x.shape[1:3], dy.shape[1:3], strict=True)
+            (0, size - (stride * (n - 1) + 1), stride - 1) for size, n in zip(x.shape[1:3], dy.shape[1:3], strict=True)
         ]
         dx = lax.pad(dx, jnp.zeros((), dx.dtype), ((0, 0, 0), *gaps, (0, 0, 0)))
     return dx, jnp.einsum("nhwi,nhwo->io", x[:, ::stride, ::stride], dy)[None, None]
@@ -81,8 +78,7 @@ def _input_gradient(x_shape, kernel, stride, dy):
     side = kernel.shape[0]
     low = side - 1 - side // 2
     pads = [
-        (low, size + side - 2 - stride * (n - 1) - low)
-        for size, n in zip(x_shape[1:3], dy.shape[1:3], strict=True)
+        (low, size + side - 2 - stride * (n - 1) - low) for size, n in zip(x_shape[1:3], dy.shape[1:3], strict=True)
     ]
     turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
     return lax.conv_general_dilated(
@@ -95,8 +91,7 @@ def _kernel_gradient(x, kernel_shape, stride, dy):
     side = kernel_shape[0]
     low = side // 2
     pads = [
-        (low, side - 1 + stride * (n - 1) + 1 - size - low)
-        for size, n in zip(x.shape[1:3], dy.shape[1:3], strict=True)
+        (low, side - 1 + stride * (n - 1) + 1 - size - low) for size, n in zip(x.shape[1:3], dy.shape[1:3], strict=True)
     ]
     dk = lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), (1, 1), pads,

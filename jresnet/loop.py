@@ -185,9 +185,7 @@ def evaluate_all(training: Training, dataset: Dataset, epoch: int, flag, log: Ru
 
     splits = {"validation": dataset.validation, "test": dataset.test}
     variables = training.state.variables
-    return {
-        name: training.evaluator(variables, split, between) for name, split in splits.items() if len(split)
-    }
+    return {name: training.evaluator(variables, split, between) for name, split in splits.items() if len(split)}
 
 
 def epoch_record(training: Training, epoch: int, figures: dict[str, Figures], eval_seconds: float) -> dict:
@@ -213,13 +211,17 @@ def epoch_record(training: Training, epoch: int, figures: dict[str, Figures], ev
 def summarise(training: Training, run: dict, history: list[dict]) -> Result:
     """The result of a run whose last epoch is recorded: the last epoch's figures, whatever the others were."""
     last = history[-1]
-    names = ("train", "validation", "test")
-    figures = {
-        f"{name}_{kind}": last.get(f"{name}_{kind}") for name in names for kind in ("loss", "accuracy")
-    }
     return Result(
-        **{name: run[name] for name in ("experiment", "config", "seed", "dataset")},
-        **figures,
+        experiment=run["experiment"],
+        config=run["config"],
+        seed=run["seed"],
+        dataset=run["dataset"],
+        train_loss=last["train_loss"],
+        train_accuracy=last["train_accuracy"],
+        validation_loss=last.get("validation_loss"),
+        validation_accuracy=last.get("validation_accuracy"),
+        test_loss=last["test_loss"],
+        test_accuracy=last["test_accuracy"],
         test_accuracy_batch_mean=last["test_accuracy_batch_mean"],
         parameters=training.parameters,
         epochs=len(history),
@@ -234,5 +236,5 @@ def summarise(training: Training, run: dict, history: list[dict]) -> Result:
 
 def title(result: Result) -> str:
     """What the curves' figure says above its panels."""
-    width = result.config["width"]
-    return f"{result.experiment}, seed {result.seed}: width {width}, {result.parameters:,} parameters, {result.dataset['name']}"
+    network = f"width {result.config['width']}, {result.parameters:,} parameters"
+    return f"{result.experiment}, seed {result.seed}: {network}, {result.dataset['name']}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -91,7 +92,7 @@ class ResNet(nn.Module):
     """
 
     stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
-    block: type[nn.Module] = BasicBlock
+    block: Callable[..., nn.Module] = BasicBlock
     num_classes: int = 10
     width: int = 64
     kernel_size: int = 3
@@ -116,10 +117,10 @@ class ResNet(nn.Module):
         Raises:
           InputError: the pooling is larger than the last feature map.
         """
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv = partial(Conv, side=self.kernel_size, **types)
-        norm = partial(BatchNorm, axis_name=self.axis_name, param_dtype=self.param_dtype)
-        norm_options = {"train": train, "mask": mask}
+        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        conv: Callable = partial(Conv, side=self.kernel_size, **types)
+        norm: Callable = partial(BatchNorm, axis_name=self.axis_name, param_dtype=self.param_dtype)
+        norm_options: dict[str, Any] = {"train": train, "mask": mask}
         x = conv(self.width, name="conv1")(images)
         x = nn.relu(norm(name="bn1")(x, **norm_options))
         for stage, depth in enumerate(self.stage_sizes):
@@ -133,7 +134,7 @@ class ResNet(nn.Module):
         """Pool, flatten, drop out and apply the linear layer: [batch, height, width, channels] -> logits."""
         if self.pool_size > min(x.shape[1:3]):
             raise InputError(
-                f"pool_size {self.pool_size}: exceeds the last feature map, {x.shape[1]} x {x.shape[2]}: choose a smaller one"
+                f"pool_size {self.pool_size}: exceeds the last feature map, {x.shape[1]} x {x.shape[2]}: lower it"
             )
         side = (self.pool_size, self.pool_size)
         x = nn.avg_pool(x, side, strides=side)

@@ -40,9 +40,7 @@ def schedule(config: Config, steps_per_epoch: int) -> Callable:
         "constant": optax.constant_schedule(1.0),
         "cosine": optax.cosine_decay_schedule(1.0, after),
         "linear": optax.linear_schedule(1.0, 0.0, after),
-        "step": optax.piecewise_constant_schedule(
-            1.0, {total // 2 - warmup: 0.1, 3 * total // 4 - warmup: 0.1}
-        ),
+        "step": optax.piecewise_constant_schedule(1.0, {total // 2 - warmup: 0.1, 3 * total // 4 - warmup: 0.1}),
     }[config.schedule]
     if warmup == 0:
         return course

@@ -47,9 +47,7 @@ class Devices:
                 f"choose {sizes}, or --parallel jit for one device"
             )
 
-    def compile(
-        self, function: Callable, donate: tuple[int, ...] = (), broadcast: tuple[int, ...] = ()
-    ) -> Callable:
+    def compile(self, function: Callable, donate: tuple[int, ...] = (), broadcast: tuple[int, ...] = ()) -> Callable:
         """Compile `function`; `donate` its arguments of these positions, hand those in `broadcast` to all devices."""
         if self.axis_name is None:
             return jax.jit(function, donate_argnums=donate, compiler_options=compiler_options())
@@ -77,11 +75,11 @@ class Devices:
 
     def join(self, array: jax.Array) -> np.ndarray:
         """The inverse of `split`, fetched: an array [steps, batch, ...] on the host."""
-        array = np.asarray(array)
+        fetched = np.asarray(array)
         if self.axis_name is None:
-            return array
-        count, steps, share, *rest = array.shape
-        return array.swapaxes(0, 1).reshape(steps, count * share, *rest)
+            return fetched
+        count, steps, share, *rest = fetched.shape
+        return fetched.swapaxes(0, 1).reshape(steps, count * share, *rest)
 
 
 @cache
@@ -105,6 +103,6 @@ def compiler_options() -> dict[str, str] | None:
 
 def enable_compile_cache() -> None:
     """Keep compiled programs in the user's cache directory, unless the user chose a place or none already."""
-    if jax.config.jax_compilation_cache_dir is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if jax.config.values["jax_compilation_cache_dir"] is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(root / "jresnet" / "xla"))

@@ -19,6 +19,7 @@ from jresnet.config import Config
 from jresnet.datasets import Split
 from jresnet.errors import InputError
 from jresnet.parallel import Devices
+from jresnet.tfds_reader import import_tensorflow
 
 # Images per call where they come from the host: enough to hide the cost of a call.
 STREAMED_IMAGES = 1024
@@ -143,9 +144,7 @@ class Streamed:
         full, tail, mask = batches_of(plan, self.config.batch_size, self.devices.count)
         steps, batch = full.order.shape
         if first_step < steps:
-            for stack in host_batches(
-                self.split, jax.tree.map(lambda a: a[first_step:], full), self, self.stack
-            ):
+            for stack in host_batches(self.split, jax.tree.map(lambda a: a[first_step:], full), self, self.stack):
                 count = len(stack["labels"])
                 yield Work(self.devices.split(padded(stack, self.stack)), 0, count, count * batch)
         if tail.order.size and first_step <= steps:
@@ -163,9 +162,7 @@ def padded(stack: dict, length: int) -> dict:
     """Zero batches after a stack's own, so that every stack has one shape and the program compiles once."""
     missing = length - len(stack["labels"])
     return (
-        {name: np.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) for name, a in stack.items()}
-        if missing
-        else stack
+        {name: np.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) for name, a in stack.items()} if missing else stack
     )
 
 
@@ -200,17 +197,6 @@ def tf_augment(tf, images, draws, padding: int):
     pixels = tf.cast(tf.gather(rows_cut, columns, axis=2, batch_dims=1), tf.float32)
     gray = tf.reduce_sum(pixels * tf.constant(GRAY_WEIGHTS), -1, keepdims=True)
     return tf.where(grays[:, None, None, None], gray, pixels)
-
-
-def import_tensorflow():
-    """TensorFlow, kept off the accelerator and from filling the console."""
-    import os
-
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
-
-    tf.config.set_visible_devices([], "GPU")
-    return tf
 
 
 def make_input(split: Split, config: Config, seed: int, statistics: Statistics, devices: Devices) -> Input:

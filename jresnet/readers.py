@@ -84,9 +84,7 @@ def _npz_arrays(name: str, path: str, archive: zipfile.ZipFile) -> tuple[Arrays,
 def _npz_array(name: str, path: str, archive: zipfile.ZipFile, key: str) -> np.ndarray:
     with archive.open(f"{key}.npy") as member:
         version = np.lib.format.read_magic(member)
-        header = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(member)
     if dtype.hasobject:
         refuse(
@@ -119,8 +117,7 @@ def read_folder(name: str, directory: str) -> tuple[Arrays, tuple[str, ...]]:
     for needed in (root, os.path.join(root, "train"), os.path.join(root, "test")):
         if not os.path.isdir(needed):
             refuse(
-                f"--dataset {name}: there is no directory {needed}: "
-                "images belong in train/<class>/ and test/<class>/"
+                f"--dataset {name}: there is no directory {needed}: images belong in train/<class>/ and test/<class>/"
             )
     classes = tuple(_subdirectories(os.path.join(root, "train")))
     splits = ["train", "test"] + ["validation"] * os.path.isdir(os.path.join(root, "validation"))
@@ -179,9 +176,7 @@ def _decode(name: str, file: str) -> np.ndarray:
             mode = image.mode
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         refuse(f"--dataset {name}: {file} cannot be read as an image ({error}): repair or remove it")
-    refuse(
-        f"--dataset {name}: {file} has more than 8 bits per channel (mode {mode}): convert it to 8 bits first"
-    )
+    refuse(f"--dataset {name}: {file} has more than 8 bits per channel (mode {mode}): convert it to 8 bits first")
 
 
 def _some(names: list[str]) -> str:

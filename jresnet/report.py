@@ -145,8 +145,7 @@ def _rows(group: list[dict], settings: list[str], columns: list[_Column], plus_m
     """One configuration's rows of cells; `plus_minus` stands between a mean and its deviation."""
     shown = [_shown(_setting(group[0], name)) for name in settings]
     rows = [
-        [*shown, str(result["seed"]), *(_cell(column, [result], plus_minus) for column in columns)]
-        for result in group
+        [*shown, str(result["seed"]), *(_cell(column, [result], plus_minus) for column in columns)] for result in group
     ]
     if len(group) > 1:
         summary = f"mean{plus_minus}std\nn = {len(group)}"
@@ -181,11 +180,7 @@ def _grouped(results: Sequence[dict]) -> list[list[dict]]:
 
 def _varying(results: Sequence[dict]) -> list[str]:
     """Names of the settings in which the results differ."""
-    return [
-        name
-        for name in _settings(results)
-        if len({json.dumps(_setting(result, name)) for result in results}) > 1
-    ]
+    return [name for name in _settings(results) if len({json.dumps(_setting(result, name)) for result in results}) > 1]
 
 
 def _settings(results: Sequence[dict]) -> list[str]:

@@ -96,9 +96,7 @@ def read_json(path: pathlib.Path) -> dict:
     try:
         record = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a readable record of a run ({error}): choose a run's directory"
-        ) from None
+        raise InputError(f"{path}: not a readable record of a run ({error}): choose a run's directory") from None
     if not isinstance(record, dict):
         raise InputError(f"{path}: not a record of a run: choose a run's directory")
     return record

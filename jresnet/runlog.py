@@ -232,9 +232,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
         if record is not None:
             records.append(record)
         elif number < len(lines):
-            raise InputError(
-                f"{path}, line {number}: not one epoch's JSON object; remove the line or the file"
-            )
+            raise InputError(f"{path}, line {number}: not one epoch's JSON object; remove the line or the file")
     return records
 
 

@@ -30,18 +30,15 @@ class Sums(NamedTuple):
     @classmethod
     def zero(cls) -> "Sums":
         """Nothing seen yet."""
-        return cls(jnp.zeros(()), *(jnp.full((), value, jnp.int32) for value in (0, 0, -1)))
+        return cls(jnp.zeros(()), jnp.int32(0), jnp.int32(0), jnp.int32(-1))
 
     def __add__(self, other: "Sums") -> "Sums":  # type: ignore[override]
         """The sums over both; of the bad steps the earlier."""
         bad_step = jnp.where(self.bad_step >= 0, self.bad_step, other.bad_step)
-        counts = (mine + theirs for mine, theirs in zip(self[:3], other[:3], strict=True))
-        return Sums(*counts, bad_step)
+        return Sums(self.loss + other.loss, self.correct + other.correct, self.images + other.images, bad_step)
 
 
-def make_train_step(
-    model: ResNet, tx: optax.GradientTransformation, axis_name: str | None = None
-) -> Callable:
+def make_train_step(model: ResNet, tx: optax.GradientTransformation, axis_name: str | None = None) -> Callable:
     """The step for this network and optimizer: `train_step(state, batch) -> (state, sums)`, pure.
 
     The batch is a dict: images, float32 [batch, height, width, channels], normalised; labels, int32
@@ -76,9 +73,7 @@ def make_train_step(
             jnp.where(jnp.isfinite(loss), -1, state.step),
         )
         params = optax.apply_updates(state.params, updates)
-        return state.replace(
-            step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
-        ), sums
+        return state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state), sums
 
     return train_step
 
@@ -97,7 +92,7 @@ def make_eval_step(model: ResNet) -> Callable:
     """
 
     def eval_step(variables, images, labels):
-        logits = model.apply(variables, images, train=False)
+        logits: jax.Array = model.apply(variables, images, train=False)  # type: ignore[assignment]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses, logits.argmax(-1).astype(jnp.int32)
 

@@ -126,8 +126,6 @@ def _texture(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
 
 def _scaled_noise(rng: np.random.Generator, largest: int, shape: tuple[int, ...]) -> np.ndarray:
     """Uniform noise of an amplitude drawn per image from 0 to `largest`, int16 of `shape`."""
-    amplitude = rng.integers(0, largest, shape[0], np.int16, endpoint=True).reshape(
-        -1, *[1] * (len(shape) - 1)
-    )
+    amplitude = rng.integers(0, largest, shape[0], np.int16, endpoint=True).reshape(-1, *[1] * (len(shape) - 1))
     noise = rng.integers(-128, 127, shape, np.int8, endpoint=True)
     return noise * amplitude // np.int16(128)

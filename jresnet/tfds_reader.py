@@ -52,10 +52,8 @@ def read_tfds(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...]]
         prepared = builder.is_prepared()
         if not prepared:
             _check_network(builder, name, directory)
-        tensorflow = _import("tensorflow", name)
-        # JAX owns the accelerator; TensorFlow, which only reads here, would take its memory.
-        with contextlib.suppress(RuntimeError):
-            tensorflow.config.set_visible_devices([], "GPU")
+        _import("tensorflow", name)
+        tensorflow = import_tensorflow()
         if not prepared:
             _download(builder, name, directory)
         try:
@@ -68,12 +66,30 @@ def read_tfds(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...]]
         return arrays, tuple(builder.info.features["label"].names)
 
 
+def import_tensorflow() -> Any:
+    """TensorFlow, silent, and kept off the accelerator, whose memory it would take from JAX.
+
+    Raises:
+      ImportError: it is not installed.
+    """
+    _set_quiet()
+    import tensorflow
+
+    with contextlib.suppress(RuntimeError):
+        tensorflow.config.set_visible_devices([], "GPU")
+    return tensorflow
+
+
+def _set_quiet() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # The note on oneDNN ignores the level above; handling images makes no use of oneDNN.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep TensorFlow's and TFDS's notes on their own insides off the console; errors still show."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # The note on oneDNN ignores the level above; reading images makes no use of oneDNN.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    _set_quiet()
     loggers = [logging.getLogger(name) for name in ("absl", "tensorflow", "tensorflow_datasets")]
     levels = [logger.level for logger in loggers]
     try:
@@ -106,8 +122,7 @@ def _builder(tfds: Any, name: str, directory: str) -> Any:
         _refuse_unknown(tfds, name)
     except Exception as error:
         refuse(
-            f"--dataset {name}: TFDS cannot open it ({_first_line(error)}): "
-            f"correct the name, or use {_OTHER_SOURCES}"
+            f"--dataset {name}: TFDS cannot open it ({_first_line(error)}): correct the name, or use {_OTHER_SOURCES}"
         )
 
 
@@ -121,9 +136,7 @@ def _refuse_unknown(tfds: Any, name: str) -> NoReturn:
 def _check_network(builder: Any, name: str, directory: str) -> None:
     """Refuse at once where no host of the data set answers; TFDS would retry for over a minute."""
     urls = builder.url_infos or {}
-    hosts = sorted({"{0.scheme}://{0.netloc}/".format(urllib.parse.urlsplit(url)) for url in urls})[
-        :_PROBE_HOSTS
-    ]
+    hosts = sorted({"{0.scheme}://{0.netloc}/".format(urllib.parse.urlsplit(url)) for url in urls})[:_PROBE_HOSTS]
     if hosts and not _any_answers(hosts):
         refuse(
             f"--dataset {name}: {builder.info.full_name} is not prepared in {directory}, and there is no "
@@ -213,9 +226,7 @@ def _read_split(tfds: Any, builder: Any, name: str, split: str) -> tuple[np.ndar
                 f"{size(images[-1])} (height x width): resize them and use npz:FILE or folder:DIR"
             )
     if not images:
-        refuse(
-            f"--dataset {name}: its {split} split holds no images: prepare it again, or use {_OTHER_SOURCES}"
-        )
+        refuse(f"--dataset {name}: its {split} split holds no images: prepare it again, or use {_OTHER_SOURCES}")
     return np.concatenate(images), np.concatenate(labels)
 
 

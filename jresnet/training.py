@@ -54,9 +54,7 @@ class Pace:
         self._steps = max(1, min(4 * self._steps, fitting))
 
 
-def train_program(
-    model: ResNet, tx: optax.GradientTransformation, source: Input, devices: Devices
-) -> Callable:
+def train_program(model: ResNet, tx: optax.GradientTransformation, source: Input, devices: Devices) -> Callable:
     """Compile `(state, sums, arrays, first, last) -> (state, sums)`: steps first to last of a work's arrays.
 
     The bounds are data, so one program serves calls of any length, and a call of no steps compiles it.
@@ -80,9 +78,7 @@ def eval_program(model: ResNet, statistics: Statistics, devices: Devices) -> Cal
     eval_step = make_eval_step(model)
 
     def program(variables, images, labels):
-        return lax.map(
-            lambda batch: eval_step(variables, normalise(batch[0], *statistics), batch[1]), (images, labels)
-        )
+        return lax.map(lambda batch: eval_step(variables, normalise(batch[0], *statistics), batch[1]), (images, labels))
 
     return devices.compile(program)
 
@@ -133,9 +129,7 @@ def figures(losses: np.ndarray, correct: np.ndarray, batch_size: int) -> Figures
     """Figures from every image's loss and correctness, both [images], in the split's order."""
     starts = np.arange(0, len(correct), batch_size)
     batch_means = np.add.reduceat(correct, starts, dtype=np.float64) / np.diff([*starts, len(correct)])
-    return Figures(
-        float(np.mean(losses, dtype=np.float64)), float(np.mean(correct)), float(batch_means.mean())
-    )
+    return Figures(float(np.mean(losses, dtype=np.float64)), float(np.mean(correct)), float(batch_means.mean()))
 
 
 class Training:
@@ -158,7 +152,7 @@ class Training:
         self._finite = jax.jit(
             lambda tree: jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
         )
-        self._seed, self._pace, self._compiled = seed, Pace(), set()
+        self._seed, self._pace, self._compiled = seed, Pace(), set[tuple]()
         self.shapes = jax.eval_shape(self._create, seed)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.shapes[0].params))
         self.compile_seconds = 0.0
@@ -168,9 +162,7 @@ class Training:
         steps = checkpoints.steps()
         if steps:
             device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            like = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), self.shapes
-            )
+            like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), self.shapes)
             (state, sums), meta = checkpoints.restore(steps[-1], like)
             state, sums = TrainState(**vars(state)), Sums(*sums)
         else:

@@ -196,9 +196,7 @@ def test_damaged_npz(tmp_path, save):
 
 def test_header_that_promises_too_much(tmp_path):
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer, {"descr": "|u1", "fortran_order": False, "shape": (2**40, 32, 32, 3)}
-    )
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": (2**40, 32, 32, 3)})
     np.savez(tmp_path / "data.npz", **arrays(train_images=None))
     with zipfile.ZipFile(tmp_path / "data.npz", "a") as archive:
         archive.writestr("train_images.npy", buffer.getvalue() + b"short")
@@ -363,9 +361,7 @@ def test_tfds_that_is_no_classification_or_lacks_a_split_or_is_damaged(tmp_path)
 
     pair = (pixels(3, 6, 5, 3), np.arange(3))
     image = tfds.features.Image(shape=(6, 5, 3))
-    store(
-        tmp_path, "scores", {"train": pair, "test": pair}, image=image, label=tfds.features.Scalar(np.int64)
-    )
+    store(tmp_path, "scores", {"train": pair, "test": pair}, image=image, label=tfds.features.Scalar(np.int64))
     refused("scores", "class label", data_dir=str(tmp_path))
     store(tmp_path, "no_test", {"train": pair})
     refused("no_test", "splits are train", data_dir=str(tmp_path))
@@ -418,9 +414,7 @@ def test_failed_download_is_one_line(tmp_path, monkeypatch):
     refused("cifar100", "disk full", tmp_path, data_dir=str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    "name", ["cifar11", "CIFAR10", "", "a b\nc", "npz", "huggingface:mnist", "data/x.npz"]
-)
+@pytest.mark.parametrize("name", ["cifar11", "CIFAR10", "", "a b\nc", "npz", "huggingface:mnist", "data/x.npz"])
 def test_unknown_name(name, monkeypatch):
     monkeypatch.setattr(tfds_reader, "_answers", lambda host: pytest.fail("asked the network"))
     start = time.monotonic()

@@ -53,9 +53,7 @@ def test_versions_import_none_of_the_packages():
         "print([m for m in ('jax', 'flax', 'optax', 'numpy') if m in sys.modules])"
     )
     root = SOURCE.parent.parent
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, check=True, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
 
 

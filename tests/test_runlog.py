@@ -35,9 +35,7 @@ def record(epoch, **changes):
 
 
 def opened(workdir, first_epoch=0, first_step=0, console=None, epochs=100, steps_per_epoch=10):
-    log = runlog.RunLog(
-        workdir, epochs=epochs, steps_per_epoch=steps_per_epoch, console=console, label="final"
-    )
+    log = runlog.RunLog(workdir, epochs=epochs, steps_per_epoch=steps_per_epoch, console=console, label="final")
     log.begin(first_epoch, first_step)
     return log
 
@@ -80,13 +78,9 @@ def test_nothing_is_created_before_begin(tmp_path):
 
 
 def test_importing_loads_neither_jax_nor_tensorboardx():
-    program = (
-        "import sys, jresnet.runlog; print([m for m in ('jax', 'tensorboardX', 'torch') if m in sys.modules])"
-    )
+    program = "import sys, jresnet.runlog; print([m for m in ('jax', 'tensorboardX', 'torch') if m in sys.modules])"
     root = os.path.dirname(os.path.dirname(runlog.__file__))
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, check=True, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -97,9 +91,7 @@ def test_epochs_become_lines_of_strict_json_at_once(tmp_path):
         assert text.endswith("}\n") and "NaN" not in text and "Infinity" not in text
         log.epoch(record(np.int64(1)))
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert (
-        [json.loads(line) for line in lines] == log.history == runlog.read_metrics(tmp_path / "metrics.jsonl")
-    )
+    assert [json.loads(line) for line in lines] == log.history == runlog.read_metrics(tmp_path / "metrics.jsonl")
     assert log.history == [record(0, train_loss=None, test_loss=None, seconds=0.5), record(1)]
 
 
@@ -272,9 +264,7 @@ def test_write_json_is_strict_and_ordinary(tmp_path):
         runlog.write_json(path, {"seed": 1, "blocks": (2, 2), "loss": math.nan, "ok": True, "n": np.int32(3)})
     finally:
         os.umask(previous)
-    expected = (
-        '{\n  "seed": 1,\n  "blocks": [\n    2,\n    2\n  ],\n  "loss": null,\n  "ok": true,\n  "n": 3\n}\n'
-    )
+    expected = '{\n  "seed": 1,\n  "blocks": [\n    2,\n    2\n  ],\n  "loss": null,\n  "ok": true,\n  "n": 3\n}\n'
     assert path.read_text() == expected
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert os.listdir(tmp_path) == ["result.json"]

@@ -116,7 +116,5 @@ def _logistic_regression(x, labels, decay):
         return loss, (x.T @ (np.exp(log_p) - targets) / len(x)).ravel().astype(np.float64) + decay * flat
 
     start = np.zeros(x.shape[1] * 10)
-    result = scipy.optimize.minimize(
-        loss_and_gradient, start, jac=True, method="L-BFGS-B", options={"maxiter": 40}
-    )
+    result = scipy.optimize.minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", options={"maxiter": 40})
     return result.x.reshape(-1, 10).astype(np.float32)

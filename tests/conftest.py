@@ -1,0 +1,25 @@
+"""How every test runs: JAX on one CPU device, ranks never promoted silently, caches beside pytest's own."""
+
+import os
+import tempfile
+
+import hypothesis
+import jax
+
+# The same examples every time; compiling the first of them takes longer than Hypothesis's deadline.
+hypothesis.settings.register_profile("jresnet", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("jresnet")
+
+
+def pytest_configure(config):
+    cache = getattr(config, "cache", None)
+    settings = {
+        "jax_platforms": "cpu",
+        "jax_numpy_rank_promotion": "raise",
+        # Compiled programs stay out of the user's ~/.cache, and a second run of the tests finds them.
+        "jax_compilation_cache_dir": str(cache.mkdir("xla")) if cache else tempfile.mkdtemp(prefix="xla-"),
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+    }
+    for name, value in settings.items():
+        os.environ[name.upper()] = str(value)  # for the programs that tests start
+        jax.config.update(name, value)

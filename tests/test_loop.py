@@ -1,0 +1,294 @@
+"""One run from end to end: exact figures, and the same final parameters however often it was stopped."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jresnet import loop, models, training
+from jresnet.checkpoint import Checkpoints
+from jresnet.config import Config
+from jresnet.datasets import Dataset, Split
+from jresnet.errors import Diverged, InputError, Interrupted
+from jresnet.parallel import Devices
+
+CONFIG = Config(
+    dataset="tiny", width=4, blocks=(1, 1), kernel_size=3, pool_size=4, epochs=3, batch_size=16, learning_rate=0.05,
+    parallel="jit", input="resident", dropout=0.1,
+)  # fmt: skip
+
+
+def make_dataset(train: int = 72, test: int = 37, validation: int = 0) -> Dataset:
+    """Three classes of 8x8 images, told apart by the bright third."""
+
+    def split(images: int, seed: int) -> Split:
+        rng = np.random.default_rng(seed)
+        labels = (np.arange(images) % 3).astype(np.int32)
+        pixels = rng.integers(0, 120, (images, 8, 8, 3), np.uint8)
+        for label in range(3):
+            pixels[labels == label, :, 2 * label : 2 * label + 3] += np.uint8(110)
+        return Split(pixels, labels)
+
+    return Dataset("tiny", split(train, 0), split(validation, 1), split(test, 2), ("left", "middle", "right"))
+
+
+def final_state(workdir: pathlib.Path):
+    """Every array of the last checkpoint, as stored."""
+    import orbax.checkpoint as ocp
+
+    with ocp.CheckpointManager((workdir / "checkpoints").resolve()) as manager:
+        step = manager.latest_step()
+        found = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
+    return step, jax.tree.map(
+        lambda leaf: jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf, found.state
+    )
+
+
+def strip(workdir: pathlib.Path) -> list[dict]:
+    """The epochs' records without what the clock decides."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
+
+
+def assert_same_run(one: pathlib.Path, other: pathlib.Path) -> None:
+    chex.assert_trees_all_equal(final_state(one), final_state(other))
+    assert strip(one) == strip(other)
+
+
+@pytest.fixture(scope="module", params=["resident", "tfds"])
+def whole(request, tmp_path_factory):
+    """An uninterrupted run that keeps every checkpoint: its configuration and directory."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    config = dataclasses.replace(CONFIG, input=request.param)
+    loop.fit(config, make_dataset(), workdir, keep=None)
+    return config, workdir
+
+
+def rewind(source: pathlib.Path, target: pathlib.Path, step: int) -> None:
+    """A run's directory as a kill right after the checkpoint of `step` would leave it; records of later epochs stay."""
+    shutil.copytree(source, target)
+    for name in ("result.json", "curves.png"):
+        (target / name).unlink()
+    for path in (target / "checkpoints").iterdir():
+        if path.is_dir() and int(path.name) > step:
+            shutil.rmtree(path)
+
+
+def test_resume_from_every_saved_epoch_ends_in_the_same_bits(whole, tmp_path):
+    config, source = whole
+    steps = sorted(int(path.name) for path in (source / "checkpoints").iterdir())
+    assert steps == [5, 10, 15]
+    for step in steps:
+        target = tmp_path / str(step)
+        rewind(source, target, step)
+        result = loop.fit(config, make_dataset(), target, keep=None)
+        assert_same_run(source, target)
+        recorded = json.loads((source / "result.json").read_text())
+        assert result.test_loss == recorded["test_loss"] and result.test_accuracy == recorded["test_accuracy"]
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5, 7, 15])
+def test_a_signal_at_any_step_saves_and_resume_ends_in_the_same_bits(whole, tmp_path, monkeypatch, stop_at):
+    config, source = whole
+    monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
+    monkeypatch.setattr("jresnet.pipeline.STREAMED_IMAGES", 16)
+    observe = training.Pace.observe
+    calls = []
+
+    def stop(pace, steps, seconds):
+        observe(pace, steps, seconds)
+        calls.append(steps)
+        if sum(calls) == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(training.Pace, "observe", stop)
+    with pytest.raises(Interrupted, match="the state is saved") as caught:
+        loop.fit(config, make_dataset(), tmp_path / "run")
+    assert caught.value.signal == signal.SIGTERM
+    assert sum(calls) == stop_at
+    assert not (tmp_path / "run" / "result.json").exists()
+    monkeypatch.undo()
+    loop.fit(config, make_dataset(), tmp_path / "run")
+    assert_same_run(source, tmp_path / "run")
+
+
+KILLED = """
+    import pathlib, sys
+    sys.path[:0] = [{root!r}, {tests!r}]
+    import test_loop
+    from jresnet import loop
+    import dataclasses
+    config = dataclasses.replace(test_loop.CONFIG, epochs=400)
+    loop.fit(config, test_loop.make_dataset(), pathlib.Path({workdir!r}), keep=3)
+"""
+
+
+def test_kill_9_loses_at_most_the_work_since_the_last_checkpoint(tmp_path):
+    root = pathlib.Path(__file__).parent.parent
+    killed = tmp_path / "killed"
+    script = textwrap.dedent(KILLED.format(root=str(root), tests=str(root / "tests"), workdir=str(killed)))
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
+    metrics = killed / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if metrics.exists() and metrics.read_bytes().count(b"\n") >= 6:
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    recorded = metrics.read_bytes().count(b"\n")
+    assert 6 <= recorded < 400, process.stderr.read().decode()
+    with Checkpoints(killed / "checkpoints", 3) as checkpoints:
+        # The checkpoint of the epoch before is on disk before the next epoch is recorded.
+        assert checkpoints.steps()[-1] >= 5 * (recorded - 1)
+    epochs = recorded + 2
+    config = dataclasses.replace(CONFIG, epochs=epochs)
+    run = json.loads((killed / "config.json").read_text())
+    run["config"]["epochs"] = epochs
+    (killed / "config.json").write_text(json.dumps(run))
+    loop.fit(config, make_dataset(), killed, keep=3)
+    loop.fit(config, make_dataset(), tmp_path / "whole")
+    assert_same_run(killed, tmp_path / "whole")
+
+
+def test_two_runs_agree_to_the_last_bit_and_another_seed_differs(whole, tmp_path):
+    config, source = whole
+    loop.fit(config, make_dataset(), tmp_path / "again")
+    assert_same_run(source, tmp_path / "again")
+    loop.fit(config, make_dataset(), tmp_path / "other", seed=1)
+    assert strip(tmp_path / "other") != strip(source)
+
+
+def test_a_finished_run_is_returned_and_not_repeated(whole):
+    config, source = whole
+    before = (source / "metrics.jsonl").read_bytes()
+    result = loop.fit(config, make_dataset(), source)
+    assert (source / "metrics.jsonl").read_bytes() == before
+    assert json.loads(json.dumps(result.record())) == json.loads((source / "result.json").read_text())
+
+
+def test_figures_count_every_image_once(whole):
+    config, source = whole
+    last = strip(source)[-1]
+    result = json.loads((source / "result.json").read_text())
+    assert result["test_accuracy"] == last["test_accuracy"]
+    assert (last["test_accuracy"] * 37).is_integer() and (last["train_accuracy"] * 72).is_integer()
+    _, (state, _) = final_state(source)
+    dataset = make_dataset()
+    mean, std = dataset.channel_statistics()
+    images = (dataset.test.images.astype(np.float64) / 255 - np.asarray(mean)) / np.asarray(std)
+    variables = {"params": state["params"], "batch_stats": state["batch_stats"]}
+    logits = np.asarray(
+        models.from_config(config, 3).apply(variables, images.astype(np.float32), train=False), np.float64
+    )
+    losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(37), dataset.test.labels]
+    correct = logits.argmax(-1) == dataset.test.labels
+    assert last["test_loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    assert last["test_accuracy"] == correct.mean()
+    batches = [correct[start : start + 16].mean() for start in (0, 16, 32)]
+    assert last["test_accuracy_batch_mean"] == pytest.approx(np.mean(batches), rel=1e-12)
+
+
+def test_batch_means_are_the_reports_arithmetic():
+    correct = np.zeros(10_000, bool)
+    correct[:9110] = True
+    found = training.figures(np.zeros(10_000), correct, 32)
+    assert found.accuracy == 0.911
+    # 312 full batches and one of 16: its images weigh twice as much.
+    assert found.accuracy_batch_mean == pytest.approx((284 + 22 / 32) / 313, rel=1e-12)
+
+
+def test_validation_images_are_held_out_evaluated_and_recorded(tmp_path):
+    config = dataclasses.replace(CONFIG, validation=12, epochs=1)
+    result = loop.fit(config, make_dataset(), tmp_path)
+    assert result.dataset["train"] == 60 and result.dataset["validation"] == 12
+    assert result.dataset["sha256"] == make_dataset().sha256
+    assert (result.validation_accuracy * 12).is_integer()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["validation_loss"] == result.validation_loss
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    config = dataclasses.replace(CONFIG, learning_rate=1e30, warmup_epochs=3)
+    workdir = tmp_path / "run"
+    with pytest.raises(Diverged, match=r"epoch 0, step [0-4] \(update [0-4]\): lower --learning-rate"):
+        loop.fit(config, make_dataset(), workdir)
+    assert not (workdir / "result.json").exists()
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == []
+
+
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
+    good = dataclasses.replace(CONFIG, epochs=2)
+    calls = []
+    train_epoch = training.Training.train_epoch
+
+    def poisoned(self, epoch, log, flag):
+        train_epoch(self, epoch, log, flag)
+        calls.append(epoch)
+        if epoch == 1:
+            bad = jax.tree.map(lambda leaf: leaf * jnp.nan, self.state.params)
+            self.state = self.state.replace(params=bad)
+
+    monkeypatch.setattr(training.Training, "train_epoch", poisoned)
+    with pytest.raises(Diverged, match=r"epoch 1, step 4 \(update 9\)"):
+        loop.fit(good, make_dataset(), tmp_path)
+    assert calls == [0, 1]
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == [5]
+    assert len(strip(tmp_path)) == 1
+
+
+def test_refusals_write_nothing(tmp_path):
+    workdir = tmp_path / "run"
+    for changes, complaint in (
+        ({"pool_size": 5}, "--pool-size 5: exceeds"),
+        ({"budget": 100}, "over the budget of 100"),
+        ({"validation": 72}, "--validation 72"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            loop.fit(dataclasses.replace(CONFIG, **changes), make_dataset(), workdir)
+    with pytest.raises(InputError, match="seed -1"):
+        loop.fit(CONFIG, make_dataset(), workdir, seed=-1)
+    assert not workdir.exists()
+
+
+def test_another_run_in_the_directory_is_refused_and_left_alone(whole):
+    config, source = whole
+    before = {path: path.read_bytes() for path in source.iterdir() if path.is_file()}
+    for run in ({"seed": 7}, {"config": dataclasses.replace(config, width=5)}, {"dataset": make_dataset(train=75)}):
+        arguments = {"config": config, "dataset": make_dataset(), "seed": 0} | run
+        with pytest.raises(InputError, match="holds another run"):
+            loop.fit(arguments["config"], arguments["dataset"], source, seed=arguments["seed"])
+    assert {path: path.read_bytes() for path in source.iterdir() if path.is_file()} == before
+
+
+def test_one_compilation_serves_all_epochs(tmp_path, monkeypatch):
+    traces = []
+    make = training.make_train_step
+
+    def counted(*arguments):
+        step = make(*arguments)
+        return lambda state, batch: (traces.append(batch["labels"].shape), step(state, batch))[1]
+
+    monkeypatch.setattr(training, "make_train_step", counted)
+    loop.fit(CONFIG, make_dataset(), tmp_path)
+    assert sorted(set(traces)) == [(8,), (16,)]
+    assert len(traces) <= 4, "each shape is traced once, and once more where JAX checks the loop's carry"
+
+
+def test_devices_refuse_a_batch_that_does_not_divide(monkeypatch):
+    monkeypatch.setattr(jax, "local_device_count", lambda: 3)
+    with pytest.raises(InputError, match="--batch-size 16: does not divide among 3 devices: choose 15 or 18"):
+        Devices(dataclasses.replace(CONFIG, parallel="auto"))
