@@ -1,8 +1,8 @@
 """A small-image ResNet in pure JAX: train it, believe it, build on it.
 
-    dataset = jresnet.load_dataset("cifar10")
-    result = jresnet.fit(jresnet.Config(width=42, epochs=100), dataset, "runs/mine")
-    model = jresnet.resnet18(num_classes=10, width=42)
+dataset = jresnet.load_dataset("cifar10")
+result = jresnet.fit(jresnet.Config(width=42, epochs=100), dataset, "runs/mine")
+model = jresnet.resnet18(num_classes=10, width=42)
 """
 
 from jresnet.config import Config

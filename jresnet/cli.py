@@ -1,12 +1,15 @@
 """What every command-line program of the project shares: options from a dataclass, and exit statuses."""
 
 import contextlib
+import difflib
 import io
+import os
 import re
 import shlex
 import sys
+import typing
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import rich.console
 
@@ -31,31 +34,68 @@ def parse(
     """
     import tyro
 
+    words = list(sys.argv[1:] if arguments is None else arguments)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
             if default is None:
-                return tyro.cli(options, prog=program, args=arguments)
-            return tyro.cli(options, prog=program, args=arguments, default=default)
+                return tyro.cli(options, prog=program, args=words)
+            return tyro.cli(options, prog=program, args=words, default=default)
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise InputError(_unboxed(complaint.getvalue(), options.__name__)) from None
+        if isinstance(stop.__context__, InputError):  # the dataclass's own word, which tyro has boxed
+            raise stop.__context__ from None
+        raise InputError(_complaint(complaint.getvalue(), options, words)) from None
 
 
-def _unboxed(box: str, name: str) -> str:
-    """Tyro's boxed complaint as one plain line, without its help footer."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip("│ ") for line in plain.splitlines() if not line.startswith(("╭", "╰"))]
-    rule = next((position for position, line in enumerate(lines) if line.startswith("─")), len(lines))
-    return " ".join(lines[:rule]).removeprefix(f"Error parsing {name}: ").replace(" .", ".")
+def _complaint(box: str, options: type, words: list[str]) -> str:
+    """Tyro's boxed complaint as this project puts it: the option as typed, the rule, the remedy."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m|[│─╭╮╰╯]|-{5,}", " ", box).split())
+    names = {f"--{name.replace('_', '-')}": hint for name, hint in typing.get_type_hints(options).items()}
+    if unknown := re.search(r"Unrecognized options: ([^ ,]+)", text):
+        close = difflib.get_close_matches(unknown[1], names, n=1, cutoff=0.75)
+        what = "no such option" if unknown[1].startswith("-") else "neither an option nor the value of one"
+        return f"{unknown[1]}: {what}: {f'use {close[0]}, or see' if close else 'see'} --help for all options"
+    found = re.search(r"(?:Missing value for argument|Error parsing|for argument) '?(--[\w-]+)", text)
+    if found and found[1] in names:
+        values = _values(found[1], words)
+        kind = _kind(names[found[1]])
+        return f"{' '.join((found[1], *values))}: {'must be' if values else 'lacks its value: give it'} {kind}"
+    return text.partition(" For full helptext")[0]
+
+
+def _values(name: str, words: list[str]) -> list[str]:
+    """The words given to an option where it occurs last."""
+    values: list[str] = []
+    inside = False
+    for word in words:
+        if word.startswith("--"):
+            option, equals, value = word.partition("=")
+            inside = option.replace("_", "-") == name
+            values = ([value] if equals else []) if inside else values
+        elif inside:
+            values.append(word)
+    return values
+
+
+def _kind(hint: Any) -> str:
+    """What an option of this type takes, in words."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(arguments)}"
+    if typing.get_origin(hint) is tuple:
+        return "whole numbers, as in 2 2 2 2"
+    inner = arguments[0] if arguments else hint
+    return {int: "a whole number", float: "a number"}.get(inner, "a text")
 
 
 def exit_status(program: Callable[[], None]) -> int:
     """Run a program; say what stopped it in one plain line on stderr, and return its exit status.
 
     Returns:
-      0: done; 1: the training diverged; 2: unusable input; 130 or 143: interrupted after saving.
+      0: done; 1: the training diverged; 2: unusable input; 130 or 143: interrupted after saving, or 130
+      at once; 141: nobody reads the output any more.
     """
     try:
         program()
@@ -65,10 +105,16 @@ def exit_status(program: Callable[[], None]) -> int:
         return _stopped(error, 1)
     except Interrupted as error:
         return _stopped(error, 128 + error.signal)
+    except KeyboardInterrupt:  # outside the training, or for the second time
+        return _stopped("interrupted at once: --resume goes on from the latest checkpoint, if there is one", 130)
+    except BrokenPipeError:
+        # Python flushes once more on exit, and would complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0
 
 
-def _stopped(error: Exception, status: int) -> int:
+def _stopped(error: Exception | str, status: int) -> int:
     print(" ".join(str(error).split()), file=sys.stderr)
     return status
 

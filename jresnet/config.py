@@ -5,6 +5,7 @@ The defaults are the report's model after section 4.1: data augmentation on, eve
 in the table at the head of section 4.
 """
 
+import bisect
 import dataclasses
 import math
 from typing import Literal
@@ -132,13 +133,19 @@ class Config:
         height, width = self.feature_map(image_size)
         require(
             self, "pool_size", self.pool_size <= min(height, width),
-            f"exceeds the last feature map, {height} x {width} for images of {image_size[0]} x {image_size[1]}",
+            f"exceeds the last feature map, {height} x {width} for images of {image_size[0]} x {image_size[1]}: "
+            f"choose at most {min(height, width)}",
         )  # fmt: skip
         count = self.parameter_count(num_classes, image_size)
         if self.budget is not None and count > self.budget:
+            fitting = bisect.bisect_right(
+                range(1, self.width), self.budget,
+                key=lambda width: dataclasses.replace(self, width=width).parameter_count(num_classes, image_size),
+            )  # fmt: skip
+            smaller = f"--width {fitting} or less" if fitting else "fewer --blocks"
             raise InputError(
-                f"the network has {count:,} parameters, over the budget of {self.budget:,}: "
-                f"choose a --width below {self.width} or fewer --blocks, or raise --budget"
+                f"--width {self.width}: the network has {count:,} parameters, over the budget of {self.budget:,}: "
+                f"choose {smaller}, or raise --budget"
             )
         return count
 
@@ -150,7 +157,8 @@ class Config:
 def require(config: Config, name: str, holds: bool, rule: str) -> None:
     """Raise InputError for field `name` unless `holds`; NaN fails every comparison, so it is refused too."""
     if not holds:
-        raise InputError(f"--{name.replace('_', '-')} {_shown(getattr(config, name))}: {rule}")
+        option = f"--{name.replace('_', '-')} {_shown(getattr(config, name))}".rstrip()
+        raise InputError(f"{option}: {rule}")
 
 
 def _shown(value) -> str:

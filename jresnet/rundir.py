@@ -66,7 +66,10 @@ def look(workdir: pathlib.Path, run: dict, resume: bool) -> dict | None:
     path = workdir / CONFIG
     if not path.exists():
         return None
-    differences = _differences(read_json(path), run)
+    recorded = read_json(path)
+    if not all(isinstance(recorded.get(name), dict) for name in ("config", "dataset")):
+        raise InputError(f"--workdir {workdir}: {path} is not a record of a run: choose another directory")
+    differences = _differences(recorded, run)
     if differences:
         raise InputError(
             f"--workdir {workdir}: holds another run ({'; '.join(differences)}): "
@@ -128,10 +131,8 @@ def _differences(recorded: dict, run: dict) -> list[str]:
     """What sets two runs apart, in words, "width 8, not 16"; as JSON sees them."""
     run = json.loads(json.dumps(run))
     pairs: list[tuple[str, Any, Any]] = [
-        (name, recorded.get("config", {}).get(name), value)
-        for name, value in run["config"].items()
-        if name not in _FREE
+        (name, recorded["config"].get(name), value) for name, value in run["config"].items() if name not in _FREE
     ]
     pairs.append(("seed", recorded.get("seed"), run["seed"]))
-    pairs.append(("data sha256", recorded.get("dataset", {}).get("sha256"), run["dataset"]["sha256"]))
+    pairs.append(("data sha256", recorded["dataset"].get("sha256"), run["dataset"]["sha256"]))
     return [f"{name} {old}, not {new}" for name, old, new in pairs if old != new]

@@ -23,7 +23,14 @@ def make_split(images: int, side: int = 8) -> Split:
     return Split(rng.integers(0, 256, (images, side, side, 3), np.uint8), np.arange(images, dtype=np.int32))
 
 
-def batches(kind: str, split: Split, config: Config = CONFIG, epoch: int = 0, first_step: int = 0, pace=lambda left: min(left, 3)):
+def batches(
+    kind: str,
+    split: Split,
+    config: Config = CONFIG,
+    epoch: int = 0,
+    first_step: int = 0,
+    pace=lambda left: min(left, 3),
+):
     """Every batch an input yields, fetched as the compiled program does."""
     config = dataclasses.replace(config, input=kind)
     source = pipeline.make_input(split, config, 5, STATISTICS, Devices(config))

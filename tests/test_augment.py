@@ -1,0 +1,127 @@
+"""Augmentation against torchvision's semantics image by image, and its random numbers against their frequencies."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jresnet.augment import Draws, augment, crop, draw, normalise
+
+DRAWN = 100_000
+
+
+def reference(image, offset, flip, gray, padding):
+    """One image the way torchvision does it: RandomCrop, RandomHorizontalFlip, RandomGrayscale, in float64."""
+    height, width, _ = image.shape
+    framed = np.zeros((height + 2 * padding, width + 2 * padding, 3))
+    framed[padding : padding + height, padding : padding + width] = image
+    top, left = offset
+    pixels = framed[top : top + height, left : left + width]
+    if flip:
+        pixels = np.array([row[::-1] for row in pixels])
+    if gray:
+        red, green, blue = np.moveaxis(pixels, -1, 0)
+        pixels = np.stack([0.2989 * red + 0.587 * green + 0.114 * blue] * 3, -1)
+    return pixels
+
+
+def random_images(seed, count, height, width):
+    # No zeros among the pixels, so that padding cannot pass for image.
+    return np.random.default_rng(seed).integers(1, 256, size=(count, height, width, 3), dtype=np.uint8)
+
+
+@settings(max_examples=25)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([(8, 8), (5, 9), (9, 4)]),
+    st.sampled_from([0, 1, 4]),
+)
+def test_a_batch_is_augmented_as_each_image_alone(seed, size, padding):
+    rng = np.random.default_rng(seed)
+    count = 8
+    images = random_images(seed, count, *size)
+    offsets = rng.integers(2 * padding, size=(count, 2), endpoint=True).astype(np.int32)
+    flips, grays = rng.random((2, count)) < 0.5
+    flips[:4], grays[:4] = [False, True, False, True], [False, False, True, True]  # each way at least once
+    found = jax.jit(augment, static_argnums=2)(images, Draws(offsets, flips, grays), padding)
+    expected = [reference(*one, padding) for one in zip(images, offsets, flips, grays, strict=True)]
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, np.stack(expected), rtol=0, atol=1e-4)
+
+
+def test_the_order_is_crop_then_flip():
+    """Shifted to the left by one and then mirrored, the column of zeros stands on the left."""
+    images = random_images(0, 1, 4, 4)
+    draws = Draws(np.array([[1, 2]], np.int32), np.array([True]), np.array([False]))
+    (found,) = np.asarray(augment(images, draws, 1))
+    np.testing.assert_array_equal(found[:, 0], 0)
+    np.testing.assert_array_equal(found[:, 1:], images[0, :, :0:-1])
+
+
+def test_the_outermost_crops_reach_the_corners_of_the_border():
+    images = random_images(1, 3, 4, 5)
+    found = np.asarray(crop(images, np.array([[0, 0], [4, 4], [2, 2]], np.int32), 2))
+    expected = np.zeros_like(images)
+    expected[0, 2:, 2:] = images[0, :2, :3]
+    expected[1, :2, :3] = images[1, 2:, 2:]
+    expected[2] = images[2]
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, expected)
+
+
+def within_4_sigma(count, draws, probability):
+    sigma = np.sqrt(draws * probability * (1 - probability))
+    return abs(count - draws * probability) <= 4 * sigma
+
+
+@pytest.mark.parametrize("padding", [1, 4])
+def test_every_offset_is_equally_likely(padding):
+    offsets = np.asarray(draw(jax.random.key(0), DRAWN, padding, 0.5, 0.5).offsets)
+    assert (offsets.shape, offsets.dtype) == ((DRAWN, 2), np.int32)
+    places = 2 * padding + 1
+    for axis in offsets.T:
+        counts = np.bincount(axis, minlength=places)
+        assert len(counts) == places
+        assert all(within_4_sigma(count, DRAWN, 1 / places) for count in counts)
+    # Rows and columns are drawn apart: every pair is equally likely too.
+    pairs = np.bincount(offsets @ [places, 1], minlength=places**2)
+    assert all(within_4_sigma(count, DRAWN, 1 / places**2) for count in pairs)
+
+
+@pytest.mark.parametrize(("flip", "grayscale"), [(0.5, 0.5), (0.5, 0.1), (0.0, 1.0), (1.0, 0.0), (0.3, 0.9)])
+def test_flips_and_grays_have_their_probabilities_and_are_independent(flip, grayscale):
+    drawn = draw(jax.random.key(1), DRAWN, 4, flip, grayscale)
+    flips, grays = np.asarray(drawn.flips), np.asarray(drawn.grays)
+    assert flips.dtype == grays.dtype == bool
+    assert within_4_sigma(flips.sum(), DRAWN, flip)
+    assert within_4_sigma(grays.sum(), DRAWN, grayscale)
+    assert within_4_sigma((flips & grays).sum(), DRAWN, flip * grayscale)
+    assert within_4_sigma((flips & (drawn.offsets[:, 0] == 0)).sum(), DRAWN, flip / 9)
+    assert within_4_sigma((grays & (drawn.offsets[:, 1] == 8)).sum(), DRAWN, grayscale / 9)
+
+
+def test_draws_follow_from_the_key():
+    first, again, other = (draw(jax.random.key(key), 50, 4, 0.5, 0.5) for key in (0, 0, 1))
+    for mine, same, different in zip(first, again, other, strict=True):
+        np.testing.assert_array_equal(mine, same)
+        assert not np.array_equal(mine, different)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_normalise_equals_float64(dtype):
+    pixels = np.arange(256 * 3).reshape(8, 8, 4, 3).astype(np.uint8).astype(dtype)
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    found = normalise(jnp.asarray(pixels), mean, std)
+    assert found.dtype == jnp.float32
+    expected = (pixels.astype(np.float64) / 255 - np.array(mean)) / np.array(std)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_padding_is_black_before_normalisation():
+    """As in torchvision, where ToTensor and Normalize come last: a padded pixel is -mean / std, not 0."""
+    draws = Draws(np.zeros((1, 2), np.int32), np.array([False]), np.array([False]))
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    found = normalise(augment(random_images(2, 1, 4, 4), draws, 1), mean, std)
+    np.testing.assert_allclose(found[0, 0, 0], [-2, -2, -2], rtol=1e-6)
