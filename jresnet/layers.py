@@ -28,6 +28,12 @@ def torch_bias_init(fan_in: int) -> Callable:
     return init
 
 
+# On CPUs XLA takes 15 to 25 % less time for a backward pass in pieces of this many images than in one
+# (width 42, 32 to 128 images); more than so many pieces would only lengthen compilation.
+PIECE_IMAGES = 16
+MOST_PIECES = 8
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """Convolve with (side - 1) / 2 pixels of zero padding on every border, as torch.nn.Conv2d(padding=side // 2).
@@ -46,6 +52,10 @@ def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     Returns:
       [batch, ceil(height / stride), ceil(width / stride), outputs], of x's dtype.
     """
+    return _convolve(x, kernel, stride)
+
+
+def _convolve(x, kernel, stride):
     if kernel.shape[0] == 1:
         return jnp.einsum("nhwi,io->nhwo", x[:, ::stride, ::stride], kernel[0, 0])
     pad = kernel.shape[0] // 2
@@ -53,14 +63,26 @@ def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
 
 def _conv2d_forward(x, kernel, stride):
-    return conv2d(x, kernel, stride), (x, kernel)
+    return _convolve(x, kernel, stride), (x, kernel)
 
 
 def _conv2d_backward(stride, residuals, dy):
-    x, kernel = residuals
+    def derived(x, kernel, dy):
+        return jax.vjp(partial(_convolve, stride=stride), x, kernel)[1](dy)
+
+    return lax.platform_dependent(*residuals, dy, cpu=partial(_cpu_gradients, stride), default=derived)
+
+
+def _cpu_gradients(stride, x, kernel, dy):
     if kernel.shape[0] == 1:
         return _pointwise_gradients(x, kernel, stride, dy)
-    return _input_gradient(x.shape, kernel, stride, dy), _kernel_gradient(x, kernel.shape, stride, dy)
+    size = max(PIECE_IMAGES, -(-x.shape[0] // MOST_PIECES))
+    dx, dk = [], jnp.zeros((), jnp.promote_types(kernel.dtype, jnp.float32))
+    for start in range(0, x.shape[0], size):
+        x_piece, dy_piece = x[start : start + size], dy[start : start + size]
+        dx.append(_input_gradient(x_piece.shape, kernel, stride, dy_piece))
+        dk += _kernel_gradient(x_piece, kernel.shape, stride, dy_piece)
+    return jnp.concatenate(dx), dk.astype(kernel.dtype)
 
 
 def _pointwise_gradients(x, kernel, stride, dy):
@@ -183,7 +205,10 @@ def batch_statistics(x, mask, axis_name):
 
     count = _sum_over(jnp.asarray(count, x.dtype), axis_name)
     mean = total(x) / count
-    return mean, total(lax.square(x - _wide(mean))) / count, count
+    # The variance does not change with the mean to first order, as deviations from it add up to zero:
+    # its gradient by way of the mean is zero, and need not be computed.
+    deviations = x - _wide(lax.stop_gradient(mean))
+    return mean, total(lax.square(deviations)) / count, count
 
 
 def _sum_over(value, axis_name):
