@@ -6,9 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jresnet import cli
+from jresnet import cli, loop, report
 from jresnet.config import Config, require
+from jresnet.datasets import load_dataset
 from jresnet.errors import Interrupted
+from jresnet.runlog import write_bytes
 
 # The experiment at a size for a first look: about a minute on two cores, on data the program draws itself.
 QUICK: dict[str, Any] = {
@@ -73,11 +75,6 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
     program = f"python -m experiments.{experiment}"
     options = parse(program, config, arguments)
     workdir = pathlib.Path(options.workdir) if options.workdir else default_workdir(experiment, options)
-    # After the options are known to be good: these imports take seconds.
-    from jresnet import loop, report
-    from jresnet.datasets import load_dataset
-    from jresnet.runlog import write_bytes
-
     dataset = load_dataset(options.dataset, options.data_dir)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     places = {seed: workdir if options.seeds == 1 else workdir / f"seed-{seed}" for seed in seeds}

@@ -2,6 +2,7 @@
 
 dataset = jresnet.load_dataset("cifar10")
 result = jresnet.fit(jresnet.Config(width=42, epochs=100), dataset, "runs/mine")
+probabilities = jresnet.Classifier.load("runs/mine").predict(dataset.test.images)
 model = jresnet.resnet18(num_classes=10, width=42)
 """
 
@@ -19,12 +20,14 @@ from jresnet.models import (
     resnet101,
     resnet152,
 )
+from jresnet.serving import Classifier
 from jresnet.state import TrainState
 from jresnet.step import make_eval_step, make_train_step
 
 __all__ = [
     "BasicBlock",
     "Bottleneck",
+    "Classifier",
     "Config",
     "Dataset",
     "Diverged",

@@ -18,14 +18,16 @@ class Checkpoints:
     Args:
       directory: made when the first checkpoint is written.
       keep: how many of the latest stay; None for all.
+      read_only: only read, beside a run that may be writing.
     """
 
-    def __init__(self, directory: pathlib.Path, keep: int | None = 2):
+    def __init__(self, directory: pathlib.Path, keep: int | None = 2, read_only: bool = False):
         logging.getLogger("absl").setLevel(logging.ERROR)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=LatestN(keep) if keep else None,
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
             create=False,
+            read_only=read_only,
         )
         self._directory = pathlib.Path(directory).resolve()
         self._options = options

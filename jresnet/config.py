@@ -8,7 +8,7 @@ in the table at the head of section 4.
 import bisect
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 from jresnet.errors import InputError
 
@@ -16,6 +16,14 @@ Input = Literal["auto", "resident", "tfds"]
 Parallel = Literal["auto", "jit", "pmap"]
 Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "cosine", "linear", "step"]
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "input": get_args(Input),
+    "schedule": get_args(Schedule),
+    "precision": get_args(Precision),
+    "parallel": get_args(Parallel),
+}
+"""The fields that take one of a few words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +87,8 @@ class Config:
 
     def __post_init__(self):
         """Check every value that can be judged without the data."""
+        for name, choices in CHOICES.items():
+            require(self, name, getattr(self, name) in choices, f"must be one of {', '.join(choices)}")
         for name in ("width", "kernel_size", "pool_size", "epochs", "batch_size"):
             require(self, name, getattr(self, name) >= 1, "must be at least 1")
         for name in ("validation", "crop_padding"):

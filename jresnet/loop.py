@@ -1,4 +1,4 @@
-"""`fit`: one run from its configuration to its result, on disk and returned; `evaluate`: exact figures on a split."""
+"""`fit`: one run from its configuration to its result, on disk and returned."""
 
 import dataclasses
 import math

@@ -119,9 +119,12 @@ def read_folder(name: str, directory: str) -> tuple[Arrays, tuple[str, ...]]:
             refuse(
                 f"--dataset {name}: there is no directory {needed}: images belong in train/<class>/ and test/<class>/"
             )
-    classes = tuple(_subdirectories(os.path.join(root, "train")))
     splits = ["train", "test"] + ["validation"] * os.path.isdir(os.path.join(root, "validation"))
-    return {split: _folder_split(name, os.path.join(root, split), classes) for split in splits}, classes
+    try:
+        classes = tuple(_subdirectories(os.path.join(root, "train")))
+        return {split: _folder_split(name, os.path.join(root, split), classes) for split in splits}, classes
+    except OSError as error:
+        refuse(f"--dataset {name}: {error.filename} cannot be read ({error.strerror}): check its permissions")
 
 
 def _folder_split(name: str, directory: str, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:

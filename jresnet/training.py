@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -132,6 +133,25 @@ def figures(losses: np.ndarray, correct: np.ndarray, batch_size: int) -> Figures
     return Figures(float(np.mean(losses, dtype=np.float64)), float(np.mean(correct)), float(batch_means.mean()))
 
 
+def fresh(
+    model: ResNet, tx: optax.GradientTransformation, seed: int, image_shape: tuple[int, int, int]
+) -> tuple[TrainState, Sums]:
+    """What a run starts from and a checkpoint holds: the state, and the sums over the epoch under way."""
+    return create(model, tx, seed, image_shape), Sums.zero()
+
+
+def restored(checkpoints: Checkpoints, step: int, shapes: tuple[TrainState, Sums]) -> tuple[tuple, dict]:
+    """The state and sums saved under `step`, on this process's first device, and the checkpoint's record.
+
+    Raises:
+      InputError: the checkpoint is damaged or holds another network's state.
+    """
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
+    (state, sums), meta = checkpoints.restore(step, like)
+    return (TrainState(**vars(state)), Sums(*sums)), meta
+
+
 class Training:
     """A run under way: its state on the devices and its place in the run.
 
@@ -148,7 +168,7 @@ class Training:
         self.steps = config.steps_per_epoch(images)
         self.program = train_program(model.clone(axis_name=devices.axis_name), tx, source, devices)
         self.evaluator = Evaluator(model, statistics, devices, config.batch_size)
-        self._create = jax.jit(lambda seed: (create(model, tx, seed, image_shape), Sums.zero()))
+        self._create = jax.jit(partial(fresh, model, tx, image_shape=image_shape))
         self._finite = jax.jit(
             lambda tree: jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
         )
@@ -159,12 +179,9 @@ class Training:
 
     def start(self, checkpoints: Checkpoints) -> None:
         """Begin where the latest checkpoint ended, or at the beginning where there is none."""
-        steps = checkpoints.steps()
-        if steps:
-            device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), self.shapes)
-            (state, sums), meta = checkpoints.restore(steps[-1], like)
-            state, sums = TrainState(**vars(state)), Sums(*sums)
+        found = checkpoints.steps()
+        if found:
+            (state, sums), meta = restored(checkpoints, found[-1], self.shapes)
         else:
             (state, sums), meta = self._create(self._seed), {"seconds": 0.0}
         self.step = int(state.step)
