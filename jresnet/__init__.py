@@ -6,6 +6,7 @@ probabilities = jresnet.Classifier.load("runs/mine").predict(dataset.test.images
 model = jresnet.resnet18(num_classes=10, width=42)
 """
 
+from jresnet import torch_weights
 from jresnet.config import Config
 from jresnet.datasets import Dataset, Split, load_dataset
 from jresnet.errors import Diverged, InputError, Interrupted
@@ -46,4 +47,5 @@ __all__ = [
     "resnet50",
     "resnet101",
     "resnet152",
+    "torch_weights",
 ]

@@ -138,7 +138,8 @@ class ResNet(nn.Module):
             )
         side = (self.pool_size, self.pool_size)
         x = nn.avg_pool(x, side, strides=side)
-        x = x.reshape(x.shape[0], -1).astype(self.param_dtype)
+        # In PyTorch's order, channels before rows and columns, so that its linear weights fit as they are.
+        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1).astype(self.param_dtype)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(
             self.num_classes, dtype=self.param_dtype, param_dtype=self.param_dtype, name="linear",

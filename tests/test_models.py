@@ -137,7 +137,7 @@ CASES = [
 LEAVES = {"running_mean": ("batch_stats", "mean"), "running_var": ("batch_stats", "var")}
 
 
-def from_torch(tensors, case):
+def from_torch(tensors):
     """PyTorch's named tensors (parameters, buffers or gradients) in the places and layouts of our variables."""
     found = {}
     for name, tensor in tensors:
@@ -147,7 +147,7 @@ def from_torch(tensors, case):
             continue
         if path == ["linear"]:
             entry = ("params", "linear", "kernel" if leaf == "weight" else "bias")
-            values = linear_layout(values, case) if leaf == "weight" else values
+            values = values.T if leaf == "weight" else values
         elif path[-1].startswith("conv") or path[-2:] == ["shortcut", "0"]:
             entry, values = ("params", *our_path(path), "kernel"), values.transpose(2, 3, 1, 0)
         else:
@@ -170,15 +170,6 @@ def our_path(path):
     return [f"{stage}_{block}", module]
 
 
-def linear_layout(weight, case):
-    """[classes, channels x rows x columns] -> [rows x columns x channels, classes]."""
-    rows, columns = case.image_size
-    for _ in case.blocks[1:]:
-        rows, columns = -(-rows // 2), -(-columns // 2)
-    planes = weight.reshape(case.num_classes, -1, rows // case.pool_size, columns // case.pool_size)
-    return planes.transpose(2, 3, 1, 0).reshape(-1, case.num_classes)
-
-
 def assert_close(found, expected, relative):
     """The same tree, every entry within `relative` times its array's largest value."""
     chex.assert_trees_all_equal_shapes(found, expected)
@@ -196,7 +187,7 @@ def test_network_equals_torchs(case):
     images = rng.normal(size=(6, *case.image_size, 3))
     labels = rng.integers(case.num_classes, size=6)
     torch_images = torch.tensor(images.transpose(0, 3, 1, 2))
-    start = from_torch(theirs.state_dict().items(), case)
+    start = from_torch(theirs.state_dict().items())
 
     expected = theirs.eval()(torch_images).detach().numpy()
     single = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), start)
@@ -225,9 +216,9 @@ def test_network_equals_torchs(case):
         torch_loss.backward()
         assert_close(logits, torch_logits.detach().numpy(), 1e-10)
         assert_close(loss, torch_loss.detach().numpy(), 1e-10)
-        torch_gradients = from_torch(((name, p.grad) for name, p in theirs.named_parameters()), case)
+        torch_gradients = from_torch(((name, p.grad) for name, p in theirs.named_parameters()))
         assert_close(gradients, torch_gradients["params"], 1e-10)
-        assert_close(batch_stats, from_torch(theirs.state_dict().items(), case)["batch_stats"], 1e-10)
+        assert_close(batch_stats, from_torch(theirs.state_dict().items())["batch_stats"], 1e-10)
 
 
 def naive_bottleneck(x, variables, stride):
