@@ -91,6 +91,8 @@ def fit(
     run, dataset, finished = check(config, dataset, directory, seed, experiment, resume)
     if finished is not None:
         return Result(**finished)
+    # Now, not at the end: a checkout may move on while a long run lasts.
+    commit = environment.commit()
     devices = Devices(config)
     enable_compile_cache()
     training = prepare(config, dataset, seed, devices, (tuple(run["mean"]), tuple(run["std"])))
@@ -107,7 +109,7 @@ def fit(
         ) as log,
     ):
         run_epochs(training, dataset, flag, checkpoints, log)
-        result = summarise(training, run, log.history)
+        result = summarise(training, run, log.history, commit)
     report.curves(log.history, directory / rundir.CURVES, title(result))
     write_json(directory / rundir.RESULT, result.record())
     return result
@@ -208,7 +210,7 @@ def epoch_record(training: Training, epoch: int, figures: dict[str, Figures], ev
     }
 
 
-def summarise(training: Training, run: dict, history: list[dict]) -> Result:
+def summarise(training: Training, run: dict, history: list[dict], commit: str | None) -> Result:
     """The result of a run whose last epoch is recorded: the last epoch's figures, whatever the others were."""
     last = history[-1]
     return Result(
@@ -227,7 +229,7 @@ def summarise(training: Training, run: dict, history: list[dict]) -> Result:
         epochs=len(history),
         device=environment.device(),
         versions=environment.versions(),
-        commit=environment.commit(),
+        commit=commit,
         seconds=sum(record["seconds"] for record in history),
         compile_seconds=training.compile_seconds,
         images_per_second=statistics.median(record["images_per_second"] for record in history),
