@@ -126,5 +126,11 @@ def command(program: str, arguments: Sequence[str]) -> str:
 
 def make_console() -> rich.console.Console:
     """The console for tables and progress; a pipe, which has no width, gets room for a whole table."""
-    console = rich.console.Console()
-    return console if console.is_terminal else rich.console.Console(width=120)
+    console = _Console()
+    return console if console.is_terminal else _Console(width=120)
+
+
+class _Console(rich.console.Console):
+    def on_broken_pipe(self) -> None:
+        """Leave the exit status to `exit_status`; rich would exit by itself."""
+        raise BrokenPipeError

@@ -97,6 +97,7 @@ class Config:
             require(self, name, 0 <= getattr(self, name) <= 1, "must be a probability from 0 to 1")
         for name in ("dropout", "momentum"):
             require(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
+        require(self, "budget", self.budget is None or self.budget >= 1, "must be at least 1")
         require(self, "kernel_size", self.kernel_size % 2 == 1, "must be odd, so that borders stay symmetric")
         require(self, "blocks", len(self.blocks) > 0, "must name at least one stage")
         require(self, "blocks", min(self.blocks, default=1) >= 1, "must hold at least 1 block in every stage")
@@ -149,7 +150,8 @@ class Config:
         count = self.parameter_count(num_classes, image_size)
         if self.budget is not None and count > self.budget:
             fitting = bisect.bisect_right(
-                range(1, self.width), self.budget,
+                # Every network has more parameters than its width squared.
+                range(1, min(self.width, math.isqrt(self.budget) + 1)), self.budget,
                 key=lambda width: dataclasses.replace(self, width=width).parameter_count(num_classes, image_size),
             )  # fmt: skip
             smaller = f"--width {fitting} or less" if fitting else "fewer --blocks"

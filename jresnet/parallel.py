@@ -51,7 +51,7 @@ class Devices:
         """Compile `function`; `donate` its arguments of these positions, hand those in `broadcast` to all devices."""
         if self.axis_name is None:
             return jax.jit(function, donate_argnums=donate, compiler_options=compiler_options())
-        axes = [None if i in broadcast else 0 for i in range(function.__code__.co_argcount)]
+        axes = tuple(None if i in broadcast else 0 for i in range(function.__code__.co_argcount))
         return jax.pmap(function, axis_name=self.axis_name, in_axes=axes, donate_argnums=donate)
 
     def replicate(self, tree: Any) -> Any:

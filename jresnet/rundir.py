@@ -64,7 +64,7 @@ def look(workdir: pathlib.Path, run: dict, resume: bool) -> dict | None:
     """
     _check_writable(workdir)
     path = workdir / CONFIG
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     recorded = read_json(path)
     if not all(isinstance(recorded.get(name), dict) for name in ("config", "dataset")):
@@ -108,12 +108,18 @@ def read_json(path: pathlib.Path) -> dict:
 def _check_writable(workdir: pathlib.Path) -> None:
     """Raise InputError unless files can be made in `workdir`, or in the nearest directory that it would be made in."""
     place = workdir
-    while not place.exists() and place != place.parent:
+    while not os.path.exists(place) and place != place.parent:
         place = place.parent
     if not place.is_dir():
         raise InputError(f"--workdir {workdir}: {place} is not a directory: choose another")
     if not os.access(place, os.W_OK | os.X_OK) or _read_only(place):
         raise InputError(f"--workdir {workdir}: {place} is not writable: choose another directory")
+    try:
+        os.stat(workdir)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise InputError(f"--workdir {workdir}: {error.strerror}: choose another directory") from None
 
 
 def _read_only(place: pathlib.Path) -> bool:

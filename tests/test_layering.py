@@ -1,0 +1,69 @@
+"""Data flows one way: a module imports only from those above it, and importing the library has no side effect."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import jresnet
+
+PACKAGE = pathlib.Path(jresnet.__file__).parent
+# From the ground up; the README's map has the same order.
+ORDER = [
+    "errors", "config", "synthetic", "readers", "tfds_reader", "datasets", "augment", "layers", "models", "optim",
+    "state", "step", "parallel", "pipeline", "environment", "interrupt", "checkpoint", "runlog", "rundir", "training",
+    "serving", "torch_weights", "report", "loop", "cli", "__init__",
+]  # fmt: skip
+
+
+def imported(path):
+    """Every module a file imports, as a dotted name, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_the_order_names_every_module():
+    assert sorted(ORDER) == sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+def test_modules_import_only_from_above():
+    for path in PACKAGE.glob("*.py"):
+        above = ORDER[: ORDER.index(path.stem)]
+        for name in imported(path):
+            first, *rest = name.split(".")
+            assert first not in ("experiments", "benchmarks", "tests"), f"{path} imports {name}"
+            if first == "jresnet":
+                assert rest[0] in above, f"{path.stem} imports {name}"
+
+
+def test_config_needs_the_standard_library_alone():
+    for path in (PACKAGE / "config.py", PACKAGE / "errors.py"):
+        for name in imported(path):
+            assert name.split(".")[0] in {*sys.stdlib_module_names, "jresnet"}, name
+
+
+PROGRAM = """
+import sys, jresnet
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+heavy = {"tensorflow", "tensorflow_datasets", "torch", "safetensors", "matplotlib", "tyro", "tensorboardX"}
+assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
+"""
+
+
+def test_importing_has_no_side_effect(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=tmp_path, env={"PYTHONPATH": str(PACKAGE.parent), "HOME": str(tmp_path)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_public_name_is_there():
+    assert len(set(jresnet.__all__)) == len(jresnet.__all__)
+    assert all(hasattr(jresnet, name) for name in jresnet.__all__)
