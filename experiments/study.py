@@ -9,7 +9,7 @@ from typing import Any
 from jresnet import cli, loop, report
 from jresnet.config import Config, require
 from jresnet.datasets import load_dataset
-from jresnet.errors import Interrupted
+from jresnet.errors import InputError, Interrupted
 from jresnet.runlog import write_bytes
 
 # The experiment at a size for a first look: about a minute on two cores, on data the program draws itself.
@@ -78,6 +78,7 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
     dataset = load_dataset(options.dataset, options.data_dir)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     places = {seed: workdir if options.seeds == 1 else workdir / f"seed-{seed}" for seed in seeds}
+    check_layout(workdir, options.seeds)
     for seed, place in places.items():
         loop.check(options.config, dataset, place, seed, experiment, options.resume)
     console = cli.make_console()
@@ -102,6 +103,19 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
     console.print(report.results_table(records))
     for path in written(workdir, list(places.values())):
         console.print(str(path), highlight=False, soft_wrap=True)
+
+
+def check_layout(workdir: pathlib.Path, seeds: int) -> None:
+    """Raise InputError if one run lies where several would, or several where one would."""
+    try:
+        several = any(workdir.glob("seed-*/config.json"))
+        one = (workdir / "config.json").exists()
+    except OSError:
+        return  # the runs' own checks say what is wrong with the directory
+    if one and seeds > 1:
+        raise InputError(f"--workdir {workdir}: holds a single run: choose another directory for {seeds} seeds")
+    if several and seeds == 1:
+        raise InputError(f"--workdir {workdir}: holds runs of several seeds: choose another directory for one")
 
 
 def parse(program: str, config: Config, arguments: list[str]) -> Options:

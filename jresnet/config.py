@@ -91,6 +91,8 @@ class Config:
             require(self, name, getattr(self, name) in choices, f"must be one of {', '.join(choices)}")
         for name in ("width", "kernel_size", "pool_size", "epochs", "batch_size"):
             require(self, name, getattr(self, name) >= 1, "must be at least 1")
+        for name in ("width", "kernel_size", "pool_size", "epochs", "batch_size", "validation", "crop_padding"):
+            require(self, name, getattr(self, name) < 2**31, "must be below 2147483648, as JAX counts in 32 bits")
         for name in ("validation", "crop_padding"):
             require(self, name, getattr(self, name) >= 0, "must not be negative")
         for name in ("flip", "grayscale"):

@@ -90,7 +90,7 @@ def fit(
     directory = pathlib.Path(workdir)
     run, dataset, finished = check(config, dataset, directory, seed, experiment, resume)
     if finished is not None:
-        return Result(**finished)
+        return finished
     # Now, not at the end: a checkout may move on while a long run lasts.
     commit = environment.commit()
     devices = Devices(config)
@@ -117,7 +117,7 @@ def fit(
 
 def check(
     config: Config, dataset: Dataset, workdir: pathlib.Path, seed: int, experiment: str, resume: bool
-) -> tuple[dict, Dataset, dict | None]:
+) -> tuple[dict, Dataset, Result | None]:
     """Check everything that `fit` would refuse, without writing; the arguments are those of `fit`.
 
     Returns:
@@ -133,7 +133,22 @@ def check(
     Devices(config)
     held_out = dataset.hold_out(config.validation, seed)
     run = rundir.describe(config, held_out, dataset.sha256, seed, experiment)
-    return run, held_out, rundir.look(workdir, run, resume)
+    finished = rundir.look(workdir, run, resume)
+    return run, held_out, None if finished is None else recorded_result(finished, workdir / rundir.RESULT)
+
+
+def recorded_result(record: dict, path: pathlib.Path) -> Result:
+    """The result a `result.json` holds.
+
+    Raises:
+      InputError: it lacks fields, or has others.
+    """
+    try:
+        return Result(**record)
+    except TypeError as error:
+        raise InputError(
+            f"{path}: not a run's result ({error}): choose another directory, or delete the file"
+        ) from None
 
 
 def prepare(config: Config, dataset: Dataset, seed: int, devices: Devices, channels: Statistics) -> Training:

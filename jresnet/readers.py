@@ -7,6 +7,7 @@ import math
 import os
 import zipfile
 import zlib
+from collections.abc import Callable
 from typing import NoReturn
 
 import numpy as np
@@ -46,6 +47,7 @@ def read_npz(name: str, file: str) -> tuple[Arrays, tuple[str, ...] | None]:
     path = os.path.abspath(os.path.expanduser(file))
     if not os.path.isfile(path):
         refuse(f"--dataset {name}: there is no file {path}: give the path of an .npz file after npz:")
+    _check_readable(name, path, open)
     if not zipfile.is_zipfile(path):
         refuse(f"--dataset {name}: {path} is not an .npz file, or a truncated one: write it with np.savez")
     try:
@@ -55,6 +57,14 @@ def read_npz(name: str, file: str) -> tuple[Arrays, tuple[str, ...] | None]:
         if isinstance(error, InputError):
             raise
         refuse(f"--dataset {name}: {path} is damaged ({error}): copy or write it again")
+
+
+def _check_readable(name: str, path: str, attempt: Callable) -> None:
+    """Refuse a path that `attempt`, open or os.scandir, fails on: is_zipfile and isdir only say no."""
+    try:
+        attempt(path).close()
+    except OSError as error:
+        refuse(f"--dataset {name}: {os.path.normpath(path)} cannot be read ({error.strerror}): check its permissions")
 
 
 def _npz_arrays(name: str, path: str, archive: zipfile.ZipFile) -> tuple[Arrays, tuple[str, ...] | None]:
@@ -114,6 +124,8 @@ def read_folder(name: str, directory: str) -> tuple[Arrays, tuple[str, ...]]:
       InputError: a missing directory, a test class that train lacks, an unreadable image, unequal sizes.
     """
     root = os.path.abspath(os.path.expanduser(directory))
+    if os.path.isdir(root):
+        _check_readable(name, os.path.join(root, "."), os.scandir)
     for needed in (root, os.path.join(root, "train"), os.path.join(root, "test")):
         if not os.path.isdir(needed):
             refuse(

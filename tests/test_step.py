@@ -64,7 +64,7 @@ class TorchTwin:
         )
 
     def variables(self):
-        return from_torch(self.network.state_dict().items(), self.case)
+        return from_torch(self.network.state_dict().items())
 
     def step(self, batch):
         """Loss summed over images, and correct images, of one training step."""
