@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import zipfile
 
@@ -272,19 +273,21 @@ def test_without_tensorflow(here, absent):
     assert tree(here) == before
 
 
-@pytest.mark.parametrize("given", ["option", "environment"])
-def test_cifar10_without_network(here, capfd, monkeypatch, given):
+@pytest.mark.parametrize("network", ["refusing", "silent"])
+def test_cifar10_without_network(here, capfd, monkeypatch, network):
     import tensorflow_datasets  # noqa: F401
 
     directory = here / "none"
     words = ["--dataset", "cifar10"]
-    if given == "option":
+    ask = tfds_reader._answers
+    if network == "refusing":
+        # A name that nobody resolves, for machines that do have a network.
+        monkeypatch.setattr(tfds_reader, "_answers", lambda host: ask("http://nowhere.invalid/"))
         words += ["--data-dir", str(directory)]
         directory.mkdir()
     else:
+        monkeypatch.setattr(tfds_reader, "_answers", lambda host: threading.Event().wait(20))
         monkeypatch.setenv("TFDS_DATA_DIR", str(directory))
-    # A name that nobody resolves, for machines that do have a network.
-    monkeypatch.setattr(tfds_reader, "_answers", lambda host, ask=tfds_reader._answers: ask("http://nowhere.invalid/"))
     started = time.monotonic()
     refused(
         capfd, words, "--dataset cifar10: ", str(directory), "--data-dir", "TFDS_DATA_DIR", "connect to the network",

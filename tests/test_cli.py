@@ -174,9 +174,9 @@ def test_an_error_of_our_own_is_not_hidden():
         cli.exit_status(lambda: print(1 / 0))
 
 
-@pytest.mark.parametrize("printing", ["print('x' * 100, flush=True)", "console.print('x' * 100)"])
+@pytest.mark.parametrize("printing", ["print('x' * 100)", "console.print('x' * 100)"])
 def test_output_that_nobody_reads_is_141_and_silent(printing):
-    """Both ways the programs print: the console swallows the error of a closed pipe and would exit by itself."""
+    """Both ways the programs print: Python would complain of what is left in its buffer, rich exit by itself."""
     program = f"""
         import sys
         from jresnet import cli
