@@ -174,7 +174,7 @@ def test_an_error_of_our_own_is_not_hidden():
         cli.exit_status(lambda: print(1 / 0))
 
 
-@pytest.mark.parametrize("printing", ["print('x' * 100)", "console.print('x' * 100)"])
+@pytest.mark.parametrize("printing", ["print('x' * 100, flush=True)", "console.print('x' * 100)"])
 def test_output_that_nobody_reads_is_141_and_silent(printing):
     """Both ways the programs print: Python would complain of what is left in its buffer, rich exit by itself."""
     program = f"""
@@ -189,9 +189,11 @@ def test_output_that_nobody_reads_is_141_and_silent(printing):
 
         sys.exit(cli.exit_status(program))
     """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
     process.stdout.read(10)
     process.stdout.close()
     assert (process.stderr.read(), process.wait()) == (b"", 141)
