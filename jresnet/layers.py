@@ -150,6 +150,30 @@ class Conv(nn.Module):
         return conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
 
 
+class MaxPool(nn.Module):
+    """The largest value of every window, as torch.nn.MaxPool2d(side, stride, padding=side // 2)."""
+
+    side: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> [batch, ceil(height / stride), ceil(width / stride), channels]."""
+        pad = self.side // 2
+        return nn.max_pool(x, (self.side, self.side), (self.stride, self.stride), ((pad, pad), (pad, pad)))
+
+
+class AvgPool(nn.Module):
+    """The mean of every window of `side`, (rows, columns); windows touch, as torch.nn.AvgPool2d(side)."""
+
+    side: tuple[int, int]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> [batch, height // rows, width // columns, channels]."""
+        return nn.avg_pool(x, self.side, strides=self.side)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over (batch, height, width) with torch.nn.BatchNorm2d's semantics.
 

@@ -129,10 +129,10 @@ def check(
     """
     if not 0 <= seed < 2**32:
         raise InputError(f"seed {seed}: must lie from 0 to 2**32 - 1")
-    config.check_network(len(dataset.classes), dataset.image_size)
+    models.check_network(config, len(dataset.classes), dataset.image_size)
     Devices(config)
     held_out = dataset.hold_out(config.validation, seed)
-    run = rundir.describe(config, held_out, dataset.sha256, seed, experiment)
+    run = rundir.describe(models.explicit(config), held_out, dataset.sha256, seed, experiment)
     finished = rundir.look(workdir, run, resume)
     return run, held_out, None if finished is None else recorded_result(finished, workdir / rundir.RESULT)
 

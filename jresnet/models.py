@@ -1,145 +1,25 @@
-"""Residual networks for small images (report section 3.3.1; He et al. 2015, arXiv 1512.03385), in Flax Linen."""
+"""Residual networks for small images (report section 3.3.1; He et al. 2015, arXiv 1512.03385), in Flax Linen.
 
+`ResNet` is the whole family; the named networks below it are each a line that says what sets it apart.
+"""
+
+import bisect
+import dataclasses
+import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any, ClassVar, Literal, get_args
+from functools import lru_cache, partial
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jresnet.config import Config
+from jresnet.blocks import BasicBlock, Block, Bottleneck, PreactBlock, Shortcut, SqueezeExcitation, torch_dense
+from jresnet.config import Config, Model, require
 from jresnet.errors import InputError
-from jresnet.layers import BatchNorm, Conv, torch_bias_init, torch_weight_init
+from jresnet.layers import AvgPool, BatchNorm, Conv, MaxPool
 
 Stem = Literal["small", "imagenet"]
-Shortcut = Literal["projection", "padding"]
-
-
-class Block(nn.Module):
-    """What the residual blocks have in common.
-
-    Attributes:
-      features: channels of the block, before `expansion`.
-      stride: step of the block in pixels.
-      conv: makes a convolution from (features, side=, stride=, name=).
-      norm: makes a batch normalisation from (name=).
-      shortcut: what takes the place of x where the block changes the shape; see `ResNet`.
-      dropout: rate between the convolutions, read by PreactBlock.
-    """
-
-    features: int
-    stride: int
-    conv: Callable
-    norm: Callable
-    shortcut: Shortcut = "projection"
-    dropout: float = 0.0
-    expansion: ClassVar[int] = 1
-    preactivated: ClassVar[bool] = False
-
-    def changes(self, x: jax.Array) -> bool:
-        """Whether the block's output has another shape than x, so that x itself cannot be added."""
-        return self.stride > 1 or x.shape[-1] != self.features * self.expansion
-
-    def padded(self, x: jax.Array) -> jax.Array:
-        """Every stride-th pixel of x, with channels of zeros on both sides (He et al. 2015, option A)."""
-        missing = self.features * self.expansion - x.shape[-1]
-        return jnp.pad(x[:, :: self.stride, :: self.stride], [(0, 0)] * 3 + [(missing // 2, missing - missing // 2)])
-
-    def projected(self, x: jax.Array) -> jax.Array:
-        """x under a strided 1x1 convolution."""
-        outputs = self.features * self.expansion
-        return self.conv(outputs, side=1, stride=self.stride, name="shortcut_conv")(x)
-
-    def skip(self, x: jax.Array, norm_options: dict) -> jax.Array:
-        """x itself, or what stands for it in the output's shape."""
-        if not self.changes(x):
-            return x
-        if self.shortcut == "padding":
-            return self.padded(x)
-        return self.norm(name="shortcut_bn")(self.projected(x), **norm_options)
-
-
-class BasicBlock(Block):
-    """Two convolutions and a skip connection; the first convolution strides (He et al. 2015)."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array, **norm_options) -> jax.Array:
-        """[batch, height, width, inputs] -> [batch, ceil(height / stride), ceil(width / stride), features]."""
-        y = self.conv(self.features, stride=self.stride, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y, **norm_options))
-        y = self.conv(self.features, name="conv2")(y)
-        y = self.norm(name="bn2")(y, **norm_options)
-        return nn.relu(y + self.skip(x, norm_options))
-
-
-class Bottleneck(Block):
-    """1x1, KxK and 1x1 convolutions and a skip connection; the KxK one strides, the last one has 4 x features."""
-
-    expansion: ClassVar[int] = 4
-
-    @nn.compact
-    def __call__(self, x: jax.Array, **norm_options) -> jax.Array:
-        """[batch, height, width, inputs] -> [batch, ceil(height / stride), ceil(width / stride), 4 x features]."""
-        y = self.conv(self.features, side=1, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y, **norm_options))
-        y = self.conv(self.features, stride=self.stride, name="conv2")(y)
-        y = nn.relu(self.norm(name="bn2")(y, **norm_options))
-        y = self.conv(self.features * self.expansion, side=1, name="conv3")(y)
-        y = self.norm(name="bn3")(y, **norm_options)
-        return nn.relu(y + self.skip(x, norm_options))
-
-
-class PreactBlock(Block):
-    """BatchNorm and ReLU before each of two convolutions (He et al. 2016, arXiv 1603.05027).
-
-    Where the block changes the shape, the shortcut starts from the activated input and has no batch
-    normalisation; dropout acts between the convolutions (Zagoruyko and Komodakis 2016, arXiv 1605.07146).
-    """
-
-    preactivated: ClassVar[bool] = True
-
-    @nn.compact
-    def __call__(self, x: jax.Array, **norm_options) -> jax.Array:
-        """[batch, height, width, inputs] -> [batch, ceil(height / stride), ceil(width / stride), features]."""
-        active = nn.relu(self.norm(name="bn1")(x, **norm_options))
-        y = self.conv(self.features, stride=self.stride, name="conv1")(active)
-        y = nn.relu(self.norm(name="bn2")(y, **norm_options))
-        y = nn.Dropout(self.dropout, deterministic=not norm_options["train"])(y)
-        y = self.conv(self.features, name="conv2")(y)
-        if not self.changes(x):
-            return y + x
-        return y + (self.padded(active) if self.shortcut == "padding" else self.projected(active))
-
-
-class SqueezeExcitation(nn.Module):
-    """Scale every channel by a weight from 0 to 1 that depends on all channels' means.
-
-    The squeeze-and-excitation block of Hu et al. 2017 (arXiv 1709.01507), its linear layers with biases.
-
-    Attributes:
-      reduction: how many times fewer channels the hidden layer has.
-      dtype: of the arithmetic.
-      param_dtype: of the parameters.
-    """
-
-    reduction: int = 16
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels], scaled; shape and dtype stay."""
-        channels = x.shape[-1]
-        dense = partial(torch_dense, dtype=self.dtype, param_dtype=self.param_dtype)
-        y = dense(channels // self.reduction, channels, name="fc1")(x.mean((1, 2)))
-        y = dense(channels, channels // self.reduction, name="fc2")(nn.relu(y))
-        return x * nn.sigmoid(y)[:, None, None, :].astype(x.dtype)
-
-
-def torch_dense(features: int, inputs: int, **options: Any) -> nn.Dense:
-    """A linear layer from `inputs` to `features` numbers with torch.nn.Linear's initial weights."""
-    return nn.Dense(features, kernel_init=torch_weight_init, bias_init=torch_bias_init(inputs), **options)
 
 
 class ResNet(nn.Module):
@@ -200,8 +80,11 @@ class ResNet(nn.Module):
         preactivated = self.block.preactivated
         refuse_unless(preactivated or not self.block_dropout, "block_dropout: only PreactBlock drops out; use dropout")
         refuse_unless(preactivated or not self.final_norm, "final_norm: only PreactBlock leaves one to do")
-        reduced = (self.stem_width or self.width) // (self.squeeze or 1)
-        refuse_unless(reduced >= 1, f"squeeze {self.squeeze}: exceeds the stem's channels: choose a smaller one")
+        channels = self.stem_width or self.width
+        squeezed = (
+            f"squeeze {self.squeeze}: exceeds the stem's channels, {channels}: choose at most that, or more width"
+        )
+        refuse_unless(channels // (self.squeeze or 1) >= 1, squeezed)
         super().__post_init__()
 
     @property
@@ -209,6 +92,12 @@ class ResNet(nn.Module):
         """Side of the kernels, by stage."""
         one = isinstance(self.kernel_size, int)
         return (self.kernel_size,) * len(self.stage_sizes) if one else tuple(self.kernel_size)  # type: ignore[return-value,arg-type]
+
+    def feature_map(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the last feature map in cells: every stride of 2 halves the sides, rounding up."""
+        halvings = len(self.stage_sizes) - 1 + (2 if self.stem == "imagenet" else 0)
+        height, width = (-(-side // 2**halvings) for side in image_size)
+        return height, width
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
@@ -248,19 +137,20 @@ class ResNet(nn.Module):
         if not self.block.preactivated:
             x = nn.relu(norm(name="bn1")(x, **norm_options))
         if large:
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = MaxPool(3, 2, name="max_pool")(x)
         if self.squeeze is not None:
             x = SqueezeExcitation(self.squeeze, self.dtype, self.param_dtype, name="se")(x)
         return x
 
     def head(self, x: jax.Array, train: bool) -> jax.Array:
         """Pool, flatten, drop out and apply the linear layer: [batch, height, width, channels] -> logits."""
-        side = x.shape[1:3] if self.pool_size is None else (self.pool_size, self.pool_size)
+        height, width = x.shape[1:3]
         refuse_unless(
-            max(side) <= min(x.shape[1:3]) or self.pool_size is None,
-            f"pool_size {self.pool_size}: exceeds the last feature map, {x.shape[1]} x {x.shape[2]}: lower it",
+            self.pool_size is None or self.pool_size <= min(height, width),
+            f"pool_size {self.pool_size}: exceeds the last feature map, {height} x {width}: lower it",
         )
-        x = nn.avg_pool(x, side, strides=side)
+        side = (height, width) if self.pool_size is None else (self.pool_size, self.pool_size)
+        x = AvgPool(side, name="avg_pool")(x)
         # In PyTorch's order, channels before rows and columns, so that its linear weights fit as they are.
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1).astype(self.param_dtype)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -274,42 +164,121 @@ def refuse_unless(holds: bool, message: str) -> None:
         raise InputError(message)
 
 
-# He et al. 2015 (arXiv 1512.03385), with the stem of small images (kuangliu/pytorch-cifar).
 resnet18 = partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock)
+"""The report's: ResNet-18 of He et al. 2015 (arXiv 1512.03385) with kuangliu/pytorch-cifar's stem for small images."""
 resnet34 = partial(ResNet, stage_sizes=(3, 4, 6, 3), block=BasicBlock)
+"""ResNet-34, likewise."""
 resnet50 = partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck)
+"""ResNet-50, likewise, its strides in the 3x3 convolutions."""
 resnet101 = partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck)
+"""ResNet-101, likewise."""
 resnet152 = partial(ResNet, stage_sizes=(3, 8, 36, 3), block=Bottleneck)
-# As kuangliu/pytorch-cifar's PreActResNet18; He et al. 2016 add `final_norm`.
+"""ResNet-152, likewise."""
 preact_resnet18 = partial(ResNet, stage_sizes=(2, 2, 2, 2), block=PreactBlock)
-# He et al. 2015, section 4.2: 6n + 2 layers for CIFAR, option A.
+"""PreActResNet18 of kuangliu/pytorch-cifar; He et al. 2016 (arXiv 1603.05027) add `final_norm`."""
 resnet20 = partial(ResNet, stage_sizes=(3, 3, 3), width=16, pool_size=None, shortcut="padding")
+"""ResNet-20 for CIFAR, He et al. 2015, section 4.2: 6n + 2 layers, option A; option B is `shortcut="projection"`."""
 resnet32 = partial(resnet20, stage_sizes=(5, 5, 5))
+"""ResNet-32 for CIFAR, likewise."""
 resnet44 = partial(resnet20, stage_sizes=(7, 7, 7))
+"""ResNet-44 for CIFAR, likewise."""
 resnet56 = partial(resnet20, stage_sizes=(9, 9, 9))
+"""ResNet-56 for CIFAR, likewise."""
 resnet110 = partial(resnet20, stage_sizes=(18, 18, 18))
-# Zagoruyko and Komodakis 2016 (arXiv 1605.07146): depth 6n + 4, k times 16 channels; 0.3 is their dropout on CIFAR.
+"""ResNet-110 for CIFAR, likewise."""
 wide_resnet28_10 = partial(
     ResNet, stage_sizes=(4, 4, 4), block=PreactBlock, width=160, stem_width=16, pool_size=None,
     final_norm=True, block_dropout=0.3,
 )  # fmt: skip
+"""WRN-28-10 of Zagoruyko and Komodakis 2016 (arXiv 1605.07146): 6n + 4 layers, 10 x 16 channels, their dropout."""
 wide_resnet16_8 = partial(wide_resnet28_10, stage_sizes=(2, 2, 2), width=128)
-# Thakur et al. 2023 (arXiv 2306.12100): 96.04 % on CIFAR-10 under the report's budget.
+"""WRN-16-8, likewise."""
 resnet_se443 = partial(ResNet, stage_sizes=(4, 4, 3), pool_size=None, squeeze=16)
-# For images of about 224 x 224, as torchvision's resnet18 and resnet50.
+"""Thakur et al. 2023 (arXiv 2306.12100): 96.04 % on CIFAR-10 under the report's budget."""
 imagenet_resnet18 = partial(resnet18, stem="imagenet", pool_size=None, num_classes=1000)
+"""ResNet-18 for images of about 224 x 224, as torchvision's resnet18."""
 imagenet_resnet50 = partial(resnet50, stem="imagenet", pool_size=None, num_classes=1000)
+"""ResNet-50 for images of about 224 x 224, as torchvision's resnet50."""
+
+VARIANTS: dict[Model, Callable[..., ResNet]] = {
+    "resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101, "resnet152": resnet152,
+    "preact_resnet18": preact_resnet18,
+    "resnet20": resnet20, "resnet32": resnet32, "resnet44": resnet44, "resnet56": resnet56, "resnet110": resnet110,
+    "wide_resnet16_8": wide_resnet16_8, "wide_resnet28_10": wide_resnet28_10, "resnet_se443": resnet_se443,
+    "imagenet_resnet18": imagenet_resnet18, "imagenet_resnet50": imagenet_resnet50,
+}  # fmt: skip
+"""The networks above by the names that `Config.model` takes."""
 
 
 def from_config(config: Config, num_classes: int, axis_name: str | None = None) -> ResNet:
-    """The network a configuration describes, for `num_classes` classes."""
-    return ResNet(
-        stage_sizes=config.blocks,
-        num_classes=num_classes,
-        width=config.width,
-        kernel_size=config.kernel_size,
-        pool_size=config.pool_size,
-        dropout=config.dropout,
-        dtype=jnp.dtype(config.precision),
-        axis_name=axis_name,
-    )
+    """The network a configuration describes, for `num_classes` classes.
+
+    Raises:
+      InputError: options that do not go together.
+    """
+    variant = VARIANTS[config.model]
+    inside = variant(num_classes=num_classes).block.preactivated
+    options = {
+        "width": config.width,
+        "stage_sizes": config.blocks,
+        "kernel_size": config.kernel_size,
+        "pool_size": config.pool_size,
+        "block_dropout" if inside else "dropout": config.dropout,
+    }
+    return variant(
+        num_classes=num_classes, dtype=jnp.dtype(config.precision), axis_name=axis_name,
+        **{name: value for name, value in options.items() if value is not None},
+    )  # fmt: skip
+
+
+def explicit(config: Config) -> Config:
+    """The same configuration with the network's own values written out, as records hold it.
+
+    A `pool_size` of None stays: it is the whole feature map.
+    """
+    model = from_config(config, 2)
+    return dataclasses.replace(
+        config, width=model.width, blocks=model.stage_sizes, kernel_size=model.kernel_size,
+        pool_size=model.pool_size, dropout=model.block_dropout or model.dropout,
+    )  # fmt: skip
+
+
+@lru_cache
+def parameter_count(model: ResNet, image_size: tuple[int, int], channels: int = 3) -> int:
+    """Trainable parameters of a network on images of `image_size`, (height, width) in pixels."""
+    images = jax.ShapeDtypeStruct((1, *image_size, channels), jnp.float32)
+    params = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)["params"]
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def check_network(config: Config, num_classes: int, image_size: tuple[int, int]) -> int:
+    """Check a configuration's network against its images and its budget; return its parameter count.
+
+    Args:
+      config: the configuration.
+      num_classes: classes the linear layer tells apart.
+      image_size: (height, width) of the images in pixels.
+
+    Raises:
+      InputError: the pooling is larger than the feature map, or the budget is exceeded.
+    """
+    model = from_config(config, num_classes)
+    height, width = model.feature_map(image_size)
+    require(
+        config, "pool_size", model.pool_size is None or model.pool_size <= min(height, width),
+        f"exceeds the last feature map, {height} x {width} for images of {image_size[0]} x {image_size[1]}: "
+        f"choose at most {min(height, width)}",
+    )  # fmt: skip
+    count = parameter_count(model, image_size)
+    if config.budget is not None and count > config.budget:
+        fitting = bisect.bisect_right(
+            # Every network has more parameters than its width squared.
+            range(1, min(model.width, math.isqrt(config.budget) + 1)), config.budget,
+            key=lambda width: parameter_count(model.clone(width=width), image_size),
+        )  # fmt: skip
+        smaller = f"--width {fitting} or less" if fitting else "fewer --blocks"
+        raise InputError(
+            f"--width {model.width}: the network has {count:,} parameters, over the budget of {config.budget:,}: "
+            f"choose {smaller}, or raise --budget"
+        )
+    return count

@@ -1,6 +1,5 @@
 """A run's directory: whose it is (`config.json`), and what came of it (`result.json`)."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -21,7 +20,7 @@ def describe(config: Config, dataset: Dataset, sha256: str, seed: int, experimen
     """The run as `config.json` holds it: everything that its result depends on, and what prediction needs.
 
     Args:
-      config: the configuration.
+      config: the configuration, explicit (`models.explicit`).
       dataset: the data, validation images already held out.
       sha256: digest of the data before that.
       seed: of the run.
@@ -31,13 +30,21 @@ def describe(config: Config, dataset: Dataset, sha256: str, seed: int, experimen
     return {
         "experiment": experiment,
         "seed": seed,
-        "config": dataclasses.asdict(config) | {"blocks": list(config.blocks)},
+        "config": {name: list(value) if isinstance(value, tuple) else value for name, value in vars(config).items()},
         "dataset": dataset_record(dataset, sha256),
         "classes": list(dataset.classes),
         "image_size": list(dataset.image_size),
         "mean": list(mean),
         "std": list(std),
     }
+
+
+def config_of(run: dict) -> Config:
+    """The configuration a `config.json` or `result.json` holds; options that came after it have their defaults."""
+    values: dict[str, Any] = {}
+    for name, value in run["config"].items():
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return Config(**values)
 
 
 def dataset_record(dataset: Dataset, sha256: str) -> dict:
@@ -136,8 +143,9 @@ def _read_only(place: pathlib.Path) -> bool:
 def _differences(recorded: dict, run: dict) -> list[str]:
     """What sets two runs apart, in words, "width 8, not 16"; as JSON sees them."""
     run = json.loads(json.dumps(run))
+    old = vars(Config()) | recorded["config"]
     pairs: list[tuple[str, Any, Any]] = [
-        (name, recorded["config"].get(name), value) for name, value in run["config"].items() if name not in _FREE
+        (name, old.get(name), value) for name, value in run["config"].items() if name not in _FREE
     ]
     pairs.append(("seed", recorded.get("seed"), run["seed"]))
     pairs.append(("data sha256", recorded["dataset"].get("sha256"), run["dataset"]["sha256"]))

@@ -1,7 +1,9 @@
 """The network: published parameter counts, and PyTorch's network computed with the same weights."""
 
 import dataclasses
+import itertools
 from functools import partial
+from typing import get_args
 
 import chex
 import flax.linen as nn
@@ -10,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from jresnet import models
-from jresnet.config import Config
+import jresnet
+from jresnet import models, summary
+from jresnet.config import Config, Model
 from jresnet.errors import InputError
+from jresnet.layers import BatchNorm, Conv
 from jresnet.models import ResNet
 
 SMALL = {"stage_sizes": (1, 1), "width": 4, "num_classes": 5}
@@ -58,29 +60,92 @@ def test_the_default_network_is_resnet18():
     assert shapes_of(models.from_config(Config(), 10)) == shapes_of(models.resnet18())
 
 
-@st.composite
-def networks(draw):
-    config = Config(
-        width=draw(st.integers(1, 9)),
-        blocks=tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))),
-        kernel_size=draw(st.sampled_from([1, 3, 5])),
-    )
-    image_size = draw(st.tuples(*[st.sampled_from([28, 32, 33, 64])] * 2))
-    pool_size = draw(st.integers(1, min(config.feature_map(image_size))))
-    return dataclasses.replace(config, pool_size=pool_size), draw(st.integers(2, 100)), image_size
+@pytest.mark.parametrize("budget", [401, 4_000, 100_000, 4_815_939, 4_815_940, 4_815_941, 5_000_000])
+def test_the_budget_is_inclusive_and_its_message_names_the_largest_width_that_fits(budget):
+    counts = {width: closed_form(width) for width in range(1, 65)}
+    fitting = [width for width, count in counts.items() if count <= budget]
+    for width in (1, 2, 41, 42, 43, 64):
+        config = Config(width=width, budget=budget)
+        if counts[width] <= budget:
+            assert models.check_network(config, 10, (32, 32)) == counts[width]
+            continue
+        with pytest.raises(InputError) as caught:
+            models.check_network(config, 10, (32, 32))
+        remedy = f"--width {max(fitting)} or less" if fitting else "fewer --blocks"
+        assert str(caught.value) == (
+            f"--width {width}: the network has {counts[width]:,} parameters, over the budget of {budget:,}: "
+            f"choose {remedy}, or raise --budget"
+        )
 
 
-@settings(max_examples=25)
-@given(networks())
-def test_the_closed_form_counts_the_networks_parameters(network):
-    config, num_classes, image_size = network
-    model = models.from_config(config, num_classes)
-    count = size_of(shapes_of(model, *image_size)["params"])
-    assert config.parameter_count(num_classes, image_size) == count
-    assert config.check_network(num_classes, image_size) == count
-    images = jax.ShapeDtypeStruct((2, *image_size, 3), jnp.float32)
-    logits = jax.eval_shape(partial(model.apply, train=False), shapes_of(model, *image_size), images)
-    assert logits.shape == (2, num_classes)
+def closed_form(width):
+    """Parameters of ResNet-18 with ten classes: kernels, shortcuts, two per normalised channel, the linear layer."""
+    widths = [width, width, 2 * width, 4 * width, 8 * width]
+    kernels = 9 * (3 * width + sum(a * b + 3 * b * b for a, b in itertools.pairwise(widths)))
+    shortcuts = sum(a * b for a, b in itertools.pairwise(widths[1:]))
+    norms = 2 * (width + sum(4 * b for b in widths[1:]) + sum(widths[2:]))
+    return kernels + shortcuts + norms + (widths[-1] + 1) * 10
+
+
+def test_a_width_of_any_size_is_counted_or_refused():
+    assert models.check_network(Config(width=2**31 - 1), 10, (32, 32)) == closed_form(2**31 - 1)
+    with pytest.raises(InputError, match="choose --width 42 or less"):
+        models.check_network(Config(width=2**31 - 1, budget=5_000_000), 10, (32, 32))
+
+
+@pytest.mark.parametrize("name", models.VARIANTS)
+def test_a_configuration_reaches_every_variant(name):
+    config = Config(model=name)
+    variant = models.VARIANTS[name]
+    assert models.from_config(config, 7) == variant(num_classes=7)
+    assert models.from_config(models.explicit(config), 7) == variant(num_classes=7)
+    changed = Config(model=name, width=32, blocks=(1, 1), kernel_size=(5, 3), pool_size=2, dropout=0.25)
+    inside = variant().block.preactivated
+    assert models.explicit(changed) == changed
+    assert models.from_config(changed, 7) == variant(
+        num_classes=7, width=32, stage_sizes=(1, 1), kernel_size=(5, 3), pool_size=2,
+        **{"block_dropout" if inside else "dropout": 0.25},
+    )  # fmt: skip
+
+
+def test_the_names_of_the_variants_are_public():
+    assert tuple(models.VARIANTS) == get_args(Model)
+    assert all(getattr(jresnet, name) is variant for name, variant in models.VARIANTS.items())
+
+
+def test_an_explicit_configuration_says_what_the_network_is():
+    found = models.explicit(Config())
+    assert (found.width, found.blocks, found.kernel_size, found.pool_size, found.dropout) == (64, (2, 2, 2, 2), 3, 4, 0)
+    wide = models.explicit(Config(model="wide_resnet16_8"))
+    assert (wide.width, wide.blocks, wide.pool_size, wide.dropout) == (128, (2, 2, 2), None, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "expected"),
+    [
+        (ResNet(), (32, 32), (4, 4)),
+        (ResNet(), (28, 28), (4, 4)),
+        (ResNet(), (33, 8), (5, 1)),
+        (ResNet(stage_sizes=(1,)), (7, 5), (7, 5)),
+        (ResNet(stage_sizes=(1, 1, 1)), (5, 1), (2, 1)),
+        (models.imagenet_resnet18(), (224, 225), (7, 8)),
+        (models.imagenet_resnet18(), (45, 32), (2, 1)),
+    ],
+)
+def test_the_last_feature_map(model, size, expected):
+    assert model.feature_map(size) == expected
+    pooled = summary.layers(model.clone(width=2, pool_size=1), size)[-2]
+    assert (pooled.kind, pooled.output[:2]) == ("average pooling", expected)
+
+
+def test_pooling_may_be_as_large_as_the_feature_map_and_no_larger():
+    models.check_network(Config(pool_size=4), 10, (32, 32))
+    with pytest.raises(InputError) as caught:
+        models.check_network(Config(pool_size=5), 10, (32, 32))
+    message = str(caught.value)
+    assert message.startswith("--pool-size 5: ") and "4 x 4" in message and "choose at most 4" in message
+    with pytest.raises(InputError, match=r"5 x 1.*choose at most 1"):
+        models.check_network(Config(pool_size=2), 10, (33, 8))
 
 
 def test_from_config_reads_every_field():
@@ -249,9 +314,7 @@ def test_bottleneck_equals_its_definition(stride):
     images = rng.normal(size=(2, 6, 5, 3))
     with jax.enable_x64():
         types = {"param_dtype": jnp.float64}
-        block = models.Bottleneck(
-            2, stride, partial(models.Conv, dtype=jnp.float64, **types), partial(models.BatchNorm, **types)
-        )
+        block = models.Bottleneck(2, stride, partial(Conv, dtype=jnp.float64, **types), partial(BatchNorm, **types))
         variables = block.init(jax.random.key(0), jnp.asarray(images), train=False)
         variables = jax.tree.map(lambda a: rng.normal(size=a.shape) ** 2 + 0.1, variables)
         found = block.apply(variables, jnp.asarray(images), train=False)
@@ -274,7 +337,7 @@ def test_a_pool_larger_than_the_map_is_refused(image_size):
     with pytest.raises(InputError, match=r"pool_size 5: exceeds the last feature map, .*4"):
         shapes_of(ResNet(**SMALL, pool_size=5), *image_size)
     with pytest.raises(InputError, match=r"--pool-size 5: exceeds the last feature map, .*4"):
-        Config(blocks=(1, 1), pool_size=5).check_network(10, image_size)
+        models.check_network(Config(blocks=(1, 1), pool_size=5), 10, image_size)
     assert shapes_of(ResNet(**SMALL, pool_size=4), *image_size)
 
 
@@ -316,4 +379,4 @@ def test_bfloat16_arithmetic_keeps_float32_parameters_statistics_and_logits():
 
 
 def is_conv_or_block(module: nn.Module, method: str) -> bool:
-    return isinstance(module, models.Conv | models.BasicBlock) and method == "__call__"
+    return isinstance(module, Conv | models.BasicBlock) and method == "__call__"
