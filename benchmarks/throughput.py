@@ -17,7 +17,7 @@ from typing import Any, Literal
 from benchmarks import timing
 from benchmarks.timing import Case, Device, Rival, Timing
 from jresnet import cli
-from jresnet.config import Config, Precision
+from jresnet.config import Precision
 from jresnet.errors import InputError
 
 Builders = Mapping[str, Callable[[], Rival]]
@@ -78,30 +78,12 @@ class Options:
         return [Case(width, batch, precision, self.device) for precision, width, batch in grid]
 
 
-def forward_flops(config: Config, num_classes: int, image_size: tuple[int, int]) -> int:
-    """Operations of one image's forward pass: 2 per multiply-add of the convolutions and the linear layer.
-
-    Args:
-      config: the network.
-      num_classes: classes the linear layer tells apart.
-      image_size: (height, width) in pixels.
-    """
-    area, outputs = config.kernel_size**2, config.width
-    height, width = image_size
-    products = area * 3 * outputs * height * width
-    for stage, depth in enumerate(config.blocks):
-        inputs, outputs = outputs, config.width * 2**stage
-        if stage > 0:
-            height, width = (height + 1) // 2, (width + 1) // 2
-            products += inputs * outputs * height * width
-        products += area * (inputs + (2 * depth - 1) * outputs) * outputs * height * width
-    cells = (height // config.pool_size) * (width // config.pool_size)
-    return 2 * (products + cells * outputs * num_classes)
-
-
 def training_flops(width: int) -> int:
-    """Floating-point operations of training on one CIFAR image."""
-    return TRAINING_PER_FORWARD * forward_flops(Config(width=width), CLASSES, IMAGE_SIZE)
+    """Floating-point operations of training on one CIFAR image: 2 per multiply-add of convolutions and linear layer."""
+    from jresnet import models, summary
+
+    layers = summary.layers(models.resnet18(num_classes=CLASSES, width=width), IMAGE_SIZE)
+    return TRAINING_PER_FORWARD * 2 * sum(layer.macs for layer in layers)
 
 
 def jax_matmul(precision: Precision, device: Device) -> Rival:
