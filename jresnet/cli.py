@@ -1,12 +1,14 @@
 """What every command-line program of the project shares: options from a dataclass, and exit statuses."""
 
 import contextlib
+import dataclasses
 import difflib
 import io
 import os
 import re
 import shlex
 import sys
+import types
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -57,6 +59,11 @@ def _complaint(box: str, options: type, words: list[str]) -> str:
         close = difflib.get_close_matches(unknown[1], names, n=1, cutoff=0.75)
         what = "no such option" if unknown[1].startswith("-") else "neither an option nor the value of one"
         return f"{unknown[1]}: {what}: {f'use {close[0]}, or see' if close else 'see'} --help for all options"
+    if "Required options" in text:
+        required = [field.name.upper() for field in dataclasses.fields(options) if field.default is dataclasses.MISSING]
+        return f"{' and '.join(required)}: must be given: see --help"
+    if chosen := re.search(r"invalid choice '(.*?)' for argument '(\w+)'", text):
+        return f"{chosen[2]} {chosen[1]}: must be {_kind(typing.get_type_hints(options)[chosen[2]])}"
     found = re.search(r"(?:Missing value for argument|Error parsing|for argument) '?(--[\w-]+)", text)
     if found and found[1] in names:
         values = _values(found[1], words)
@@ -81,13 +88,15 @@ def _values(name: str, words: list[str]) -> list[str]:
 
 def _kind(hint: Any) -> str:
     """What an option of this type takes, in words."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = typing.get_args(hint)[0]
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:
         return f"one of {', '.join(arguments)}"
     if typing.get_origin(hint) is tuple:
-        return "whole numbers, as in 2 2 2 2"
-    inner = arguments[0] if arguments else hint
-    return {int: "a whole number", float: "a number"}.get(inner, "a text")
+        several = {int: "whole numbers", float: "numbers"}.get(arguments[0], "words")
+        return f"{several}, as in 2 2 2 2" if arguments[1] is ... else f"{len(arguments)} {several}"
+    return {int: "a whole number", float: "a number"}.get(hint, "a text")
 
 
 def exit_status(program: Callable[[], None]) -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,8 @@ from jresnet.errors import InputError
 from jresnet.parallel import compiler_options
 from jresnet.training import fresh, restored
 
+# Where weights come from elsewhere: what stands for the experiment in the run's record.
+CONVERTED = "converted"
 # Images per call; fewer are padded to the next power of two, so that few shapes are ever compiled.
 MOST_IMAGES = 256
 
@@ -55,7 +58,7 @@ class Classifier:
         missing = {"config", "classes", "image_size", "mean", "std"} - run.keys()
         if missing or not names >= run["config"].keys():
             raise InputError(f"{directory / rundir.CONFIG}: not a record of a run: choose a run's directory")
-        config = Config(**run["config"] | {"blocks": tuple(run["config"]["blocks"])})
+        config = rundir.config_of(run)
         model = models.from_config(config, len(run["classes"]))
         # Neither seed nor number of steps changes the shapes.
         shapes = jax.eval_shape(
@@ -94,3 +97,40 @@ class Classifier:
         size = 1 << (len(images) - 1).bit_length()
         padded = np.pad(images, [(0, size - len(images)), (0, 0), (0, 0), (0, 0)])
         return np.asarray(self._probabilities(self.variables, padded))[: len(images)]
+
+
+def store(
+    directory: str | os.PathLike, config: Config, variables: Any, classes: Sequence[str],
+    image_size: tuple[int, int], mean: Sequence[float], std: Sequence[float],
+) -> None:  # fmt: skip
+    """Write weights that were made elsewhere as a run's directory, from which `Classifier.load` reads them.
+
+    Args:
+      directory: made if need be; empty so far.
+      config: the network they belong to.
+      variables: `params` and `batch_stats` of that network, float32.
+      classes: names, in the order of the logits.
+      image_size: (height, width) of the images in pixels.
+      mean: of each colour channel, on the scale 0..1, as the images were normalised in training.
+      std: likewise, the standard deviation.
+
+    Raises:
+      InputError: the directory holds something already, or cannot be written.
+    """
+    place = pathlib.Path(directory)
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise InputError(f"{place}: is there already: choose a new directory")
+    model, tx = models.from_config(config, len(classes)), optim.optimizer(config, 1)
+    state, sums = jax.jit(partial(fresh, model, tx, image_shape=(*image_size, 3)))(0)
+    state = state.replace(params=variables["params"], batch_stats=variables["batch_stats"])
+    run = {
+        "experiment": CONVERTED, "seed": 0, "config": vars(models.explicit(config)),
+        "dataset": {"name": CONVERTED}, "classes": list(classes), "image_size": list(image_size),
+        "mean": list(mean), "std": list(std),
+    }  # fmt: skip
+    try:
+        with Checkpoints(place / rundir.CHECKPOINTS) as checkpoints:
+            checkpoints.save(0, (state, sums), {"seconds": 0.0})
+        rundir.claim(place, run)
+    except OSError as error:
+        raise InputError(f"{place}: cannot be written ({error.strerror}): choose another place") from None

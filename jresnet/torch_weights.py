@@ -54,10 +54,8 @@ def from_state_dict(
     Raises:
       InputError: keys are missing, unknown or of another shape; the message lists every one.
     """
-    tensors = {re.sub(_PREFIXES, "", name): value for name, value in state_dict.items()}
-    tensors = {name: value for name, value in tensors.items() if not name.endswith(_BATCHES)}
-    paths, shapes = expected(model, image_size, layout_of(tensors))
-    _compare(tensors, shapes)
+    tensors = _plain(state_dict)
+    paths = _matched(tensors, model, image_size)
     arrays = {path: _from_torch(_array(tensors[name])) for name, path in paths.items()}
     return flax.traverse_util.unflatten_dict(
         {path: jnp.asarray(array, model.param_dtype) for path, array in arrays.items()}
@@ -90,6 +88,30 @@ def to_state_dict(
     counts = {name + _BATCHES: np.zeros((), np.int64) for name in counted}
     # PyTorch takes over an array's memory, so it must own its own and be writable.
     return {name: np.array(array, order="C") for name, array in sorted((arrays | counts).items())}
+
+
+def relayout(
+    state_dict: Mapping[str, Any], model: ResNet, layout: Layout, image_size: tuple[int, int] = (32, 32)
+) -> dict[str, np.ndarray]:
+    """The same tensors under another layout's names, every bit and `num_batches_tracked` included.
+
+    Args:
+      state_dict: as of `from_state_dict`.
+      model: the network it belongs to.
+      layout: whose names the result has.
+      image_size: as of `from_state_dict`.
+
+    Returns:
+      Arrays by name, of the tensors' own dtypes; bfloat16, which NumPy lacks, becomes float32.
+
+    Raises:
+      InputError: keys are missing, unknown or of another shape; the message lists every one.
+    """
+    tensors = _plain(state_dict)
+    renamed = {name: torch_name(path, layout) for name, path in _matched(tensors, model, image_size).items()}
+    modules = {name.rpartition(".")[0]: new.rpartition(".")[0] for name, new in renamed.items()}
+    renamed |= {module + _BATCHES: new + _BATCHES for module, new in modules.items() if module + _BATCHES in tensors}
+    return {new: np.array(_array(tensors[name]), order="C") for name, new in sorted(renamed.items())}
 
 
 def load(path: str | os.PathLike) -> dict[str, Any]:
@@ -145,7 +167,9 @@ def _read_torch(path):
 def _read_safetensors(path):
     import safetensors.flax
 
-    return safetensors.flax.load_file(path)
+    # Otherwise JAX would halve the 64-bit tensors.
+    with jax.enable_x64():
+        return {name: np.asarray(array) for name, array in safetensors.flax.load_file(path).items()}
 
 
 def _torch_bytes(state_dict):
@@ -176,6 +200,19 @@ def expected(
     return paths, {name: _torch_shape(variables[path].shape) for name, path in paths.items()}
 
 
+def classes_of(state_dict: Mapping[str, Any]) -> int:
+    """How many classes the linear layer of a state dict tells apart.
+
+    Raises:
+      InputError: it has no linear layer.
+    """
+    tensors = _plain(state_dict)
+    for layer in ("linear", "fc"):
+        if f"{layer}.bias" in tensors:
+            return len(tensors[f"{layer}.bias"])
+    raise InputError("the weights have neither linear.bias nor fc.bias: give the state dict of a whole network")
+
+
 def layout_of(names: Mapping[str, Any]) -> Layout:
     """The layout these names are in."""
     torchvision = any(name.startswith("fc.") or ".downsample." in name for name in names)
@@ -189,16 +226,30 @@ def torch_name(path: tuple[str, ...], layout: Layout) -> str:
     return ".".join((*names, _LEAVES[leaf]))
 
 
+def _plain(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors by their names without prefixes."""
+    return {re.sub(_PREFIXES, "", name): value for name, value in state_dict.items()}
+
+
+def _matched(tensors: Mapping[str, Any], model: ResNet, image_size: tuple[int, int]) -> dict[str, tuple[str, ...]]:
+    """The variable's path here for every tensor's name; InputError unless the tensors are the network's."""
+    counted = {name: value for name, value in tensors.items() if not name.endswith(_BATCHES)}
+    paths, shapes = expected(model, image_size, layout_of(tensors))
+    _compare(counted, shapes)
+    return paths
+
+
 def _flat(variables: Any) -> dict[tuple[str, ...], Any]:
     return flax.traverse_util.flatten_dict(dict(variables))
 
 
 def _array(tensor: Any) -> np.ndarray:
-    """A tensor or array on the host; NumPy knows no bfloat16, whose values float32 holds exactly."""
+    """A tensor or array on the host; PyTorch makes no NumPy array of bfloat16, whose values float32 holds exactly."""
     if hasattr(tensor, "detach"):
         tensor = tensor.detach().cpu()
         tensor = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
-    return np.asarray(tensor)
+    array = np.asarray(tensor)
+    return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
 
 
 def _from_torch(array: np.ndarray) -> np.ndarray:

@@ -12,7 +12,8 @@ import jresnet
 from jresnet import torch_weights
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("safetensors")
+safetensors = pytest.importorskip("safetensors")
+pytest.importorskip("safetensors.torch")
 
 from benchmarks import torch_resnet  # noqa: E402
 
@@ -92,11 +93,22 @@ def test_several_pooled_cells_keep_their_order():
     np.testing.assert_allclose(model.apply(loaded, images, train=False), expected, atol=1e-6)
 
 
-def test_bfloat16_tensors_are_read_exactly(network):
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_tensors_of_any_precision_are_read_exactly(tmp_path, network, dtype, suffix):
     state_dict = {
-        name: tensor.bfloat16() for name, tensor in network.state_dict().items() if tensor.is_floating_point()
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in network.state_dict().items()
     }
-    kernel = torch_weights.from_state_dict(state_dict, MODEL)["params"]["conv1"]["kernel"]
+    path = tmp_path / f"weights{suffix}"
+    torch.save(state_dict, path) if suffix == ".pth" else safetensors.torch.save_file(state_dict, path)
+    loaded = torch_weights.load(path)
+    wide = torch.float32 if dtype == torch.bfloat16 else dtype
+    renamed = torch_weights.relayout(loaded, MODEL, "torchvision")
+    for name, tensor in state_dict.items():
+        found = renamed[name.replace("linear", "fc").replace("shortcut", "downsample")]
+        assert torch.equal(torch.from_numpy(found), tensor.to(wide) if tensor.is_floating_point() else tensor), name
+    kernel = torch_weights.from_state_dict(loaded, MODEL)["params"]["conv1"]["kernel"]
     assert kernel.dtype == jnp.float32
     np.testing.assert_array_equal(kernel, state_dict["conv1.weight"].float().numpy().transpose(2, 3, 1, 0))
 
