@@ -19,6 +19,7 @@ from jresnet.errors import InputError
 from jresnet.torch_weights import Layout
 
 ARCHITECTURE = ("model", "width", "blocks", "kernel_size", "pool_size")
+"""Options that say which network; the names are Config's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +135,11 @@ def refuse(options: Convert, names: Sequence[str], applies: bool, rule: str) -> 
 
 
 def convert_file(options: Convert, to_run: bool) -> None:
-    """Convert a state dict in a file."""
+    """Convert a state dict in a file, to a run's directory if `to_run`, else to another file.
+
+    Raises:
+      InputError: options that do not go together, or weights of another network; nothing is written.
+    """
     if to_run and (options.mean is None or options.std is None):
         raise InputError(
             "--mean and --std: a run's directory needs the normalisation that the weights were trained with: "
@@ -160,6 +165,7 @@ def convert_file(options: Convert, to_run: bool) -> None:
 
 
 COMMANDS: dict[str, tuple[type, Any]] = {"inspect": (Inspect, inspect), "convert": (Convert, convert)}
+"""A command's options and what it does."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

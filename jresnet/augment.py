@@ -30,7 +30,18 @@ class Draws(NamedTuple):
 
 
 def draw(key: jax.Array, images: int, padding: int, flip: float, grayscale: float) -> Draws:
-    """Draw augmentations for `images` images: padding in pixels, probabilities of a flip and of gray."""
+    """Draw augmentations, each image's apart from the others'.
+
+    Args:
+      key: typed PRNG key; decides everything.
+      images: how many draws.
+      padding: pixels of zeros on every border, 4 in the report; all (2 x padding + 1)^2 crops are equally likely.
+      flip: probability of a flip, 0.5 in the report.
+      grayscale: probability of gray, 0.5 in the report (section 3.2, all three).
+
+    Returns:
+      Draws of shapes [images, 2], [images] and [images].
+    """
     crop_key, flip_key, gray_key = jax.random.split(key, 3)
     return Draws(
         offsets=jax.random.randint(crop_key, (images, 2), 0, 2 * padding + 1),

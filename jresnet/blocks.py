@@ -35,21 +35,25 @@ class Block(nn.Module):
     preactivated: ClassVar[bool] = False
 
     def changes(self, x: jax.Array) -> bool:
-        """Whether the block's output has another shape than x, so that x itself cannot be added."""
+        """Whether the output has another shape than x, [batch, height, width, inputs], so that x cannot be added."""
         return self.stride > 1 or x.shape[-1] != self.features * self.expansion
 
     def padded(self, x: jax.Array) -> jax.Array:
-        """Every stride-th pixel of x, with channels of zeros on both sides (He et al. 2015, option A)."""
+        """Every stride-th pixel of x, with channels of zeros on both sides (He et al. 2015, option A).
+
+        [batch, height, width, inputs] -> the shape of the block's output, x's dtype. An odd number of
+        channels has the one more after x's own.
+        """
         missing = self.features * self.expansion - x.shape[-1]
         return jnp.pad(x[:, :: self.stride, :: self.stride], [(0, 0)] * 3 + [(missing // 2, missing - missing // 2)])
 
     def projected(self, x: jax.Array) -> jax.Array:
-        """x under a strided 1x1 convolution."""
+        """x under a strided 1x1 convolution (option B): as `padded`, of the convolution's dtype."""
         outputs = self.features * self.expansion
         return self.conv(outputs, side=1, stride=self.stride, name="shortcut_conv")(x)
 
     def skip(self, x: jax.Array, norm_options: dict) -> jax.Array:
-        """x itself, or what stands for it in the output's shape."""
+        """x itself, or what stands for it in the output's shape; `norm_options` are those of `BatchNorm.__call__`."""
         if not self.changes(x):
             return x
         if self.shortcut == "padding":
@@ -135,5 +139,5 @@ class SqueezeExcitation(nn.Module):
 
 
 def torch_dense(features: int, inputs: int, **options: Any) -> nn.Dense:
-    """A linear layer from `inputs` to `features` numbers with torch.nn.Linear's initial weights."""
+    """A linear layer, [batch, inputs] -> [batch, features], with torch.nn.Linear's initial weights and bias."""
     return nn.Dense(features, kernel_init=torch_weight_init, bias_init=torch_bias_init(inputs), **options)

@@ -125,7 +125,10 @@ class Config:
 
 
 def require(config: Config, name: str, holds: bool, rule: str) -> None:
-    """Raise InputError for field `name` unless `holds`; NaN fails every comparison, so it is refused too."""
+    """Raise InputError with the option of field `name`, its value and the rule, unless `holds`.
+
+    NaN fails every comparison, so it is refused too.
+    """
     if not holds:
         option = f"--{name.replace('_', '-')} {_shown(getattr(config, name))}".rstrip()
         raise InputError(f"{option}: {rule}")

@@ -17,6 +17,7 @@ FORMATS = (".svg", ".png", ".pdf")
 """What a figure's file may end in."""
 
 IDENTITY = "identity"
+"""What a skip connection does that hands its input on."""
 
 MOST_BLOCKS = 4
 """Blocks of a stage that are drawn one by one; of more than that, the first two and the last."""

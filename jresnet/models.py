@@ -130,7 +130,11 @@ class ResNet(nn.Module):
         return self.head(x, train)
 
     def stem_of(self, images: jax.Array, conv: Callable, norm: Callable, norm_options: dict) -> jax.Array:
-        """What comes before the stages; blocks that activate first get the convolution alone."""
+        """What comes before the stages, [batch, height, width, 3] -> [batch, rows, columns, stem's channels].
+
+        Rows and columns are height and width, or a quarter of them for the imagenet stem, rounded up. Blocks
+        that activate first get the convolution alone.
+        """
         features = self.stem_width or self.width
         large = self.stem == "imagenet"
         x = conv(features, side=7 if large else self.kernel_sizes[0], stride=2 if large else 1, name="conv1")(images)
@@ -143,7 +147,11 @@ class ResNet(nn.Module):
         return x
 
     def head(self, x: jax.Array, train: bool) -> jax.Array:
-        """Pool, flatten, drop out and apply the linear layer: [batch, height, width, channels] -> logits."""
+        """Pool, flatten, drop out, apply the linear layer: [batch, height, width, channels] -> [batch, num_classes].
+
+        Raises:
+          InputError: the pooling is larger than the feature map.
+        """
         height, width = x.shape[1:3]
         refuse_unless(
             self.pool_size is None or self.pool_size <= min(height, width),
@@ -245,7 +253,11 @@ def explicit(config: Config) -> Config:
 
 @lru_cache
 def parameter_count(model: ResNet, image_size: tuple[int, int], channels: int = 3) -> int:
-    """Trainable parameters of a network on images of `image_size`, (height, width) in pixels."""
+    """Trainable parameters of a network on images of `image_size`, (height, width) in pixels, and so many channels.
+
+    Raises:
+      InputError: the pooling is larger than the last feature map.
+    """
     images = jax.ShapeDtypeStruct((1, *image_size, channels), jnp.float32)
     params = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)["params"]
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

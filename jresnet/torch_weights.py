@@ -24,13 +24,16 @@ from jresnet.runlog import write_bytes
 
 Layout = Literal["kuangliu", "torchvision"]
 
+# Our names of modules, and each layout's where they differ.
 _MODULES = {
     "kuangliu": {"shortcut_conv": "shortcut.0", "shortcut_bn": "shortcut.1", "linear": "linear"},
     "torchvision": {"shortcut_conv": "downsample.0", "shortcut_bn": "downsample.1", "linear": "fc"},
 }
+# Flax's names of a layer's arrays, and PyTorch's.
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 # What DataParallel and torch.compile put before every name.
 _PREFIXES = r"^(module\.|_orig_mod\.)+"
+# The counter, int64 [], that every batch normalisation of PyTorch carries along.
 _BATCHES = ".num_batches_tracked"
 
 
@@ -193,7 +196,10 @@ _WRITERS = {".pth": _torch_bytes, ".pt": _torch_bytes, ".safetensors": _safetens
 def expected(
     model: ResNet, image_size: tuple[int, int], layout: Layout
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[int, ...]]]:
-    """For every tensor's name in a network's state dict: the variable's path here, and the tensor's shape there."""
+    """For every tensor's name in a network's state dict: the variable's path here, and the tensor's shape there.
+
+    `num_batches_tracked` is left out. `image_size` is (height, width) in pixels.
+    """
     images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
     variables = _flat(jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images))
     paths = {torch_name(path, layout): path for path in variables}
