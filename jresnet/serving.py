@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +14,8 @@ from jresnet.checkpoint import Checkpoints
 from jresnet.config import Config
 from jresnet.errors import InputError
 from jresnet.parallel import compiler_options
-from jresnet.training import fresh, restored
+from jresnet.programs import init_program
+from jresnet.training import restored
 
 # Images per call; fewer are padded to the next power of two, so that few shapes are ever compiled.
 MOST_IMAGES = 256
@@ -58,9 +58,8 @@ class Classifier:
         config = Config(**run["config"] | {"blocks": tuple(run["config"]["blocks"])})
         model = models.from_config(config, len(run["classes"]))
         # Neither seed nor number of steps changes the shapes.
-        shapes = jax.eval_shape(
-            partial(fresh, model, optim.optimizer(config, 1), image_shape=(*run["image_size"], 3)), 0
-        )
+        program = init_program(model, optim.shared_optimizer(config, 1), (*run["image_size"], 3))
+        shapes = jax.eval_shape(program, 0, config.learning_rate, config.weight_decay)
         with Checkpoints(directory / rundir.CHECKPOINTS, read_only=True) as checkpoints:
             steps = checkpoints.steps()
             if not steps:

@@ -11,7 +11,8 @@ PACKAGE = pathlib.Path(jresnet.__file__).parent
 # From the ground up; the README's map has the same order.
 ORDER = [
     "errors", "config", "synthetic", "readers", "tfds_reader", "datasets", "augment", "layers", "models", "optim",
-    "state", "step", "parallel", "pipeline", "environment", "interrupt", "checkpoint", "runlog", "rundir", "training",
+    "state", "step", "parallel", "pipeline", "environment", "interrupt", "checkpoint", "runlog", "rundir", "programs",
+    "training",
     "serving", "torch_weights", "report", "loop", "cli", "__init__",
 ]  # fmt: skip
 
