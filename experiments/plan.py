@@ -24,6 +24,7 @@ QUICK: dict[str, Any] = {
     "validation": 128,
     "test_images": 128,
     "width_scale": 0.05,
+    "blocks": (1, 1, 1, 1),
     "epochs": 2,
     "seeds": 2,
 }
@@ -44,6 +45,8 @@ class StudyOptions:
     """Passes over the training images in every run."""
     width_scale: float = 1.0
     """Factor on every network's channels, for a reduced study: 0.125 makes 42, 64 and 80 into 5, 8 and 10."""
+    blocks: tuple[int, ...] | None = None
+    """Residual blocks per stage in every experiment but the one that compares them (default: 2 2 2 2)."""
     train_images: int | None = None
     """Use only this many training images, the same share of every class."""
     test_images: int | None = None
@@ -195,7 +198,10 @@ class Plan:
         settings = []
         for setting in experiment.settings:
             width = max(1, round(cast(int, setting.config.width) * self.options.width_scale))
-            config = dataclasses.replace(setting.config, width=width, **self.changes)
+            blocks = None if experiment.option == "blocks" else self.options.blocks
+            config = dataclasses.replace(
+                setting.config, width=width, blocks=blocks or setting.config.blocks, **self.changes
+            )
             settings.append(dataclasses.replace(setting, config=config))
         if len({setting.config for setting in settings}) < len(settings):
             labels = ", ".join(setting.label for setting in settings)

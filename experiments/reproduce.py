@@ -82,6 +82,8 @@ def caption(study: Plan, results: Sequence[tuple[Experiment, tuple[Cell, ...]]])
     channels = "the report's channels"
     if options.width_scale != 1:
         channels = f"{', '.join(map(str, widths))} channels (the report's times {options.width_scale:g})"
+    if options.blocks is not None:
+        channels += f"; {' '.join(map(str, options.blocks))} blocks per stage in place of 2 2 2 2"
     seeds = f"{options.seeds} seed{'s' if options.seeds > 1 else ''} per setting"
     devices = sorted({record["device"] for _, cells in results for cell in cells for record in cell.records})
     scale = _scale(options)
@@ -91,7 +93,7 @@ def caption(study: Plan, results: Sequence[tuple[Experiment, tuple[Cell, ...]]])
 
 def _scale(options: StudyOptions) -> str:
     full = plan.StudyOptions()
-    names = ("dataset", "epochs", "width_scale", "train_images", "test_images")
+    names = ("dataset", "epochs", "width_scale", "blocks", "train_images", "test_images")
     same = all(getattr(options, name) == getattr(full, name) for name in names)
     return "The report's scale" if same else "Not the report's scale"
 

@@ -140,7 +140,10 @@ def test_one_run_leaves_its_record_and_prints_where(here, capsys):
     place = here / "runs" / "trial"
     paths = printed_paths(lines)
     assert all(path.exists() for path in paths)
-    names = {"table.md", "config.json", "metrics.jsonl", "result.json", "curves.png", "checkpoints"}
+    names = {
+        "table.md", "config.json", "metrics.jsonl", "result.json", "predictions.npz", "sha256sums.txt", "curves.png",
+        "checkpoints",
+    }  # fmt: skip
     events = {path.name for path in place.glob("events.*")}
     assert events and {path.name for path in paths} == names | events == {path.name for path in place.iterdir()}
     result = json.loads((place / "result.json").read_text())
@@ -164,7 +167,7 @@ def test_several_seeds_and_their_resumption(here, capsys):
     assert [result["seed"] for result in results] == [3, 4]
     assert results[0]["train_loss"] != results[1]["train_loss"]
     assert [row[0] for row in rows(here / "w" / "table.md")] == ["3", "4", "mean ± std, n = 2"]
-    assert all(path.exists() for path in printed_paths(lines)) and len(printed_paths(lines)) == 13
+    assert all(path.exists() for path in printed_paths(lines)) and len(printed_paths(lines)) == 17
 
     before = tree(here / "w")
     assert study.main("trial", CONFIG, [*TINY, *words, "2"]) == 2
