@@ -6,10 +6,9 @@ accuracy 0.875597.
     python -m experiments.augmentation
 """
 
-from experiments import study
-from jresnet.config import Config
+from experiments import paper, study
 
-CONFIG = Config(width=64, batch_size=64, learning_rate=0.01, epochs=100)
+CONFIG = paper.AUGMENTED
 
 if __name__ == "__main__":
     raise SystemExit(study.main("augmentation", CONFIG))

@@ -8,10 +8,9 @@ The batch size follows from the final accuracy, 0.909545 = 9110 / (313 x 32), a 
     python -m experiments.final --quick    # a small network on synthetic images
 """
 
-from experiments import study
-from jresnet.config import Config
+from experiments import paper, study
 
-CONFIG = Config(width=42, batch_size=32, learning_rate=0.001, epochs=100, budget=5_000_000)
+CONFIG = paper.final()
 
 if __name__ == "__main__":
     raise SystemExit(study.main("final", CONFIG))

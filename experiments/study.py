@@ -1,14 +1,14 @@
-"""An experiment's program: options -> runs over seeds -> a table, and the paths of what was written."""
+"""What experiments are made of, and the program of a single one: options -> runs over seeds -> a table."""
 
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jresnet import cli, loop, report
 from jresnet.config import Config, require
-from jresnet.datasets import load_dataset
+from jresnet.datasets import Dataset, load_dataset
 from jresnet.errors import InputError, Interrupted
 from jresnet.runlog import write_bytes
 
@@ -24,6 +24,79 @@ QUICK: dict[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Setting:
+    """One column of the report's tables: its head, and the configuration behind it."""
+
+    label: str
+    config: Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One experiment of the report.
+
+    Attributes:
+      name: its module in this package.
+      section: of the report.
+      title: in words.
+      option: the field of Config that varies; None where several or none do.
+      settings: what is compared.
+      reported: label -> key of `result.json` -> the report's value, where it gives one.
+      claim: labels, best first, as the report orders them by test accuracy; empty where it claims nothing.
+      chosen: the label that the report went on with, if it chose one.
+    """
+
+    name: str
+    section: str
+    title: str
+    option: str | None
+    settings: tuple[Setting, ...]
+    reported: Mapping[str, Mapping[str, float]]
+    claim: tuple[str, ...]
+    chosen: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What was run for one setting.
+
+    Attributes:
+      setting: the setting.
+      records: `result.json` of each finished seed, by ascending seed.
+      histories: the epochs' lines of `metrics.jsonl` of each.
+      places: the directories of those runs.
+      command: what makes these runs again.
+    """
+
+    setting: Setting
+    records: tuple[dict, ...]
+    histories: tuple[tuple[dict, ...], ...]
+    places: tuple[pathlib.Path, ...]
+    command: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A study as far as it has come.
+
+    Attributes:
+      experiments: each with its cells, in the report's order; those that still wait for another are left out.
+      dataset: the data, with the pictures, no validation images held out.
+      select: the split that choices are made on, "validation" or "test".
+      follow: whether sweeps go on from this study's own choices instead of the report's.
+      command: what made the study.
+      caption: what was really run, in words.
+    """
+
+    experiments: tuple[tuple[Experiment, tuple[Cell, ...]], ...]
+    dataset: Dataset
+    select: str
+    follow: bool
+    command: str
+    caption: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Options(Config):
     """Options of an experiment: those of its configuration, and how to run it."""
 
@@ -31,6 +104,10 @@ class Options(Config):
     """Runs, with seeds from --first-seed on."""
     first_seed: int = 0
     """Seed of the first run."""
+    train_images: int | None = None
+    """Use only this many training images, the same share of every class."""
+    test_images: int | None = None
+    """Use only this many test images, the same share of every class."""
     workdir: str | None = None
     """Directory of the run, or of the runs where there are several (default: a new one below runs/)."""
     resume: bool = False
@@ -75,7 +152,7 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
     program = f"python -m experiments.{experiment}"
     options = parse(program, config, arguments)
     workdir = pathlib.Path(options.workdir) if options.workdir else default_workdir(experiment, options)
-    dataset = load_dataset(options.dataset, options.data_dir)
+    dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     places = {seed: workdir if options.seeds == 1 else workdir / f"seed-{seed}" for seed in seeds}
     check_layout(workdir, options.seeds)
@@ -145,6 +222,9 @@ def resumed(arguments: list[str], options: Options, workdir: pathlib.Path) -> li
 
 def written(workdir: pathlib.Path, places: list[pathlib.Path]) -> list[pathlib.Path]:
     """What the experiment wrote, as a user would look for it."""
-    names = ("config.json", "metrics.jsonl", "result.json", "curves.png", "checkpoints", "events.*")
+    names = (
+        "config.json", "metrics.jsonl", "result.json", "predictions.npz", "sha256sums.txt", "curves.png", "checkpoints",
+        "events.*",
+    )  # fmt: skip
     files = [path for place in places for name in names for path in sorted(place.glob(name))]
     return [workdir / "table.md", *files]

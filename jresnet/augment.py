@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from numpy.typing import ArrayLike
 
 # Weights of red, green and blue in torchvision's rgb_to_grayscale (ITU-R BT.601, rounded as there).
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
@@ -75,13 +76,13 @@ def crop(images: jax.Array, offsets: jax.Array, padding: int) -> jax.Array:
     return jax.vmap(lambda image, offset: lax.dynamic_slice(image, (*offset, 0), images.shape[1:]))(padded, offsets)
 
 
-def normalise(pixels: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+def normalise(pixels: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
     """Scale pixels from 0..255 to 0..1, subtract the channels' mean and divide by their standard deviation.
 
     Args:
       pixels: uint8 or float32 [batch, height, width, channels].
-      mean: of each channel, on the scale 0..1.
-      std: of each channel, on the scale 0..1.
+      mean: [channels], on the scale 0..1.
+      std: [channels], on the scale 0..1.
 
     Returns:
       float32 [batch, height, width, channels].

@@ -11,8 +11,8 @@ from jresnet import synthetic
 from jresnet.readers import Arrays, read_folder, read_npz, refuse, size
 from jresnet.tfds_reader import read_tfds
 
-# Sets the draw of the validation images apart from every other use of the run's seed.
-_HOLD_OUT_STREAM = 0x486F6C64
+# Set these draws apart from every other use of a seed.
+_HOLD_OUT_STREAM, _FOLD_STREAM, _SUBSET_STREAM = 0x486F6C64, 0x466F6C64, 0x53756273
 _CHUNK = 1024
 
 SYNTHETIC_TRAIN, SYNTHETIC_TEST = 4000, 1000
@@ -34,6 +34,10 @@ class Split:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.images)
+
+    def take(self, rows: np.ndarray | slice) -> "Split":
+        """The images of these rows, a mask, indices or a slice."""
+        return Split(self.images[rows], self.labels[rows])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,23 +85,65 @@ class Dataset:
             refuse(f"--validation {n}: must lie below {len(self.train)}, the training images of {self.name}")
         if len(self.validation):
             refuse(f"--validation {n}: {self.name} has {len(self.validation)} validation images of its own: leave it 0")
-        held = np.zeros(len(self.train), bool)
-        rng = np.random.default_rng((seed, _HOLD_OUT_STREAM))
-        for label, share in enumerate(self._shares(n)):
-            of_class = np.flatnonzero(self.train.labels == label)
-            held[rng.choice(of_class, share, replace=False)] = True
-        train, validation = (Split(self.train.images[rows], self.train.labels[rows]) for rows in (~held, held))
-        return dataclasses.replace(self, train=train, validation=validation)
-
-    def _shares(self, n: int) -> np.ndarray:
-        """Validation images per class, int64 [classes], by largest remainder."""
-        counts = np.bincount(self.train.labels, minlength=len(self.classes))
-        shares, remainders = np.divmod(n * counts, len(self.train))
-        shares[np.argsort(-remainders, kind="stable")[: n - shares.sum()]] += 1
-        emptied = np.flatnonzero(shares >= counts)
+        shares = _shares(self.train.labels, len(self.classes), n)
+        emptied = np.flatnonzero(shares >= np.bincount(self.train.labels))
         if len(emptied):
             refuse(f"--validation {n}: would take every training image of class {self.classes[emptied[0]]}: lower it")
-        return shares
+        held = _drawn(self.train.labels, shares, np.random.default_rng((seed, _HOLD_OUT_STREAM)))
+        return dataclasses.replace(self, train=self.train.take(~held), validation=self.train.take(held))
+
+    def fold(self, folds: int, index: int, seed: int = 0) -> "Dataset":
+        """One of `folds` parts of the training set for validation, the others for training, and no test images.
+
+        Every training image is validated on by exactly one fold. A class's images are shared out among the
+        folds equally, to within one image, and so are all images. Validation images that the data set
+        brings along are left out.
+
+        Args:
+          folds: number of parts.
+          index: which of them is the validation split, from 0.
+          seed: with the data, decides which image is in which part.
+
+        Raises:
+          InputError: fewer than 2 folds, or a class with fewer images than folds.
+        """
+        counts = np.bincount(self.train.labels, minlength=len(self.classes))
+        if not 2 <= folds <= counts.min():
+            fewest = f"{self.classes[counts.argmin()]}, the smallest class, has {counts.min()} training images"
+            refuse(f"--folds {folds}: must lie from 2 to {counts.min()}, as {fewest}")
+        rng = np.random.default_rng((seed, _FOLD_STREAM))
+        by_class = [rng.permutation(np.flatnonzero(self.train.labels == label)) for label in range(len(counts))]
+        held = np.zeros(len(self.train), bool)
+        held[np.concatenate(by_class)[index::folds]] = True
+        return dataclasses.replace(
+            self,
+            name=f"{self.name}, fold {index + 1} of {folds}",
+            train=self.train.take(~held),
+            validation=self.train.take(held),
+            test=self.test.take(slice(0)),
+        )
+
+    def subset(self, train: int | None = None, test: int | None = None) -> "Dataset":
+        """The data set with `train` training and `test` test images, every class by its share; None for all.
+
+        Raises:
+          InputError: more images than there are, or too few for every class to have one.
+        """
+        if train is None and test is None:
+            return self
+        return dataclasses.replace(self, train=self._part("train", train), test=self._part("test", test))
+
+    def _part(self, name: str, n: int | None) -> Split:
+        split: Split = getattr(self, name)
+        if n is None:
+            return split
+        if not 0 < n <= len(split):
+            refuse(f"--{name}-images {n}: must lie from 1 to {len(split)}, the {name} images of {self.name}")
+        shares = _shares(split.labels, len(self.classes), n)
+        if name == "train" and not shares.all():
+            refuse(f"--train-images {n}: leaves class {self.classes[shares.argmin()]} without an image: raise it")
+        stream = (len(split), _SUBSET_STREAM)
+        return split.take(_drawn(split.labels, shares, np.random.default_rng(stream)))
 
     def channel_statistics(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
         """Mean and standard deviation of the training pixels / 255 per channel, rounded to 4 decimals.
@@ -145,6 +191,21 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     else:
         arrays, classes = read_tfds(name, data_dir)
     return _assemble(name, arrays, classes)
+
+
+def _shares(labels: np.ndarray, classes: int, n: int) -> np.ndarray:
+    """How many of `n` images fall to each class by its share, int64 [classes], by largest remainder."""
+    shares, remainders = np.divmod(n * np.bincount(labels, minlength=classes), len(labels))
+    shares[np.argsort(-remainders, kind="stable")[: n - shares.sum()]] += 1
+    return shares
+
+
+def _drawn(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A mask, bool [images], of `shares` images of each class drawn without replacement."""
+    chosen = np.zeros(len(labels), bool)
+    for label, share in enumerate(shares):
+        chosen[rng.choice(np.flatnonzero(labels == label), share, replace=False)] = True
+    return chosen
 
 
 def _assemble(name: str, arrays: Arrays, classes: tuple[str, ...] | None) -> Dataset:

@@ -9,18 +9,18 @@ import time
 
 import rich.console
 
-from jresnet import environment, interrupt, models, optim, report, rundir
+from jresnet import environment, interrupt, models, report, rundir
 from jresnet.checkpoint import Checkpoints
 from jresnet.config import Config
 from jresnet.datasets import Dataset
 from jresnet.errors import Diverged, InputError, Interrupted
 from jresnet.parallel import Devices, enable_compile_cache
 from jresnet.pipeline import Statistics, make_input
-from jresnet.runlog import RunLog, write_json
-from jresnet.training import Figures, Training
+from jresnet.runlog import RunLog
+from jresnet.training import Outputs, Training, figures
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
     """One run's outcome, the content of `result.json`.
 
@@ -38,9 +38,9 @@ class Result:
     epochs: int
     train_loss: float
     train_accuracy: float
-    test_loss: float
-    test_accuracy: float
-    test_accuracy_batch_mean: float
+    test_loss: float | None = None
+    test_accuracy: float | None = None
+    test_accuracy_batch_mean: float | None = None
     dataset: dict
     device: str
     versions: dict
@@ -52,7 +52,7 @@ class Result:
     validation_accuracy: float | None = None
 
     def record(self) -> dict:
-        """The result as `result.json` holds it; without validation images it has no validation figures."""
+        """The result as `result.json` holds it; without validation or test images it has no figures of them."""
         return {name: value for name, value in vars(self).items() if value is not None or name == "commit"}
 
 
@@ -108,10 +108,10 @@ def fit(
             label=f"{experiment} seed {seed}",
         ) as log,
     ):
-        run_epochs(training, dataset, flag, checkpoints, log)
+        run_epochs(training, dataset, directory, flag, checkpoints, log)
         result = summarise(training, run, log.history, commit)
     report.curves(log.history, directory / rundir.CURVES, title(result))
-    write_json(directory / rundir.RESULT, result.record())
+    rundir.finish(directory, result.record())
     return result
 
 
@@ -158,7 +158,6 @@ def prepare(config: Config, dataset: Dataset, seed: int, devices: Devices, chann
         config=config,
         seed=seed,
         model=models.from_config(config, len(dataset.classes)),
-        tx=optim.optimizer(config, config.steps_per_epoch(images)),
         source=make_input(dataset.train, config, seed, channels, devices),
         statistics=channels,
         image_shape=(*dataset.image_size, 3),
@@ -168,8 +167,9 @@ def prepare(config: Config, dataset: Dataset, seed: int, devices: Devices, chann
 
 
 def run_epochs(
-    training: Training, dataset: Dataset, flag: interrupt.Flag, checkpoints: Checkpoints, log: RunLog
-) -> None:
+    training: Training, dataset: Dataset, directory: pathlib.Path, flag: interrupt.Flag, checkpoints: Checkpoints,
+    log: RunLog,
+) -> None:  # fmt: skip
     """Train, save, evaluate and record epoch after epoch, from the latest checkpoint on.
 
     The checkpoint of an epoch is written before its evaluation: a run that resumes from it evaluates
@@ -182,8 +182,11 @@ def run_epochs(
         training.save(checkpoints)
         stop_if_asked(training, flag)
         started = time.perf_counter()
-        figures = evaluate_all(training, dataset, epoch, flag, log)
-        log.epoch(epoch_record(training, epoch, figures, time.perf_counter() - started))
+        outputs = evaluate_all(training, dataset, epoch, flag, log)
+        seconds = time.perf_counter() - started
+        if epoch + 1 == training.config.epochs and "test" in outputs:
+            rundir.write_predictions(directory, outputs["test"].predictions, outputs["test"].confidences)
+        log.epoch(epoch_record(training, dataset, epoch, outputs, seconds))
 
 
 def stop_if_asked(training: Training, flag: interrupt.Flag) -> None:
@@ -193,8 +196,8 @@ def stop_if_asked(training: Training, flag: interrupt.Flag) -> None:
         raise Interrupted(f"interrupted after {place}; the state is saved", flag.signal)
 
 
-def evaluate_all(training: Training, dataset: Dataset, epoch: int, flag, log: RunLog) -> dict[str, Figures]:
-    """Figures on the test split and, where there is one, the validation split."""
+def evaluate_all(training: Training, dataset: Dataset, epoch: int, flag, log: RunLog) -> dict[str, Outputs]:
+    """What the network says of the validation and test splits, where there are any."""
 
     def between():
         log.advance(training.steps, epoch, "test")
@@ -205,7 +208,9 @@ def evaluate_all(training: Training, dataset: Dataset, epoch: int, flag, log: Ru
     return {name: training.evaluator(variables, split, between) for name, split in splits.items() if len(split)}
 
 
-def epoch_record(training: Training, epoch: int, figures: dict[str, Figures], eval_seconds: float) -> dict:
+def epoch_record(
+    training: Training, dataset: Dataset, epoch: int, outputs: dict[str, Outputs], eval_seconds: float
+) -> dict:
     """One line of `metrics.jsonl`.
 
     Raises:
@@ -213,11 +218,14 @@ def epoch_record(training: Training, epoch: int, figures: dict[str, Figures], ev
     """
     train_loss, train_accuracy = training.train_figures()
     record = {"epoch": epoch, "train_loss": train_loss, "train_accuracy": train_accuracy}
-    for name, found in figures.items():
+    for name, output in outputs.items():
+        correct = output.predictions == getattr(dataset, name).labels
+        found = figures(output.losses, correct, training.config.batch_size)
         if not math.isfinite(found.loss):
             raise Diverged(f"the {name} loss is not finite after epoch {epoch}: lower --learning-rate")
         record |= {f"{name}_loss": found.loss, f"{name}_accuracy": found.accuracy}
-    record["test_accuracy_batch_mean"] = figures["test"].accuracy_batch_mean
+        if name == "test":
+            record["test_accuracy_batch_mean"] = found.accuracy_batch_mean
     return record | {
         "learning_rate": training.learning_rate(epoch),
         "images_per_second": training.images / training.seconds,
@@ -237,9 +245,9 @@ def summarise(training: Training, run: dict, history: list[dict], commit: str | 
         train_accuracy=last["train_accuracy"],
         validation_loss=last.get("validation_loss"),
         validation_accuracy=last.get("validation_accuracy"),
-        test_loss=last["test_loss"],
-        test_accuracy=last["test_accuracy"],
-        test_accuracy_batch_mean=last["test_accuracy_batch_mean"],
+        test_loss=last.get("test_loss"),
+        test_accuracy=last.get("test_accuracy"),
+        test_accuracy_batch_mean=last.get("test_accuracy_batch_mean"),
         parameters=training.parameters,
         epochs=len(history),
         device=environment.device(),

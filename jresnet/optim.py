@@ -1,7 +1,10 @@
 """SGD as torch.optim.SGD computes it, and learning-rate schedules, from optax."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 from jresnet.config import Config
@@ -26,6 +29,22 @@ def optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformat
     )
 
 
+def shared_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
+    """One optimizer, the same object, for all configurations that differ in learning rate and weight decay alone.
+
+    A program compiled for it serves them all; `with_rates` puts a run's own rates into its initial state.
+    """
+    read = ("momentum", "nesterov", "schedule", "epochs", "warmup_epochs")
+    return _cached_optimizer(Config(**{name: getattr(config, name) for name in read}), steps_per_epoch)
+
+
+def with_rates(opt_state: Any, learning_rate: Any, weight_decay: Any) -> Any:
+    """The state of an `optimizer` with these rates, numbers or traced."""
+    dtype = optax.tree.get(opt_state, "hyperparams")["learning_rate"].dtype
+    rates = {"learning_rate": jnp.asarray(learning_rate, dtype), "weight_decay": jnp.asarray(weight_decay, dtype)}
+    return optax.tree.set(opt_state, hyperparams=rates)
+
+
 def schedule(config: Config, steps_per_epoch: int) -> Callable:
     """The learning rate as a share of its peak: step (updates done so far) -> 0..1.
 
@@ -45,3 +64,6 @@ def schedule(config: Config, steps_per_epoch: int) -> Callable:
     if warmup == 0:
         return course
     return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), course], [warmup])
+
+
+_cached_optimizer = functools.lru_cache(maxsize=64)(optimizer)

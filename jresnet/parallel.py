@@ -26,6 +26,7 @@ class Devices:
     """The devices one run uses: `count` of them; `axis_name` is their mapped axis, None for one jitted device.
 
     With several devices every array handed to a compiled function has a leading axis of devices.
+    Two that mean the same devices are equal, so that they can share compiled programs.
 
     Args:
       config: says which form (`parallel`) and the global batch size.
@@ -46,6 +47,12 @@ class Devices:
                 f"--batch-size {config.batch_size}: does not divide among {self.count} devices: "
                 f"choose {sizes}, or --parallel jit for one device"
             )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Devices) and (self.count, self.axis_name) == (other.count, other.axis_name)
+
+    def __hash__(self) -> int:
+        return hash((self.count, self.axis_name))
 
     def compile(self, function: Callable, donate: tuple[int, ...] = (), broadcast: tuple[int, ...] = ()) -> Callable:
         """Compile `function`; `donate` its arguments of these positions, hand those in `broadcast` to all devices."""

@@ -5,6 +5,7 @@ their augmentation, as a function of (seed, epoch) alone. Both inputs carry out 
 yield the same batches, and a run goes on from any step by starting there in the plan.
 """
 
+import dataclasses
 import importlib.util
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -54,8 +55,12 @@ class Work(NamedTuple):
 class Input(Protocol):
     """The training images of one run, as work for the compiled program."""
 
-    def fetch(self, arrays: Any, i: jax.Array) -> dict:
-        """Traced in the program: the i-th batch of a work's arrays, a dict as `step.make_train_step` takes."""
+    @property
+    def fetch(self) -> Callable[[Any, jax.Array], dict]:
+        """Traced in the program: the i-th batch of a work's arrays, a dict as `step.make_train_step` takes.
+
+        Runs whose batches are made alike have equal ones, and so share a compiled program.
+        """
 
     def epoch(self, epoch: int, first_step: int, pace: Pace) -> Iterator[Work]:
         """The work of an epoch from `first_step` on; `pace(left)` says how many of the steps left go in one call."""
@@ -86,21 +91,38 @@ def batches_of(plan: Plan, batch: int, devices: int) -> tuple[Plan, Plan, jax.Ar
     return full, tail, (jnp.arange(rest + missing) < rest)[None] if missing else None
 
 
+@dataclasses.dataclass(frozen=True)
+class Gather:
+    """Gathers, augments and normalises batches of arrays = ((images, labels, mean, std), plan, mask or None).
+
+    Attributes:
+      padding: pixels of zeros around the images that are cropped.
+    """
+
+    padding: int
+
+    def __call__(self, arrays: Any, i: jax.Array) -> dict:
+        """See `Input.fetch`."""
+        (images, labels, mean, std), plan, mask = arrays
+        order, draws = jax.tree.map(lambda a: a[i], plan)
+        pixels = augment(images[order], draws, self.padding)
+        batch = {"images": normalise(pixels, mean, std), "labels": labels[order]}
+        return batch if mask is None else batch | {"mask": mask[i]}
+
+
+def pick(arrays: Any, i: jax.Array) -> dict:
+    """Batch i of arrays, a dict of stacked batches; see `Input.fetch`."""
+    return jax.tree.map(lambda a: a[i], arrays)
+
+
 class Resident:
     """Images kept on the device as uint8; shuffled, augmented and normalised inside the compiled program."""
 
     def __init__(self, split: Split, config: Config, seed: int, statistics: Statistics, devices: Devices):
         self.images, self.config, self.seed = len(split), config, seed
-        self.statistics, self.devices = statistics, devices
-        self.data = devices.replicate((split.images, split.labels))
-
-    def fetch(self, arrays: Any, i: jax.Array) -> dict:
-        """Gather, augment and normalise batch i of arrays = ((images, labels), plan of batches, mask or None)."""
-        (images, labels), plan, mask = arrays
-        order, draws = jax.tree.map(lambda a: a[i], plan)
-        pixels = augment(images[order], draws, self.config.crop_padding)
-        batch = {"images": normalise(pixels, *self.statistics), "labels": labels[order]}
-        return batch if mask is None else batch | {"mask": mask[i]}
+        self.fetch, self.devices = Gather(config.crop_padding), devices
+        mean, std = np.asarray(statistics, np.float32)
+        self.data = devices.replicate((split.images, split.labels, mean, std))
 
     def epoch(self, epoch: int, first_step: int, pace: Pace) -> Iterator[Work]:
         """See `Input.epoch`."""
@@ -132,11 +154,7 @@ class Streamed:
             )
         self.split, self.config, self.seed = split, config, seed
         self.statistics, self.devices = statistics, devices
-        self.stack = max(1, STREAMED_IMAGES // config.batch_size)
-
-    def fetch(self, arrays: Any, i: jax.Array) -> dict:
-        """Batch i of arrays, a dict of stacked batches."""
-        return jax.tree.map(lambda a: a[i], arrays)
+        self.fetch, self.stack = pick, max(1, STREAMED_IMAGES // config.batch_size)
 
     def epoch(self, epoch: int, first_step: int, pace: Pace) -> Iterator[Work]:
         """See `Input.epoch`; the work's size is fixed by the host's buffers, so `pace` is not asked."""

@@ -1,19 +1,24 @@
-"""A run's directory: whose it is (`config.json`), and what came of it (`result.json`)."""
+"""A run's directory: whose it is (`config.json`), what came of it (`result.json`), whether it is still as written."""
 
+import hashlib
+import io
 import json
 import os
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from jresnet.config import Config
 from jresnet.datasets import Dataset
 from jresnet.errors import InputError
-from jresnet.runlog import write_json
+from jresnet.runlog import METRICS, json_bytes, write_bytes, write_json
 
 CONFIG, RESULT, CURVES, CHECKPOINTS = "config.json", "result.json", "curves.png", "checkpoints"
+PREDICTIONS, SUMS = "predictions.npz", "sha256sums.txt"
 
 # What may differ between the sessions of one run: where data lies and how it is carried, not what is computed.
-_FREE = ("data_dir", "input", "parallel")
+FREE = ("data_dir", "input", "parallel")
 
 
 def describe(config: Config, dataset: Dataset, sha256: str, seed: int, experiment: str) -> dict:
@@ -69,17 +74,17 @@ def look(workdir: pathlib.Path, run: dict, resume: bool) -> dict | None:
       InputError: the directory cannot be written, or holds another run, or holds this one and
         `resume` is false.
     """
-    _check_writable(workdir)
+    check_writable(workdir)
     path = workdir / CONFIG
     if not os.path.exists(path):
         return None
     recorded = read_json(path)
     if not all(isinstance(recorded.get(name), dict) for name in ("config", "dataset")):
         raise InputError(f"--workdir {workdir}: {path} is not a record of a run: choose another directory")
-    differences = _differences(recorded, run)
-    if differences:
+    found = differences(recorded, run)
+    if found:
         raise InputError(
-            f"--workdir {workdir}: holds another run ({'; '.join(differences)}): "
+            f"--workdir {workdir}: holds another run ({'; '.join(found)}): "
             "choose another directory, or the run's own options with --resume"
         )
     if not resume:
@@ -97,6 +102,58 @@ def claim(workdir: pathlib.Path, run: dict) -> None:
         write_json(workdir / CONFIG, run)
 
 
+def write_predictions(workdir: pathlib.Path, predictions: np.ndarray, confidences: np.ndarray) -> None:
+    """Keep what the final parameters say of the test images, in the split's order.
+
+    Args:
+      workdir: the run's directory.
+      predictions: int32 [images], the most probable class.
+      confidences: float32 [images], its softmax probability.
+    """
+    archive = io.BytesIO()
+    np.savez(archive, test_predictions=predictions, test_confidences=confidences)
+    write_bytes(workdir / PREDICTIONS, archive.getvalue())
+
+
+def finish(workdir: pathlib.Path, result: dict) -> None:
+    """Write `result.json`, which says that the run is finished, and before it the sums of the run's records.
+
+    `sha256sums.txt` has the form of coreutils' sha256sum, so that `sha256sum -c` checks it too.
+    """
+    data = json_bytes(result)
+    records = {
+        name: (workdir / name).read_bytes() for name in (CONFIG, METRICS, PREDICTIONS) if (workdir / name).exists()
+    }
+    lines = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in (records | {RESULT: data}).items()]
+    write_bytes(workdir / SUMS, "".join(lines).encode())
+    write_bytes(workdir / RESULT, data)
+
+
+def verify(workdir: pathlib.Path) -> None:
+    """Check that a finished run's records are as the run wrote them.
+
+    Raises:
+      InputError: one is missing, truncated or edited, or there are no sums to tell by.
+    """
+    try:
+        lines = (workdir / SUMS).read_text().splitlines()
+        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except (OSError, ValueError):
+        raise InputError(
+            f"{workdir / SUMS}: missing or unreadable: choose another directory, or repeat the run"
+        ) from None
+    for name in {CONFIG, METRICS, RESULT, *sums}:
+        try:
+            found = hashlib.sha256((workdir / name).read_bytes()).hexdigest()
+        except OSError:
+            found = None
+        if found is None or found != sums.get(name):
+            raise InputError(
+                f"{workdir / name}: {'missing' if found is None else 'not as the run wrote it (truncated or edited)'}: "
+                f"restore it, or move {workdir} away to repeat the run"
+            )
+
+
 def read_json(path: pathlib.Path) -> dict:
     """A JSON object from a file of a run's directory.
 
@@ -112,7 +169,7 @@ def read_json(path: pathlib.Path) -> dict:
     return record
 
 
-def _check_writable(workdir: pathlib.Path) -> None:
+def check_writable(workdir: pathlib.Path) -> None:
     """Raise InputError unless files can be made in `workdir`, or in the nearest directory that it would be made in."""
     place = workdir
     while not os.path.exists(place) and place != place.parent:
@@ -129,6 +186,18 @@ def _check_writable(workdir: pathlib.Path) -> None:
         raise InputError(f"--workdir {workdir}: {error.strerror}: choose another directory") from None
 
 
+def differences(recorded: dict, run: dict) -> list[str]:
+    """What sets two runs apart, in words, "width 8, not 16"; as JSON sees them."""
+    run = json.loads(json.dumps(run))
+    old = vars(Config()) | recorded["config"]
+    pairs: list[tuple[str, Any, Any]] = [
+        (name, old.get(name), value) for name, value in run["config"].items() if name not in FREE
+    ]
+    pairs.append(("seed", recorded.get("seed"), run["seed"]))
+    pairs.append(("data sha256", recorded["dataset"].get("sha256"), run["dataset"]["sha256"]))
+    return [f"{name} {old}, not {new}" for name, old, new in pairs if old != new]
+
+
 def _read_only(place: pathlib.Path) -> bool:
     """Whether writing fails where `os.access` promises it, as for root on a read-only file system."""
     probe = place / f".jresnet-{os.getpid()}"
@@ -138,15 +207,3 @@ def _read_only(place: pathlib.Path) -> bool:
     except OSError:
         return True
     return False
-
-
-def _differences(recorded: dict, run: dict) -> list[str]:
-    """What sets two runs apart, in words, "width 8, not 16"; as JSON sees them."""
-    run = json.loads(json.dumps(run))
-    old = vars(Config()) | recorded["config"]
-    pairs: list[tuple[str, Any, Any]] = [
-        (name, old.get(name), value) for name, value in run["config"].items() if name not in _FREE
-    ]
-    pairs.append(("seed", recorded.get("seed"), run["seed"]))
-    pairs.append(("data sha256", recorded["dataset"].get("sha256"), run["dataset"]["sha256"]))
-    return [f"{name} {old}, not {new}" for name, old, new in pairs if old != new]

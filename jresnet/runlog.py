@@ -106,8 +106,8 @@ class RunLog:
         """Record one finished epoch on disk, as TensorBoard scalars, and as the report's line on the console.
 
         Args:
-          record: epoch, train_loss, test_loss, train_accuracy, test_accuracy (losses in nats, accuracies
-            from 0 to 1); optionally validation_loss, validation_accuracy, learning_rate,
+          record: epoch, train_loss, train_accuracy (losses in nats, accuracies from 0 to 1); optionally
+            test_loss, test_accuracy, validation_loss, validation_accuracy, learning_rate,
             images_per_second, seconds. NaN and infinity are written as null.
 
         Raises:
@@ -200,16 +200,17 @@ class RunLog:
 def epoch_line(record: dict) -> str:
     """The report's line for one epoch's record: "Epoch 83, Train loss 0.421626, Test loss ...".
 
-    A null (in `metrics.jsonl`, a value that was not finite) reads as nan.
+    A null (in `metrics.jsonl`, a value that was not finite) reads as nan; a figure that the run does not
+    have is left out.
     """
-    figures = {
-        "Train loss": record["train_loss"],
-        "Test loss": record["test_loss"],
-        "Train acc": record["train_accuracy"],
-        "Test acc": record["test_accuracy"],
+    names = {
+        "Train loss": "train_loss",
+        "Test loss": "test_loss",
+        "Train acc": "train_accuracy",
+        "Test acc": "test_accuracy",
+        "Validation acc": "validation_accuracy",
     }
-    if "validation_accuracy" in record:
-        figures["Validation acc"] = record["validation_accuracy"]
+    figures = {name: record[key] for name, key in names.items() if key in record}
     shown = (f"{name} {math.nan if value is None else value:.6f}" for name, value in figures.items())
     return ", ".join((f"Epoch {record['epoch']}", *shown))
 
@@ -237,13 +238,17 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
 
 
 def write_json(path: str | os.PathLike, record: Any) -> None:
-    """Write `record` as indented JSON, whole or not at all; NaN and infinity become null.
+    """Write `json_bytes` of a record, whole or not at all."""
+    write_bytes(path, json_bytes(record))
+
+
+def json_bytes(record: Any) -> bytes:
+    """`record` as indented JSON; NaN and infinity become null.
 
     Raises:
       TypeError: the record holds something that JSON cannot express.
     """
-    text = json.dumps(_strict(record), indent=2, allow_nan=False)
-    write_bytes(path, text.encode() + b"\n")
+    return json.dumps(_strict(record), indent=2, allow_nan=False).encode() + b"\n"
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -16,7 +15,8 @@ from jresnet.checkpoint import Checkpoints
 from jresnet.config import Config
 from jresnet.errors import InputError
 from jresnet.parallel import compiler_options
-from jresnet.training import fresh, restored
+from jresnet.programs import init_program
+from jresnet.training import restored
 
 # Where weights come from elsewhere: what stands for the experiment in the run's record.
 CONVERTED = "converted"
@@ -61,9 +61,8 @@ class Classifier:
         config = rundir.config_of(run)
         model = models.from_config(config, len(run["classes"]))
         # Neither seed nor number of steps changes the shapes.
-        shapes = jax.eval_shape(
-            partial(fresh, model, optim.optimizer(config, 1), image_shape=(*run["image_size"], 3)), 0
-        )
+        program = init_program(model, optim.shared_optimizer(config, 1), (*run["image_size"], 3))
+        shapes = jax.eval_shape(program, 0, config.learning_rate, config.weight_decay)
         with Checkpoints(directory / rundir.CHECKPOINTS, read_only=True) as checkpoints:
             steps = checkpoints.steps()
             if not steps:
@@ -120,8 +119,10 @@ def store(
     place = pathlib.Path(directory)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise InputError(f"{place}: is there already: choose a new directory")
-    model, tx = models.from_config(config, len(classes)), optim.optimizer(config, 1)
-    state, sums = jax.jit(partial(fresh, model, tx, image_shape=(*image_size, 3)))(0)
+    program = init_program(
+        models.from_config(config, len(classes)), optim.shared_optimizer(config, 1), (*image_size, 3)
+    )
+    state, sums = program(0, config.learning_rate, config.weight_decay)
     state = state.replace(params=variables["params"], batch_stats=variables["batch_stats"])
     run = {
         "experiment": CONVERTED, "seed": 0, "config": vars(models.explicit(config)),

@@ -84,16 +84,26 @@ def dropout_key(state: TrainState, axis_name: str | None) -> jax.Array:
     return key if axis_name is None else jax.random.fold_in(key, lax.axis_index(axis_name))
 
 
-def make_eval_step(model: ResNet) -> Callable:
-    """The step for this network: `eval_step(variables, images, labels) -> (losses, predictions)`, pure.
+def make_predict_step(model: ResNet) -> Callable:
+    """The step for this network: `predict_step(variables, images, labels) -> (losses, predictions, confidences)`, pure.
 
     Images are float32 [batch, height, width, channels], normalised; losses float32 [batch], in nats;
-    predictions int32 [batch]. Every image has its own entry, so that the caller counts each once.
+    predictions int32 [batch]; confidences float32 [batch], the predictions' softmax probabilities. Every
+    image has its own entries, so that the caller counts each once.
     """
 
-    def eval_step(variables, images, labels):
+    def predict_step(variables, images, labels):
         logits: jax.Array = model.apply(variables, images, train=False)  # type: ignore[assignment]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return losses, logits.argmax(-1).astype(jnp.int32)
+        return losses, logits.argmax(-1).astype(jnp.int32), jax.nn.softmax(logits).max(-1).astype(jnp.float32)
 
-    return eval_step
+    return predict_step
+
+
+def make_eval_step(model: ResNet) -> Callable:
+    """The step for this network: `eval_step(variables, images, labels) -> (losses, predictions)`.
+
+    As `make_predict_step`, without the confidences.
+    """
+    predict_step = make_predict_step(model)
+    return lambda variables, images, labels: predict_step(variables, images, labels)[:2]

@@ -1,4 +1,4 @@
-"""The epochs of one run: its compiled programs, training, exact evaluation, saving and stopping."""
+"""The epochs of one run: training, exact evaluation, saving and stopping."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,24 +6,21 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import lax
 
-from jresnet.augment import normalise
 from jresnet.checkpoint import Checkpoints
 from jresnet.config import Config
 from jresnet.datasets import Split
 from jresnet.errors import Diverged
 from jresnet.interrupt import Flag
 from jresnet.models import ResNet
-from jresnet.optim import schedule
+from jresnet.optim import schedule, shared_optimizer
 from jresnet.parallel import Devices
 from jresnet.pipeline import STREAMED_IMAGES, Input, Statistics
+from jresnet.programs import all_finite, eval_program, init_program, train_program
 from jresnet.runlog import RunLog
-from jresnet.state import TrainState, create
-from jresnet.step import Sums, make_eval_step, make_train_step
+from jresnet.state import TrainState
+from jresnet.step import Sums
 
 # Images per evaluation step; without effect on results, which are per image.
 EVAL_BATCH = 256
@@ -37,6 +34,20 @@ class Figures(NamedTuple):
     loss: float
     accuracy: float
     accuracy_batch_mean: float
+
+
+class Outputs(NamedTuple):
+    """An evaluation's findings, image by image in the split's order; see `step.make_predict_step`.
+
+    Attributes:
+      losses: float32 [images], in nats.
+      predictions: int32 [images].
+      confidences: float32 [images].
+    """
+
+    losses: np.ndarray
+    predictions: np.ndarray
+    confidences: np.ndarray
 
 
 class Pace:
@@ -55,35 +66,6 @@ class Pace:
         self._steps = max(1, min(4 * self._steps, fitting))
 
 
-def train_program(model: ResNet, tx: optax.GradientTransformation, source: Input, devices: Devices) -> Callable:
-    """Compile `(state, sums, arrays, first, last) -> (state, sums)`: steps first to last of a work's arrays.
-
-    The bounds are data, so one program serves calls of any length, and a call of no steps compiles it.
-    The state is donated; nothing is fetched between steps.
-    """
-    train_step = make_train_step(model, tx, devices.axis_name)
-
-    def program(state, sums, arrays, first, last):
-        def body(i, carry):
-            state, sums = carry
-            state, more = train_step(state, source.fetch(arrays, i))
-            return state, sums + more
-
-        return lax.fori_loop(first, last, body, (state, sums))
-
-    return devices.compile(program, donate=(0,), broadcast=(3, 4))
-
-
-def eval_program(model: ResNet, statistics: Statistics, devices: Devices) -> Callable:
-    """Compile `(variables, images, labels) -> (losses, predictions)` over [steps, batch, ...] of uint8 images."""
-    eval_step = make_eval_step(model)
-
-    def program(variables, images, labels):
-        return lax.map(lambda batch: eval_step(variables, normalise(batch[0], *statistics), batch[1]), (images, labels))
-
-    return devices.compile(program)
-
-
 class Evaluator:
     """Evaluates variables on splits, every image exactly once.
 
@@ -91,32 +73,28 @@ class Evaluator:
       model: the network.
       statistics: mean and standard deviation of the channels.
       devices: where it runs.
-      batch_size: images per batch of `Figures.accuracy_batch_mean`.
     """
 
-    def __init__(self, model: ResNet, statistics: Statistics, devices: Devices, batch_size: int):
-        self.program, self.devices, self.batch_size = (
-            eval_program(model, statistics, devices),
-            devices,
-            batch_size,
-        )
+    def __init__(self, model: ResNet, statistics: Statistics, devices: Devices):
+        self.program, self.devices = eval_program(model, devices), devices
+        self.mean, self.std = np.asarray(statistics, np.float32)
 
-    def __call__(self, variables: Any, split: Split, between: Callable[[], None] = lambda: None) -> Figures:
+    def __call__(self, variables: Any, split: Split, between: Callable[[], None] = lambda: None) -> Outputs:
         """Evaluate replicated variables on a split, calling `between` after every piece of work."""
         pieces = []
         for images, labels in self._pieces(split):
-            outputs = self.program(variables, *self.devices.split((images, labels)))
+            outputs = self.program(variables, self.mean, self.std, *self.devices.split((images, labels)))
             pieces.append([self.devices.join(output).reshape(-1) for output in outputs])
             between()
-        losses, predictions = (np.concatenate(column)[: len(split)] for column in zip(*pieces, strict=True))
-        if len(losses) != len(split):
-            raise AssertionError(f"evaluated {len(losses)} of {len(split)} images")
-        return figures(losses, predictions == split.labels, self.batch_size)
+        found = Outputs(*(np.concatenate(column)[: len(split)] for column in zip(*pieces, strict=True)))
+        if len(found.losses) != len(split):
+            raise AssertionError(f"evaluated {len(found.losses)} of {len(split)} images")
+        return found
 
     def _pieces(self, split: Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The split as arrays [steps, batch, ...] of one shape, the last filled up with zeros."""
         batch = -(-min(EVAL_BATCH, len(split)) // self.devices.count) * self.devices.count
-        steps = max(1, STREAMED_IMAGES // batch)
+        steps = max(1, min(STREAMED_IMAGES, len(split)) // batch)
         for start in range(0, len(split), steps * batch):
             piece = []
             for array in (split.images, split.labels):
@@ -131,13 +109,6 @@ def figures(losses: np.ndarray, correct: np.ndarray, batch_size: int) -> Figures
     starts = np.arange(0, len(correct), batch_size)
     batch_means = np.add.reduceat(correct, starts, dtype=np.float64) / np.diff([*starts, len(correct)])
     return Figures(float(np.mean(losses, dtype=np.float64)), float(np.mean(correct)), float(batch_means.mean()))
-
-
-def fresh(
-    model: ResNet, tx: optax.GradientTransformation, seed: int, image_shape: tuple[int, int, int]
-) -> tuple[TrainState, Sums]:
-    """What a run starts from and a checkpoint holds: the state, and the sums over the epoch under way."""
-    return create(model, tx, seed, image_shape), Sums.zero()
 
 
 def restored(checkpoints: Checkpoints, step: int, shapes: tuple[TrainState, Sums]) -> tuple[tuple, dict]:
@@ -161,19 +132,17 @@ class Training:
     """
 
     def __init__(
-        self, config: Config, seed: int, model: ResNet, tx: optax.GradientTransformation, source: Input,
-        statistics: Statistics, image_shape: tuple[int, int, int], images: int, devices: Devices,
+        self, config: Config, seed: int, model: ResNet, source: Input, statistics: Statistics,
+        image_shape: tuple[int, int, int], images: int, devices: Devices,
     ):  # fmt: skip
         self.config, self.source, self.devices, self.images = config, source, devices, images
         self.steps = config.steps_per_epoch(images)
-        self.program = train_program(model.clone(axis_name=devices.axis_name), tx, source, devices)
-        self.evaluator = Evaluator(model, statistics, devices, config.batch_size)
-        self._create = jax.jit(partial(fresh, model, tx, image_shape=image_shape))
-        self._finite = jax.jit(
-            lambda tree: jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
-        )
-        self._seed, self._pace, self._compiled = seed, Pace(), set[tuple]()
-        self.shapes = jax.eval_shape(self._create, seed)
+        tx = shared_optimizer(config, self.steps)
+        self.program = train_program(model.clone(axis_name=devices.axis_name), tx, source.fetch, devices)
+        self.evaluator = Evaluator(model, statistics, devices)
+        self._create = partial(init_program(model, tx, image_shape), seed, config.learning_rate, config.weight_decay)
+        self._pace, self._compiled = Pace(), set[tuple]()
+        self.shapes = jax.eval_shape(self._create)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.shapes[0].params))
         self.compile_seconds = 0.0
 
@@ -183,7 +152,7 @@ class Training:
         if found:
             (state, sums), meta = restored(checkpoints, found[-1], self.shapes)
         else:
-            (state, sums), meta = self._create(self._seed), {"seconds": 0.0}
+            (state, sums), meta = self._create(), {"seconds": 0.0}
         self.step = int(state.step)
         self.seconds = meta["seconds"]
         self.state, self.sums = self.devices.replicate((state, sums))
@@ -205,7 +174,7 @@ class Training:
           Diverged: a parameter is not finite; no checkpoint is written.
         """
         state = self.devices.unreplicate(self.state)
-        if not self._finite((state.params, state.batch_stats)):
+        if not all_finite((state.params, state.batch_stats)):
             raise self._diverged(self.step - 1)
         checkpoints.save(self.step, (state, self.devices.unreplicate(self.sums)), {"seconds": self.seconds})
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.extend import backend
 
-from jresnet import models, optim
+from jresnet import models
 from jresnet.checkpoint import Checkpoints
 from jresnet.config import Config
 from jresnet.datasets import Dataset, Split
@@ -49,7 +49,6 @@ def make_training(config: Config, dataset: Dataset) -> Training:
         config=config,
         seed=0,
         model=models.from_config(config, 3).clone(dtype=np.dtype("float64"), param_dtype=np.dtype("float64")),
-        tx=optim.optimizer(config, config.steps_per_epoch(len(dataset.train))),
         source=make_input(dataset.train, config, 0, statistics, devices),
         statistics=statistics,
         image_shape=(8, 8, 3),
@@ -60,12 +59,12 @@ def make_training(config: Config, dataset: Dataset) -> Training:
 
 def record(training: Training, dataset: Dataset, path: pathlib.Path) -> None:
     state, sums = training.devices.unreplicate((training.state, training.sums))
-    figures = training.evaluator(training.state.variables, dataset.test)
+    outputs = training.evaluator(training.state.variables, dataset.test)
     arrays = {
         jax.tree_util.keystr(place): leaf
         for place, leaf in jax.tree_util.tree_leaves_with_path((state.variables, state.opt_state, state.step))
     }
-    np.savez(path, **jax.device_get(arrays | sums._asdict() | figures._asdict()))
+    np.savez(path, **jax.device_get(arrays | sums._asdict() | outputs._asdict()))
 
 
 def run(way: str, parallel: str, devices: int, folder: pathlib.Path) -> None:

@@ -126,3 +126,40 @@ def test_channel_statistics_do_not_overflow():
     white[0] = 254
     mean, std = made([0, 1], train=Split(white, np.zeros(1100, np.int32))).channel_statistics()
     assert mean == (1.0, 1.0, 1.0) and std == (0.0001,) * 3
+
+
+def test_folds_are_stratified_and_validate_on_every_image_once():
+    dataset = made(np.random.default_rng(1).permutation(np.repeat([0, 1, 2], [50, 31, 7])))
+    folds = [dataset.fold(5, index, seed=3) for index in range(5)]
+    assert sorted(np.concatenate([indices(fold.validation) for fold in folds])) == list(range(88))
+    for fold in folds:
+        assert sorted([*indices(fold.train), *indices(fold.validation)]) == list(range(88))
+        assert np.array_equal(fold.validation.labels, dataset.train.labels[indices(fold.validation)])
+        assert len(fold.test) == 0 and fold.classes == dataset.classes
+        counts = np.bincount(fold.validation.labels, minlength=3)
+        assert counts[0] == 10 and counts[1] in (6, 7) and counts[2] in (1, 2) and counts.sum() in (17, 18)
+    assert len({fold.sha256 for fold in folds}) == 5 and folds[1].name == "made, fold 2 of 5"
+    assert dataset.fold(5, 2, seed=3).sha256 == folds[2].sha256 != dataset.fold(5, 2, seed=4).sha256
+
+
+@pytest.mark.parametrize("folds", [-1, 0, 1, 4])
+def test_a_class_is_shared_among_at_most_as_many_folds_as_it_has_images(folds):
+    with pytest.raises(InputError, match=f"--folds {folds}: must lie from 2 to 3, as 1, the smallest class, has 3"):
+        made([0] * 9 + [1] * 3).fold(folds, 0)
+
+
+def test_subsets_are_stratified_and_the_same_every_time():
+    dataset = made(np.arange(60) % 3, test=30)
+    small = dataset.subset(train=21, test=9)
+    assert np.bincount(small.train.labels).tolist() == [7, 7, 7] and np.bincount(small.test.labels).tolist() == [3] * 3
+    assert (np.diff(indices(small.train)) > 0).all()
+    assert small.sha256 == dataset.subset(train=21, test=9).sha256 != dataset.sha256
+    assert dataset.subset() is dataset
+    assert dataset.subset(test=9).train is dataset.train
+    for wanted, complaint in (
+        ({"train": 61}, "--train-images 61: must lie from 1 to 60"),
+        ({"test": 0}, "--test-images 0: must lie from 1 to 30"),
+        ({"train": 2}, "--train-images 2: leaves class 2 without an image"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            dataset.subset(**wanted)

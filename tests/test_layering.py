@@ -12,7 +12,8 @@ PACKAGE = pathlib.Path(jresnet.__file__).parent
 ORDER = [
     "errors", "config", "synthetic", "readers", "tfds_reader", "datasets", "augment", "layers", "blocks", "models",
     "optim", "state", "step", "parallel", "pipeline", "environment", "interrupt", "checkpoint", "runlog", "rundir",
-    "summary", "diagram", "training", "serving", "torch_weights", "report", "loop", "cli", "__init__", "__main__",
+    "programs", "summary", "diagram", "training", "serving", "torch_weights", "report", "loop", "cli", "__init__",
+    "__main__",
 ]  # fmt: skip
 
 

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jresnet import loop, models, training
+from jresnet import loop, models, programs, rundir, training
 from jresnet.checkpoint import Checkpoints
 from jresnet.config import Config
 from jresnet.datasets import Dataset, Split
 from jresnet.errors import Diverged, InputError, Interrupted
 from jresnet.parallel import Devices
+from jresnet.serving import Classifier
 
 CONFIG = Config(
     dataset="tiny", width=4, blocks=(1, 1), kernel_size=3, pool_size=4, epochs=3, batch_size=16, learning_rate=0.05,
@@ -276,16 +277,91 @@ def test_another_run_in_the_directory_is_refused_and_left_alone(whole):
 
 def test_one_compilation_serves_all_epochs(tmp_path, monkeypatch):
     traces = []
-    make = training.make_train_step
+    make = programs.make_train_step
+    programs.train_program.cache_clear()
 
     def counted(*arguments):
         step = make(*arguments)
         return lambda state, batch: (traces.append(batch["labels"].shape), step(state, batch))[1]
 
-    monkeypatch.setattr(training, "make_train_step", counted)
+    monkeypatch.setattr(programs, "make_train_step", counted)
     loop.fit(CONFIG, make_dataset(), tmp_path)
     assert sorted(set(traces)) == [(8,), (16,)]
     assert len(traces) <= 4, "each shape is traced once, and once more where JAX checks the loop's carry"
+
+
+@pytest.mark.parametrize("source", ["resident", "tfds"])
+def test_runs_of_equal_shape_share_their_compiled_programs(tmp_path, source):
+    """Rate, decay, seed, flips, gray, validation images and channel statistics change; nothing compiles again."""
+    compiled = []
+
+    def listen(event, seconds, **details):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(details)
+
+    first = dataclasses.replace(CONFIG, input=source, validation=12, epochs=2, width=3)
+    other = dataclasses.replace(first, learning_rate=0.02, weight_decay=1e-3, flip=0.1, grayscale=0.9, epochs=2)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        loop.fit(first, make_dataset(), tmp_path / "first")
+        assert compiled, "the listener hears compilations"
+        compiled.clear()
+        loop.fit(other, make_dataset(), tmp_path / "other", seed=3)
+        assert compiled == []
+        loop.fit(dataclasses.replace(other, width=2), make_dataset(), tmp_path / "another width")
+        assert compiled, "another network needs programs of its own"
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    rates = [final_state(tmp_path / run)[1][0]["opt_state"][0]["hyperparams"] for run in ("first", "other")]
+    assert [(float(r["learning_rate"]), float(r["weight_decay"])) for r in rates] == [
+        (np.float32(0.05), np.float32(5e-4)), (np.float32(0.02), np.float32(1e-3)),
+    ]  # fmt: skip
+    means = [json.loads((tmp_path / run / "config.json").read_text())["mean"] for run in ("first", "other")]
+    assert means[0] != means[1], "the runs' statistics differ, and so their programs' inputs"
+
+
+def test_predictions_of_the_test_images_are_kept(whole):
+    _, source = whole
+    with np.load(source / "predictions.npz", allow_pickle=False) as archive:
+        predictions, confidences = archive["test_predictions"], archive["test_confidences"]
+    assert (predictions.dtype, confidences.dtype) == (np.int32, np.float32)
+    assert np.mean(predictions == make_dataset().test.labels) == strip(source)[-1]["test_accuracy"]
+    probabilities = Classifier.load(source).predict(make_dataset().test.images)
+    np.testing.assert_array_equal(predictions, probabilities.argmax(1))
+    np.testing.assert_allclose(confidences, probabilities.max(1), rtol=1e-5)
+
+
+def edited(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def test_a_finished_runs_records_are_sealed(whole, tmp_path):
+    _, source = whole
+    rundir.verify(source)
+    assert subprocess.run(["sha256sum", "-c", "--quiet", rundir.SUMS], cwd=source).returncode == 0
+    for name in ("config.json", "metrics.jsonl", "result.json", "predictions.npz", rundir.SUMS):
+        for change in (lambda data: data[:-2], edited, None):
+            target = tmp_path / "copy"
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("checkpoints"))
+            if change is None:
+                (target / name).unlink()
+            else:
+                (target / name).write_bytes(change((target / name).read_bytes()))
+            with pytest.raises(InputError, match=r"restore it|repeat the run") as caught:
+                rundir.verify(target)
+            assert "\n" not in str(caught.value)
+            shutil.rmtree(target)
+
+
+def test_without_test_images_no_test_figure_is_made(tmp_path):
+    dataset = dataclasses.replace(make_dataset(validation=12), test=make_dataset(test=0).test)
+    result = loop.fit(dataclasses.replace(CONFIG, epochs=1), dataset, tmp_path)
+    assert result.validation_accuracy is not None and result.test_accuracy is None
+    recorded = [json.loads((tmp_path / name).read_text()) for name in ("metrics.jsonl", "result.json")]
+    assert not any(key.startswith("test_") for record in recorded for key in record)
+    assert not (tmp_path / "predictions.npz").exists()
+    rundir.verify(tmp_path)
 
 
 def test_devices_refuse_a_batch_that_does_not_divide(monkeypatch):

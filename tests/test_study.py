@@ -9,6 +9,7 @@ import pytest
 from study_helpers import TINY, tiny_npz, tree
 
 from experiments import study
+from jresnet import models
 from jresnet.config import Config
 from jresnet.errors import InputError
 
@@ -33,7 +34,7 @@ CONFIG = Config(width=5, epochs=7)
 def test_the_reports_experiments_have_its_values(name):
     config = importlib.import_module(f"experiments.{name}").CONFIG
     assert {key: getattr(config, key) for key in REPORT[name] | SHARED} == SHARED | REPORT[name]
-    config.check_network(10, (32, 32))
+    models.check_network(config, 10, (32, 32))
 
 
 def parse(*words, config=CONFIG):
@@ -140,7 +141,10 @@ def test_one_run_leaves_its_record_and_prints_where(here, capsys):
     place = here / "runs" / "trial"
     paths = printed_paths(lines)
     assert all(path.exists() for path in paths)
-    names = {"table.md", "config.json", "metrics.jsonl", "result.json", "curves.png", "checkpoints"}
+    names = {
+        "table.md", "config.json", "metrics.jsonl", "result.json", "predictions.npz", "sha256sums.txt", "curves.png",
+        "checkpoints",
+    }  # fmt: skip
     events = {path.name for path in place.glob("events.*")}
     assert events and {path.name for path in paths} == names | events == {path.name for path in place.iterdir()}
     result = json.loads((place / "result.json").read_text())
@@ -164,7 +168,7 @@ def test_several_seeds_and_their_resumption(here, capsys):
     assert [result["seed"] for result in results] == [3, 4]
     assert results[0]["train_loss"] != results[1]["train_loss"]
     assert [row[0] for row in rows(here / "w" / "table.md")] == ["3", "4", "mean ± std, n = 2"]
-    assert all(path.exists() for path in printed_paths(lines)) and len(printed_paths(lines)) == 13
+    assert all(path.exists() for path in printed_paths(lines)) and len(printed_paths(lines)) == 17
 
     before = tree(here / "w")
     assert study.main("trial", CONFIG, [*TINY, *words, "2"]) == 2
