@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FONT_SIZE = 9
 _WIDTH = 3.75
+_DPI = 200  # of PNG files
 _MOST_CLASSES = 10  # rows of sample pictures
 _MOST_NAMES, _MOST_NUMBERS = 30, 12  # classes up to which a confusion matrix has room for names, for numbers
 _GAP = 3  # pixels between pictures
@@ -231,7 +232,7 @@ def shortened(name: str, most: int) -> str:
 
 
 def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=200, layout="constrained")
+    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 
 
 def _mosaic(rows: Sequence[np.ndarray], columns: int, names: Sequence[str]) -> tuple[Figure, "Axes"]:
@@ -242,9 +243,11 @@ def _mosaic(rows: Sequence[np.ndarray], columns: int, names: Sequence[str]) -> t
     for row, pictures in enumerate(rows):
         for column, picture in enumerate(pictures):
             canvas[row * tall : row * tall + height, column * wide : column * wide + width] = picture
-    inches = _WIDTH - 0.9
-    figure = _figure(_WIDTH, inches * canvas.shape[0] / canvas.shape[1] + 0.35)
-    axes = figure.subplots()
+    # Placed by hand: the automatic layout misjudges names beside pictures of fixed proportions.
+    left, top = 1.0, 0.3
+    high = (_WIDTH - left) * canvas.shape[0] / canvas.shape[1]
+    figure = Figure(figsize=(_WIDTH, high + top), dpi=_DPI)
+    axes = figure.add_axes((left / _WIDTH, 0, 1 - left / _WIDTH, high / (high + top)))
     axes.imshow(canvas, interpolation="none")
     _bare(axes)
     places = [tall * (row + 0.5) - _GAP / 2 for row in range(len(rows))]

@@ -11,6 +11,7 @@ import jinja2
 
 from experiments import figures, sections, tables
 from experiments.figures import Drawing
+from experiments.paper import BUDGET
 from experiments.tables import Table
 from jresnet import report
 from jresnet.runlog import write_bytes, write_json
@@ -39,11 +40,11 @@ def write(outcome: "Outcome", workdir: pathlib.Path) -> list[pathlib.Path]:
     experiments = sections.every_section(outcome)
     networks = sections.networks(outcome)
     counts = {name: count for name, (count, _) in networks.items()}
-    budget = f"Trainable parameters of each network against the budget of {tables.BUDGET:,}."
+    budget = f"Trainable parameters of each network against the budget of {BUDGET:,}."
     shared: dict[str, Any] = {
         "samples": figures.drawn("samples", "Training images of each class.", figures.samples(outcome.dataset)),
         "augmentations": sections.augmentations(outcome),
-        "budget": figures.drawn("parameters", budget, figures.budget(counts, tables.BUDGET)),
+        "budget": figures.drawn("parameters", budget, figures.budget(counts, BUDGET)),
         "parameters": tables.parameters(networks),
         "choices": tables.choices(sections.every_choice(outcome), outcome.select),
         "commands": tables.commands(outcome.experiments),
@@ -68,7 +69,7 @@ def _render(**parts: Any) -> str:
     }
     return environment.from_string(template).render(
         **parts,
-        dataset_name=report.data_name({"name": outcome.dataset.name, "sha256": outcome.dataset.sha256}),
+        data_names=sections.data_names(outcome),
         origin=report.provenance(records),
         runs=len(records),
         seconds=sum(record["seconds"] for record in records),

@@ -33,6 +33,7 @@ class Section:
     verdict: "Verdict | None"
     pairs: Table | None
     accuracies: Table
+    beside_report: Table | None
     further: Table
     curves: Drawing | None
     panels: Sequence[Drawing]
@@ -68,6 +69,13 @@ def every_section(outcome: "Outcome") -> list[Section]:
     return [_section(experiment, cells, seeds) for experiment, cells in outcome.experiments]
 
 
+def data_names(outcome: "Outcome") -> str:
+    """The data sets that runs were made on, or before the first of them the one at hand."""
+    at_hand = {"name": outcome.dataset.name, "sha256": outcome.dataset.sha256}
+    datasets = [record["dataset"] for record in every_record(outcome)] or [at_hand]
+    return ", ".join(sorted({report.data_name(dataset) for dataset in datasets}))
+
+
 def scale(outcome: "Outcome") -> list[str]:
     """In which ways the study is not the report's size, in words; empty where it is."""
     records = every_record(outcome)
@@ -81,6 +89,10 @@ def scale(outcome: "Outcome") -> list[str]:
     if epochs - {_EPOCHS}:
         found.append(f"{_listed(epochs)} epochs, not {_EPOCHS}")
     for experiment, cells in outcome.experiments:
+        scaled = {cell.setting.label: _value(experiment, cell) for cell in cells}
+        scaled = {label: value for label, value in scaled.items() if label != value}
+        if scaled:
+            found.append(f"{experiment.title.lower()} {', '.join(scaled)} stand for {', '.join(scaled.values())}")
         for cell in cells:
             theirs = experiment.reported.get(cell.setting.label, {}).get("parameters")
             ours = {record["parameters"] for record in cell.records}
@@ -98,8 +110,8 @@ def every_choice(outcome: "Outcome") -> list[Row]:
         key = f"{outcome.select}_accuracy"
         whole = all(cell.records and all(key in record for record in cell.records) for cell in cells)
         here = statistics.winner(cells, outcome.select) if whole else None
-        used = here if outcome.follow else experiment.chosen
-        rows.append({"sweep": experiment.title, "report": experiment.chosen, "here": here, "used": used})
+        final = _in_final_model(cells, outcome)
+        rows.append({"sweep": experiment.title, "report": experiment.chosen, "here": here, "final": final})
     return rows
 
 
@@ -161,22 +173,39 @@ def data_uri(data: bytes, kind: str) -> str:
 
 
 def _section(experiment: "Experiment", cells: Sequence["Cell"], seeds: int) -> Section:
-    verdict = None
-    claimed = [cell for cell in cells if cell.setting.label in experiment.claim]
-    if claimed and all(cell.records for cell in claimed):
-        verdict = statistics.judge(experiment, cells)
+    verdict = statistics.judge(experiment, cells)
     curves, panels = _curves(experiment, cells)
+    beside_report = tables.beside_report(experiment, cells)
     return Section(
         experiment=experiment,
         cells=cells,
         missing=_missing(cells, seeds),
         verdict=verdict,
-        pairs=tables.comparisons(experiment, verdict.comparisons) if verdict else None,
+        pairs=tables.comparisons(experiment, verdict.comparisons) if verdict and verdict.comparisons else None,
         accuracies=tables.accuracies(experiment, cells),
+        beside_report=beside_report if beside_report.rows else None,
         further=tables.further(experiment, cells),
         curves=curves,
         panels=panels,
     )
+
+
+def _in_final_model(cells: Sequence["Cell"], outcome: "Outcome") -> str | None:
+    """Label of the setting that the study's final model has; None without a final model, or if it has another."""
+    final = [
+        cell.setting.config for experiment, cells in outcome.experiments if experiment.name == "final" for cell in cells
+    ]
+    configs = [cell.setting.config for cell in cells]
+    varying = [name for name in vars(configs[0]) if len({getattr(config, name) for config in configs}) > 1]
+    for cell in cells:
+        if final and all(getattr(cell.setting.config, name) == getattr(final[0], name) for name in varying):
+            return cell.setting.label
+    return None
+
+
+def _value(experiment: "Experiment", cell: "Cell") -> str:
+    """What the setting's configuration has where its label names a value, which a reduced study may have scaled."""
+    return _shown(getattr(cell.setting.config, experiment.option)) if experiment.option else cell.setting.label
 
 
 def _missing(cells: Sequence["Cell"], seeds: int) -> str:

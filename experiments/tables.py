@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments import statistics
+from experiments.paper import BUDGET
 from jresnet import report
 
 if TYPE_CHECKING:
@@ -15,18 +16,14 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-BUDGET = 5_000_000
-"""Most trainable parameters the report allows itself (section 4.3: "less than 5M")."""
-
 COMPARED = "test_accuracy_batch_mean"
 """The figure that compares with the report's test accuracies: they are means over batches, as 8730 / (157 x 64)."""
 
-# Figures of `result.json` beside the test accuracy: name, format, scale, and unit of a difference.
+# Figures of `result.json` beside the test accuracy: name, format and scale.
 _FIGURES = {
     "test_loss": ("test loss", ".4f", 1),
     "train_accuracy": ("train accuracy (%)", ".2f", 100),
     "train_loss": ("train loss", ".4f", 1),
-    "validation_accuracy": ("validation accuracy (%)", ".2f", 100),
     "validation_loss": ("validation loss", ".4f", 1),
     "parameters": ("parameters", ",.0f", 1),
     "seconds": ("seconds per run", ",.1f", 1),
@@ -109,34 +106,50 @@ def accuracies(experiment: "Experiment", cells: Sequence["Cell"]) -> Table:
 
 
 def further(experiment: "Experiment", cells: Sequence["Cell"]) -> Table:
-    """Every other figure of each setting that was run, beside the report's where it gives one."""
+    """The other figures of each setting."""
+    rows, names = [], [name for name in _FIGURES if any(_summary(cell, name) for cell in cells)]
+    for cell in cells:
+        row: dict[str, Any] = {"setting": cell.setting.label}
+        for name in names:
+            found = _summary(cell, name)
+            row |= {f"{name}_mean": found and found.mean, f"{name}_std": found and found.std}
+        rows.append(row)
+    columns = [
+        number("parameters", "parameters_mean", ",.0f")
+        if name == "parameters"
+        else spread(_FIGURES[name][0], f"{name}_mean", f"{name}_std", *_FIGURES[name][1:])
+        for name in names
+    ]
+    caption = f"{experiment.title}: other figures of the last epoch, mean ± standard deviation over seeds."
+    return Table(f"{experiment.name}-figures", caption, (plain(heading(experiment), "setting"), *columns), tuple(rows))
+
+
+def beside_report(experiment: "Experiment", cells: Sequence["Cell"]) -> Table:
+    """Every figure but the test accuracy that the report gives for a setting, beside this study's."""
     rows = [
-        {
-            "setting": cell.setting.label,
-            "figure": name,
-            **compared(found, reported(experiment, cell.setting.label, name)),
-        }
+        {"setting": cell.setting.label, "figure": name, **compared(_summary(cell, name), value)}
         for cell in cells
         for name in _FIGURES
-        if (found := _summary(cell, name)) is not None
+        if (value := reported(experiment, cell.setting.label, name)) is not None
     ]
 
-    def figure(show: Callable[[Row, str, int], str]) -> Callable[[Row], str]:
-        return lambda row: show(row, *_FIGURES[row["figure"]][1:])
+    def figure(show: Callable[..., str], *keys: str, sign: str = "") -> Callable[[Row], str]:
+        def cell(row: Row) -> str:
+            _, form, scale = _FIGURES[row["figure"]]
+            return show(*(row[key] for key in keys), sign + form, scale)
+
+        return cell
 
     columns = (
         plain(heading(experiment), "setting"),
         Column("figure", ("figure",), lambda row: _FIGURES[row["figure"]][0]),
-        Column("report", ("report",), figure(lambda row, form, scale: _shown(row["report"], form, scale))),
-        Column("here", ("mean", "std"), figure(lambda row, form, scale: _spread(row["mean"], row["std"], form, scale))),
-        Column("95 % CI", ("low", "high"), figure(lambda row, *how: _interval(row["low"], row["high"], *how))),
-        Column(
-            "difference", ("difference",),
-            figure(lambda row, form, scale: _shown(row["difference"], "+" + form, scale)),
-        ),
-    )  # fmt: skip
-    caption = f"{experiment.title}: other figures of the last epoch, mean ± standard deviation over seeds."
-    return Table(f"{experiment.name}-figures", caption, columns, tuple(rows))
+        Column("report", ("report",), figure(_shown, "report")),
+        Column("here", ("mean", "std"), figure(_spread, "mean", "std")),
+        Column("95 % CI", ("low", "high"), figure(_interval, "low", "high")),
+        Column("difference", ("difference",), figure(_shown, "difference", sign="+")),
+    )
+    caption = f"{experiment.title}: the report's other figures, mean ± standard deviation over seeds beside them."
+    return Table(f"{experiment.name}-report", caption, columns, tuple(rows))
 
 
 def comparisons(experiment: "Experiment", pairs: Sequence["Comparison"]) -> Table:
@@ -174,7 +187,7 @@ def choices(rows: Sequence[Row], select: str) -> Table:
         plain("sweep", "sweep"),
         plain("the report chose", "report"),
         plain(f"best here by {select} accuracy", "here"),
-        plain("later sweeps went on with", "used"),
+        plain("in the final model", "final"),
     )
     return Table("choices", f"Settings chosen, by mean {select} accuracy.", columns, tuple(rows))
 
