@@ -189,7 +189,7 @@ def mistakes(found: Sequence[Mistake], dataset: Dataset, across: int = 5) -> Fig
         axes.imshow(dataset.test.images[mistake.index], interpolation="none")
         true, predicted = (shortened(dataset.classes[label], 16) for label in (mistake.label, mistake.prediction))
         axes.set_xlabel(
-            f"{true}\ntaken for {predicted}\n{mistake.confidence:.1%}", fontsize=FONT_SIZE - 2, parse_math=False
+            f"{true}\ntaken for {predicted}\n{100 * mistake.confidence:.1f} %", fontsize=FONT_SIZE - 2, parse_math=False
         )
         _bare(axes)
     for axes in grid.flat[len(found) :]:

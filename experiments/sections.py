@@ -261,7 +261,7 @@ def _errors(
                 "picture": picture(test.images[one.index]),
                 "true": classes[one.label],
                 "predicted": classes[one.prediction],
-                "confidence": f"{one.confidence:.1%}",
+                "confidence": f"{100 * one.confidence:.1f} %",
             }
             for one in worst
         ],
@@ -281,7 +281,7 @@ def _class_rows(found: list[mistakes.Predictions], counts: np.ndarray, outcome: 
         wrong = counts[label].copy()
         wrong[label] = 0
         if wrong.any():
-            row["taken_for"] = f"{classes[wrong.argmax()]} ({wrong.max() / counts[label].sum():.1%})"
+            row["taken_for"] = f"{classes[wrong.argmax()]} ({100 * wrong.max() / counts[label].sum():.1f} %)"
         rows.append(row)
     return rows
 

@@ -85,13 +85,14 @@ def accuracies(experiment: "Experiment", cells: Sequence["Cell"]) -> Table:
             found = _summary(cell, name)
             row |= {f"{name}_mean": found and found.mean, f"{name}_std": found and found.std}
         rows.append(row)
+    theirs = any(row["report"] is not None for row in rows)
     columns = [
         plain(heading(experiment), "setting"),
         plain("n", "n"),
-        number("report (%)", "report", ".2f", 100),
+        *[number("report (%)", "report", ".2f", 100)] * theirs,
         spread("here (%)", "mean", "std", ".2f", 100),
         interval("95 % CI (%)", "low", "high", ".2f", 100),
-        number("difference (points)", "difference", "+.2f", 100),
+        *[number("difference (points)", "difference", "+.2f", 100)] * theirs,
         spread("exact test accuracy (%)", "test_accuracy_mean", "test_accuracy_std", ".2f", 100),
     ]
     if any(row["validation_accuracy_mean"] is not None for row in rows):
@@ -174,7 +175,7 @@ def parameters(networks: Mapping[str, tuple[int, str]]) -> Table:
     columns = (
         plain("network", "network"),
         number("parameters", "parameters", ",d"),
-        number("of the budget", "share", ".1%"),
+        number("of the budget (%)", "share", ".1f", 100),
         Column("fits", ("fits",), lambda row: "yes" if row["fits"] else "no"),
         plain("used in", "used"),
     )
@@ -196,7 +197,7 @@ def classes(rows: Sequence[Row]) -> Table:
     """Accuracy per class, see `experiments.page` for the rows."""
     columns = (
         plain("class", "class"),
-        plain("test images", "images"),
+        number("test images", "images", ",d"),
         spread("accuracy (%)", "mean", "std", ".1f", 100),
         interval("95 % CI (%)", "low", "high", ".1f", 100),
         plain("most often taken for", "taken_for"),
