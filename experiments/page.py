@@ -82,7 +82,7 @@ def _lowest(table: Table, most: int) -> Table:
     if len(table.rows) <= most:
         return table
     rows = sorted((row for row in table.rows if row["mean"] is not None), key=lambda row: row["mean"])[:most]
-    caption = f"{table.caption} The {most} classes with the lowest; tables/{table.name}.csv has all {len(table.rows)}."
+    caption = f"{table.caption} The {most} lowest of {len(table.rows)}; tables/{table.name}.csv has all."
     return dataclasses.replace(table, rows=tuple(rows), caption=caption)
 
 

@@ -194,12 +194,11 @@ def choices(rows: Sequence[Row], select: str) -> Table:
 
 
 def classes(rows: Sequence[Row]) -> Table:
-    """Accuracy per class, see `experiments.page` for the rows."""
+    """Accuracy per class, see `experiments.sections` for the rows."""
     columns = (
         plain("class", "class"),
         number("test images", "images", ",d"),
         spread("accuracy (%)", "mean", "std", ".1f", 100),
-        interval("95 % CI (%)", "low", "high", ".1f", 100),
         plain("most often taken for", "taken_for"),
     )
     return Table("classes", "Accuracy per class, mean ± standard deviation over seeds.", columns, tuple(rows))
