@@ -178,7 +178,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
 
 @_styled
 def mistakes(found: Sequence[Mistake], dataset: Dataset, across: int = 5) -> Figure:
-    """The pictures of mistakes, with the true class above the predicted one and the confidence."""
+    """The pictures of mistakes, with the true class, the one it was taken for, and the confidence."""
     rows = [found[start : start + across] for start in range(0, len(found), across)]
     height, width = dataset.image_size
     text = 3 * (FONT_SIZE - 2) * 1.3 / 72  # inches under a picture
@@ -187,9 +187,9 @@ def mistakes(found: Sequence[Mistake], dataset: Dataset, across: int = 5) -> Fig
     grid = figure.subplots(len(rows), across, squeeze=False)
     for axes, mistake in zip(grid.flat, found, strict=False):
         axes.imshow(dataset.test.images[mistake.index], interpolation="none")
-        true, predicted = (shortened(dataset.classes[label], 16) for label in (mistake.label, mistake.prediction))
+        true, predicted = (shortened(dataset.classes[label], 14) for label in (mistake.label, mistake.prediction))
         axes.set_xlabel(
-            f"{true}\ntaken for {predicted}\n{100 * mistake.confidence:.1f} %", fontsize=FONT_SIZE - 2, parse_math=False
+            f"{true}\n→ {predicted}\n{100 * mistake.confidence:.1f} %", fontsize=FONT_SIZE - 2, parse_math=False
         )
         _bare(axes)
     for axes in grid.flat[len(found) :]:

@@ -1,6 +1,7 @@
 """What networks got wrong: from the predictions that runs left behind, counts, accuracies and pictures to look at."""
 
 import dataclasses
+import math
 import pathlib
 import zipfile
 from collections.abc import Sequence
@@ -73,10 +74,10 @@ def confusion(predictions: Sequence[Predictions], test: Split, classes: int) -> 
     return counts
 
 
-def class_accuracies(predictions: Predictions, test: Split, classes: int) -> list[float | None]:
-    """Share of each class's test images that were recognised; None for a class without test images."""
+def class_accuracies(predictions: Predictions, test: Split, classes: int) -> list[float]:
+    """Share of each class's test images that were recognised; NaN for a class without test images."""
     counts = confusion([predictions], test, classes)
-    return [int(row[label]) / int(row.sum()) if row.sum() else None for label, row in enumerate(counts)]
+    return [int(row[label]) / int(row.sum()) if row.sum() else math.nan for label, row in enumerate(counts)]
 
 
 def most_confident(predictions: Predictions, test: Split, most: int) -> list[Mistake]:

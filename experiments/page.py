@@ -74,6 +74,7 @@ def _render(**parts: Any) -> str:
         runs=len(records),
         seconds=sum(record["seconds"] for record in records),
         scale=sections.scale(outcome),
+        absent=sections.absent(outcome),
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from experiments import figures, mistakes, statistics, tables
+from experiments import figures, mistakes, paper, statistics, tables
 from experiments.figures import Drawing
 from experiments.tables import Row, Table
 from jresnet import report
@@ -67,6 +67,12 @@ def every_section(outcome: "Outcome") -> list[Section]:
     """One section per experiment, in the report's order."""
     seeds = max((len(cell.records) for _, cells in outcome.experiments for cell in cells), default=0)
     return [_section(experiment, cells, seeds) for experiment, cells in outcome.experiments]
+
+
+def absent(outcome: "Outcome") -> list[str]:
+    """Titles of the report's experiments that the outcome does not hold."""
+    present = {experiment.name for experiment, _ in outcome.experiments}
+    return [experiment.title for experiment in paper.experiments() if experiment.name not in present]
 
 
 def data_names(outcome: "Outcome") -> str:

@@ -259,8 +259,8 @@ def interval(header: str, low: str, high: str, form: str, scale: int = 1) -> Col
 
 def _summary(cell: "Cell", name: str) -> "Summary | None":
     """Over the cell's seeds, or None where a run lacks the figure or there is no run."""
-    values = [record.get(name) for record in cell.records]
-    return statistics.summarise(values) if values and None not in values else None
+    values = [record[name] for record in cell.records if record.get(name) is not None]
+    return statistics.summarise(values) if values and len(values) == len(cell.records) else None
 
 
 def _shown(value: float | None, form: str, scale: int = 1) -> str:

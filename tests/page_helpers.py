@@ -14,7 +14,7 @@ VERSIONS = {"python": "3.11.7", "jresnet": "0.1.0", "jax": "0.10.2"}
 RATES = {"0.01": 0.87, "0.005": 0.88, "0.001": 0.89}
 
 
-def dataset(classes=("cat", "dog", "tree"), per_class=8, size=16, seed=0):
+def dataset(classes=("cat", "dog", "tree"), per_class=8, size=32, seed=0):
     """Random pixels; as many test images of every class as training images."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(len(classes)), per_class).astype(np.int32)
