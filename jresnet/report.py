@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import rich.box
 import rich.table
 
@@ -18,14 +19,19 @@ from jresnet.runlog import write_bytes
 if TYPE_CHECKING:
     import matplotlib.axes
 
-# Colours that stay apart in every common form of colour blindness: Okabe and Ito, "Color Universal
-# Design" (2008). The line styles tell the curves apart in black and white too.
-_STYLES = {
+STYLES = {
     "train": {"color": "#0072B2", "linestyle": "--", "marker": "o"},
     "validation": {"color": "#009E73", "linestyle": ":", "marker": "^"},
     "test": {"color": "#D55E00", "linestyle": "-", "marker": "s"},
 }
+"""How each split is drawn, in colours that stay apart in every common form of colour blindness: Okabe and
+Ito, "Color Universal Design" (2008). The line styles tell the curves apart in black and white too."""
+
 _MOST_MARKERS = 20  # epochs; with more of them, markers hide the curve
+_PANELS = {"loss": ("cross-entropy (nats)", 1), "accuracy": ("accuracy (%)", 100)}
+
+# Copies of a data set that differ from the original under whose name they were read, by their sha256.
+_COPIES = {"1abb6cef1d3dfc07289d52cf1a9b2029c13dce3d311ac5d3861e9ce6a9500ea3": "CIFAR-10 (JPEG q75)"}
 
 
 class _Column(NamedTuple):
@@ -68,9 +74,9 @@ def curves(history: list[dict], path: str | os.PathLike, title: str) -> None:
 
     figure = Figure(figsize=(11, 4.4), dpi=150, layout="constrained")
     figure.suptitle("\n".join(textwrap.wrap(title, 100)), parse_math=False)
-    loss, accuracy = figure.subplots(1, 2)
-    _panel(loss, history, "loss", "cross-entropy (nats)", 1)
-    _panel(accuracy, history, "accuracy", "accuracy (%)", 100)
+    for axes, name in zip(figure.subplots(1, 2), _PANELS, strict=True):
+        panel(axes, [history], name, last=True)
+        legend(axes)
     image = io.BytesIO()
     FigureCanvasAgg(figure).print_png(image)
     write_bytes(path, image.getvalue())
@@ -87,7 +93,7 @@ def results_table(results: Sequence[dict]) -> rich.table.Table:
         show_edge=False,
         pad_edge=False,
         collapse_padding=True,
-        caption="\n".join(_provenance(results)),
+        caption="\n".join(_notes(results)),
         caption_justify="left",
     )
     settings, columns = _varying(results), _columns(results)
@@ -109,24 +115,37 @@ def markdown_table(results: Sequence[dict]) -> str:
     headers = [*settings, "seed", *(column.header.replace("\n", " ") for column in columns)]
     rules = [":--"] * len(settings) + ["--:"] * (len(headers) - len(settings))
     rows = [row for group in _grouped(results) for row in _rows(group, settings, columns, plus_minus=" ± ")]
-    lines = ["| " + " | ".join(_escaped(row)) + " |" for row in (headers, rules, *rows)]
-    return "\n".join([*lines, "", *(f"- {line}" for line in _provenance(results))]) + "\n"
+    lines = ["| " + " | ".join(markdown_cells(row)) + " |" for row in (headers, rules, *rows)]
+    return "\n".join([*lines, "", *(f"- {line}" for line in _notes(results))]) + "\n"
 
 
-def _panel(axes: "matplotlib.axes.Axes", history: list[dict], figure: str, label: str, scale: int) -> None:
+def panel(axes: "matplotlib.axes.Axes", histories: Sequence[Sequence[dict]], name: str, last: bool = False) -> None:
+    """Draw one figure of several runs against the epoch: the mean over the runs, in a band from lowest to highest.
+
+    Args:
+      axes: where to draw.
+      histories: records of `metrics.jsonl` of each run; a value that is null or missing in any leaves a gap.
+      name: "loss" or "accuracy".
+      last: add the last epoch's mean to each curve's label.
+    """
     from matplotlib.ticker import MaxNLocator
 
-    epochs = [record["epoch"] for record in history]
-    for split, style in _STYLES.items():
-        values = [_number(record.get(f"{split}_{figure}")) * scale for record in history]
-        if all(math.isnan(value) for value in values):
+    label, scale = _PANELS[name]
+    epochs = sorted({record["epoch"] for history in histories for record in history})
+    for split, style in STYLES.items():
+        values = np.array([_series(history, epochs, f"{split}_{name}", scale) for history in histories])
+        means = values.mean(axis=0)
+        if np.isnan(means).all():
             continue
-        last = f"{values[-1]:.2f} %" if figure == "accuracy" else f"{values[-1]:.4f}"
-        marker = style["marker"] if len(epochs) <= _MOST_MARKERS else ""
+        shown = f" (last {means[-1]:.2f} %)" if name == "accuracy" else f" (last {means[-1]:.4f})"
         axes.plot(
-            epochs, values, label=f"{split} (last {last})", linewidth=1.6, markersize=5,
-            color=style["color"], linestyle=style["linestyle"], marker=marker, clip_on=False, zorder=3,
+            epochs, means, label=split + shown * last, linewidth=1.6, markersize=5,
+            color=style["color"], linestyle=style["linestyle"],
+            marker=style["marker"] if len(epochs) <= _MOST_MARKERS else "", clip_on=False, zorder=3,
         )  # fmt: skip
+        if len(values) > 1:
+            low, high = values.min(axis=0), values.max(axis=0)
+            axes.fill_between(epochs, low, high, color=style["color"], alpha=0.25, linewidth=0, zorder=2)
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -134,11 +153,31 @@ def _panel(axes: "matplotlib.axes.Axes", history: list[dict], figure: str, label
         axes.set_xticks(epochs)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def legend(axes: "matplotlib.axes.Axes") -> None:
+    """Name the curves above the axes, if there are any."""
     if axes.lines:
         axes.legend(
             loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize="small",
             columnspacing=1.0, handletextpad=0.5, borderaxespad=0.2,
         )  # fmt: skip
+
+
+def provenance(results: Sequence[dict]) -> dict[str, str]:
+    """Where records of `result.json` were made: data, device, versions, commit, every distinct value once."""
+    described = {
+        "Data": [_data(result["dataset"]) for result in results],
+        "Device": [result["device"] for result in results],
+        "Versions": [", ".join(f"{k} {v}" for k, v in result["versions"].items()) for result in results],
+        "Commit": [result["commit"] or "unknown" for result in results],
+    }
+    return {name: "; ".join(dict.fromkeys(values)) for name, values in described.items() if values}
+
+
+def data_name(dataset: dict) -> str:
+    """The data set of a record by the name it deserves: a copy that differs from the original by its own."""
+    return _COPIES.get(dataset["sha256"], dataset["name"])
 
 
 def _rows(group: list[dict], settings: list[str], columns: list[_Column], plus_minus: str) -> list[list[str]]:
@@ -192,32 +231,29 @@ def _setting(result: dict, name: str) -> Any:
     return result["experiment"] if name == "experiment" else result["config"].get(name)
 
 
-def _provenance(results: Sequence[dict]) -> list[str]:
-    """Lines that say how to read the table and where its results were made, every distinct value once."""
+def _notes(results: Sequence[dict]) -> list[str]:
+    """Lines that say how to read the table and where its results were made."""
     lines = ["Figures are those of the last epoch; std is the sample standard deviation over seeds."]
-    described = {
-        "Data": [_data(result["dataset"]) for result in results],
-        "Device": [result["device"] for result in results],
-        "Versions": [", ".join(f"{k} {v}" for k, v in result["versions"].items()) for result in results],
-        "Commit": [result["commit"] or "unknown" for result in results],
-    }
-    for name, values in described.items():
-        if values:
-            lines.append(f"{name}: {'; '.join(dict.fromkeys(values))}")
-    return lines
+    return [*lines, *(f"{name}: {values}" for name, values in provenance(results).items())]
 
 
 def _data(dataset: dict) -> str:
     sizes = ", ".join(f"{dataset[split]:,} {split}" for split in ("train", "validation", "test"))
-    return f"{dataset['name']} ({sizes} images; sha256 {dataset['sha256'][:12]})"
+    return f"{data_name(dataset)} ({sizes} images; sha256 {dataset['sha256'][:12]})"
 
 
 def _shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _escaped(row: Sequence[str]) -> list[str]:
+def markdown_cells(row: Sequence[str]) -> list[str]:
+    """Texts as cells of a Markdown table."""
     return [cell.replace("\n", ", ").replace("|", "\\|") for cell in row]
+
+
+def _series(history: Sequence[dict], epochs: list[int], key: str, scale: int) -> list[float]:
+    values = {record["epoch"]: _number(record.get(key)) * scale for record in history}
+    return [values.get(epoch, math.nan) for epoch in epochs]
 
 
 def _number(value: float | None) -> float:
