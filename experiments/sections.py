@@ -12,7 +12,7 @@ from PIL import Image
 from experiments import figures, mistakes, paper, statistics, tables
 from experiments.figures import Drawing
 from experiments.tables import Row, Table
-from jresnet import report
+from jresnet import models, report
 
 if TYPE_CHECKING:
     from experiments.statistics import Verdict
@@ -131,7 +131,8 @@ def networks(outcome: "Outcome") -> dict[str, tuple[int, str]]:
         for cell in cells:
             config = cell.setting.config
             name = ", ".join(f"{field.removesuffix('_size')} {_shown(getattr(config, field))}" for field in varying)
-            count = config.parameter_count(len(outcome.dataset.classes), outcome.dataset.image_size)
+            network = models.from_config(config, len(outcome.dataset.classes))
+            count = models.parameter_count(network, outcome.dataset.image_size)
             uses = found.setdefault(name, (count, {}))[1]
             uses.setdefault(experiment.title, []).append(cell.setting.label)
     return {
