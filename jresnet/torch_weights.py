@@ -38,7 +38,7 @@ _BATCHES = ".num_batches_tracked"
 
 
 def from_state_dict(
-    state_dict: Mapping[str, Any], model: ResNet, image_size: tuple[int, int] = (32, 32)
+    state_dict: Mapping[str, Any] | str | os.PathLike, model: ResNet, image_size: tuple[int, int] = (32, 32)
 ) -> dict[str, Any]:
     """Variables of `model` from a PyTorch state dict in either layout.
 
@@ -46,7 +46,7 @@ def from_state_dict(
     reads it only where a batch normalisation has no momentum, which these networks never do without.
 
     Args:
-      state_dict: PyTorch tensors or arrays by name.
+      state_dict: PyTorch tensors or arrays by name, or the path of a file that `load` reads.
       model: the network they belong to.
       image_size: (height, width) of its images in pixels; together with the pooling it decides how many
         inputs the linear layer has.
@@ -55,9 +55,10 @@ def from_state_dict(
       {"params": ..., "batch_stats": ...} of the model's param_dtype, as `model.init` returns them.
 
     Raises:
-      InputError: keys are missing, unknown or of another shape; the message lists every one.
+      InputError: keys are missing, unknown or of another shape; the message lists every one. Or there is
+        no such file, or none that holds tensors alone.
     """
-    tensors = _plain(state_dict)
+    tensors = _plain(state_dict if isinstance(state_dict, Mapping) else load(state_dict))
     paths = _matched(tensors, model, image_size)
     arrays = {path: _from_torch(_array(tensors[name])) for name, path in paths.items()}
     return flax.traverse_util.unflatten_dict(

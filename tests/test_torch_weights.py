@@ -138,7 +138,8 @@ def test_variables_of_another_network_are_not_written(variables):
 def test_files_hold_every_bit(tmp_path, variables, suffix):
     path = tmp_path / f"weights{suffix}"
     torch_weights.save(path, torch_weights.to_state_dict(variables, MODEL))
-    chex.assert_trees_all_equal(torch_weights.from_state_dict(torch_weights.load(path), MODEL), variables)
+    for source in (path, str(path), torch_weights.load(path)):
+        chex.assert_trees_all_equal(torch_weights.from_state_dict(source, MODEL), variables)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
