@@ -254,7 +254,7 @@ def _errors(
     worst = mistakes.most_confident(found[seed], test, _MOST_MISTAKES)
     text = "Share of each true class's test images by predicted class."
     return Errors(
-        title=f"{experiment.title}, {cell.setting.label}",
+        title=experiment.title + f", {cell.setting.label}" * (len(experiment.settings) > 1),
         runs=len(found),
         seed=seed,
         confusion=figures.drawn("confusion", text, figures.confusion(counts, classes)),
@@ -267,7 +267,7 @@ def _errors(
                 "picture": picture(test.images[one.index]),
                 "true": classes[one.label],
                 "predicted": classes[one.prediction],
-                "confidence": f"{100 * one.confidence:.1f} %",
+                "confidence": f"{100 * one.confidence:.1f}\N{NO-BREAK SPACE}%",
             }
             for one in worst
         ],
