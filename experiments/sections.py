@@ -98,7 +98,9 @@ def scale(outcome: "Outcome") -> list[str]:
         scaled = {cell.setting.label: _value(experiment, cell) for cell in cells}
         scaled = {label: value for label, value in scaled.items() if label != value}
         if scaled:
-            found.append(f"{experiment.title.lower()} {', '.join(scaled)} stand for {', '.join(scaled.values())}")
+            found.append(
+                f"{experiment.title.lower()} {', '.join(scaled)} stand{'s' * (len(scaled) == 1)} for {', '.join(scaled.values())}"
+            )
         for cell in cells:
             theirs = experiment.reported.get(cell.setting.label, {}).get("parameters")
             ours = {record["parameters"] for record in cell.records}
