@@ -3,7 +3,7 @@
 import base64
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,9 +98,8 @@ def scale(outcome: "Outcome") -> list[str]:
         scaled = {cell.setting.label: _value(experiment, cell) for cell in cells}
         scaled = {label: value for label, value in scaled.items() if label != value}
         if scaled:
-            found.append(
-                f"{experiment.title.lower()} {', '.join(scaled)} stand{'s' * (len(scaled) == 1)} for {', '.join(scaled.values())}"
-            )
+            verb = "stand" if len(scaled) > 1 else "stands"
+            found.append(f"{experiment.title.lower()} {', '.join(scaled)} {verb} for {', '.join(scaled.values())}")
         for cell in cells:
             theirs = experiment.reported.get(cell.setting.label, {}).get("parameters")
             ours = {record["parameters"] for record in cell.records}
@@ -142,6 +141,15 @@ def networks(outcome: "Outcome") -> dict[str, tuple[int, str]]:
     }
 
 
+def budget(found: Mapping[str, tuple[int, str]]) -> Drawing | None:
+    """The networks' parameters against the budget; None without any network."""
+    if not found:
+        return None
+    text = f"Trainable parameters of each network against the budget of {paper.BUDGET:,}."
+    counts = {name: count for name, (count, _) in found.items()}
+    return figures.drawn("parameters", text, figures.budget(counts, paper.BUDGET))
+
+
 def augmentations(outcome: "Outcome") -> Drawing:
     """One image per class before and after each augmentation, at the padding that the study crops with."""
     padding = max((cell.setting.config.crop_padding for _, cells in outcome.experiments for cell in cells), default=0)
@@ -169,9 +177,9 @@ def errors(outcome: "Outcome") -> Errors | None:
 
 
 def picture(pixels: np.ndarray) -> str:
-    """An image, uint8 [height, width, 3], as a data: URI."""
+    """An image, uint8 [height, width, 3], as a data: URI, a large one reduced."""
     png = io.BytesIO()
-    Image.fromarray(pixels).save(png, "PNG")
+    Image.fromarray(figures.reduced(pixels)).save(png, "PNG")
     return data_uri(png.getvalue(), "image/png")
 
 

@@ -311,6 +311,12 @@ def test_a_study_without_runs_is_a_page_that_says_so(tmp_path, data, quick):
     assert "no run has left predictions" in shown.text("errors")
 
 
+def test_a_study_whose_experiments_all_wait_is_a_page_too(tmp_path, data):
+    page.write(page_helpers.outcome([], data), tmp_path)
+    shown = Page((tmp_path / "report.html").read_text())
+    assert "No run has finished yet." in shown.text() and "No experiment has a network yet." in shown.text("parameters")
+
+
 @pytest.mark.parametrize("damage", ["other", "short", "torn", "nameless"])
 def test_predictions_that_are_not_the_runs_are_refused_before_anything_is_written(tmp_path, data, damage):
     final = page_helpers.final(tmp_path / "runs", data, seeds=1, epochs=1)
