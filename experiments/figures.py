@@ -132,7 +132,7 @@ def augmentations(dataset: Dataset, padding: int) -> Figure:
         columns.append(np.asarray(jnp.round(pixels)).astype(np.uint8))
     rows = list(np.stack(columns, axis=1))
     figure, axes = _mosaic(rows, len(columns), [dataset.classes[label] for label in classes])
-    wide = images.shape[2] + _GAP
+    wide = reduced(images).shape[2] + _GAP
     axes.set_xticks([wide * (i + 0.5) - _GAP / 2 for i in range(len(titles))], titles)
     axes.xaxis.tick_top()
     return figure
@@ -186,7 +186,7 @@ def mistakes(found: Sequence[Mistake], dataset: Dataset, across: int = 5) -> Fig
     figure = _figure(_WIDTH * 1.6, len(rows) * (cell * height / width + text + 0.1))
     grid = figure.subplots(len(rows), across, squeeze=False)
     for axes, mistake in zip(grid.flat, found, strict=False):
-        axes.imshow(dataset.test.images[mistake.index], interpolation="none")
+        axes.imshow(reduced(dataset.test.images[mistake.index]), interpolation="none")
         true, predicted = (shortened(dataset.classes[label], 14) for label in (mistake.label, mistake.prediction))
         axes.set_xlabel(
             f"{true}\n→ {predicted}\n{100 * mistake.confidence:.1f} %", fontsize=FONT_SIZE - 2, parse_math=False
@@ -226,6 +226,12 @@ def budget(networks: Mapping[str, int], most: int) -> Figure:
     return figure
 
 
+def reduced(pictures: np.ndarray, most: int = 64) -> np.ndarray:
+    """Every k-th pixel of pictures [..., height, width, 3], so that their shorter side comes near `most` pixels."""
+    step = max(1, min(pictures.shape[-3:-1]) // most)
+    return pictures[..., ::step, ::step, :]
+
+
 def shortened(name: str, most: int) -> str:
     """The name, cut to `most` characters with an ellipsis."""
     return name if len(name) <= most else name[: most - 1] + "…"
@@ -237,6 +243,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _mosaic(rows: Sequence[np.ndarray], columns: int, names: Sequence[str]) -> tuple[Figure, "Axes"]:
     """Rows of uint8 pictures [n, height, width, 3] with gaps between them and their names at the left."""
+    rows = [reduced(pictures) for pictures in rows]
     height, width = rows[0].shape[1:3]
     tall, wide = height + _GAP, width + _GAP
     canvas = np.full((tall * len(rows) - _GAP, wide * columns - _GAP, 3), 255, np.uint8)

@@ -11,7 +11,6 @@ import jinja2
 
 from experiments import figures, sections, tables
 from experiments.figures import Drawing
-from experiments.paper import BUDGET
 from experiments.tables import Table
 from jresnet import report
 from jresnet.runlog import write_bytes, write_json
@@ -39,12 +38,10 @@ def write(outcome: "Outcome", workdir: pathlib.Path) -> list[pathlib.Path]:
     errors = sections.errors(outcome)
     experiments = sections.every_section(outcome)
     networks = sections.networks(outcome)
-    counts = {name: count for name, (count, _) in networks.items()}
-    budget = f"Trainable parameters of each network against the budget of {BUDGET:,}."
     shared: dict[str, Any] = {
         "samples": figures.drawn("samples", "Training images of each class.", figures.samples(outcome.dataset)),
         "augmentations": sections.augmentations(outcome),
-        "budget": figures.drawn("parameters", budget, figures.budget(counts, BUDGET)),
+        "budget": sections.budget(networks),
         "parameters": tables.parameters(networks),
         "choices": tables.choices(sections.every_choice(outcome), outcome.select),
         "commands": tables.commands(outcome.experiments),

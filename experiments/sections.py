@@ -3,7 +3,7 @@
 import base64
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,7 +98,8 @@ def scale(outcome: "Outcome") -> list[str]:
         scaled = {cell.setting.label: _value(experiment, cell) for cell in cells}
         scaled = {label: value for label, value in scaled.items() if label != value}
         if scaled:
-            found.append(f"{experiment.title.lower()} {', '.join(scaled)} stand for {', '.join(scaled.values())}")
+            verb = "stand" if len(scaled) > 1 else "stands"
+            found.append(f"{experiment.title.lower()} {', '.join(scaled)} {verb} for {', '.join(scaled.values())}")
         for cell in cells:
             theirs = experiment.reported.get(cell.setting.label, {}).get("parameters")
             ours = {record["parameters"] for record in cell.records}
@@ -141,6 +142,15 @@ def networks(outcome: "Outcome") -> dict[str, tuple[int, str]]:
     }
 
 
+def budget(found: Mapping[str, tuple[int, str]]) -> Drawing | None:
+    """The networks' parameters against the budget; None without any network."""
+    if not found:
+        return None
+    text = f"Trainable parameters of each network against the budget of {paper.BUDGET:,}."
+    counts = {name: count for name, (count, _) in found.items()}
+    return figures.drawn("parameters", text, figures.budget(counts, paper.BUDGET))
+
+
 def augmentations(outcome: "Outcome") -> Drawing:
     """One image per class before and after each augmentation, at the padding that the study crops with."""
     padding = max((cell.setting.config.crop_padding for _, cells in outcome.experiments for cell in cells), default=0)
@@ -168,9 +178,9 @@ def errors(outcome: "Outcome") -> Errors | None:
 
 
 def picture(pixels: np.ndarray) -> str:
-    """An image, uint8 [height, width, 3], as a data: URI."""
+    """An image, uint8 [height, width, 3], as a data: URI, a large one reduced."""
     png = io.BytesIO()
-    Image.fromarray(pixels).save(png, "PNG")
+    Image.fromarray(figures.reduced(pixels)).save(png, "PNG")
     return data_uri(png.getvalue(), "image/png")
 
 
@@ -255,7 +265,7 @@ def _errors(
     worst = mistakes.most_confident(found[seed], test, _MOST_MISTAKES)
     text = "Share of each true class's test images by predicted class."
     return Errors(
-        title=f"{experiment.title}, {cell.setting.label}",
+        title=experiment.title + f", {cell.setting.label}" * (len(experiment.settings) > 1),
         runs=len(found),
         seed=seed,
         confusion=figures.drawn("confusion", text, figures.confusion(counts, classes)),
@@ -268,7 +278,7 @@ def _errors(
                 "picture": picture(test.images[one.index]),
                 "true": classes[one.label],
                 "predicted": classes[one.prediction],
-                "confidence": f"{100 * one.confidence:.1f} %",
+                "confidence": f"{100 * one.confidence:.1f}\N{NO-BREAK SPACE}%",
             }
             for one in worst
         ],

@@ -176,3 +176,11 @@ def test_counts_accuracies_and_order_of_mistakes():
     first, second, third = mistakes.class_accuracies(one, test, 3)
     assert (first, second) == (1 / 3, 1 / 3) and np.isnan(third)
     assert [mistake.index for mistake in mistakes.most_confident(one, test, 3)] == [4, 5, 3]
+
+
+def test_large_pictures_are_thinned_out():
+    data = page_helpers.dataset(per_class=1, size=200)
+    assert figures.reduced(data.train.images).shape == (3, 67, 67, 3)
+    assert (figures.reduced(data.train.images[0]) == data.train.images[0, ::3, ::3]).all()
+    assert_legible(figures.augmentations(data, 4))
+    assert figures.reduced(data.train.images[:, :32, :32]).shape == (3, 32, 32, 3)

@@ -15,7 +15,8 @@ import page_helpers
 import pytest
 from PIL import Image
 
-from experiments import figures, page
+from experiments import figures, page, sections
+from experiments.study import Setting
 from jresnet.errors import InputError
 
 CLASSES = ("cat <b>bold</b>", 'dog & "co"', "it's $5 and $6")
@@ -310,6 +311,12 @@ def test_a_study_without_runs_is_a_page_that_says_so(tmp_path, data, quick):
     assert "no run has left predictions" in shown.text("errors")
 
 
+def test_a_study_whose_experiments_all_wait_is_a_page_too(tmp_path, data):
+    page.write(page_helpers.outcome([], data), tmp_path)
+    shown = Page((tmp_path / "report.html").read_text())
+    assert "No run has finished yet." in shown.text() and "No experiment has a network yet." in shown.text("parameters")
+
+
 @pytest.mark.parametrize("damage", ["other", "short", "torn", "nameless"])
 def test_predictions_that_are_not_the_runs_are_refused_before_anything_is_written(tmp_path, data, damage):
     final = page_helpers.final(tmp_path / "runs", data, seeds=1, epochs=1)
@@ -337,3 +344,28 @@ def test_the_copy_of_cifar_goes_by_its_own_name(tmp_path, data, quick, monkeypat
     text = Page((tmp_path / "report.html").read_text()).text()
     assert "the data are CIFAR-10 (JPEG q75), not CIFAR-10 as published" in text
     assert "Data set CIFAR-10 (JPEG q75): 3 classes" in text and "cifar10" not in text
+
+
+def test_a_study_at_the_reports_scale_carries_no_warning(tmp_path, data):
+    experiment, cells = page_helpers.rates(tmp_path, data, epochs=100)
+    dataset = {"name": "cifar10", "train": 45000, "validation": 5000, "test": 10000, "classes": 10, "sha256": "0" * 64}
+    cells = tuple(
+        dataclasses.replace(cell, records=tuple(record | {"dataset": dataset} for record in cell.records))
+        for cell in cells
+    )
+    assert sections.scale(page_helpers.outcome([(experiment, cells)], data)) == []
+    scaled = dataclasses.replace(
+        cells[0], setting=Setting("0.01", dataclasses.replace(cells[0].setting.config, learning_rate=0.02))
+    )
+    (warning,) = sections.scale(page_helpers.outcome([(experiment, (scaled, *cells[1:]))], data))
+    assert warning == "learning rate 0.01 stands for 0.02"
+
+
+def test_of_many_classes_the_page_shows_the_worst_and_the_files_all(tmp_path, quick):
+    many = page_helpers.dataset([f"class {i}" for i in range(40)], per_class=5, size=8)
+    page.write(page_helpers.outcome([page_helpers.final(tmp_path / "runs", many, seeds=1, epochs=1)], many), tmp_path)
+    rows = list(csv.DictReader((tmp_path / "tables" / "classes.csv").open(newline="")))
+    assert [row["class"] for row in rows] == list(many.classes)
+    shown = Page((tmp_path / "report.html").read_text()).tables["errors"][0][1:]
+    assert len(shown) == 30
+    assert [float(row[2]) for row in shown] == sorted(100 * float(row["mean"]) for row in rows)[:30]
