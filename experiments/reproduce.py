@@ -47,7 +47,9 @@ def run(arguments: list[str]) -> None:
     for path in page.write(outcome, options.place):
         ledger.say(str(path))
     if ledger.failed:
-        raise Diverged(f"{len(ledger.failed)} runs diverged, the first: {next(iter(ledger.failed.items()))}")
+        count = len(ledger.failed)
+        failures = "; ".join(f"{place}: {why}" for place, why in ledger.failed.items())
+        raise Diverged(f"{count} run{'s' if count > 1 else ''} diverged, {failures}")
 
 
 def train(study: Plan, ledger: Ledger) -> dict[str, str]:

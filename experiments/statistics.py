@@ -110,15 +110,19 @@ def judge(experiment: Experiment, cells: Sequence[Cell]) -> Verdict | None:
     """
     if not experiment.claim:
         return None
-    claim = " > ".join(experiment.claim)
+    ordering = " > ".join(experiment.claim)
+    # Where the report gives no accuracies, what it did is all it claims.
+    claim = (
+        f"The report's ordering {ordering}"
+        if experiment.reported
+        else f"The ordering {ordering}, implied by the report's choice,"
+    )
     by_label = {cell.setting.label: cell for cell in cells}
     pairs = list(itertools.combinations(experiment.claim, 2))
     compared = [compare(by_label[a], by_label[b]) for a, b in pairs if a in by_label and b in by_label]
     found = tuple(comparison for comparison in compared if comparison is not None)
     if len(found) < len(pairs):
-        return Verdict(
-            "undecided", f"The report's ordering {claim} is undecided: not all of it has been run yet.", found
-        )
+        return Verdict("undecided", f"{claim} is undecided: not all of it has been run yet.", found)
     tested = [comparison for comparison in found if comparison.p is not None]
     differing = {
         comparison: p < 1 - LEVEL
@@ -143,7 +147,7 @@ def _sentence(
     means = {label: summarise(record["test_accuracy"] for record in by_label[label].records).mean for label in labels}
     ranked = sorted(means, key=lambda label: -means[label])
     observed = ", ".join(f"{label} {100 * means[label]:.2f} %" for label in ranked)
-    text = f"The report's ordering {claim} is {word} at n = {fewest}: mean test accuracies {observed}"
+    text = f"{claim} is {word} at n = {fewest}: mean test accuracies {observed}"
     if against:
         text += "; " + ", ".join(f"{c.second} exceeds {c.first} by {_points(-c.difference)}" for c in against)
     if fewest < 2:

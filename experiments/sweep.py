@@ -7,7 +7,7 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from experiments import paper, runs, statistics, study
 from experiments.progress import Ledger
@@ -76,7 +76,8 @@ def parse(program: str, experiment: Experiment, arguments: list[str]) -> tuple[O
 
 def _narrowed(config: Config) -> Config:
     """At the small scale a sweep over widths keeps their proportions."""
-    return dataclasses.replace(config, width=round(config.width * study.QUICK["width"] / paper.INITIAL.width))
+    scale = study.QUICK["width"] / cast(int, paper.INITIAL.width)
+    return dataclasses.replace(config, width=round(cast(int, config.width) * scale))
 
 
 def cell(label: str, config: Config, wanted: Sequence[runs.Run], ledger: Ledger) -> Cell:

@@ -1,6 +1,7 @@
 """What the tests of whole programs share: a tiny data set and experiment, snapshots, and a user without privileges."""
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -8,6 +9,10 @@ import tempfile
 
 import numpy as np
 import pytest
+
+from jresnet import rundir
+from jresnet.datasets import Dataset, Split
+from jresnet.runlog import METRICS, write_bytes
 
 # Seconds of compiling, hundredths of training: feature maps of 4 x 4, three steps an epoch, the last one smaller.
 TINY = [
@@ -62,3 +67,39 @@ def as_nobody():
         yield
     finally:
         os.seteuid(0)
+
+
+def five_classes(train=60, test=10, validation=0):
+    """Noise of 32 x 32 with labels, large enough for the report's networks."""
+
+    def split(images, seed):
+        labels = (np.arange(images) % 5).astype(np.int32)
+        return Split(np.random.default_rng(seed).integers(0, 256, (images, 32, 32, 3), np.uint8), labels)
+
+    return Dataset("made", split(train, 0), split(validation, 1), split(test, 2), tuple("abcde"))
+
+
+class FakeFit:
+    """In place of `loop.fit`: the records of a run that is done at once.
+
+    Attributes:
+      accuracy: (config, seed) -> the accuracy on every split; set by the test, may raise.
+      made: (config, seed) of every run made.
+    """
+
+    def __init__(self):
+        self.made = []
+        self.accuracy = lambda config, seed: 0.5
+
+    def __call__(self, config, dataset, workdir, *, seed, experiment, keep, console):
+        held_out = dataset.hold_out(config.validation, seed)
+        run = rundir.describe(config, held_out, dataset.sha256, seed, experiment)
+        rundir.claim(workdir, run)
+        accuracy = self.accuracy(config, seed)
+        line = {"epoch": 0, "test_accuracy": accuracy, "validation_accuracy": accuracy}
+        write_bytes(workdir / METRICS, json.dumps(line).encode() + b"\n")
+        record = {name: run[name] for name in ("experiment", "config", "seed", "dataset")} | line
+        record |= {"device": "none", "versions": {}, "commit": None, "parameters": 1, "epochs": 1}
+        record |= {"seconds": 2.0, "compile_seconds": 1.0, "train_loss": 1.0}
+        rundir.finish(workdir, json.loads(json.dumps(record)))
+        self.made.append((config, seed))

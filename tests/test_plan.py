@@ -1,30 +1,20 @@
 """A study's plan: which runs there are, who trains which, what waits for what; nothing is trained here but in name."""
 
 import dataclasses
-import json
-import os
-import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from study_helpers import FakeFit, five_classes
 
 from experiments import paper, plan, progress, runs
 from experiments.plan import Plan, StudyOptions
-from jresnet import cli, loop, rundir
-from jresnet.datasets import Dataset, Split
+from jresnet import cli, loop
+from jresnet.datasets import Split
 from jresnet.errors import Diverged, InputError
-from jresnet.runlog import METRICS, write_bytes
 
-
-def make_dataset(train=60, test=10, validation=0):
-    def split(images, seed):
-        labels = (np.arange(images) % 5).astype(np.int32)
-        return Split(np.random.default_rng(seed).integers(0, 256, (images, 32, 32, 3), np.uint8), labels)
-
-    return Dataset("made", split(train, 0), split(validation, 1), split(test, 2), tuple("abcde"))
-
-
-DATASET = make_dataset()
+DATASET = five_classes()
 
 
 def made(tmp_path, dataset=DATASET, **options):
@@ -38,27 +28,7 @@ def everything(study):
 
 @pytest.fixture
 def fit(monkeypatch):
-    """In place of training: records of a run whose accuracies the test decides by `fit.accuracy(config, seed)`."""
-
-    class Fit:
-        def __init__(self):
-            self.made = []
-            self.accuracy = lambda config, seed: 0.5
-
-        def __call__(self, config, dataset, workdir, *, seed, experiment, keep, console):
-            held_out = dataset.hold_out(config.validation, seed)
-            run = rundir.describe(config, held_out, dataset.sha256, seed, experiment)
-            rundir.claim(workdir, run)
-            accuracy = self.accuracy(config, seed)
-            line = {"epoch": 0, "test_accuracy": accuracy, "validation_accuracy": accuracy}
-            write_bytes(workdir / METRICS, json.dumps(line).encode() + b"\n")
-            names = ("experiment", "config", "seed", "dataset")
-            record = {name: run[name] for name in names} | line | {"device": "none", "versions": {}, "commit": None}
-            record |= {"parameters": 1, "epochs": 1, "seconds": 2.0, "compile_seconds": 1.0, "train_loss": 1.0}
-            rundir.finish(workdir, json.loads(json.dumps(record)))
-            self.made.append((config, seed))
-
-    fake = Fit()
+    fake = FakeFit()
     monkeypatch.setattr(loop, "fit", fake)
     return fake
 
@@ -101,7 +71,7 @@ def test_a_run_is_its_configuration_seed_and_data(tmp_path):
 
     same = [place(budget=None), place(data_dir="elsewhere"), place(input="tfds"), place(parallel="jit")]
     assert set(same) == {place()}
-    other = [place(seed=1), place(width=41), place(weight_decay=0.0), place(make_dataset(59)), place(validation=5)]
+    other = [place(seed=1), place(width=41), place(weight_decay=0.0), place(five_classes(59)), place(validation=5)]
     assert len({place(), *other}) == 6
 
 
@@ -134,8 +104,8 @@ def test_validation_images(tmp_path):
         assert StudyOptions().held_out(dataset) == expected
     assert StudyOptions(select="test").held_out(DATASET) == 0
     assert StudyOptions(validation=9, select="test").held_out(DATASET) == 9
-    assert StudyOptions().held_out(make_dataset(validation=10)) == 0, "it brings its own"
-    for options, dataset in ((StudyOptions(validation=0), DATASET), (StudyOptions(), make_dataset(train=9))):
+    assert StudyOptions().held_out(five_classes(validation=10)) == 0, "it brings its own"
+    for options, dataset in ((StudyOptions(validation=0), DATASET), (StudyOptions(), five_classes(train=9))):
         with pytest.raises(InputError, match="--select validation: needs validation images"):
             options.held_out(dataset)
 
@@ -180,30 +150,32 @@ def test_a_cells_command_makes_its_runs_again(tmp_path):
     )
 
 
+HOLDER = """
+import fcntl, pathlib, sys
+place = pathlib.Path(sys.argv[1])
+place.mkdir(parents=True)
+file = (place / "lock").open("ab")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
 def test_a_run_held_by_another_process_is_running_and_left_alone(tmp_path, fit):
     study = made(tmp_path, only=("learning_rate",), seeds=1)
     first, *_ = study.mine(study.ready()[0])
-    pid = os.fork()
-    if pid == 0:
-        with runs.held(first) as free:
-            os.write(1, b"")
-            pathlib.Path(tmp_path / "held").write_text(str(free))
-            while not (tmp_path / "enough").exists():
-                pass
-        os._exit(0)
-    while not (tmp_path / "held").exists():
-        pass
-    try:
-        assert (tmp_path / "held").read_text() == "True" and runs.running(first)
+    assert not runs.running(first)
+    command = [sys.executable, "-c", HOLDER, str(first.place)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        assert runs.running(first)
         with runs.held(first) as free:
             assert not free
         train(study)
         assert len(fit.made) == 2
-        (row,) = ([*column.cells] for column in study.ledger.table(study.groups(everything(study)), []).columns[3:4])
-        assert row == ["1", "1"], "one of the experiment's runs is running, and so one in all"
-    finally:
-        (tmp_path / "enough").touch()
-        os.waitpid(pid, 0)
+        table = study.ledger.table(study.groups(everything(study)), [])
+        assert [[*column.cells][-1] for column in table.columns] == ["distinct runs", "3", "2", "1", "0", "0"]
+        other.stdin.close()
     assert not runs.running(first)
     train(study)
     assert len(fit.made) == 3
@@ -299,7 +271,7 @@ def test_records_of_other_data_or_versions_and_damaged_ones_are_refused(tmp_path
     assert not (tmp_path / "study").exists()
     train(study)
     made(tmp_path, **only).check()
-    assert "is of other data (made, sha256" in check(made(tmp_path, make_dataset(train=55), **only))
+    assert "is of other data (made, sha256" in check(made(tmp_path, five_classes(train=55), **only))
     (place,) = (tmp_path / "study" / "runs").glob("*/seed-0")
     for name, content, part in (
         ("result.json", lambda text: text.replace('"test_accuracy": 0.5', '"test_accuracy": 0.9'), "edited"),

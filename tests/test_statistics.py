@@ -1,5 +1,6 @@
 """Intervals, paired comparisons and verdicts against closed forms and tables, not against scipy."""
 
+import dataclasses
 import math
 import pathlib
 
@@ -20,7 +21,8 @@ def cell(label, accuracies, first_seed=0, key="test_accuracy"):
 
 
 def experiment(*claim):
-    return Experiment("trial", "0", "Trial", None, tuple(Setting(label, Config()) for label in claim), {}, claim, None)
+    settings = tuple(Setting(label, Config()) for label in claim)
+    return Experiment("trial", "0", "Trial", None, settings, {label: {} for label in claim}, claim, None)
 
 
 def test_a_mean_and_its_interval():
@@ -103,6 +105,11 @@ def test_pairs_are_corrected_for_their_number():
 
 def test_where_the_report_claims_nothing_there_is_no_verdict():
     assert judge(experiment(), []) is None
+
+
+def test_a_claim_without_figures_is_not_put_into_the_reports_mouth():
+    found = judge(dataclasses.replace(experiment("b", "a"), reported={}), [cell("a", BEST), cell("b", MIDDLE)])
+    assert found.sentence.startswith("The ordering b > a, implied by the report's choice, is refuted at n = 3")
 
 
 def test_the_winner_has_the_best_mean_on_the_chosen_split():
