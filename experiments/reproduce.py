@@ -15,7 +15,7 @@ from experiments import page, paper, plan, statistics
 from experiments.plan import Plan, StudyOptions
 from experiments.progress import Ledger
 from experiments.study import Cell, Experiment, Outcome
-from jresnet import cli
+from jresnet import cli, report, rundir
 from jresnet.datasets import load_dataset
 from jresnet.errors import Diverged, InputError, Interrupted
 
@@ -89,7 +89,8 @@ def caption(study: Plan, results: Sequence[tuple[Experiment, tuple[Cell, ...]]])
     seeds = f"{options.seeds} seed{'s' if options.seeds > 1 else ''} per setting"
     devices = sorted({record["device"] for _, cells in results for cell in cells for record in cell.records})
     scale = _scale(options)
-    parts = [f"{scale}: {dataset.name}", train, f"{len(dataset.test):,} test images", f"{options.epochs} epochs"]
+    name = report.data_name(rundir.dataset_record(dataset, dataset.sha256))
+    parts = [f"{scale}: {name}", train, f"{len(dataset.test):,} test images", f"{options.epochs} epochs"]
     return "; ".join([*parts, channels, seeds, "on " + (" and ".join(devices) or "no device yet")])
 
 

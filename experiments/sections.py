@@ -12,7 +12,7 @@ from PIL import Image
 from experiments import figures, mistakes, paper, statistics, tables
 from experiments.figures import Drawing
 from experiments.tables import Row, Table
-from jresnet import models, report
+from jresnet import models, report, rundir
 
 if TYPE_CHECKING:
     from experiments.statistics import Verdict
@@ -77,7 +77,7 @@ def absent(outcome: "Outcome") -> list[str]:
 
 def data_names(outcome: "Outcome") -> str:
     """The data sets that runs were made on, or before the first of them the one at hand."""
-    at_hand = {"name": outcome.dataset.name, "sha256": outcome.dataset.sha256}
+    at_hand = rundir.dataset_record(outcome.dataset, outcome.dataset.sha256)
     datasets = [record["dataset"] for record in every_record(outcome)] or [at_hand]
     return ", ".join(sorted({report.data_name(dataset) for dataset in datasets}))
 

@@ -42,13 +42,17 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory; `validation` may hold 0 images."""
+    """A data set in memory; `validation` may hold 0 images.
+
+    `cut_from` is the `sha256` of the data set that this one was cut from; None: it is whole.
+    """
 
     name: str
     train: Split
     validation: Split
     test: Split
     classes: tuple[str, ...]
+    cut_from: str | None = None
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -117,6 +121,7 @@ class Dataset:
         held[np.concatenate(by_class)[index::folds]] = True
         return dataclasses.replace(
             self,
+            cut_from=self.cut_from or self.sha256,
             name=f"{self.name}, fold {index + 1} of {folds}",
             train=self.train.take(~held),
             validation=self.train.take(held),
@@ -131,7 +136,12 @@ class Dataset:
         """
         if train is None and test is None:
             return self
-        return dataclasses.replace(self, train=self._part("train", train), test=self._part("test", test))
+        return dataclasses.replace(
+            self,
+            cut_from=self.cut_from or self.sha256,
+            train=self._part("train", train),
+            test=self._part("test", test),
+        )
 
     def _part(self, name: str, n: int | None) -> Split:
         split: Split = getattr(self, name)
@@ -227,7 +237,8 @@ def _assemble(name: str, arrays: Arrays, classes: tuple[str, ...] | None) -> Dat
                 f"--dataset {name}: {split}_labels reach {data.labels.max()}, train_labels only {count - 1}: "
                 "add training images of those classes or remove their test images"
             )
-    return Dataset(name=name, classes=classes or tuple(map(str, range(count))), **splits)
+    names = classes or tuple(map(str, range(count)))
+    return Dataset(name, splits["train"], splits["validation"], splits["test"], names)
 
 
 def _split(name: str, split: str, images: np.ndarray, labels: np.ndarray) -> Split:

@@ -176,8 +176,12 @@ def provenance(results: Sequence[dict]) -> dict[str, str]:
 
 
 def data_name(dataset: dict) -> str:
-    """The data set of a record by the name it deserves: a copy that differs from the original by its own."""
-    return _COPIES.get(dataset["sha256"], dataset["name"])
+    """The data set of a record by the name it deserves: a copy that differs from the original by its own.
+
+    Args:
+      dataset: as `rundir.dataset_record` makes it.
+    """
+    return _COPIES.get(dataset.get("cut_from", dataset["sha256"]), dataset["name"])
 
 
 def _rows(group: list[dict], settings: list[str], columns: list[_Column], plus_minus: str) -> list[list[str]]:

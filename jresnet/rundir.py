@@ -53,7 +53,7 @@ def config_of(run: dict) -> Config:
 
 
 def dataset_record(dataset: Dataset, sha256: str) -> dict:
-    """Name, sizes and digest of the data, for records."""
+    """Name, sizes and digest of the data, and the digest of the whole that it was cut from, for records."""
     return {
         "name": dataset.name,
         "train": len(dataset.train),
@@ -61,6 +61,7 @@ def dataset_record(dataset: Dataset, sha256: str) -> dict:
         "test": len(dataset.test),
         "classes": len(dataset.classes),
         "sha256": sha256,
+        **({"cut_from": dataset.cut_from} if dataset.cut_from else {}),
     }
 
 

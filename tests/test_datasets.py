@@ -154,6 +154,7 @@ def test_subsets_are_stratified_and_the_same_every_time():
     assert np.bincount(small.train.labels).tolist() == [7, 7, 7] and np.bincount(small.test.labels).tolist() == [3] * 3
     assert (np.diff(indices(small.train)) > 0).all()
     assert small.sha256 == dataset.subset(train=21, test=9).sha256 != dataset.sha256
+    assert (dataset.cut_from, small.cut_from, small.subset(train=9).cut_from) == (None, dataset.sha256, dataset.sha256)
     assert dataset.subset() is dataset
     assert dataset.subset(test=9).train is dataset.train
     for wanted, complaint in (

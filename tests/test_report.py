@@ -193,3 +193,10 @@ def test_console_table_fits_eighty_columns_and_loses_no_digit():
         assert part in text
     squeezed = printed(report.results_table([result(0, 0.912345), result(1, config={"width": 64})]), 40)
     assert "…" not in squeezed
+
+
+def test_a_copy_of_the_data_is_named_as_one_also_where_it_is_a_part():
+    copy = "1abb6cef1d3dfc07289d52cf1a9b2029c13dce3d311ac5d3861e9ce6a9500ea3"
+    assert report.data_name({"name": "cifar10", "sha256": copy}) == "CIFAR-10 (JPEG q75)"
+    assert report.data_name({"name": "cifar10", "sha256": "0" * 64, "cut_from": copy}) == "CIFAR-10 (JPEG q75)"
+    assert report.data_name({"name": "cifar10", "sha256": "0" * 64}) == "cifar10"
