@@ -14,6 +14,7 @@ from jresnet.errors import InputError
 
 CONFIG = Config(dataset="made", width=3, blocks=(1, 2), learning_rate=0.1, epochs=2)
 OTHER = {
+    "model": "resnet34",
     "dataset": "other",
     "validation": 5,
     "crop_padding": 2,
