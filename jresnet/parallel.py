@@ -96,13 +96,28 @@ def compiler_options() -> dict[str, str] | None:
     A user who sets the same option in XLA_FLAGS keeps it, and a version of XLA that no longer knows
     it goes without.
     """
-    if jax.default_backend() != "cpu" or _CPU_FLAG in os.environ.get("XLA_FLAGS", ""):
+    return _understood(_CPU_FLAG, _CPU_FUSIONS)
+
+
+@cache
+def once_options() -> dict[str, str] | None:
+    """Options for `jax.jit` of a program that runs once; None where the backend needs none.
+
+    On CPUs LLVM takes 10 to 20 s to optimise the drawing of initial weights, which takes a tenth of a
+    second without; 2 s are left.
+    """
+    return _understood("xla_backend_optimization_level", "0")
+
+
+def _understood(flag: str, value: str) -> dict[str, str] | None:
+    """The option, if the backend is a CPU, its XLA knows it, and the user has not set it."""
+    if jax.default_backend() != "cpu" or flag in os.environ.get("XLA_FLAGS", ""):
         return None
-    options = {_CPU_FLAG: _CPU_FUSIONS}
+    options = {flag: value}
     try:
         jax.jit(lambda x: x + 1, compiler_options=options).lower(0).compile()
     except Exception as error:  # XLA's own error type is not public
-        if _CPU_FLAG not in str(error):
+        if flag not in str(error):
             raise
         return None
     return options

@@ -17,7 +17,7 @@ from jax import lax
 from jresnet.augment import normalise
 from jresnet.models import ResNet
 from jresnet.optim import with_rates
-from jresnet.parallel import Devices
+from jresnet.parallel import Devices, once_options
 from jresnet.state import TrainState, create
 from jresnet.step import Sums, make_predict_step, make_train_step
 
@@ -39,7 +39,7 @@ def init_program(model: ResNet, tx: optax.GradientTransformation, image_shape: t
         state = create(model, tx, seed, image_shape)
         return state.replace(opt_state=with_rates(state.opt_state, learning_rate, weight_decay)), Sums.zero()
 
-    return jax.jit(program)
+    return jax.jit(program, compiler_options=once_options())
 
 
 @lru_cache(KEPT)

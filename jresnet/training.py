@@ -140,9 +140,11 @@ class Training:
         tx = shared_optimizer(config, self.steps)
         self.program = train_program(model.clone(axis_name=devices.axis_name), tx, source.fetch, devices)
         self.evaluator = Evaluator(model, statistics, devices)
-        self._create = partial(init_program(model, tx, image_shape), seed, config.learning_rate, config.weight_decay)
+        create, inputs = init_program(model, tx, image_shape), (seed, config.learning_rate, config.weight_decay)
+        self._create = partial(create, *inputs)
         self._pace, self._compiled = Pace(), set[tuple]()
-        self.shapes = jax.eval_shape(self._create)
+        # Of the program itself: compiler options allow no function around it here.
+        self.shapes = jax.eval_shape(create, *inputs)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.shapes[0].params))
         self.compile_seconds = 0.0
 

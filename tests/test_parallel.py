@@ -73,6 +73,11 @@ def test_the_users_own_flag_is_kept(monkeypatch):
     parallel.compiler_options.cache_clear()
 
 
+def test_an_option_that_xla_does_not_know_is_left_out():
+    assert parallel._understood("xla_no_such_option", "1") is None
+    assert parallel.once_options() == {"xla_backend_optimization_level": "0"}
+
+
 CACHE = "from jresnet import parallel; import jax; parallel.enable_compile_cache(); "
 CACHE += "print(jax.config.jax_compilation_cache_dir)"
 
