@@ -20,6 +20,9 @@ def pytest_configure(config):
         "jax_compilation_cache_dir": str(cache.mkdir("xla")) if cache else tempfile.mkdtemp(prefix="xla-"),
         "jax_persistent_cache_min_compile_time_secs": 0.2,
     }
+    # Compiling is most of the tests' time, and for networks as small as theirs LLVM's optimisations do not pay.
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
     for name, value in settings.items():
         os.environ[name.upper()] = str(value)  # for the programs that tests start
         jax.config.update(name, value)

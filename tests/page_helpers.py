@@ -6,6 +6,7 @@ import json
 import numpy as np
 
 from experiments.study import Cell, Experiment, Outcome, Setting
+from jresnet import models
 from jresnet.config import Config
 from jresnet.datasets import Dataset, Split
 
@@ -48,11 +49,12 @@ def record(experiment, config, data, seed, lines, predictions=None):
     figures = {key: value for key, value in lines[-1].items() if "loss" in key or "accuracy" in key}
     if predictions is not None:
         figures["test_accuracy"] = float(np.mean(predictions == data.test.labels))
+    explicit = models.explicit(config)
     return {
         "experiment": experiment,
-        "config": dataclasses.asdict(config) | {"blocks": list(config.blocks)},
+        "config": dataclasses.asdict(explicit) | {"blocks": list(explicit.blocks)},
         "seed": seed,
-        "parameters": config.parameter_count(len(data.classes), data.image_size),
+        "parameters": models.parameter_count(models.from_config(config, len(data.classes)), data.image_size),
         "epochs": len(lines),
         **figures,
         "dataset": {

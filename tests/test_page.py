@@ -17,6 +17,7 @@ from PIL import Image
 
 from experiments import figures, page, sections
 from experiments.study import Setting
+from jresnet import models
 from jresnet.errors import InputError
 
 CLASSES = ("cat <b>bold</b>", 'dog & "co"', "it's $5 and $6")
@@ -233,7 +234,7 @@ def decoded(address):
 
 def test_parameters_stand_against_the_budget(parsed, study):
     config = study.experiments[2][1][0].setting.config
-    count = config.parameter_count(3, (32, 32))
+    count = models.parameter_count(models.from_config(config, 3), (32, 32))
     (row,) = parsed.tables["parameters"][0][1:]
     assert row[:4] == ["width 8", f"{count:,}", f"{100 * count / 5e6:.1f}", "yes"]
     assert row[4] == "Learning rate: 0.01, 0.005, 0.001; Batch size: 0.01, 0.005, 0.001; Final model: final"
@@ -362,7 +363,7 @@ def test_a_study_at_the_reports_scale_carries_no_warning(tmp_path, data):
 
 
 def test_of_many_classes_the_page_shows_the_worst_and_the_files_all(tmp_path, quick):
-    many = page_helpers.dataset([f"class {i}" for i in range(40)], per_class=5, size=8)
+    many = page_helpers.dataset([f"class {i}" for i in range(40)], per_class=5)
     page.write(page_helpers.outcome([page_helpers.final(tmp_path / "runs", many, seeds=1, epochs=1)], many), tmp_path)
     rows = list(csv.DictReader((tmp_path / "tables" / "classes.csv").open(newline="")))
     assert [row["class"] for row in rows] == list(many.classes)

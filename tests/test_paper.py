@@ -48,7 +48,7 @@ def test_labels_claims_and_choices_belong_to_settings():
 
 
 def test_what_each_sweep_holds_fixed():
-    network = {"blocks": (2, 2, 2, 2), "kernel_size": 3, "pool_size": 4}
+    network = {"blocks": (2, 2, 2, 2), "kernel_size": 3, "pool_size": 4, "dropout": 0.0}
     base = Config(width=64, **network, batch_size=64, learning_rate=0.01, epochs=100)
     plain = dataclasses.replace(base, crop_padding=0, flip=0.0, grayscale=0.0)
     change = dataclasses.replace
