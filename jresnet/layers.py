@@ -215,8 +215,11 @@ class BatchNorm(nn.Module):
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
                 running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
         factor = scale * lax.rsqrt(var + self.epsilon)
-        offset = bias - mean * factor
-        return (x * _wide(factor) + _wide(offset)).astype(x.dtype)
+        # The mean goes off before the product: as an offset after it, in float32, the gradient of `scale` is
+        # the small difference of two large sums. Its own gradient is that of an offset whose value is zero.
+        center = lax.stop_gradient(mean)
+        offset = bias + (center - mean) * factor
+        return ((x - _wide(center)) * _wide(factor) + _wide(offset)).astype(x.dtype)
 
 
 def batch_statistics(x, mask, axis_name):

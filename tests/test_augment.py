@@ -1,15 +1,28 @@
-"""Augmentation against torchvision's semantics image by image, and its random numbers against their frequencies."""
+"""Augmentation against torchvision's semantics image by image, and its random numbers against their frequencies.
+
+Both ways to carry it out, in JAX and in TensorFlow, are held to the same reference.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jresnet.augment import Draws, augment, crop, draw, normalise
+from jresnet.pipeline import tf_augment
+from jresnet.tfds_reader import import_tensorflow
 
 DRAWN = 100_000
+
+
+def with_tensorflow(images, draws, padding):
+    tf = import_tensorflow()
+    return tf_augment(tf, tf.constant(images), draws, padding).numpy()
+
+
+both_ways = pytest.mark.parametrize("way", [jax.jit(augment, static_argnums=2), with_tensorflow], ids=["jax", "tf"])
 
 
 def reference(image, offset, flip, gray, padding):
@@ -32,30 +45,65 @@ def random_images(seed, count, height, width):
     return np.random.default_rng(seed).integers(1, 256, size=(count, height, width, 3), dtype=np.uint8)
 
 
+@both_ways
 @settings(max_examples=25)
 @given(
-    st.integers(0, 2**32 - 1),
-    st.sampled_from([(8, 8), (5, 9), (9, 4)]),
-    st.sampled_from([0, 1, 4]),
+    seed=st.integers(0, 2**32 - 1),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    padding=st.integers(0, 8),
+    dtype=st.sampled_from([np.uint8, np.float32]),
 )
-def test_a_batch_is_augmented_as_each_image_alone(seed, size, padding):
+@example(seed=0, size=(1, 1), padding=8, dtype=np.uint8)
+@example(seed=0, size=(3, 40), padding=0, dtype=np.float32)
+def test_a_batch_is_augmented_as_each_image_alone(way, seed, size, padding, dtype):
     rng = np.random.default_rng(seed)
     count = 8
-    images = random_images(seed, count, *size)
+    images = random_images(seed, count, *size).astype(dtype)
     offsets = rng.integers(2 * padding, size=(count, 2), endpoint=True).astype(np.int32)
     flips, grays = rng.random((2, count)) < 0.5
     flips[:4], grays[:4] = [False, True, False, True], [False, False, True, True]  # each way at least once
-    found = jax.jit(augment, static_argnums=2)(images, Draws(offsets, flips, grays), padding)
+    found = way(images, Draws(offsets, flips, grays), padding)
     expected = [reference(*one, padding) for one in zip(images, offsets, flips, grays, strict=True)]
-    assert found.dtype == jnp.float32
+    assert found.dtype == np.float32
     np.testing.assert_allclose(found, np.stack(expected), rtol=0, atol=1e-4)
 
 
-def test_the_order_is_crop_then_flip():
-    """Shifted to the left by one and then mirrored, the column of zeros stands on the left."""
+# torchvision 0.29.1 (torch 2.14.1) of the two images below, on float tensors from 0 to 1, times 255:
+# pad(2), crop at (0, 3), hflip, rgb_to_grayscale; and pad(2), crop at (4, 1), hflip.
+# On PIL images its gray is rounded to whole levels, and on uint8 tensors cut off to them; here it is neither.
+TORCHVISION_GRAY = [
+    [0, 0, 0, 0, 0],
+    [0, 0, 0, 0, 0],
+    [0, 69.8094, 102.9829, 119.7725, 125.3318],
+    [0, 60.8795, 92.6602, 82.5621, 156.8472],
+    [0, 196.1634, 116.8088, 142.2436, 227.2702],
+    [0, 220.8198, 60.2783, 84.0607, 144.1208],
+]
+TORCHVISION_COLOUR = [
+    [[163, 192, 95], [49, 69, 169], [117, 85, 48], [23, 207, 141], [0, 0, 0]],
+    [[205, 112, 231], [131, 98, 42], [162, 48, 93], [113, 178, 36], [0, 0, 0]],
+    [[121, 98, 62], [23, 187, 130], [43, 186, 127], [0, 138, 114], [0, 0, 0]],
+    [[41, 58, 193], [50, 155, 14], [227, 148, 209], [195, 82, 174], [0, 0, 0]],
+    [[0, 0, 0]] * 5,
+    [[0, 0, 0]] * 5,
+]
+
+
+@both_ways
+def test_torchvisions_own_values(way):
+    images = np.random.RandomState(0).randint(0, 256, (2, 6, 5, 3)).astype(np.uint8)
+    draws = Draws(np.array([[0, 3], [4, 1]], np.int32), np.array([True, True]), np.array([True, False]))
+    gray, colour = np.asarray(way(images, draws, 2))
+    np.testing.assert_allclose(gray, np.stack([TORCHVISION_GRAY] * 3, -1), rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(colour, TORCHVISION_COLOUR)
+
+
+@both_ways
+def test_the_order_is_crop_then_flip(way):
+    """Shifted to the left by one and then mirrored, the column of zeros stands on the left; gray goes with either."""
     images = random_images(0, 1, 4, 4)
     draws = Draws(np.array([[1, 2]], np.int32), np.array([True]), np.array([False]))
-    (found,) = np.asarray(augment(images, draws, 1))
+    (found,) = np.asarray(way(images, draws, 1))
     np.testing.assert_array_equal(found[:, 0], 0)
     np.testing.assert_array_equal(found[:, 1:], images[0, :, :0:-1])
 
