@@ -23,14 +23,15 @@ CHECK_PYTHON := import sys; v = "%d.%d" % sys.version_info[:2]; \
 quick: $(BASE_STAMP)
 	$(BIN)/python -m experiments.final --quick
 
+# A file's tests share what they trained, so each file stays in one process.
 test: $(TEST_STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(TEST_STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
