@@ -146,7 +146,9 @@ def test_the_rival_takes_the_steps_it_is_asked_for(precision, monkeypatch):
     taken = []
     step = torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self: taken.append(step(self)))
-    rival = torch_rival(Case(4, 8, precision, "cpu"), compiled=False)
+    # 8 channels: of fewer, oneDNN's strided 1x1 convolutions can go wrong or wait forever in the backward pass
+    # where memory has channels last (github.com/uxlfoundation/oneDNN/issues/6035).
+    rival = torch_rival(Case(8, 8, precision, "cpu"), compiled=False)
     rival.run(3)
     rival.close()
     assert rival.name == "torch eager"
