@@ -175,20 +175,15 @@ class Case:
 
     def theirs(self):
         torch = pytest.importorskip("torch")
+        from torch_family import randomise
+
         from benchmarks import torch_resnet
 
         torch.manual_seed(0)
         network = torch_resnet.ResNet(
             self.width, self.blocks, self.kernel_size, self.pool_size, self.num_classes, self.image_size
-        ).double()
-        with torch.no_grad():
-            for module in network.modules():
-                if isinstance(module, torch.nn.BatchNorm2d):
-                    module.weight.uniform_(0.5, 2.0)
-                    module.bias.normal_()
-                    module.running_mean.normal_()
-                    module.running_var.uniform_(0.5, 2.0)
-        return network
+        )
+        return randomise(network.double())
 
 
 CASES = [

@@ -15,6 +15,8 @@ torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors")
 pytest.importorskip("safetensors.torch")
 
+from torch_family import randomise  # noqa: E402
+
 from benchmarks import torch_resnet  # noqa: E402
 
 WIDTH, CLASSES = 4, 7
@@ -24,15 +26,10 @@ MODEL = jresnet.resnet18(num_classes=CLASSES, width=WIDTH)
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    network = torch_resnet.ResNet(WIDTH, num_classes=CLASSES).eval()
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.weight.uniform_(0.5, 2.0)
-                module.bias.normal_()
-                module.running_mean.normal_()
-                module.running_var.uniform_(0.5, 2.0)
-                module.num_batches_tracked.fill_(3)
+    network = randomise(torch_resnet.ResNet(WIDTH, num_classes=CLASSES)).eval()
+    for name, buffer in network.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            buffer.fill_(3)
     return network
 
 
