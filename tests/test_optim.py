@@ -59,7 +59,7 @@ def test_twenty_updates_equal_torchs(schedule_name, nesterov, momentum):
         ours = update_repeatedly(config, start, gradients)
         assert ours.dtype == jnp.float64
         # optax computes this one course in float32.
-        tolerance = 2e-8 if schedule_name == "linear" else 1e-9
+        tolerance = 5e-8 if schedule_name == "linear" else 1e-9
         np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=0, atol=tolerance)
 
 
