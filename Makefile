@@ -23,12 +23,13 @@ CHECK_PYTHON := import sys; v = "%d.%d" % sys.version_info[:2]; \
 quick: $(BASE_STAMP)
 	$(BIN)/python -m experiments.final --quick
 
-# A file's tests share what they trained, so each file stays in one process.
+# A file's tests share what they trained, so each file stays in one process, and files keep their order: by number
+# of tests, the longest would come last and alone.
 test: $(TEST_STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 slow: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m slow -n 2
