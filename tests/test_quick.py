@@ -96,7 +96,7 @@ EPOCHS = 12
     ("source", "number", "status", "place"),
     [
         ("resident", signal.SIGINT, 130, []),
-        ("tfds", signal.SIGTERM, 143, ["--workdir", "a place"]),
+        pytest.param("tfds", signal.SIGTERM, 143, ["--workdir", "a place"], marks=pytest.mark.slow),
     ],
 )
 def test_after_a_signal_the_printed_command_ends_in_the_same_bits(tmp_path, monkeypatch, source, number, status, place):
