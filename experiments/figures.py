@@ -19,6 +19,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from experiments.mistakes import Mistake
+from experiments.tables import COMPARED
 from jresnet import augment, report
 from jresnet.datasets import Dataset
 
@@ -34,6 +35,8 @@ _MOST_CLASSES = 10  # rows of sample pictures
 _MOST_NAMES, _MOST_NUMBERS = 30, 12  # classes up to which a confusion matrix has room for names, for numbers
 _GAP = 3  # pixels between pictures
 
+# The report's own curves, over ours in black; its test accuracies are means over batches.
+_REPORTED = {"loss": ("train_loss", "test_loss"), "accuracy": ("train_accuracy", COMPARED)}
 _BLUE, _VERMILION = report.STYLES["train"]["color"], report.STYLES["test"]["color"]
 Limits = Mapping[str, tuple[float, float]]
 # Letters as outlines: where a reader lacks the font, another's widths would make labels overlap.
@@ -71,20 +74,27 @@ def drawn(name: str, text: str, figure: Figure, part: bool = False) -> Drawing:
 
 
 @_styled
-def curves(cells: Sequence["Cell"], titles: Sequence[str], limits: Limits | None = None) -> Figure:
+def curves(
+    cells: Sequence["Cell"],
+    titles: Sequence[str],
+    logs: Sequence[Sequence[dict]] | None = None,
+    limits: Limits | None = None,
+) -> Figure:
     """Loss above accuracy, one column per setting, all on the same axes; a band spans the seeds.
 
     Args:
       cells: what was run; a setting without runs gets an empty column that says so.
       titles: one per cell, plain text.
+      logs: per cell the epochs that the report prints, drawn over the curves; empty where it prints none.
       limits: of the axes, from `limits` of another figure; None to fit these cells.
     """
     figure = _figure(_WIDTH * len(cells), 4.8)
     grid = figure.subplots(2, len(cells), sharex=True, sharey="row", squeeze=False)
-    for column, cell, title in zip(grid.T, cells, titles, strict=True):
+    for column, cell, title, log in zip(grid.T, cells, titles, logs or [()] * len(cells), strict=True):
         for axes, name in zip(column, ("loss", "accuracy"), strict=True):
             if cell.histories:
                 report.panel(axes, cell.histories, name)
+                _reported(axes, log, name)
             else:
                 axes.text(0.5, 0.5, "not run yet", transform=axes.transAxes, ha="center", color="#666666")
             axes.tick_params(labelleft=True, labelbottom=True)
@@ -95,6 +105,17 @@ def curves(cells: Sequence["Cell"], titles: Sequence[str], limits: Limits | None
             row[0].set_xlim(limits["epoch"])
             row[0].set_ylim(limits[name])
     return figure
+
+
+def _reported(axes: "Axes", log: Sequence[dict], name: str) -> None:
+    """The report's curves of one figure, as thin lines with one name for both."""
+    label, scale = "report", 100 if name == "accuracy" else 1
+    for key, split in zip(_REPORTED[name], ("train", "test"), strict=True):
+        epochs, values = [line["epoch"] for line in log], [line[key] * scale for line in log]
+        if log:
+            style = report.STYLES[split]["linestyle"]
+            axes.plot(epochs, values, label=label, color="black", linewidth=0.9, linestyle=style, zorder=4)
+        label = "_report"  # matplotlib leaves names with an underscore out of the legend
 
 
 def limits(figure: Figure) -> Limits:

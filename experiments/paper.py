@@ -92,6 +92,7 @@ def experiments(choices: Choices = REPORTED_CHOICES) -> tuple[Experiment, ...]:
     around = dataclasses.replace(final(choices), budget=None)
     batches = dataclasses.replace(AUGMENTED, learning_rate=choices.learning_rate)
     widths = dataclasses.replace(batches, batch_size=choices.batch_size)
+    log = [dict(zip(("epoch", "train_loss", "test_loss", "train_accuracy", TEST), line, strict=True)) for line in LOG]
     return (
         Experiment(
             "initial", "4", "Initial model", None, (Setting("initial", INITIAL),),
@@ -102,11 +103,9 @@ def experiments(choices: Choices = REPORTED_CHOICES) -> tuple[Experiment, ...]:
             (Setting("none", INITIAL), Setting("crop + flip + grayscale", AUGMENTED)),
             {
                 "none": {TEST: 0.808},
-                "crop + flip + grayscale": dict(
-                    zip(("train_loss", "test_loss", "train_accuracy", TEST), LOG[-1][1:], strict=True)
-                ),
+                "crop + flip + grayscale": {name: value for name, value in log[-1].items() if name != "epoch"},
             },
-            ("crop + flip + grayscale", "none"), "crop + flip + grayscale",
+            ("crop + flip + grayscale", "none"), "crop + flip + grayscale", {"crop + flip + grayscale": log},
         ),
         Experiment(
             "grayscale", "4.1", "Grayscale alone", None,

@@ -3,7 +3,7 @@
     python -m experiments.readme        # rewrite it
 
 A directory there is one study: outcome.json, as `experiments.page` writes it, names its experiments, settings and
-runs; a run's directory holds result.json and metrics.jsonl. Nothing else is read.
+runs; a run's directory holds result.json, metrics.jsonl and their sha256sums.txt. Nothing else is read.
 """
 
 import math
@@ -38,7 +38,7 @@ _COLUMNS = (
 
 
 def check(root: pathlib.Path = ROOT) -> list[str]:
-    """Compare README's table with the records, and each record with its own epochs.
+    """Compare README's table with the records, and each record with its own epochs and its sum.
 
     Args:
       root: the source tree.
@@ -163,12 +163,13 @@ def _record(run: pathlib.Path) -> dict:
 
 
 def _contradictions(directory: pathlib.Path, root: pathlib.Path) -> list[str]:
-    """Where a study's records differ from what their epochs say, one line each."""
+    """Where a study's records differ from what their epochs say, or else from what their runs wrote, one line each."""
     outcome, _ = _read(directory)
     settings = [setting for experiment in outcome["experiments"] for setting in experiment["settings"]]
     runs = dict.fromkeys(directory / run for setting in settings for run in setting["runs"])
-    lines = []
+    lines: list[str] = []
     for run in runs:
+        before = len(lines)
         record, history = _record(run), read_metrics(run / METRICS)
         if [line["epoch"] for line in history] != list(range(record["epochs"])):
             lines.append(f"{(run / METRICS).relative_to(root)}: not the {record['epochs']} epochs of its result.json")
@@ -181,6 +182,9 @@ def _contradictions(directory: pathlib.Path, root: pathlib.Path) -> list[str]:
             if record[name] != value:
                 where = (run / rundir.RESULT).relative_to(root)
                 lines.append(f"{where}: {name} is {record[name]}, its epochs give {value}: restore the file")
+        if len(lines) == before:
+            altered = rundir.altered(run, (METRICS, rundir.RESULT))
+            lines += [f"{(run / name).relative_to(root)}: {what}: restore the file" for name, what in altered.items()]
     return lines
 
 

@@ -70,7 +70,9 @@ def collect(study: Plan, command: str) -> Outcome:
     known = sorted((e for stage in study.ready()[0] for e in stage), key=lambda experiment: order[experiment.name])
     results = tuple((experiment, study.cells(experiment)) for experiment in known)
     options = study.options
-    return Outcome(results, study.dataset, options.select, options.follow, command, caption(study, results))
+    return Outcome(
+        results, study.dataset, options.seeds, options.select, options.follow, command, caption(study, results)
+    )  # fmt: skip
 
 
 def caption(study: Plan, results: Sequence[tuple[Experiment, tuple[Cell, ...]]]) -> str:

@@ -35,6 +35,7 @@ class Section:
     accuracies: Table
     beside_report: Table | None
     further: Table
+    log: Table | None
     curves: Drawing | None
     panels: Sequence[Drawing]
 
@@ -65,8 +66,7 @@ def every_record(outcome: "Outcome") -> list[dict]:
 
 def every_section(outcome: "Outcome") -> list[Section]:
     """One section per experiment, in the report's order."""
-    seeds = max((len(cell.records) for _, cells in outcome.experiments for cell in cells), default=0)
-    return [_section(experiment, cells, seeds) for experiment, cells in outcome.experiments]
+    return [_section(experiment, cells, outcome.seeds) for experiment, cells in outcome.experiments]
 
 
 def absent(outcome: "Outcome") -> list[str]:
@@ -202,6 +202,7 @@ def _section(experiment: "Experiment", cells: Sequence["Cell"], seeds: int) -> S
         accuracies=tables.accuracies(experiment, cells),
         beside_report=beside_report if beside_report.rows else None,
         further=tables.further(experiment, cells),
+        log=tables.log(experiment, cells),
         curves=curves,
         panels=panels,
     )
@@ -240,13 +241,14 @@ def _curves(experiment: "Experiment", cells: Sequence["Cell"]) -> tuple[Drawing 
     if not any(cell.records for cell in cells):
         return None, []
     titles = [_title(experiment, cell) for cell in cells]
-    whole = figures.curves(cells, titles)
+    logs = [tables.logged(experiment, cell) for cell in cells]
+    whole = figures.curves(cells, titles, logs)
     limits = figures.limits(whole)
     text = "Loss and accuracy against the epoch, train and test: "
     drawing = figures.drawn(experiment.name, text + "; ".join(titles), whole)
     panels = [
-        figures.drawn(experiment.name, text + title, figures.curves([cell], [title], limits), part=True)
-        for cell, title in zip(cells, titles, strict=True)
+        figures.drawn(experiment.name, text + title, figures.curves([cell], [title], [log], limits), part=True)
+        for cell, title, log in zip(cells, titles, logs, strict=True)
     ]
     return drawing, panels
 

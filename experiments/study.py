@@ -44,6 +44,8 @@ class Experiment:
       reported: label -> key of `result.json` -> the report's value, where it gives one.
       claim: labels, best first, as the report orders them by test accuracy; empty where it claims nothing.
       chosen: the label that the report went on with, if it chose one.
+      log: label -> the epochs that the report prints, as lines of `metrics.jsonl`; its test accuracies are means
+        over batches.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Experiment:
     reported: Mapping[str, Mapping[str, float]]
     claim: tuple[str, ...]
     chosen: str | None
+    log: Mapping[str, Sequence[dict]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Outcome:
     Attributes:
       experiments: each with its cells, in the report's order; those that still wait for another are left out.
       dataset: the data, with the pictures, no validation images held out.
+      seeds: runs that each setting is to have.
       select: the split that choices are made on, "validation" or "test".
       follow: whether sweeps go on from this study's own choices instead of the report's.
       command: what made the study.
@@ -90,6 +94,7 @@ class Outcome:
 
     experiments: tuple[tuple[Experiment, tuple[Cell, ...]], ...]
     dataset: Dataset
+    seeds: int
     select: str
     follow: bool
     command: str

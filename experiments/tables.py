@@ -153,6 +153,40 @@ def beside_report(experiment: "Experiment", cells: Sequence["Cell"]) -> Table:
     return Table(f"{experiment.name}-report", caption, columns, tuple(rows))
 
 
+def logged(experiment: "Experiment", cell: "Cell") -> list[dict]:
+    """The epochs that the report prints of a setting, as far as every run of the cell has them."""
+    epochs = [{line["epoch"] for line in history} for history in cell.histories]
+    log = experiment.log.get(cell.setting.label, ())
+    return [line for line in log if epochs and all(line["epoch"] in found for found in epochs)]
+
+
+def log(experiment: "Experiment", cells: Sequence["Cell"]) -> Table | None:
+    """The epochs that the report prints beside this study's; None where it prints none that was run here."""
+    names = ("train_loss", "test_loss", "train_accuracy", COMPARED)
+    rows = []
+    for cell in cells:
+        for line in logged(experiment, cell):
+            row = {"setting": cell.setting.label, "epoch": line["epoch"]}
+            theirs = [of_run for history in cell.histories for of_run in history if of_run["epoch"] == line["epoch"]]
+            for name in names:
+                found = statistics.summarise(of_run[name] for of_run in theirs)
+                row |= {f"{name}_report": line[name], f"{name}_mean": found.mean, f"{name}_std": found.std}
+            rows.append(row)
+    if not rows:
+        return None
+    heads = dict(zip(names, ("train loss", "test loss", "train accuracy (%)", "test accuracy (%)"), strict=True))
+    columns = [plain("epoch", "epoch")]
+    for name, head in heads.items():
+        form, scale = (".4f", 1) if name.endswith("loss") else (".2f", 100)
+        columns.append(number(f"{head}, report", f"{name}_report", form, scale))
+        columns.append(spread("here", f"{name}_mean", f"{name}_std", form, scale))
+    caption = (
+        f"{experiment.title}: the epochs that the report prints, mean ± standard deviation over seeds beside them; "
+        "test accuracies are means over test batches."
+    )
+    return Table(f"{experiment.name}-log", caption, tuple(columns), tuple(rows))
+
+
 def comparisons(experiment: "Experiment", pairs: Sequence["Comparison"]) -> Table:
     """Paired differences of test accuracy between settings."""
     columns = (

@@ -159,7 +159,7 @@ def legend(axes: "matplotlib.axes.Axes") -> None:
     """Name the curves above the axes, if there are any."""
     if axes.lines:
         axes.legend(
-            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize="small",
+            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize="small",
             columnspacing=1.0, handletextpad=0.5, borderaxespad=0.2,
         )  # fmt: skip
 

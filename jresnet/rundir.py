@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,23 @@ def verify(workdir: pathlib.Path) -> None:
     Raises:
       InputError: one is missing, truncated or edited, or there are no sums to tell by.
     """
+    for name, what in altered(workdir).items():
+        raise InputError(f"{workdir / name}: {what}: restore it, or move {workdir} away to repeat the run")
+
+
+def altered(workdir: pathlib.Path, names: Sequence[str] | None = None) -> dict[str, str]:
+    """What is wrong with a finished run's records, by their sums.
+
+    Args:
+      workdir: the run's directory, or a copy of some of it.
+      names: the records to look at; None for all that the run left.
+
+    Returns:
+      Name -> what is wrong with that record; empty where nothing is.
+
+    Raises:
+      InputError: there are no sums to tell by.
+    """
     try:
         lines = (workdir / SUMS).read_text().splitlines()
         sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
@@ -143,16 +161,16 @@ def verify(workdir: pathlib.Path) -> None:
         raise InputError(
             f"{workdir / SUMS}: missing or unreadable: choose another directory, or repeat the run"
         ) from None
-    for name in {CONFIG, METRICS, RESULT, *sums}:
+    wrong = {}
+    for name in names or dict.fromkeys((CONFIG, METRICS, RESULT, *sums)):
         try:
             found = hashlib.sha256((workdir / name).read_bytes()).hexdigest()
         except OSError:
-            found = None
-        if found is None or found != sums.get(name):
-            raise InputError(
-                f"{workdir / name}: {'missing' if found is None else 'not as the run wrote it (truncated or edited)'}: "
-                f"restore it, or move {workdir} away to repeat the run"
-            )
+            wrong[name] = "missing"
+            continue
+        if found != sums.get(name):
+            wrong[name] = "not as the run wrote it (truncated or edited)"
+    return wrong
 
 
 def read_json(path: pathlib.Path) -> dict:

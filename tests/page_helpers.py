@@ -133,7 +133,7 @@ def final(directory, data, seeds=2, epochs=3, **options):
 def outcome(experiments, data, **changes):
     """Those experiments as one study."""
     values = {
-        "select": "validation", "follow": False, "command": "python -m experiments.reproduce --seeds 2",
+        "seeds": 2, "select": "validation", "follow": False, "command": "python -m experiments.reproduce --seeds 2",
         "caption": "Made-up images, width 8, 3 epochs, 2 seeds, on a CPU.",
     }  # fmt: skip
     return Outcome(tuple(experiments), data, **values | changes)

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from experiments import figures, mistakes
+from experiments import figures, mistakes, paper
 from jresnet import augment, report
 
 LONG = "a very long name of a class, with $x$ and $y"
@@ -71,6 +71,24 @@ def test_curves_are_the_mean_in_a_band_from_lowest_to_highest(tmp_path):
                 )
 
 
+def test_the_report_s_epochs_are_drawn_over_ours_in_its_own_units(tmp_path):
+    _, cells = page_helpers.rates(tmp_path, page_helpers.dataset(), seeds=(3, 3, 0), epochs=100)
+    log = paper.experiment("augmentation").log["crop + flip + grayscale"]
+    figure = figures.curves(cells, ["a", "b", "c"], [log, (), ()])
+    assert_legible(figure)
+    for axes, columns, scale in ((figure.axes[0], (1, 2), 1), (figure.axes[3], (3, 4), 100)):
+        drawn = [line for line in axes.lines if to_hex(line.get_color()) == "#000000"]
+        assert [text.get_text() for text in axes.texts] == []
+        assert len(drawn) == 2
+        for line, column in zip(drawn, columns, strict=True):
+            assert line.get_xdata().tolist() == list(range(83, 100))
+            np.testing.assert_allclose(line.get_ydata(), [scale * row[column] for row in paper.LOG], rtol=1e-12)
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert names == ["train", "validation", "test", "report"]
+    for axes in (*figure.axes[1:3], *figure.axes[4:]):
+        assert all(to_hex(line.get_color()) != "#000000" for line in axes.lines)
+
+
 def test_one_seed_has_no_band(tmp_path):
     _, (cell, *_) = page_helpers.rates(tmp_path, page_helpers.dataset(), seeds=(1, 0, 0))
     assert all(not axes.collections for axes in figures.curves([cell], ["0.01"]).axes)
@@ -81,7 +99,7 @@ def test_settings_share_their_axes_alone_and_together(tmp_path):
     whole = figures.curves(cells, ["a", "b", "c"])
     limits = figures.limits(whole)
     for number, cell in enumerate(cells):
-        alone = figures.curves([cell], ["a"], limits)
+        alone = figures.curves([cell], ["a"], limits=limits)
         for row in range(2):
             together = whole.axes[3 * row + number]
             assert alone.axes[row].get_ylim() == together.get_ylim() == whole.axes[3 * row].get_ylim()

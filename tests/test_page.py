@@ -15,7 +15,7 @@ import page_helpers
 import pytest
 from PIL import Image
 
-from experiments import figures, page, sections
+from experiments import figures, page, paper, sections
 from experiments.study import Setting
 from jresnet import models
 from jresnet.errors import InputError
@@ -184,6 +184,36 @@ def test_what_was_not_run_is_said(parsed):
     assert "Not wholly run yet: 0.005 has 1 of 2 runs, 0.001 has no run." in parsed.text("learning_rate")
     assert "Not run yet." in parsed.text("batch_size") and parsed.images["batch_size"] == []
     assert "ot run yet" not in parsed.text("final")
+
+
+def test_seeds_that_no_setting_has_yet_are_missing_too(tmp_path, data, quick):
+    final = page_helpers.final(tmp_path / "runs", data, seeds=2)
+    page.write(page_helpers.outcome([final], data, seeds=3), tmp_path)
+    assert "Not wholly run yet: final has 2 of 3 runs." in Page((tmp_path / "report.html").read_text()).text("final")
+
+
+@pytest.mark.parametrize("epochs", [3, 90])
+def test_the_reports_log_stands_beside_the_epochs_that_were_run(tmp_path, data, quick, epochs):
+    published = paper.experiment("augmentation")
+    setting = dataclasses.replace(published.settings[1].config, width=8, epochs=epochs, dataset=data.name)
+    cells = tuple(
+        page_helpers.cell(tmp_path / "runs", "augmentation", label, setting, data, 0.87, seeds)
+        for label, seeds in zip(published.claim, (2, 1), strict=True)
+    )
+    page.write(page_helpers.outcome([(published, cells)], data), tmp_path)
+    shown = Page((tmp_path / "report.html").read_text())
+    if epochs == 3:
+        assert "prints epochs 83 to 99 of crop + flip + grayscale; no run here" in shown.text("augmentation")
+        assert not (tmp_path / "tables" / "augmentation-log.csv").exists()
+        return
+    table = shown.tables["augmentation"][-1]
+    assert [row[0] for row in table[1:]] == [str(epoch) for epoch in range(83, 90)]
+    # Section 4.1: Epoch 83, Train loss 0.421626, Test loss 0.388598, Train acc 0.854020, Test acc 0.868830
+    assert table[1][1::2] == ["0.4216", "0.3886", "85.40", "86.88"]
+    ours = [history[83] for history in cells[0].histories]
+    for column, key, scale, digits in ((2, "train_loss", 1, 4), (8, "test_accuracy_batch_mean", 100, 2)):
+        a, b = (scale * line[key] for line in ours)
+        assert table[1][column] == f"{(a + b) / 2:.{digits}f} ± {abs(a - b) / math.sqrt(2):.{digits}f}"
 
 
 def test_findings_are_in_words_with_paired_differences(tmp_path, data, quick):

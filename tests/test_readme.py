@@ -78,6 +78,26 @@ def test_a_changed_digit_in_a_record_is_found(root, name, old, new):
     assert any(line.startswith(where) for line in readme.check(root))
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("result.json", '"seed": 0', '"seed": 2'),
+        ("result.json", '"parameters": 701466', '"parameters": 701467'),
+        ("metrics.jsonl", '"epoch": 2, "train_loss": 0.9', '"epoch": 2, "train_loss": 0.8'),
+    ],
+)
+def test_what_no_other_figure_contradicts_is_told_by_the_sums(root, name, old, new):
+    change(root / readme.RESULTS / STUDY / "seed-0" / name, old, new)
+    lines = readme.check(root)
+    assert f"experiments/results/{STUDY}/seed-0/{name}: not as the run wrote it (truncated or edited)" in lines[0]
+
+
+def test_a_record_without_sums_is_refused(root):
+    (root / readme.RESULTS / STUDY / "seed-0" / "sha256sums.txt").unlink()
+    with pytest.raises(InputError, match=r"sha256sums\.txt: missing or unreadable"):
+        readme.check(root)
+
+
 def test_a_missing_epoch_is_found(root):
     path = root / readme.RESULTS / STUDY / "seed-1" / "metrics.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
