@@ -4,9 +4,10 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from jresnet import cli, loop, report
+from jresnet import cli, cluster, loop, report
+from jresnet.cluster import Cluster
 from jresnet.config import Config, require
 from jresnet.datasets import Dataset, load_dataset
 from jresnet.errors import InputError, Interrupted
@@ -137,6 +138,14 @@ class Options(Config):
         return Config(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Config)})
 
 
+Kind = TypeVar("Kind", bound=Options)
+
+
+@dataclasses.dataclass(frozen=True)
+class SingleOptions(Cluster, Options):
+    """Options of a single experiment, which several processes may train together."""
+
+
 def main(experiment: str, config: Config, arguments: Sequence[str] | None = None) -> int:
     """Run an experiment from the command line.
 
@@ -155,7 +164,8 @@ def main(experiment: str, config: Config, arguments: Sequence[str] | None = None
 def run(experiment: str, config: Config, arguments: list[str]) -> None:
     """Parse the options, train every seed, and print the table and the paths."""
     program = f"python -m experiments.{experiment}"
-    options = parse(program, config, arguments)
+    options = parse(program, config, arguments, SingleOptions)
+    cluster.join(options)
     workdir = pathlib.Path(options.workdir) if options.workdir else default_workdir(experiment, options)
     dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
@@ -163,7 +173,7 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
     check_layout(workdir, options.seeds)
     for seed, place in places.items():
         loop.check(options.config, dataset, place, seed, experiment, options.resume)
-    console = cli.make_console()
+    console = cli.make_console(quiet=not cluster.primary())
     try:
         results = [
             loop.fit(
@@ -181,7 +191,8 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
         again = cli.command(program, resumed(arguments, options, workdir))
         raise Interrupted(f"{stop}; go on with: {again}", stop.signal) from None
     records = [result.record() for result in results]
-    write_bytes(workdir / "table.md", report.markdown_table(records).encode())
+    if cluster.primary():
+        write_bytes(workdir / "table.md", report.markdown_table(records).encode())
     console.print(report.results_table(records))
     for path in written(workdir, list(places.values())):
         console.print(str(path), highlight=False, soft_wrap=True)
@@ -200,12 +211,12 @@ def check_layout(workdir: pathlib.Path, seeds: int) -> None:
         raise InputError(f"--workdir {workdir}: holds runs of several seeds: choose another directory for one")
 
 
-def parse(program: str, config: Config, arguments: list[str]) -> Options:
+def parse(program: str, config: Config, arguments: list[str], kind: type[Kind]) -> Kind:
     """Options with the experiment's values as defaults, or, with --quick, the small scale's."""
-    options = cli.parse(Options, arguments, program, Options(**vars(config)))
+    options = cli.parse(kind, arguments, program, kind(**vars(config)))
     if not options.quick:
         return options
-    return cli.parse(Options, arguments, program, Options(**vars(dataclasses.replace(config, **QUICK))))
+    return cli.parse(kind, arguments, program, kind(**vars(dataclasses.replace(config, **QUICK))))
 
 
 def default_workdir(experiment: str, options: Options) -> pathlib.Path:

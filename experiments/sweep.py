@@ -59,7 +59,7 @@ def parse(program: str, experiment: Experiment, arguments: list[str]) -> tuple[O
     first = experiment.settings[0].config
     fields = [field.name for field in dataclasses.fields(Config)]
     varying = {name for name in fields if len({getattr(s.config, name) for s in experiment.settings}) > 1}
-    options = study.parse(program, first, arguments)
+    options = study.parse(program, first, arguments, Options)
     quick: dict[str, Any] = study.QUICK if options.quick else {}
     default = dataclasses.replace(first, **quick)
     given = {name: getattr(options, name) for name in fields if getattr(options, name) != getattr(default, name)}

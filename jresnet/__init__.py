@@ -9,7 +9,7 @@ model = jresnet.resnet18(num_classes=10, width=42)
 from jresnet import torch_weights
 from jresnet.config import Config
 from jresnet.datasets import Dataset, Split, load_dataset
-from jresnet.errors import Diverged, InputError, Interrupted
+from jresnet.errors import Diverged, InputError, Interrupted, Lost
 from jresnet.loop import Result, fit
 from jresnet.models import (
     BasicBlock,
@@ -46,6 +46,7 @@ __all__ = [
     "Diverged",
     "InputError",
     "Interrupted",
+    "Lost",
     "PreactBlock",
     "ResNet",
     "Result",

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jresnet.layers import torch_bias_init, torch_weight_init
+from jresnet.layers import Dropout, torch_bias_init, torch_weight_init
 
 Shortcut = Literal["projection", "padding"]
 
@@ -22,7 +22,7 @@ class Block(nn.Module):
       conv: makes a convolution from (features, side=, stride=, name=).
       norm: makes a batch normalisation from (name=).
       shortcut: what takes the place of x where the block changes the shape; see `ResNet`.
-      dropout: rate between the convolutions, read by PreactBlock.
+      dropout: makes the dropout between the convolutions of a PreactBlock.
     """
 
     features: int
@@ -30,7 +30,7 @@ class Block(nn.Module):
     conv: Callable
     norm: Callable
     shortcut: Shortcut = "projection"
-    dropout: float = 0.0
+    dropout: Callable = partial(Dropout, 0.0)
     expansion: ClassVar[int] = 1
     preactivated: ClassVar[bool] = False
 
@@ -106,7 +106,7 @@ class PreactBlock(Block):
         active = nn.relu(self.norm(name="bn1")(x, **norm_options))
         y = self.conv(self.features, stride=self.stride, name="conv1")(active)
         y = nn.relu(self.norm(name="bn2")(y, **norm_options))
-        y = nn.Dropout(self.dropout, deterministic=not norm_options["train"])(y)
+        y = self.dropout()(y, norm_options["train"])
         y = self.conv(self.features, name="conv2")(y)
         if not self.changes(x):
             return y + x

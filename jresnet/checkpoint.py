@@ -5,11 +5,10 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
-from jresnet.errors import InputError
+from jresnet.errors import InputError, Interrupted
 
 
 class Checkpoints:
@@ -34,13 +33,14 @@ class Checkpoints:
         self._manager: ocp.CheckpointManager | None = None
 
     def save(self, step: int, state: Any, meta: dict) -> None:
-        """Write a pytree of arrays and a JSON-able record under `step`, in the background; a step that exists stays."""
+        """Write a pytree of arrays and a JSON-able record under `step`, in the background; a step that exists stays.
+
+        The arrays must stay as they are until then. All processes must call this together.
+        """
         manager = self._open()
         if step in manager.all_steps():
             return
-        # A copy: training goes on and gives the state's buffers away while the files are written.
-        snapshot = jax.tree.map(jnp.copy, state)
-        manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(snapshot), meta=ocp.args.JsonSave(meta)))
+        manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)))
 
     def steps(self) -> list[int]:
         """The steps there are, ascending; a checkpoint that was being written when its run died does not count."""
@@ -73,9 +73,10 @@ class Checkpoints:
         """Return itself."""
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        """Finish writing, whether or not the run succeeded."""
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Finish writing, whether or not the run succeeded; not where other processes would have to take part."""
+        if kind is None or jax.process_count() == 1 or issubclass(kind, Interrupted):
+            self.close()
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:

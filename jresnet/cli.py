@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import rich.console
 
-from jresnet.errors import Diverged, InputError, Interrupted
+from jresnet import cluster
+from jresnet.errors import Diverged, InputError, Interrupted, Lost
 
 Options = TypeVar("Options")
 
@@ -103,15 +104,24 @@ def exit_status(program: Callable[[], None]) -> int:
     """Run a program; say what stopped it in one plain line on stderr, and return its exit status.
 
     Returns:
-      0: done; 1: the training diverged; 2: unusable input; 130 or 143: interrupted after saving, or 130
-      at once; 141: nobody reads the output any more.
+      0: done; 1: the training diverged; 2: unusable input; 3: another process of the run is gone; 130 or
+      143: interrupted after saving, or 130 at once; 141: nobody reads the output any more. One process of
+      several ends here instead, unless its status is 0.
     """
+    status = _status(program)
+    cluster.leave(status)
+    return status
+
+
+def _status(program: Callable[[], None]) -> int:
     try:
         program()
     except InputError as error:
         return _stopped(error, 2)
     except Diverged as error:
         return _stopped(error, 1)
+    except Lost as error:
+        return _stopped(error, 3)
     except Interrupted as error:
         return _stopped(error, 128 + error.signal)
     except KeyboardInterrupt:  # outside the training, or for the second time
@@ -133,10 +143,10 @@ def command(program: str, arguments: Sequence[str]) -> str:
     return f"{program} {shlex.join(arguments)}"
 
 
-def make_console() -> rich.console.Console:
+def make_console(quiet: bool = False) -> rich.console.Console:
     """The console for tables and progress; a pipe, which has no width, gets room for a whole table."""
-    console = _Console()
-    return console if console.is_terminal else _Console(width=120)
+    console = _Console(quiet=quiet)
+    return console if console.is_terminal else _Console(width=120, quiet=quiet)
 
 
 class _Console(rich.console.Console):

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from jresnet.errors import InputError
 
+BatchNorm = Literal["synchronised", "local"]
 Input = Literal["auto", "resident", "tfds"]
 Model = Literal[
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "preact_resnet18",
@@ -27,6 +28,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": get_args(Schedule),
     "precision": get_args(Precision),
     "parallel": get_args(Parallel),
+    "batch_norm": get_args(BatchNorm),
 }
 """The fields that take one of a few words."""
 
@@ -90,7 +92,9 @@ class Config:
     precision: Precision = "float32"
     """Arithmetic of the network; parameters and statistics are float32 in both."""
     parallel: Parallel = "auto"
-    """jit: one device; pmap: all local devices; auto: pmap where there are several."""
+    """jit: one device; pmap: all devices, of all processes; auto: pmap where there are several."""
+    batch_norm: BatchNorm = "synchronised"
+    """Over several devices: statistics of the whole batch, or local, each device's own share's."""
 
     def __post_init__(self):
         """Check every value that can be judged without the data."""

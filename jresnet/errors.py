@@ -1,6 +1,6 @@
 """What can go wrong, as types: each carries one plain line fit for a user's eyes.
 
-A program's `main` maps them to exit statuses: `InputError` 2, `Diverged` 1, `Interrupted` 128 + signal.
+A program's `main` maps them to exit statuses: `InputError` 2, `Diverged` 1, `Lost` 3, `Interrupted` 128 + signal.
 """
 
 
@@ -10,6 +10,10 @@ class InputError(ValueError):
 
 class Diverged(RuntimeError):
     """The training loss became NaN or infinite; the message names epoch and step."""
+
+
+class Lost(RuntimeError):
+    """Another process of the run is gone, so that this one cannot go on; the latest checkpoint stays."""
 
 
 class Interrupted(Exception):

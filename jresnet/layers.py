@@ -174,6 +174,33 @@ class AvgPool(nn.Module):
         return nn.avg_pool(x, self.side, strides=self.side)
 
 
+class Dropout(nn.Module):
+    """Sets activations to zero with probability `rate` in training, and scales the others by 1 / (1 - rate).
+
+    An image's mask depends on the key and on its place in the batch alone, however many devices share it.
+
+    Attributes:
+      rate: from 0 to below 1.
+      axis_name: mapped axis whose devices share one batch, or None.
+    """
+
+    rate: float
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """[batch, ...] -> the same shape and dtype; needs the rng "dropout" in training."""
+        if not train or self.rate == 0:
+            return x
+        first = 0 if self.axis_name is None else lax.axis_index(self.axis_name) * x.shape[0]
+        key = self.make_rng("dropout")
+
+        def kept(place):
+            return jax.random.bernoulli(jax.random.fold_in(key, place), 1 - self.rate, x.shape[1:])
+
+        return jnp.where(jax.vmap(kept)(first + jnp.arange(x.shape[0])), x / (1 - self.rate), 0).astype(x.dtype)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over (batch, height, width) with torch.nn.BatchNorm2d's semantics.
 
@@ -230,7 +257,8 @@ def batch_statistics(x, mask, axis_name):
     def total(values):
         return _sum_over(jnp.sum(values if weights is None else values * weights, (0, 1, 2)), axis_name)
 
-    count = _sum_over(jnp.asarray(count, x.dtype), axis_name)
+    # A device whose images are all padding has none of its own to normalise by.
+    count = jnp.maximum(_sum_over(jnp.asarray(count, x.dtype), axis_name), 1)
     mean = total(x) / count
     # The variance does not change with the mean to first order, as deviations from it add up to zero:
     # its gradient by way of the mean is zero, and need not be computed.

@@ -1,6 +1,7 @@
 """`fit`: one run from its configuration to its result, on disk and returned."""
 
 import dataclasses
+import logging
 import math
 import os
 import pathlib
@@ -9,7 +10,7 @@ import time
 
 import rich.console
 
-from jresnet import environment, interrupt, models, report, rundir
+from jresnet import cluster, environment, interrupt, models, report, rundir
 from jresnet.checkpoint import Checkpoints
 from jresnet.config import Config
 from jresnet.datasets import Dataset
@@ -70,7 +71,8 @@ def fit(
     """Train one network, evaluate it after every epoch, and record everything in `workdir`.
 
     The run is a function of (config, seed, dataset): interrupted and resumed, it ends in the same
-    parameters, bit for bit on the same device.
+    parameters, bit for bit on the same device. Several processes that have met by `jax.distributed` train
+    one run together: each calls this with the same arguments, and the first writes the records.
 
     Args:
       config: the configuration; its `validation` images are held out of the training split here.
@@ -85,10 +87,13 @@ def fit(
     Raises:
       InputError: config, data and workdir do not go together; nothing was written.
       Diverged: the loss became non-finite; the last good checkpoint stays.
-      Interrupted: SIGINT or SIGTERM came; the state is saved.
+      Interrupted: SIGINT or SIGTERM came, here or in another process of the run; the state is saved.
+      Lost: another process of the run is gone.
     """
     directory = pathlib.Path(workdir)
     run, dataset, finished = check(config, dataset, directory, seed, experiment, resume)
+    with cluster.together():
+        agree(run, directory, finished)
     if finished is not None:
         return finished
     # Now, not at the end: a checkout may move on while a long run lasts.
@@ -96,8 +101,10 @@ def fit(
     devices = Devices(config)
     enable_compile_cache()
     training = prepare(config, dataset, seed, devices, (tuple(run["mean"]), tuple(run["std"])))
-    rundir.claim(directory, run)
+    if cluster.primary():
+        rundir.claim(directory, run)
     with (
+        cluster.together(),
         interrupt.stop_flag() as flag,
         Checkpoints(directory / rundir.CHECKPOINTS, keep) as checkpoints,
         RunLog(
@@ -106,13 +113,33 @@ def fit(
             steps_per_epoch=training.steps,
             console=console,
             label=f"{experiment} seed {seed}",
+            writes=cluster.primary(),
         ) as log,
     ):
         run_epochs(training, dataset, directory, flag, checkpoints, log)
         result = summarise(training, run, log.history, commit)
-    report.curves(log.history, directory / rundir.CURVES, title(result))
-    rundir.finish(directory, result.record())
+    if cluster.primary():
+        report.curves(log.history, directory / rundir.CURVES, title(result))
+        rundir.finish(directory, result.record())
     return result
+
+
+def agree(run: dict, directory: pathlib.Path, finished: Result | None) -> None:
+    """See that all processes are about to go on with the same run from the same place.
+
+    Raises:
+      InputError: one of them has other options or data, or sees other files in the run's directory.
+    """
+    config = {f"--{name.replace('_', '-')}": value for name, value in run["config"].items() if name != "data_dir"}
+    checkpoints = sorted(path.name for path in (directory / rundir.CHECKPOINTS).glob("[0-9]*") if path.name.isdigit())
+    shared = config | {
+        "the seed": run["seed"],
+        "the data's sha256": run["dataset"]["sha256"],
+        f"checkpoints in {directory}": checkpoints,
+        f"{directory / rundir.RESULT} there": finished is not None,
+    }
+    for warning in cluster.compare(shared, environment.versions()):
+        logging.getLogger(__name__).warning(warning)
 
 
 def check(
@@ -180,20 +207,20 @@ def run_epochs(
     for epoch in range(training.epoch, training.config.epochs):
         training.train_epoch(epoch, log, flag)
         training.save(checkpoints)
-        stop_if_asked(training, flag)
+        stop_if_asked(training)
         started = time.perf_counter()
         outputs = evaluate_all(training, dataset, epoch, flag, log)
         seconds = time.perf_counter() - started
-        if epoch + 1 == training.config.epochs and "test" in outputs:
+        if cluster.primary() and epoch + 1 == training.config.epochs and "test" in outputs:
             rundir.write_predictions(directory, outputs["test"].predictions, outputs["test"].confidences)
         log.epoch(epoch_record(training, dataset, epoch, outputs, seconds))
 
 
-def stop_if_asked(training: Training, flag: interrupt.Flag) -> None:
+def stop_if_asked(training: Training) -> None:
     """Raise Interrupted if a signal came; the state of this moment has been saved."""
-    if flag.signal is not None:
+    if training.asked is not None:
         place = f"epoch {training.epoch}, step {training.step_in_epoch} of {training.steps}"
-        raise Interrupted(f"interrupted after {place}; the state is saved", flag.signal)
+        raise Interrupted(f"interrupted after {place}; the state is saved", training.asked)
 
 
 def evaluate_all(training: Training, dataset: Dataset, epoch: int, flag, log: RunLog) -> dict[str, Outputs]:
@@ -201,7 +228,8 @@ def evaluate_all(training: Training, dataset: Dataset, epoch: int, flag, log: Ru
 
     def between():
         log.advance(training.steps, epoch, "test")
-        stop_if_asked(training, flag)
+        training.agree(flag)
+        stop_if_asked(training)
 
     splits = {"validation": dataset.validation, "test": dataset.test}
     variables = training.state.variables

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jresnet.blocks import BasicBlock, Block, Bottleneck, PreactBlock, Shortcut, SqueezeExcitation, torch_dense
 from jresnet.config import Config, Model, require
 from jresnet.errors import InputError
-from jresnet.layers import AvgPool, BatchNorm, Conv, MaxPool
+from jresnet.layers import AvgPool, BatchNorm, Conv, Dropout, MaxPool
 
 Stem = Literal["small", "imagenet"]
 
@@ -47,7 +47,8 @@ class ResNet(nn.Module):
       squeeze: reduction of a squeeze-and-excitation after the stem; None: there is none.
       dtype: of the arithmetic.
       param_dtype: of parameters, statistics and logits.
-      axis_name: mapped axis whose devices share one batch, for batch normalisation.
+      axis_name: mapped axis whose devices share one batch.
+      local_norm: each device normalises its share of the batch by itself.
 
     Raises:
       InputError: options that do not go together.
@@ -69,6 +70,7 @@ class ResNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    local_norm: bool = False
 
     def __post_init__(self):
         """Check that the options go together."""
@@ -115,7 +117,9 @@ class ResNet(nn.Module):
           InputError: the pooling is larger than the last feature map.
         """
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm: Callable = partial(BatchNorm, axis_name=self.axis_name, param_dtype=self.param_dtype)
+        axis_name = None if self.local_norm else self.axis_name
+        norm: Callable = partial(BatchNorm, axis_name=axis_name, param_dtype=self.param_dtype)
+        dropout = partial(Dropout, self.block_dropout, self.axis_name)
         norm_options: dict[str, Any] = {"train": train, "mask": mask}
         x = self.stem_of(images, partial(Conv, **types), norm, norm_options)
         for stage, (depth, side) in enumerate(zip(self.stage_sizes, self.kernel_sizes, strict=True)):
@@ -123,7 +127,7 @@ class ResNet(nn.Module):
             for index in range(depth):
                 x = self.block(
                     self.width * 2**stage, 2 if stage > 0 and index == 0 else 1, conv, norm,
-                    self.shortcut, self.block_dropout, name=f"layer{stage + 1}_{index}",
+                    self.shortcut, dropout, name=f"layer{stage + 1}_{index}",
                 )(x, **norm_options)  # fmt: skip
         if self.final_norm:
             x = nn.relu(norm(name="bn")(x, **norm_options))
@@ -161,7 +165,7 @@ class ResNet(nn.Module):
         x = AvgPool(side, name="avg_pool")(x)
         # In PyTorch's order, channels before rows and columns, so that its linear weights fit as they are.
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1).astype(self.param_dtype)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout, self.axis_name)(x, train)
         types: dict[str, Any] = {"dtype": self.param_dtype, "param_dtype": self.param_dtype}
         return torch_dense(self.num_classes, x.shape[-1], name="linear", **types)(x)
 
@@ -218,7 +222,7 @@ VARIANTS: dict[Model, Callable[..., ResNet]] = {
 """The networks above by the names that `Config.model` takes."""
 
 
-def from_config(config: Config, num_classes: int, axis_name: str | None = None) -> ResNet:
+def from_config(config: Config, num_classes: int) -> ResNet:
     """The network a configuration describes, for `num_classes` classes.
 
     Raises:
@@ -234,7 +238,7 @@ def from_config(config: Config, num_classes: int, axis_name: str | None = None) 
         "block_dropout" if inside else "dropout": config.dropout,
     }
     return variant(
-        num_classes=num_classes, dtype=jnp.dtype(config.precision), axis_name=axis_name,
+        num_classes=num_classes, dtype=jnp.dtype(config.precision), local_norm=config.batch_norm == "local",
         **{name: value for name, value in options.items() if value is not None},
     )  # fmt: skip
 

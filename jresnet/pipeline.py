@@ -130,18 +130,21 @@ class Resident:
             plan_for(self.config, self.seed, epoch, self.images), self.config.batch_size, self.devices.count
         )
         steps, batch = full.order.shape
-        arrays = (self.data, self.devices.split(full), None)
+        arrays = (self.data, self.devices.split(self.devices.own(full)), None)
         step = first_step
         while step < steps:
             last = step + pace(steps - step)
             yield Work(arrays, step, last, (last - step) * batch)
             step = last
         if self.images > steps * batch and step == steps:
-            yield Work((self.data, *self.devices.split((tail, mask))), 0, 1, self.images - steps * batch)
+            arrays = (self.data, *self.devices.split(self.devices.own((tail, mask))))
+            yield Work(arrays, 0, 1, self.images - steps * batch)
 
 
 class Streamed:
     """Images kept on the host; tf.data gathers, augments and normalises them while the device works.
+
+    Of several processes each makes its own part of every batch.
 
     Raises:
       InputError: TensorFlow is not installed.
@@ -162,12 +165,13 @@ class Streamed:
         full, tail, mask = batches_of(plan, self.config.batch_size, self.devices.count)
         steps, batch = full.order.shape
         if first_step < steps:
-            for stack in host_batches(self.split, jax.tree.map(lambda a: a[first_step:], full), self, self.stack):
+            own = self.devices.own(jax.tree.map(lambda a: a[first_step:], full))
+            for stack in host_batches(self.split, own, self, self.stack):
                 count = len(stack["labels"])
                 yield Work(self.devices.split(padded(stack, self.stack)), 0, count, count * batch)
         if tail.order.size and first_step <= steps:
-            (stack,) = host_batches(self.split, tail, self, 1)
-            stack = stack if mask is None else stack | {"mask": mask}
+            (stack,) = host_batches(self.split, self.devices.own(tail), self, 1)
+            stack = stack if mask is None else stack | {"mask": self.devices.own(mask)}
             yield Work(self.devices.split(stack), 0, 1, len(self.split) - steps * batch)
 
 

@@ -73,13 +73,14 @@ def eval_program(model: ResNet, devices: Devices) -> Callable:
     """Compile `(variables, mean, std, images, labels) -> (losses, predictions, confidences)`.
 
     Images are uint8 [steps, batch, height, width, channels]; mean and std, float32 [channels], those of the
-    training pixels / 255; the outputs are those of `step.make_predict_step`, [steps, batch].
+    training pixels / 255; the outputs are those of `step.make_predict_step`, [steps, batch], gathered from
+    all devices.
     """
     predict_step = make_predict_step(model)
 
     def program(variables, mean, std, images, labels):
-        return lax.map(
-            lambda batch: predict_step(variables, normalise(batch[0], mean, std), batch[1]), (images, labels)
+        return devices.gather(
+            lax.map(lambda batch: predict_step(variables, normalise(batch[0], mean, std), batch[1]), (images, labels))
         )
 
     return devices.compile(program, broadcast=(1, 2))

@@ -42,6 +42,7 @@ class RunLog:
       steps_per_epoch: training steps in one epoch.
       console: where the epochs' lines go, and on a terminal a progress bar; None for silence.
       label: name of the run, shown beside the bar.
+      writes: whether this process is the one that writes; others keep the history only.
 
     Attributes:
       history: the epochs' records so far, as `metrics.jsonl` holds them.
@@ -55,6 +56,7 @@ class RunLog:
         steps_per_epoch: int,
         console: rich.console.Console | None = None,
         label: str = "",
+        writes: bool = True,
     ):
         """Remember where the record goes; see the class for the arguments."""
         self.history: list[dict] = []
@@ -63,6 +65,8 @@ class RunLog:
         self._steps_per_epoch = steps_per_epoch
         self._console = console
         self._label = label
+        self._writes = writes
+        self._begun = False
         self._metrics: IO[bytes] | None = None
         self._events: tensorboardX.SummaryWriter | None = None
         self._progress: rich.progress.Progress | None = None
@@ -77,9 +81,12 @@ class RunLog:
           first_step: steps of that epoch which are already done.
         """
         self.close()
-        self._workdir.mkdir(parents=True, exist_ok=True)
         path = self._workdir / METRICS
         self.history = [record for record in _surviving_records(path) if record["epoch"] < first_epoch]
+        self._begun = True
+        if not self._writes:
+            return
+        self._workdir.mkdir(parents=True, exist_ok=True)
         write_bytes(path, b"".join(map(_json_line, self.history)))
         self._metrics = path.open("ab")
         self._events = self._open_events(first_epoch)
@@ -113,12 +120,13 @@ class RunLog:
         Raises:
           RuntimeError: the record is not open.
         """
-        if self._metrics is None:
+        if not self._begun:
             raise RuntimeError("RunLog.epoch needs an open record: call begin first")
         line = _json_line(record)
-        self._metrics.write(line)
-        self._metrics.flush()
-        os.fsync(self._metrics.fileno())
+        if self._metrics is not None:
+            self._metrics.write(line)
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())
         self.history.append(json.loads(line))
         if self._events is not None:
             for key, tag in _TAGS.items():
@@ -130,6 +138,7 @@ class RunLog:
 
     def close(self) -> None:
         """Close the files, with every event flushed, and take the bar away; does nothing a second time."""
+        self._begun = False
         progress, self._progress = self._progress, None
         events, self._events = self._events, None
         metrics, self._metrics = self._metrics, None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jresnet import models, optim, rundir
@@ -131,7 +132,7 @@ def store(
     }  # fmt: skip
     try:
         with Checkpoints(place / rundir.CHECKPOINTS) as checkpoints:
-            checkpoints.save(0, (state, sums), {"seconds": 0.0})
+            checkpoints.save(0, jax.tree.map(jnp.copy, (state, sums)), {"seconds": 0.0})
         rundir.claim(place, run)
     except OSError as error:
         raise InputError(f"{place}: cannot be written ({error.strerror}): choose another place") from None

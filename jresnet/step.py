@@ -43,11 +43,16 @@ def make_train_step(model: ResNet, tx: optax.GradientTransformation, axis_name: 
 
     The batch is a dict: images, float32 [batch, height, width, channels], normalised; labels, int32
     [batch]; and, where some images are padding, mask, bool [batch], false for those. Under a mapped
-    axis each device holds its share of one batch, and gradients, statistics and sums are of all.
+    axis each device holds its share of one batch, and gradients, statistics and sums are of all. With
+    the model's `local_norm` each device normalises by its share's statistics, and the running ones are
+    the first device's, as under torch.nn.DataParallel.
     """
 
     def total(tree):
         return tree if axis_name is None else lax.psum(tree, axis_name)
+
+    def of_first(tree):
+        return total(jax.tree.map(lambda a: jnp.where(lax.axis_index(axis_name) == 0, a, 0), tree))
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, Sums]:
         mask = batch.get("mask")
@@ -55,15 +60,18 @@ def make_train_step(model: ResNet, tx: optax.GradientTransformation, axis_name: 
         images = total(weights.sum())
 
         def mean_loss(params):
+            rngs = {"dropout": jax.random.fold_in(state.key, state.step)}
             logits, updates = model.apply(
                 {"params": params, "batch_stats": state.batch_stats}, batch["images"],
-                train=True, mask=mask, mutable=["batch_stats"], rngs={"dropout": dropout_key(state, axis_name)},
+                train=True, mask=mask, mutable=["batch_stats"], rngs=rngs,
             )  # fmt: skip
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
             return jnp.sum(losses * weights) / images, (logits, updates["batch_stats"])
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         loss, grads = total((loss, grads))
+        if model.local_norm and axis_name is not None:
+            batch_stats = of_first(batch_stats)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         correct = total(jnp.sum((logits.argmax(-1) == batch["labels"]) & weights))
         sums = Sums(
@@ -76,12 +84,6 @@ def make_train_step(model: ResNet, tx: optax.GradientTransformation, axis_name: 
         return state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state), sums
 
     return train_step
-
-
-def dropout_key(state: TrainState, axis_name: str | None) -> jax.Array:
-    """The key of this step's dropout masks, its own on every device."""
-    key = jax.random.fold_in(state.key, state.step)
-    return key if axis_name is None else jax.random.fold_in(key, lax.axis_index(axis_name))
 
 
 def make_predict_step(model: ResNet) -> Callable:

@@ -6,8 +6,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jresnet import cluster
 from jresnet.checkpoint import Checkpoints
 from jresnet.config import Config
 from jresnet.datasets import Split
@@ -15,7 +17,7 @@ from jresnet.errors import Diverged
 from jresnet.interrupt import Flag
 from jresnet.models import ResNet
 from jresnet.optim import schedule, shared_optimizer
-from jresnet.parallel import Devices
+from jresnet.parallel import Devices, placement
 from jresnet.pipeline import STREAMED_IMAGES, Input, Statistics
 from jresnet.programs import all_finite, eval_program, init_program, train_program
 from jresnet.runlog import RunLog
@@ -83,7 +85,8 @@ class Evaluator:
         """Evaluate replicated variables on a split, calling `between` after every piece of work."""
         pieces = []
         for images, labels in self._pieces(split):
-            outputs = self.program(variables, self.mean, self.std, *self.devices.split((images, labels)))
+            arrays = self.devices.split(self.devices.own((images, labels)))
+            outputs = self.program(variables, self.mean, self.std, *arrays)
             pieces.append([self.devices.join(output).reshape(-1) for output in outputs])
             between()
         found = Outputs(*(np.concatenate(column)[: len(split)] for column in zip(*pieces, strict=True)))
@@ -114,12 +117,14 @@ def figures(losses: np.ndarray, correct: np.ndarray, batch_size: int) -> Figures
 def restored(checkpoints: Checkpoints, step: int, shapes: tuple[TrainState, Sums]) -> tuple[tuple, dict]:
     """The state and sums saved under `step`, on this process's first device, and the checkpoint's record.
 
+    All processes must call it together.
+
     Raises:
       InputError: the checkpoint is damaged or holds another network's state.
     """
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
-    (state, sums), meta = checkpoints.restore(step, like)
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement()), shapes)
+    found, meta = checkpoints.restore(step, like)
+    state, sums = jax.tree.map(lambda leaf: leaf.addressable_data(0), found)
     return (TrainState(**vars(state)), Sums(*sums)), meta
 
 
@@ -129,6 +134,7 @@ class Training:
     Attributes:
       parameters: trainable parameters of the network.
       compile_seconds: spent compiling the training program in this session.
+      asked: the signal by which any process was asked to stop, as of the latest call.
     """
 
     def __init__(
@@ -147,6 +153,7 @@ class Training:
         self.shapes = jax.eval_shape(create, *inputs)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.shapes[0].params))
         self.compile_seconds = 0.0
+        self.asked: int | None = None
 
     def start(self, checkpoints: Checkpoints) -> None:
         """Begin where the latest checkpoint ended, or at the beginning where there is none."""
@@ -175,13 +182,15 @@ class Training:
         Raises:
           Diverged: a parameter is not finite; no checkpoint is written.
         """
-        state = self.devices.unreplicate(self.state)
+        state, sums = self.devices.unreplicate((self.state, self.sums))
         if not all_finite((state.params, state.batch_stats)):
             raise self._diverged(self.step - 1)
-        checkpoints.save(self.step, (state, self.devices.unreplicate(self.sums)), {"seconds": self.seconds})
+        # A copy: training goes on and gives the state's buffers away while the files are written.
+        snapshot = jax.tree.map(jnp.copy, (state, sums))
+        checkpoints.save(self.step, self.devices.shared(snapshot), {"seconds": self.seconds})
 
     def train_epoch(self, epoch: int, log: RunLog, flag: Flag) -> None:
-        """Train on the rest of `epoch`; stop early if the flag is raised.
+        """Train on the rest of `epoch`; stop early if the flag is raised in any process.
 
         Raises:
           Diverged: a loss was not finite.
@@ -193,15 +202,25 @@ class Training:
             started = time.perf_counter()
             self.state, self.sums = self.program(self.state, self.sums, *work[:3])
             bad_step = int(self.devices.unreplicate(self.sums.bad_step))
-            elapsed = time.perf_counter() - started
+            elapsed = self.agree(flag, time.perf_counter() - started)
             self.seconds += elapsed
             self.step += work.last - work.first
             self._pace.observe(work.last - work.first, elapsed)
             log.advance(self.step - epoch * self.steps, epoch, "train")
             if bad_step >= 0:
                 raise self._diverged(bad_step)
-            if flag.signal is not None:
+            if self.asked is not None:
                 return
+
+    def agree(self, flag: Flag, seconds: float = 0.0) -> float:
+        """See whether any process was asked to stop; the processes call this together, so that all stop at one step.
+
+        Returns:
+          The longest of their `seconds`, by which all do equally many steps in their next call.
+        """
+        longest, signal = cluster.most((seconds, flag.signal or 0))
+        self.asked = int(signal) or None
+        return longest
 
     def train_figures(self) -> tuple[float, float]:
         """Mean loss in nats and accuracy over the epoch's training images so far."""

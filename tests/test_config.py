@@ -33,6 +33,7 @@ BAD = {
     "schedule": ["exponential"],
     "precision": ["float16"],
     "parallel": ["pjit"],
+    "batch_norm": ["global"],
     "model": ["resnet19", "ResNet18", ""],
 }
 
@@ -57,6 +58,7 @@ EDGES = {
     "schedule": ["constant", "cosine", "linear", "step"],
     "precision": ["float32", "bfloat16"],
     "parallel": ["auto", "jit", "pmap"],
+    "batch_norm": ["synchronised", "local"],
     "model": ["resnet18", "resnet110", "wide_resnet28_10", "imagenet_resnet50"],
 }
 

@@ -105,16 +105,16 @@ def test_a_signal_at_any_step_saves_and_resume_ends_in_the_same_bits(whole, tmp_
     config, source = whole
     monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
     monkeypatch.setattr("jresnet.pipeline.STREAMED_IMAGES", 16)
-    observe = training.Pace.observe
+    agree = training.Training.agree
     calls = []
 
-    def stop(pace, steps, seconds):
-        observe(pace, steps, seconds)
-        calls.append(steps)
+    def stop(self, flag, seconds=0.0):
+        calls.append(seconds > 0)  # one step of training, else a piece of an evaluation
         if sum(calls) == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
+        return agree(self, flag, seconds)
 
-    monkeypatch.setattr(training.Pace, "observe", stop)
+    monkeypatch.setattr(training.Training, "agree", stop)
     with pytest.raises(Interrupted, match="the state is saved") as caught:
         loop.fit(config, make_dataset(), tmp_path / "run")
     assert caught.value.signal == signal.SIGTERM
@@ -365,6 +365,7 @@ def test_without_test_images_no_test_figure_is_made(tmp_path):
 
 
 def test_devices_refuse_a_batch_that_does_not_divide(monkeypatch):
-    monkeypatch.setattr(jax, "local_device_count", lambda: 3)
+    for name in ("device_count", "local_device_count"):
+        monkeypatch.setattr(jax, name, lambda: 3)
     with pytest.raises(InputError, match="--batch-size 16: does not divide among 3 devices: choose 15 or 18"):
         Devices(dataclasses.replace(CONFIG, parallel="auto"))

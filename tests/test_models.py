@@ -149,10 +149,12 @@ def test_pooling_may_be_as_large_as_the_feature_map_and_no_larger():
 
 
 def test_from_config_reads_every_field():
-    config = Config(width=3, blocks=(1, 2), kernel_size=5, pool_size=2, dropout=0.25, precision="bfloat16")
-    assert models.from_config(config, 7, "devices") == ResNet(
+    config = Config(
+        width=3, blocks=(1, 2), kernel_size=5, pool_size=2, dropout=0.25, precision="bfloat16", batch_norm="local"
+    )
+    assert models.from_config(config, 7) == ResNet(
         stage_sizes=(1, 2), num_classes=7, width=3, kernel_size=5, pool_size=2, dropout=0.25,
-        dtype=jnp.dtype("bfloat16"), axis_name="devices",
+        dtype=jnp.dtype("bfloat16"), local_norm=True,
     )  # fmt: skip
 
 

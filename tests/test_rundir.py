@@ -35,6 +35,7 @@ OTHER = {
     "schedule": "cosine",
     "warmup_epochs": 1.0,
     "precision": "bfloat16",
+    "batch_norm": "local",
 }
 FREE = {"data_dir": "elsewhere", "input": "tfds", "parallel": "pmap"}
 

@@ -12,10 +12,11 @@ import pytest
 from test_models import Case, assert_close, from_torch
 
 from jresnet.config import Config
+from jresnet.layers import Dropout
 from jresnet.models import ResNet, from_config
 from jresnet.optim import optimizer
 from jresnet.state import TrainState, create
-from jresnet.step import Sums, dropout_key, make_eval_step, make_train_step
+from jresnet.step import Sums, make_eval_step, make_train_step
 
 CONFIG = Config(width=3, blocks=(1,), pool_size=4, batch_size=8, learning_rate=0.05)
 SHAPE = (8, 8, 3)
@@ -136,6 +137,38 @@ def test_devices_that_share_a_batch_take_the_step_of_the_whole_batch():
         np.testing.assert_allclose(mine_sums.loss, whole_sums.loss, rtol=2e-7)
 
 
+def test_local_norm_is_torchs_data_parallel():
+    """Each share through PyTorch's network by itself, one loss, and the buffers that the first share left."""
+    torch = pytest.importorskip("torch")
+    case, config = Case((1, 1), 3, 2, (8, 8)), Config(learning_rate=0.05, momentum=0.9, weight_decay=5e-4)
+    twin = TorchTwin(case, config)
+    mask = np.array([[1, 1, 1], [1, 0, 1], [0, 1, 0], [0, 0, 0]], bool)  # the last device has padding alone
+    with jax.enable_x64():
+        tx = optimizer(config, 3)
+        variables = jax.tree.map(jnp.asarray, twin.variables())
+        state = TrainState(jnp.int32(0), **variables, opt_state=tx.init(variables["params"]), key=jax.random.key(0))
+        model = case.ours(jnp.float64).clone(local_norm=True, axis_name="devices")
+        step = jax.jit(jax.vmap(make_train_step(model, tx, "devices"), in_axes=(None, 0), axis_name="devices"))
+        for number in range(4):
+            batch = double(draw_batch(number, 12, (*case.image_size, 3), case.num_classes))
+            shares = jax.tree.map(lambda a: a.reshape(4, 3, *a.shape[1:]), batch)
+            states, _ = step(state, shares | {"mask": mask})
+            chex.assert_trees_all_equal(*(jax.tree.map(itemgetter(device), numbers(states)) for device in range(4)))
+            state = jax.tree.map(itemgetter(0), states)
+            loss = 0.0
+            for device in range(3):
+                images = torch.tensor(shares["images"][device][mask[device]].transpose(0, 3, 1, 2))
+                labels = torch.tensor(shares["labels"][device][mask[device]], dtype=torch.int64)
+                loss += torch.nn.functional.cross_entropy(twin.network(images), labels, reduction="sum") / mask.sum()
+                if device == 0:
+                    buffers = {name: buffer.clone() for name, buffer in twin.network.named_buffers()}
+            twin.sgd.zero_grad()
+            loss.backward()
+            twin.sgd.step()
+            twin.network.load_state_dict(buffers, strict=False)
+        assert_close(jax.device_get(state.variables), twin.variables(), 1e-9)
+
+
 def test_sums_add_and_the_earlier_bad_step_wins():
     def sums(*values):
         return Sums(jnp.float32(values[0]), *map(jnp.int32, values[1:]))
@@ -199,15 +232,13 @@ def test_dropout_masks_differ_by_step_and_repeat_at_the_same_step():
     assert len(set(losses[0.5])) == 3 and losses[0.5][3] == losses[0.5][0]
 
 
-def test_every_device_and_every_run_has_dropout_keys_of_its_own():
-    _, _, state = start()
-
-    def keys(state):
-        of_device = jax.vmap(lambda _: jax.random.key_data(dropout_key(state, "devices")), axis_name="devices")
-        return of_device(jnp.arange(4))
-
-    found = [keys(state), keys(state.replace(step=jnp.int32(1))), keys(start(seed=1)[2])]
-    assert len(np.unique(np.concatenate(found), axis=0)) == 12
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_an_images_dropout_mask_is_the_same_on_any_number_of_devices(devices):
+    images, rngs = jnp.ones((8, 4, 4, 3)), {"dropout": jax.random.key(0)}
+    whole = Dropout(0.5).apply({}, images, True, rngs=rngs)
+    assert set(np.unique(whole)) == {0, 2} and len(np.unique(whole, axis=0)) == 8
+    share = jax.vmap(lambda share: Dropout(0.5, "devices").apply({}, share, True, rngs=rngs), axis_name="devices")
+    np.testing.assert_array_equal(share(images.reshape(devices, -1, 4, 4, 3)).reshape(images.shape), whole)
 
 
 def test_bfloat16_keeps_a_float32_state():
