@@ -12,20 +12,26 @@ from jresnet.config import Config
 from jresnet.datasets import Split
 from jresnet.parallel import Devices
 from jresnet.pipeline import Resident, Work
-from jresnet.state import create
+from jresnet.programs import init_program, train_program
 from jresnet.step import Sums
-from jresnet.training import train_program
 
 
-def jax_rival(case: Case) -> Rival:
-    """The library's training step on `case`: shuffling, augmentation, forward, backward and update in one program."""
-    config = Config(width=case.width, batch_size=case.batch_size, precision=case.precision, parallel="jit", epochs=1)
+def jax_rival(case: Case, devices: int = 1) -> Rival:
+    """The library's training step on `case`: shuffling, augmentation, forward, backward and update in one program.
+
+    Args:
+      case: what it works on.
+      devices: how many share each batch; with several the step is pmapped.
+    """
+    config = Config(width=case.width, batch_size=case.batch_size, precision=case.precision, epochs=1)
     steps_per_epoch = max(1, POOL_IMAGES // case.batch_size)
-    source = Resident(pool(steps_per_epoch * case.batch_size), config, 0, ((0.5,) * 3, (0.25,) * 3), Devices(config))
+    shared = Devices(config, jax.devices()[:devices])
+    source = Resident(pool(steps_per_epoch * case.batch_size), config, 0, ((0.5,) * 3, (0.25,) * 3), shared)
     model = models.from_config(config, 10)
-    tx = optim.optimizer(config, steps_per_epoch)
-    program = train_program(model, tx, source, Devices(config))
-    state = jax.jit(lambda seed: create(model, tx, seed, (32, 32, 3)))(0)
+    tx = optim.shared_optimizer(config, steps_per_epoch)
+    program = train_program(model.clone(axis_name=shared.axis_name), tx, source.fetch, shared)
+    initial, _ = init_program(model, tx, (32, 32, 3))(0, config.learning_rate, config.weight_decay)
+    state, zero = shared.replicate((initial, Sums.zero()))
     left = 0
 
     def works() -> Iterator[Work]:
@@ -39,7 +45,7 @@ def jax_rival(case: Case) -> Rival:
         left = steps
         while left:
             work = next(endless)
-            state, sums = program(state, Sums.zero(), work.arrays, work.first, work.last)
+            state, sums = program(state, zero, work.arrays, work.first, work.last)
             left -= work.last - work.first
         jax.block_until_ready(sums)
 
