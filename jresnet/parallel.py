@@ -3,10 +3,9 @@
 A batch is shared out over the devices in their order, so that process 0 has the first images of each.
 """
 
+import functools
 import os
 from collections.abc import Callable, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import flax.jax_utils
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jresnet import cache
 from jresnet.config import Config
 from jresnet.errors import InputError
 
@@ -139,7 +139,7 @@ def placement() -> jax.sharding.Sharding:
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
-@cache
+@functools.cache
 def compiler_options() -> dict[str, str] | None:
     """Options for `jax.jit` that this backend needs for speed; None where it needs none.
 
@@ -149,7 +149,7 @@ def compiler_options() -> dict[str, str] | None:
     return _understood(_CPU_FLAG, _CPU_FUSIONS)
 
 
-@cache
+@functools.cache
 def once_options() -> dict[str, str] | None:
     """Options for `jax.jit` of a program that runs once; None where the backend needs none.
 
@@ -176,5 +176,4 @@ def _understood(flag: str, value: str) -> dict[str, str] | None:
 def enable_compile_cache() -> None:
     """Keep compiled programs in the user's cache directory, unless the user chose a place or none already."""
     if jax.config.values["jax_compilation_cache_dir"] is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(root / "jresnet" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache.root() / "xla"))

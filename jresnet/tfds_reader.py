@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import logging
 import os
+import pathlib
 import queue
 import re
 import threading
@@ -19,6 +20,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from jresnet import cache
 from jresnet.readers import Arrays, refuse, size
 
 _OTHER_SOURCES = "npz:FILE, folder:DIR or --dataset synthetic"
@@ -30,6 +32,9 @@ _PROBE_HOSTS = 4
 
 def read_tfds(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...]]:
     """Read an image-classification data set with TFDS, in stored order; download it if it is not prepared.
+
+    Decoded once, the arrays are kept in the user's cache for as long as the prepared files stay the same;
+    reading them from there needs no TensorFlow.
 
     Args:
       name: TFDS's name, "name", "name/config" or with ":version" after either.
@@ -52,18 +57,33 @@ def read_tfds(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...]]
         prepared = builder.is_prepared()
         if not prepared:
             _check_network(builder, name, directory)
-        _import("tensorflow", name)
-        tensorflow = import_tensorflow()
-        if not prepared:
+            _import("tensorflow", name)
             _download(builder, name, directory)
-        try:
-            arrays = {split: _read_split(tfds, builder, name, split) for split in _splits(builder, name)}
-        except tensorflow.errors.OpError as error:
-            refuse(
-                f"--dataset {name}: {builder.data_dir} is damaged ({_first_line(error)}): "
-                f"remove it and prepare it again, or use {_OTHER_SOURCES}"
-            )
+        files = sorted(path for path in pathlib.Path(builder.data_dir).iterdir() if path.is_file())
+        key = f"{builder.name}-{cache.digest(files)}"
+        kept = cache.load(key)
+        if kept is None:
+            kept = _decode(tfds, builder, name)
+            cache.store(key, kept)
+        splits = [array.removesuffix("_images") for array in kept if array.endswith("_images")]
+        arrays = {split: (kept[f"{split}_images"], kept[f"{split}_labels"]) for split in splits}
         return arrays, tuple(builder.info.features["label"].names)
+
+
+def _decode(tfds: Any, builder: Any, name: str) -> dict[str, np.ndarray]:
+    """SPLIT_images and SPLIT_labels of every split, decoded by TensorFlow."""
+    _import("tensorflow", name)
+    tensorflow = import_tensorflow()
+    arrays = {}
+    try:
+        for split in _splits(builder, name):
+            arrays[f"{split}_images"], arrays[f"{split}_labels"] = _read_split(tfds, builder, name, split)
+        return arrays
+    except tensorflow.errors.OpError as error:
+        refuse(
+            f"--dataset {name}: {builder.data_dir} is damaged ({_first_line(error)}): "
+            f"remove it and prepare it again, or use {_OTHER_SOURCES}"
+        )
 
 
 def import_tensorflow() -> Any:

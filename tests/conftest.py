@@ -23,6 +23,8 @@ def pytest_configure(config):
     # Compiling is most of the tests' time, and for networks as small as theirs LLVM's optimisations do not pay.
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+    # Decoded data sets too.
+    os.environ["XDG_CACHE_HOME"] = str(cache.mkdir("user")) if cache else tempfile.mkdtemp(prefix="user-")
     for name, value in settings.items():
         os.environ[name.upper()] = str(value)  # for the programs that tests start
         jax.config.update(name, value)

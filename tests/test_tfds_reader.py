@@ -1,5 +1,10 @@
 """The TFDS reader: prepared data in stored order, and one plain line where there are none."""
 
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -8,6 +13,8 @@ from dataset_helpers import pixels, refused
 
 from jresnet import tfds_reader
 from jresnet.datasets import load_dataset
+
+ROOT = pathlib.Path(tfds_reader.__file__).parent.parent
 
 
 def store(root, name, splits, image_shape=(6, 5, 3), names=("plane", "car", "bird"), **features):
@@ -50,6 +57,45 @@ def test_tfds_reads_prepared_data_in_stored_order(tmp_path, monkeypatch):
     assert dataset.classes == ("plane", "car", "bird") and len(dataset.validation) == 0
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     assert load_dataset("cifar10").sha256 == dataset.sha256
+
+
+READ = """
+import sys, numpy, jresnet
+dataset = jresnet.load_dataset("mine", sys.argv[1])
+print(dataset.sha256, "tensorflow" in sys.modules)
+"""
+
+
+def test_what_was_decoded_once_is_read_again_without_tensorflow_while_it_is_the_same(tmp_path):
+    def read():
+        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "user"), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", READ, tmp_path], env=environment, capture_output=True, text=True, check=True
+        )
+        return tuple(done.stdout.split())
+
+    images, labels = pixels(6, 6, 5, 3), np.arange(6) % 3
+    store(tmp_path, "mine", dict.fromkeys(("train", "validation", "test"), (images, labels)))
+    sha256, decoded = read()
+    assert decoded == "True" and read() == (sha256, "False")
+    (kept,) = (tmp_path / "user" / "jresnet" / "datasets").glob("*.npz")
+    whole = kept.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (whole[:-9], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
+        kept.write_bytes(damaged)
+        assert read() == (sha256, "True") and kept.read_bytes() == whole
+    shutil.rmtree(tmp_path / "mine")
+    store(tmp_path, "mine", dict.fromkeys(("train", "validation", "test"), (images[::-1], labels)))
+    changed, decoded = read()
+    assert changed != sha256 and decoded == "True"
+
+
+def test_a_cache_that_cannot_be_written_or_read_changes_nothing(tmp_path, monkeypatch):
+    store(tmp_path, "mine", dict.fromkeys(("train", "test"), (pixels(6, 6, 5, 3), np.arange(6) % 3)))
+    expected = load_dataset("mine", str(tmp_path)).sha256
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert load_dataset("mine", str(tmp_path)).sha256 == expected
 
 
 def test_tfds_gray_validation_and_unregistered_name(tmp_path):
