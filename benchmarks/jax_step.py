@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.timing import POOL_IMAGES, Case, Rival
 from jresnet import models, optim
-from jresnet.config import Config
+from jresnet.config import Config, Parallel
 from jresnet.datasets import Split
 from jresnet.parallel import Devices
 from jresnet.pipeline import Resident, Work
@@ -16,16 +16,17 @@ from jresnet.programs import init_program, train_program
 from jresnet.step import Sums
 
 
-def jax_rival(case: Case, devices: int = 1) -> Rival:
+def jax_rival(case: Case, devices: int | None = None) -> Rival:
     """The library's training step on `case`: shuffling, augmentation, forward, backward and update in one program.
 
     Args:
       case: what it works on.
-      devices: how many share each batch; with several the step is pmapped.
+      devices: how many share each batch under pmap; None: the jitted step of one device.
     """
-    config = Config(width=case.width, batch_size=case.batch_size, precision=case.precision, epochs=1)
+    parallel: Parallel = "jit" if devices is None else "pmap"
+    config = Config(width=case.width, batch_size=case.batch_size, precision=case.precision, epochs=1, parallel=parallel)
     steps_per_epoch = max(1, POOL_IMAGES // case.batch_size)
-    shared = Devices(config, jax.devices()[:devices])
+    shared = Devices(config, jax.devices()[: devices or 1])
     source = Resident(pool(steps_per_epoch * case.batch_size), config, 0, ((0.5,) * 3, (0.25,) * 3), shared)
     model = models.from_config(config, 10)
     tx = optim.shared_optimizer(config, steps_per_epoch)

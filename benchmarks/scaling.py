@@ -4,7 +4,8 @@
     python -m benchmarks.scaling --device cpu --emulate 8   # devices that a CPU plays: they share its cores
 
 Weak scaling gives every device the same batch; strong scaling shares one batch out among them. Efficiency is
-images/s over n times those of one device, paired within rounds: 1 is perfect. Beside the JSON lies a figure.
+images/s over n times those of one device, paired within rounds: 1 is perfect. The step is pmapped everywhere, on one
+device too; "jit" is the step that a run on one device takes. Beside the JSON lies a figure.
 """
 
 import dataclasses
@@ -89,25 +90,33 @@ def batch_of(kind: Kind, count: int, options: Options) -> int:
     return options.share * count if kind == "weak" else options.batch
 
 
-def rival(kind: Kind, count: int, options: Options) -> Rival:
-    """The library's step on so many devices."""
+def rival(kind: Kind, count: int | None, options: Options) -> Rival:
+    """The library's step pmapped over so many devices, or jitted where that is None."""
     from benchmarks.jax_step import jax_rival
 
-    case = Case(options.width, batch_of(kind, count, options), options.precision, options.device)
+    case = Case(options.width, batch_of(kind, count or 1, options), options.precision, options.device)
     return jax_rival(case, count)
 
 
 def measure(kind: Kind, counts: Sequence[int], options: Options) -> list[dict[str, Any]]:
-    """One record per number of devices; those that failed say how."""
-    builders = {str(count): lambda count=count: rival(kind, count, options) for count in counts}
+    """One record for the jitted step and one per number of devices; those that failed say how."""
+    builders = {form(count): lambda count=count: rival(kind, count, options) for count in (None, *counts)}
     timings = timing.contest(builders, options.steps or STEPS[options.device], options.rounds)
-    return [entry(kind, count, timings[str(count)], timings["1"], options) for count in counts]
+    alone = timings[form(1)]
+    return [entry(kind, count, timings[form(count)], alone, options) for count in (None, *counts)]
 
 
-def entry(kind: Kind, count: int, one: Timing, alone: Timing, options: Options) -> dict[str, Any]:
-    """What `count` devices did: seconds per step, images/s, and efficiency beside one device, by rounds."""
+def form(count: int | None) -> str:
+    """What a rival is called."""
+    return "jit" if count is None else f"pmap {count}"
+
+
+def entry(kind: Kind, devices: int | None, one: Timing, alone: Timing, options: Options) -> dict[str, Any]:
+    """What so many devices did: seconds per step, images/s, and efficiency beside one device, by rounds."""
+    count = devices or 1
     batch = batch_of(kind, count, options)
-    record: dict[str, Any] = {"kind": kind, "devices": count, "batch_size": batch, **dataclasses.asdict(one)}
+    record: dict[str, Any] = {"kind": kind, "form": form(devices), "devices": count, "batch_size": batch}
+    record |= dataclasses.asdict(one)
     if not one.seconds:
         return record
     spread = timing.summary(one.seconds)
@@ -134,7 +143,7 @@ def rows(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """A line per record."""
     return [
         [
-            record["kind"], f"{record['devices']} devices", str(record["batch_size"]),
+            record["kind"], record["form"], str(record["batch_size"]),
             *(
                 [f"{record['images_per_second']:,.0f}", _spread(record.get("efficiency"))]
                 if record["seconds"]
@@ -155,7 +164,7 @@ def draw(records: Sequence[Mapping[str, Any]], path: Path, caption: str) -> None
     figure = Figure(figsize=(8, 4), layout="constrained")
     figure.suptitle(caption, fontsize="small", wrap=True)
     for axes, kind in zip(figure.subplots(1, 2, squeeze=False)[0], KINDS, strict=True):
-        found = [record for record in records if record["kind"] == kind and record["seconds"]]
+        found = [r for r in records if r["kind"] == kind and r["form"] != form(None) and r["seconds"]]
         counts, rates = ([record[name] for record in found] for name in ("devices", "images_per_second"))
         axes.plot(counts, rates, marker="o", label="measured", color=report.STYLES["train"]["color"])
         if counts and counts[0] == 1:
@@ -195,7 +204,7 @@ def run(options: Options) -> None:
         record["cases"] += measure(kind, counts, options)
         if options.output:
             timing.write_record(options.output, record)
-    timing.print_table("Scaling", ("kind", "devices", "batch", "images/s", "efficiency"), rows(record["cases"]))
+    timing.print_table("Scaling", ("kind", "step", "batch", "images/s", "efficiency"), rows(record["cases"]))
     print(record["note"])
     if options.output:
         draw(record["cases"], options.output.with_suffix(".svg"), record["note"])

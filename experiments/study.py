@@ -170,6 +170,8 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
     dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     places = {seed: workdir if options.seeds == 1 else workdir / f"seed-{seed}" for seed in seeds}
+    with cluster.together():
+        cluster.compare({"--seeds": options.seeds, "--first-seed": options.first_seed}, {})
     check_layout(workdir, options.seeds)
     for seed, place in places.items():
         loop.check(options.config, dataset, place, seed, experiment, options.resume)

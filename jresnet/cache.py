@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -43,7 +44,7 @@ def load(name: str) -> dict[str, np.ndarray] | None:
 def store(name: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Keep arrays under `name`; where the cache cannot be written, nothing is kept."""
     path, record = _places(name)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

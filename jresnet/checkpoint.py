@@ -8,7 +8,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
-from jresnet.errors import InputError, Interrupted
+from jresnet import cluster
+from jresnet.errors import Diverged, InputError, Interrupted
 
 
 class Checkpoints:
@@ -56,6 +57,8 @@ class Checkpoints:
         try:
             found = self._open().restore(step, args=args)
         except Exception as error:  # Orbax lets through whatever its layers raise
+            if cluster.means_lost(error):
+                raise
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise InputError(
                 f"{self._directory / str(step)}: this checkpoint cannot be restored ({reason[:200]}): "
@@ -75,7 +78,7 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Finish writing, whether or not the run succeeded; not where other processes would have to take part."""
-        if kind is None or jax.process_count() == 1 or issubclass(kind, Interrupted):
+        if kind is None or jax.process_count() == 1 or issubclass(kind, Interrupted | Diverged):
             self.close()
 
     def _open(self) -> ocp.CheckpointManager:

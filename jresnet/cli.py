@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -106,31 +107,33 @@ def exit_status(program: Callable[[], None]) -> int:
     Returns:
       0: done; 1: the training diverged; 2: unusable input; 3: another process of the run is gone; 130 or
       143: interrupted after saving, or 130 at once; 141: nobody reads the output any more. One process of
-      several ends here instead, unless its status is 0.
+      several that fails by itself ends here instead.
     """
-    status = _status(program)
-    cluster.leave(status)
-    return status
-
-
-def _status(program: Callable[[], None]) -> int:
+    status = 0
+    error: Exception | str = ""
     try:
         program()
-    except InputError as error:
-        return _stopped(error, 2)
-    except Diverged as error:
-        return _stopped(error, 1)
-    except Lost as error:
-        return _stopped(error, 3)
-    except Interrupted as error:
-        return _stopped(error, 128 + error.signal)
+    except (Diverged, Interrupted) as both:  # in all processes alike
+        return _stopped(both, 1 if isinstance(both, Diverged) else 128 + both.signal)
+    except InputError as found:
+        status, error = 2, found
+    except Lost as found:
+        status, error = 3, found
     except KeyboardInterrupt:  # outside the training, or for the second time
-        return _stopped("interrupted at once: --resume goes on from the latest checkpoint, if there is one", 130)
+        status, error = 130, "interrupted at once: --resume goes on from the latest checkpoint, if there is one"
     except BrokenPipeError:
         # Python flushes once more on exit, and would complain then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    return 0
+        status = 141
+    except Exception:
+        if not cluster.joined():
+            raise
+        traceback.print_exc()
+        status = 1
+    if error:
+        _stopped(error, status)
+    cluster.leave(status)
+    return status
 
 
 def _stopped(error: Exception | str, status: int) -> int:

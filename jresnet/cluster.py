@@ -3,14 +3,18 @@
 Without a cluster around it, a process is alone, and everything here does nothing.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import json
 import os
+import pathlib
 import re
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +29,12 @@ _INDICES = ("OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "JOB_COMPLETION_INDEX")
 _ADDRESSES = ("OMPI_MCA_orte_hnp_uri", "SLURM_STEP_NODELIST")
 
 # Words by which the errors of collectives are known that another process did not take part in.
-_LOST = re.compile(r"gloo|nccl|coordination|barrier|peer|preempt|distributed service", re.IGNORECASE)
+_LOST = re.compile(
+    r"gloo .*failed|remote process exited|coordination service|heartbeat|barrier|connection closed by peer",
+    re.IGNORECASE,
+)
+_GRACE = 2.0  # seconds
+_FILE_SECONDS = 60.0  # what attribute caches of network file systems may hide a new file for
 
 _ENDED = (
     "this process ended before its run did, as it does where another process of the run is gone: "
@@ -57,6 +66,10 @@ def join(options: Cluster) -> None:
     count, index = place(options, os.environ)
     if count == 1:
         return
+    if index == 0 and options.coordinator is not None:
+        _check_port(options)
+    # It would take SIGTERM away from Python.
+    jax.config.update("jax_enable_preemption_service", False)
     _start_witness(index)
     with _patience(options, index):
         jax.distributed.initialize(
@@ -65,6 +78,7 @@ def join(options: Cluster) -> None:
             initialization_timeout=options.join_seconds + 60,
             shutdown_timeout_seconds=60,
         )  # fmt: skip
+    atexit.register(_say_farewell)
 
 
 def place(options: Cluster, environment: Mapping[str, str]) -> tuple[int, int]:
@@ -77,7 +91,8 @@ def place(options: Cluster, environment: Mapping[str, str]) -> tuple[int, int]:
     _require(options, "num_processes", count >= 1, "must be at least 1")
     _require(options, "join_seconds", options.join_seconds >= 1, "must be at least 1")
     if options.coordinator is not None:
-        sound = re.fullmatch(r"\S+:\d{1,5}", options.coordinator) is not None
+        port = re.fullmatch(r"\S+:(\d{1,5})", options.coordinator)
+        sound = port is not None and 0 < int(port[1]) < 2**16
         _require(options, "coordinator", sound, "must be HOST:PORT, as in node1:12345")
         alone = options.num_processes is None and count == 1
         _require(options, "coordinator", not alone, "needs --num-processes, the same in every process")
@@ -97,8 +112,8 @@ def launched(environment: Mapping[str, str]) -> int:
     """Processes that Open MPI or SLURM has started with this one, 1 without either."""
     if "OMPI_COMM_WORLD_SIZE" in environment:
         return int(environment["OMPI_COMM_WORLD_SIZE"])
-    # A batch script's own shell has SLURM_NTASKS too, but no step: srun has not started it.
-    return int(environment.get("SLURM_NTASKS", 1)) if "SLURM_STEP_NODELIST" in environment else 1
+    # The job's SLURM_NTASKS stands in a batch script's own shell too, which srun has not started.
+    return int(environment.get("SLURM_STEP_NUM_TASKS", 1))
 
 
 def primary() -> bool:
@@ -109,6 +124,14 @@ def primary() -> bool:
 def most(values: Sequence[float]) -> list[float]:
     """The largest of each value over all processes, which must all call this."""
     return gathered(np.asarray(values, np.float32)).max(axis=0).tolist() if jax.process_count() > 1 else list(values)
+
+
+def seen_by_all(path: pathlib.Path) -> bool:
+    """Whether a file exists for all processes, which must all call this; network file systems get time to show it."""
+    deadline = time.monotonic() + _FILE_SECONDS
+    while not path.exists() and jax.process_count() > 1 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return most([0.0 if path.exists() else 1.0]) == [0.0]
 
 
 def gathered(array: np.ndarray) -> np.ndarray:
@@ -155,23 +178,35 @@ def together() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if jax.process_count() == 1 or not _LOST.search(str(error)) or isinstance(error, InputError):
+        if not means_lost(error):
             raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise Lost(
-            f"process {jax.process_index()}: another process of this run is gone ({reason[:120]}): "
+            f"process {jax.process_index()}: another process of this run is gone ({reason}): "
             "start all of them again with --resume; the latest checkpoint is whole"
         ) from error
 
 
+def means_lost(error: Exception) -> bool:
+    """Whether an error is that of a collective in which another process did not take part."""
+    return jax.process_count() > 1 and not isinstance(error, InputError) and _LOST.search(str(error)) is not None
+
+
+def joined() -> bool:
+    """Whether this process is one of several."""
+    return jax.distributed.is_initialized()
+
+
 def leave(status: int) -> None:
-    """End a process of several that has failed, at once: JAX would first wait for the others, which wait for it."""
-    if jax.distributed.is_initialized():
+    """End a process of several that has failed by itself: JAX would first wait for the others, which wait for it."""
+    if status and joined():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if primary():
+            # The others lose their connection with this process, and may have a word to say before that.
+            time.sleep(_GRACE)
         _say_farewell()
-        if status:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+        os._exit(status)
 
 
 def _exchanged(record: Any) -> list[Any]:
@@ -180,6 +215,16 @@ def _exchanged(record: Any) -> list[Any]:
     sizes = gathered(np.array([len(data)], np.int32))[:, 0]
     rows = gathered(np.pad(data, (0, sizes.max() - len(data))))
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def _check_port(options: Cluster) -> None:
+    """Raise InputError where process 0 could not listen; JAX would end with a fault of its own."""
+    port = str(options.coordinator).rpartition(":")[2]
+    try:
+        with socket.create_server(("", int(port)), family=socket.AF_INET6, dualstack_ipv6=socket.has_dualstack_ipv6()):
+            pass
+    except OSError as error:
+        _require(options, "coordinator", False, f"port {port} cannot be used here ({error.strerror}): choose another")
 
 
 @contextlib.contextmanager

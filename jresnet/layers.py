@@ -257,13 +257,15 @@ def batch_statistics(x, mask, axis_name):
     def total(values):
         return _sum_over(jnp.sum(values if weights is None else values * weights, (0, 1, 2)), axis_name)
 
-    # A device whose images are all padding has none of its own to normalise by.
-    count = jnp.maximum(_sum_over(jnp.asarray(count, x.dtype), axis_name), 1)
+    real = _sum_over(jnp.asarray(count, x.dtype), axis_name)
+    count = jnp.maximum(real, 1)
     mean = total(x) / count
     # The variance does not change with the mean to first order, as deviations from it add up to zero:
     # its gradient by way of the mean is zero, and need not be computed.
     deviations = x - _wide(lax.stop_gradient(mean))
-    return mean, total(lax.square(deviations)) / count, count
+    # A device whose images are all padding has none to normalise by; with a variance of 0 what they become
+    # would overflow within a few layers.
+    return mean, jnp.where(real > 0, total(lax.square(deviations)) / count, 1), count
 
 
 def _sum_over(value, axis_name):

@@ -101,8 +101,8 @@ def fit(
     devices = Devices(config)
     enable_compile_cache()
     training = prepare(config, dataset, seed, devices, (tuple(run["mean"]), tuple(run["std"])))
-    if cluster.primary():
-        rundir.claim(directory, run)
+    with cluster.together():
+        claim(directory, run, training)
     with (
         cluster.together(),
         interrupt.stop_flag() as flag,
@@ -122,6 +122,19 @@ def fit(
         report.curves(log.history, directory / rundir.CURVES, title(result))
         rundir.finish(directory, result.record())
     return result
+
+
+def claim(directory: pathlib.Path, run: dict, training: Training) -> None:
+    """Make the directory this run's, and see that all processes have the same one and the same kind of input.
+
+    Raises:
+      InputError: they have not.
+    """
+    if cluster.primary():
+        rundir.claim(directory, run)
+    cluster.compare({"--input": type(training.source).__name__.lower()}, {})
+    if not cluster.seen_by_all(directory / rundir.CONFIG):
+        raise InputError(f"--workdir {directory}: is not one directory for all processes: choose one that they share")
 
 
 def agree(run: dict, directory: pathlib.Path, finished: Result | None) -> None:

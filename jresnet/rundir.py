@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -219,7 +220,7 @@ def differences(recorded: dict, run: dict) -> list[str]:
 
 def _read_only(place: pathlib.Path) -> bool:
     """Whether writing fails where `os.access` promises it, as for root on a read-only file system."""
-    probe = place / f".jresnet-{os.getpid()}"
+    probe = place / f".jresnet-{secrets.token_hex(4)}"
     try:
         probe.touch()
         probe.unlink()

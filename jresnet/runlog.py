@@ -5,6 +5,7 @@ import math
 import numbers
 import os
 import pathlib
+import secrets
 from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any
 
@@ -264,7 +265,8 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Write a file whole or not at all: after a crash at any moment `path` holds the old data or the new."""
     path = pathlib.Path(path)
     # In the same directory, because only within one file system is a rename atomic.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A process number does not tell containers apart, nor machines that share a file system.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)

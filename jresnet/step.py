@@ -66,7 +66,7 @@ def make_train_step(model: ResNet, tx: optax.GradientTransformation, axis_name: 
                 train=True, mask=mask, mutable=["batch_stats"], rngs=rngs,
             )  # fmt: skip
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
-            return jnp.sum(losses * weights) / images, (logits, updates["batch_stats"])
+            return jnp.sum(jnp.where(weights, losses, 0)) / images, (logits, updates["batch_stats"])
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         loss, grads = total((loss, grads))

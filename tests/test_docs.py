@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from experiments import final, plan, reproduce, study
-from jresnet import cluster
+from jresnet import cluster, models
 
 DOCS = pathlib.Path(final.__file__).parent.parent / "docs"
 
@@ -40,14 +40,13 @@ def test_slurm_runs_one_process_per_gpu_of_one_run():
     assert options.resume and options.workdir and given["gres"] == f"gpu:{given['ntasks-per-node']}"
     count = int(given["nodes"]) * int(given["ntasks-per-node"])
     assert options.batch_size % count == 0
-    environment = {"SLURM_NTASKS": str(count), "SLURM_PROCID": "3", "SLURM_STEP_NODELIST": "node[1-2]"}
+    environment = {"SLURM_STEP_NUM_TASKS": str(count), "SLURM_PROCID": "3", "SLURM_STEP_NODELIST": "n[1-2]"}
     assert cluster.place(options, environment) == (8, 3)
 
 
 def test_slurm_shares_a_study_out_over_an_array():
     (command,) = commands((DOCS / "slurm" / "study.sbatch").read_text())
-    command = command.replace("$SLURM_ARRAY_TASK_ID", "5").replace("$SLURM_ARRAY_TASK_COUNT", "16")
-    assert parsed(command).shard_of == (5, 16)
+    assert parsed(command.replace("$SLURM_ARRAY_TASK_ID", "5")).shard_of == (5, 16)
     assert settings("study.sbatch")["array"] == "1-16"
 
 
@@ -73,8 +72,9 @@ def test_kubernetes_shares_a_study_out_over_an_indexed_job():
     assert options.shard_of == (16, job["spec"]["completions"]) and job["spec"]["completionMode"] == "Indexed"
 
 
-@pytest.mark.parametrize(("width", "size"), [(42, 4_815_940), (64, 11_173_962)])
-def test_the_traffic_is_that_of_the_networks(width, size):
+@pytest.mark.parametrize("width", [42, 64])
+def test_the_traffic_is_that_of_the_networks(width):
+    size = models.parameter_count(models.resnet18(width=width), (32, 32))
     text = (DOCS / "scaling.md").read_text()
     assert f"{size:,}" in text and f"{4 * size / 1e6:.1f} MB" in text
     if width == 42:

@@ -72,6 +72,22 @@ def test_any_number_of_devices_comes_to_the_same(tmp_path, dtype, tolerance):
         assert_restored(found, source, target)
 
 
+@pytest.mark.slow
+def test_the_collectives_of_a_step_are_as_many_as_documented():
+    program = pathlib.Path(__file__).with_name("collectives_program.py")
+    done = subprocess.run(
+        [sys.executable, program], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    counted = {way: (int(count), int(size)) for way, count, size in map(str.split, done.stdout.splitlines())}
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    for way, (count, size) in counted.items():
+        assert f"| all-reduces per step, `--batch-norm {way}` | {count} |" in text
+        assert f"| {size / 1e6:.2f} MB |" in text
+    small = counted["synchronised"][1] - 4 * 4_815_940
+    assert f"The {counted['synchronised'][0] - 1} small ones carry {small / 1e3:.0f} kB" in text
+
+
 def count_devices(monkeypatch, count, processes=1, index=0):
     """Let JAX say that it has this many devices."""
     counts = {

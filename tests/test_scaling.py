@@ -76,10 +76,10 @@ def test_the_real_step_on_one_device(tmp_path, capsys):
     path = tmp_path / "scaling.json"
     assert scaling.main([*TINY, "--share", "8", "--output", str(path)]) == 0
     record = json.loads(path.read_text())
-    assert [(case["kind"], case["devices"], case["error"]) for case in record["cases"]] == [
-        ("weak", 1, None), ("strong", 1, None),
-    ]  # fmt: skip
-    assert all(case["efficiency"]["median"] == 1 and len(case["seconds"]) == 2 for case in record["cases"])
+    found = [(case["kind"], case["form"], case["devices"], case["error"]) for case in record["cases"]]
+    assert found == [(kind, form, 1, None) for kind in ("weak", "strong") for form in ("jit", "pmap 1")]
+    assert all(len(case["seconds"]) == 2 and case["images_per_second"] > 0 for case in record["cases"])
+    assert all(case["efficiency"]["median"] == 1 for case in record["cases"] if case["form"] == "pmap 1")
     assert record["environment"]["versions"]["jax"] and "<svg" in path.with_suffix(".svg").read_text()
     assert "images/s" in capsys.readouterr().out
 
@@ -91,4 +91,5 @@ def test_the_real_step_on_emulated_devices(tmp_path):
     done = subprocess.run(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     cases = json.loads(path.read_text())["cases"]
-    assert [case["devices"] for case in cases] == [1, 2, 4] * 2 and not any(case["error"] for case in cases)
+    assert [case["form"] for case in cases] == ["jit", "pmap 1", "pmap 2", "pmap 4"] * 2
+    assert not any(case["error"] for case in cases)

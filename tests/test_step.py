@@ -13,7 +13,7 @@ from test_models import Case, assert_close, from_torch
 
 from jresnet.config import Config
 from jresnet.layers import Dropout
-from jresnet.models import ResNet, from_config
+from jresnet.models import ResNet, from_config, resnet18
 from jresnet.optim import optimizer
 from jresnet.state import TrainState, create
 from jresnet.step import Sums, make_eval_step, make_train_step
@@ -167,6 +167,20 @@ def test_local_norm_is_torchs_data_parallel():
             twin.sgd.step()
             twin.network.load_state_dict(buffers, strict=False)
         assert_close(jax.device_get(state.variables), twin.variables(), 1e-9)
+
+
+def test_a_device_with_padding_alone_takes_no_part_at_full_depth():
+    """In float32, where activations that nothing normalises would overflow."""
+    model = resnet18(num_classes=CLASSES, width=4, pool_size=1, axis_name="devices", local_norm=True)
+    tx = optimizer(CONFIG, 3)
+    state = jax.jit(lambda: create(model.clone(axis_name=None), tx, 0, SHAPE))()
+    step = jax.vmap(make_train_step(model, tx, "devices"), in_axes=(None, 0), axis_name="devices")
+    shares = jax.tree.map(lambda a: a.reshape(4, 2, *a.shape[1:]), draw_batch(0) | {"mask": np.arange(8) < 6})
+    found, sums = jax.jit(step)(state, shares)
+    without, _ = jax.jit(step)(state, jax.tree.map(lambda a: a[:3], shares))
+    assert int(sums.images[0]) == 6 and np.isfinite(sums.loss).all()
+    first = partial(jax.tree.map, itemgetter(0))
+    chex.assert_trees_all_close(numbers(first(found)), numbers(first(without)), rtol=1e-4, atol=1e-5)
 
 
 def test_sums_add_and_the_earlier_bad_step_wins():
