@@ -137,19 +137,22 @@ def _read(directory: pathlib.Path) -> tuple[dict, list[tuple[str, str, list[dict
     """A study's outcome.json, and its cells: title of the experiment, label of the setting, records."""
     outcome = rundir.read_json(directory / OUTCOME)
     try:
-        cells = [
-            (
-                f"{experiment['section']} {experiment['title']}",
-                setting["label"],
-                [_record(directory / run) for run in setting["runs"]],
-            )
-            for experiment in outcome["experiments"]
-            for setting in experiment["settings"]
-        ]
+        cells = []
+        for experiment in outcome["experiments"]:
+            for setting in experiment["settings"]:
+                records = [_record(directory / run) for run in setting["runs"]]
+                label = _label(experiment["name"], setting["label"], records)
+                cells.append((f"{experiment['section']} {experiment['title']}", label, records))
         outcome["command"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{directory / OUTCOME}: not a study's ({error!r}): take it from the study again") from None
     return outcome, cells
+
+
+def _label(experiment: str, label: str, records: Sequence[dict]) -> str:
+    """The setting's label; where a reduced study's channels are other than it says, with those."""
+    widths = {str(record["config"]["width"]) for record in records} - {label}
+    return f"{label} (here {', '.join(sorted(widths))})" if experiment == "width" and widths else label
 
 
 def _record(run: pathlib.Path) -> dict:

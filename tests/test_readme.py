@@ -105,12 +105,19 @@ def test_a_missing_epoch_is_found(root):
     assert line.startswith(f"experiments/results/{STUDY}/seed-1/metrics.jsonl: not the 6 epochs")
 
 
+def test_channels_of_a_reduced_study_are_said_beside_the_reports(root):
+    lines = between(root).splitlines()
+    shown = [line.split("|")[2].strip() for line in lines if line.startswith("| 4.2.3 Channels |")]
+    assert shown == ["42 (here 5)", "64 (here 8)", "80 (here 10)"]
+
+
 def test_another_study_is_another_table(root):
     old, new = (root / readme.RESULTS / name for name in (STUDY, "z-again"))
     shutil.copytree(old, new)
     assert readme.check(root)
+    before = between(root).count("| 4.1 Data augmentation |")
     readme.update(root)
-    assert between(root).count("| 4.1 Data augmentation |") == 2 and "**z-again**" in between(root)
+    assert between(root).count("| 4.1 Data augmentation |") == before + 1 and "**z-again**" in between(root)
     shutil.rmtree(new)
     assert readme.check(root)
 
