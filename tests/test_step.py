@@ -180,7 +180,7 @@ def test_a_device_with_padding_alone_takes_no_part_at_full_depth():
     without, _ = jax.jit(step)(state, jax.tree.map(lambda a: a[:3], shares))
     assert int(sums.images[0]) == 6 and np.isfinite(sums.loss).all()
     first = partial(jax.tree.map, itemgetter(0))
-    chex.assert_trees_all_close(numbers(first(found)), numbers(first(without)), rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(numbers(first(found)), numbers(first(without)), rtol=1e-3, atol=1e-4)
 
 
 def test_sums_add_and_the_earlier_bad_step_wins():

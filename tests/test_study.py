@@ -38,7 +38,7 @@ def test_the_reports_experiments_have_its_values(name):
 
 
 def parse(*words, config=CONFIG):
-    return study.parse("program", config, list(words))
+    return study.parse("program", config, list(words), study.SingleOptions)
 
 
 def test_an_experiments_values_are_its_options_defaults():
