@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
 from jresnet import cluster
-from jresnet.errors import Diverged, InputError, Interrupted
+from jresnet.errors import Diverged, InputError, Interrupted, first_line
 
 
 class Checkpoints:
@@ -59,9 +59,8 @@ class Checkpoints:
         except Exception as error:  # Orbax lets through whatever its layers raise
             if cluster.means_lost(error):
                 raise
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise InputError(
-                f"{self._directory / str(step)}: this checkpoint cannot be restored ({reason[:200]}): "
+                f"{self._directory / str(step)}: this checkpoint cannot be restored ({first_line(error)[:200]}): "
                 "delete it to go on from an earlier one, or choose another --workdir"
             ) from error
         return found.state, found.meta

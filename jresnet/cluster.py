@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jresnet.errors import InputError, Lost
+from jresnet.errors import InputError, Lost, first_line
 
 # Where launchers say which process this is; the first that is set counts.
 _INDICES = ("OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "JOB_COMPLETION_INDEX")
@@ -180,9 +180,8 @@ def together() -> Iterator[None]:
     except Exception as error:
         if not means_lost(error):
             raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise Lost(
-            f"process {jax.process_index()}: another process of this run is gone ({reason}): "
+            f"process {jax.process_index()}: another process of this run is gone ({first_line(error)}): "
             "start all of them again with --resume; the latest checkpoint is whole"
         ) from error
 
@@ -220,9 +219,10 @@ def _exchanged(record: Any) -> list[Any]:
 def _check_port(options: Cluster) -> None:
     """Raise InputError where process 0 could not listen; JAX would end with a fault of its own."""
     port = str(options.coordinator).rpartition(":")[2]
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
     try:
-        with socket.create_server(("", int(port)), family=socket.AF_INET6, dualstack_ipv6=socket.has_dualstack_ipv6()):
-            pass
+        socket.create_server(("", int(port)), family=family, dualstack_ipv6=both).close()
     except OSError as error:
         _require(options, "coordinator", False, f"port {port} cannot be used here ({error.strerror}): choose another")
 

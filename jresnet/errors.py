@@ -26,3 +26,8 @@ class Interrupted(Exception):
     def __init__(self, message: str, signal: int):
         super().__init__(message)
         self.signal = signal
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its type's name where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from jresnet import cache
+from jresnet.errors import first_line
 from jresnet.readers import Arrays, refuse, size
 
 _OTHER_SOURCES = "npz:FILE, folder:DIR or --dataset synthetic"
@@ -81,7 +82,7 @@ def _decode(tfds: Any, builder: Any, name: str) -> dict[str, np.ndarray]:
         return arrays
     except tensorflow.errors.OpError as error:
         refuse(
-            f"--dataset {name}: {builder.data_dir} is damaged ({_first_line(error)}): "
+            f"--dataset {name}: {builder.data_dir} is damaged ({first_line(error)}): "
             f"remove it and prepare it again, or use {_OTHER_SOURCES}"
         )
 
@@ -142,7 +143,7 @@ def _builder(tfds: Any, name: str, directory: str) -> Any:
         _refuse_unknown(tfds, name)
     except Exception as error:
         refuse(
-            f"--dataset {name}: TFDS cannot open it ({_first_line(error)}): correct the name, or use {_OTHER_SOURCES}"
+            f"--dataset {name}: TFDS cannot open it ({first_line(error)}): correct the name, or use {_OTHER_SOURCES}"
         )
 
 
@@ -171,7 +172,7 @@ def _download(builder: Any, name: str, directory: str) -> None:
     except Exception as error:
         refuse(
             f"--dataset {name}: TFDS could not prepare {builder.info.full_name} in {directory} "
-            f"({_first_line(error)}): prepare it with TFDS first, or use {_OTHER_SOURCES}"
+            f"({first_line(error)}): prepare it with TFDS first, or use {_OTHER_SOURCES}"
         )
 
 
@@ -248,7 +249,3 @@ def _read_split(tfds: Any, builder: Any, name: str, split: str) -> tuple[np.ndar
     if not images:
         refuse(f"--dataset {name}: its {split} split holds no images: prepare it again, or use {_OTHER_SOURCES}")
     return np.concatenate(images), np.concatenate(labels)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
