@@ -180,6 +180,7 @@ def test_two_processes_train_what_one_does(here):
     assert json.loads((here / "two" / "result.json").read_text())["device"].endswith("2 devices")
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_both_at_one_step_and_one_alone_goes_on(here):
     processes = begin(*[["--epochs", "40"]] * 2)
     trained_for(2)
@@ -199,7 +200,8 @@ def test_a_signal_to_one_stops_both_at_one_step_and_one_alone_goes_on(here):
         assert metrics("two")[-1][name] == pytest.approx(metrics("one")[-1][name], rel=1e-2), name
 
 
-@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_dies_stops_the_other_and_leaves_a_checkpoint(here, victim):
     processes = begin(*[["--epochs", "200"]] * 2)
     trained_for(2)

@@ -176,11 +176,13 @@ def test_a_device_with_padding_alone_takes_no_part_at_full_depth():
     state = jax.jit(lambda: create(model.clone(axis_name=None), tx, 0, SHAPE))()
     step = jax.vmap(make_train_step(model, tx, "devices"), in_axes=(None, 0), axis_name="devices")
     shares = jax.tree.map(lambda a: a.reshape(4, 2, *a.shape[1:]), draw_batch(0) | {"mask": np.arange(8) < 6})
-    found, sums = jax.jit(step)(state, shares)
-    without, _ = jax.jit(step)(state, jax.tree.map(lambda a: a[:3], shares))
+    step = jax.jit(step)
+    found, sums = step(state, shares)
+    shares["images"][3] *= 100
+    other, _ = step(state, shares)
     assert int(sums.images[0]) == 6 and np.isfinite(sums.loss).all()
-    first = partial(jax.tree.map, itemgetter(0))
-    chex.assert_trees_all_close(numbers(first(found)), numbers(first(without)), rtol=1e-3, atol=1e-4)
+    chex.assert_tree_all_finite(found.variables)
+    chex.assert_trees_all_equal(numbers(found).variables, numbers(other).variables)
 
 
 def test_sums_add_and_the_earlier_bad_step_wins():

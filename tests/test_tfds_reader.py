@@ -60,34 +60,38 @@ def test_tfds_reads_prepared_data_in_stored_order(tmp_path, monkeypatch):
 
 
 READ = """
-import sys, numpy, jresnet
-dataset = jresnet.load_dataset("mine", sys.argv[1])
-print(dataset.sha256, "tensorflow" in sys.modules)
+import sys, jresnet
+print(jresnet.load_dataset("mine", sys.argv[1]).sha256, "tensorflow" in sys.modules)
 """
 
 
-def test_what_was_decoded_once_is_read_again_without_tensorflow_while_it_is_the_same(tmp_path):
+def test_what_was_decoded_once_is_read_again_while_it_is_the_same(tmp_path, monkeypatch):
+    decoded, decode = [], tfds_reader._decode
+    monkeypatch.setattr(tfds_reader, "_decode", lambda *where: decoded.append(where) or decode(*where))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+
     def read():
-        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "user"), "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            [sys.executable, "-c", READ, tmp_path], env=environment, capture_output=True, text=True, check=True
-        )
-        return tuple(done.stdout.split())
+        decoded.clear()
+        return load_dataset("mine", str(tmp_path)).sha256, len(decoded)
 
     images, labels = pixels(6, 6, 5, 3), np.arange(6) % 3
     store(tmp_path, "mine", dict.fromkeys(("train", "validation", "test"), (images, labels)))
-    sha256, decoded = read()
-    assert decoded == "True" and read() == (sha256, "False")
+    sha256, times = read()
+    assert times == 1 and read() == (sha256, 0)
+    # A process that only reads does without TensorFlow.
+    words = [sys.executable, "-c", READ, tmp_path]
+    done = subprocess.run(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [sha256, "False"]
     (kept,) = (tmp_path / "user" / "jresnet" / "datasets").glob("*.npz")
     whole = kept.read_bytes()
     middle = len(whole) // 2
     for damaged in (whole[:-9], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
         kept.write_bytes(damaged)
-        assert read() == (sha256, "True") and kept.read_bytes() == whole
+        assert read() == (sha256, 1) and kept.read_bytes() == whole
     shutil.rmtree(tmp_path / "mine")
     store(tmp_path, "mine", dict.fromkeys(("train", "validation", "test"), (images[::-1], labels)))
-    changed, decoded = read()
-    assert changed != sha256 and decoded == "True"
+    changed, times = read()
+    assert changed != sha256 and times == 1
 
 
 def test_a_cache_that_cannot_be_written_or_read_changes_nothing(tmp_path, monkeypatch):
