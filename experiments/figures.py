@@ -109,13 +109,15 @@ def curves(
 
 def _reported(axes: "Axes", log: Sequence[dict], name: str) -> None:
     """The report's curves of one figure, as thin lines with one name for both."""
-    label, scale = "report", 100 if name == "accuracy" else 1
-    for key, split in zip(_REPORTED[name], ("train", "test"), strict=True):
-        epochs, values = [line["epoch"] for line in log], [line[key] * scale for line in log]
-        if log:
-            style = report.STYLES[split]["linestyle"]
-            axes.plot(epochs, values, label=label, color="black", linewidth=0.9, linestyle=style, zorder=4)
-        label = "_report"  # matplotlib leaves names with an underscore out of the legend
+    if not log:
+        return
+    scale = 100 if name == "accuracy" else 1
+    epochs = [line["epoch"] for line in log]
+    # matplotlib leaves names that begin with an underscore out of the legend.
+    for key, split, label in zip(_REPORTED[name], ("train", "test"), ("report", "_report"), strict=True):
+        style = report.STYLES[split]["linestyle"]
+        values = [line[key] * scale for line in log]
+        axes.plot(epochs, values, label=label, color="black", linewidth=0.9, linestyle=style, zorder=4)
 
 
 def limits(figure: Figure) -> Limits:
