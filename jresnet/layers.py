@@ -1,22 +1,20 @@
 """The two layers a residual network is made of, with PyTorch's semantics: convolution and batch normalisation.
 
 Flax's own layers differ from PyTorch's in the running variance, in the initial weights and in the
-padding of strided convolutions; and XLA's own convolution gradients are slow on CPUs inside a loop
-(see `conv2d`). Hence these.
+padding of strided convolutions. Hence these.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jresnet.convolution import conv2d
+
 # torch.nn.Conv2d and Linear draw weights from U(-b, b), b = 1 / sqrt(fan_in): kaiming_uniform with a = sqrt(5).
 torch_weight_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-NHWC_HWIO = ("NHWC", "HWIO", "NHWC")
 
 
 def torch_bias_init(fan_in: int) -> Callable:
@@ -26,103 +24,6 @@ def torch_bias_init(fan_in: int) -> Callable:
         return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
 
     return init
-
-
-# On CPUs XLA takes 15 to 25 % less time for a backward pass in pieces of this many images than in one
-# (width 42, 32 to 128 images); more than so many pieces would only lengthen compilation.
-PIECE_IMAGES = 16
-MOST_PIECES = 8
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Convolve with (side - 1) / 2 pixels of zero padding on every border, as torch.nn.Conv2d(padding=side // 2).
-
-    The padding is symmetric for every stride, where "SAME" would pad an even image on one side only.
-    Values and gradients are the ordinary ones on every backend. On CPUs the gradients are written as
-    convolutions in the layout of the forward one, because XLA brings convolutions into that layout in
-    a program's entry computation only: in a loop's body the gradients JAX derives fall to an emitter
-    about 30 times slower. Reverse mode only, as for every `jax.custom_vjp`.
-
-    Args:
-      x: [batch, height, width, inputs].
-      kernel: [side, side, inputs, outputs], side odd.
-      stride: step of the kernel along both sides of the image, in pixels.
-
-    Returns:
-      [batch, ceil(height / stride), ceil(width / stride), outputs], of x's dtype.
-    """
-    return _convolve(x, kernel, stride)
-
-
-def _convolve(x, kernel, stride):
-    if kernel.shape[0] == 1:
-        return jnp.einsum("nhwi,io->nhwo", x[:, ::stride, ::stride], kernel[0, 0])
-    pad = kernel.shape[0] // 2
-    return lax.conv_general_dilated(x, kernel, (stride, stride), ((pad, pad), (pad, pad)), dimension_numbers=NHWC_HWIO)
-
-
-def _conv2d_forward(x, kernel, stride):
-    return _convolve(x, kernel, stride), (x, kernel)
-
-
-def _conv2d_backward(stride, residuals, dy):
-    def derived(x, kernel, dy):
-        return jax.vjp(partial(_convolve, stride=stride), x, kernel)[1](dy)
-
-    return lax.platform_dependent(*residuals, dy, cpu=partial(_cpu_gradients, stride), default=derived)
-
-
-def _cpu_gradients(stride, x, kernel, dy):
-    if kernel.shape[0] == 1:
-        return _pointwise_gradients(x, kernel, stride, dy)
-    size = max(PIECE_IMAGES, -(-x.shape[0] // MOST_PIECES))
-    dx, dk = [], jnp.zeros((), jnp.promote_types(kernel.dtype, jnp.float32))
-    for start in range(0, x.shape[0], size):
-        x_piece, dy_piece = x[start : start + size], dy[start : start + size]
-        dx.append(_input_gradient(x_piece.shape, kernel, stride, dy_piece))
-        dk += _kernel_gradient(x_piece, kernel.shape, stride, dy_piece)
-    return jnp.concatenate(dx), dk.astype(kernel.dtype)
-
-
-def _pointwise_gradients(x, kernel, stride, dy):
-    dx = jnp.einsum("nhwo,io->nhwi", dy, kernel[0, 0])
-    if stride > 1:
-        gaps = [
-            (0, size - (stride * (n - 1) + 1), stride - 1) for size, n in zip(x.shape[1:3], dy.shape[1:3], strict=True)
-        ]
-        dx = lax.pad(dx, jnp.zeros((), dx.dtype), ((0, 0, 0), *gaps, (0, 0, 0)))
-    return dx, jnp.einsum("nhwi,nhwo->io", x[:, ::stride, ::stride], dy)[None, None]
-
-
-def _input_gradient(x_shape, kernel, stride, dy):
-    """dy, spread out by the stride, convolved with the kernel turned by 180 degrees and its channels swapped."""
-    side = kernel.shape[0]
-    low = side - 1 - side // 2
-    pads = [
-        (low, size + side - 2 - stride * (n - 1) - low) for size, n in zip(x_shape[1:3], dy.shape[1:3], strict=True)
-    ]
-    turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-    return lax.conv_general_dilated(
-        dy, turned, (1, 1), pads, lhs_dilation=(stride, stride), dimension_numbers=NHWC_HWIO
-    )
-
-
-def _kernel_gradient(x, kernel_shape, stride, dy):
-    """x convolved with dy, batch and channels having changed places."""
-    side = kernel_shape[0]
-    low = side // 2
-    pads = [
-        (low, side - 1 + stride * (n - 1) + 1 - size - low) for size, n in zip(x.shape[1:3], dy.shape[1:3], strict=True)
-    ]
-    dk = lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), (1, 1), pads,
-        rhs_dilation=(stride, stride), dimension_numbers=NHWC_HWIO,
-    )  # fmt: skip
-    return dk.transpose(1, 2, 0, 3)
-
-
-conv2d.defvjp(_conv2d_forward, _conv2d_backward)
 
 
 class Conv(nn.Module):

@@ -20,10 +20,10 @@ from jresnet.errors import InputError
 
 AXIS = "devices"
 
-# XLA:CPU's default sends float32 convolutions to a library that takes twice as long on this network's
-# shapes; dot products and reductions stay with that library, which is fast at them.
+# XLA:CPU's default sends float32 convolutions and products to a library that takes up to twice as long on this
+# network's shapes; reductions stay with that library, which is fast at them.
 _CPU_FLAG = "xla_cpu_experimental_ynn_fusion_type"
-_CPU_FUSIONS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+_CPU_FUSIONS = "LIBRARY_FUSION_TYPE_REDUCE"
 
 
 class Devices:

@@ -10,7 +10,8 @@ import jresnet
 PACKAGE = pathlib.Path(jresnet.__file__).parent
 # From the ground up; the README's map has the same order.
 ORDER = [
-    "errors", "config", "cache", "synthetic", "readers", "tfds_reader", "datasets", "augment", "layers", "blocks",
+    "errors", "config", "cache", "synthetic", "readers", "tfds_reader", "datasets", "augment", "winograd",
+    "convolution", "layers", "blocks",
     "models", "optim", "state", "step", "cluster", "parallel", "pipeline", "environment", "interrupt", "checkpoint",
     "runlog", "rundir", "programs", "summary", "diagram", "training", "serving", "torch_weights", "report", "loop",
     "cli", "__init__", "__main__",

@@ -5,57 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from jax import lax
 
-from jresnet.layers import NHWC_HWIO, BatchNorm, Conv, conv2d, torch_bias_init, torch_weight_init
-
-conv_cases = st.fixed_dictionaries(
-    {
-        "batch": st.integers(1, 3),
-        "height": st.integers(1, 9),
-        "width": st.integers(1, 9),
-        "inputs": st.integers(1, 4),
-        "outputs": st.integers(1, 4),
-        "side": st.sampled_from([1, 3, 5]),
-        "stride": st.sampled_from([1, 2]),
-        "seed": st.integers(0, 2**32 - 1),
-    }
-)
-EVEN = {"batch": 2, "height": 8, "width": 6, "inputs": 3, "outputs": 4, "side": 3, "stride": 2, "seed": 0}
-EVEN_5 = EVEN | {"side": 5}
-EVEN_1 = EVEN | {"side": 1}
-ODD = EVEN | {"height": 7, "width": 5}
-# More images than the backward pass takes at once: the last piece is smaller than the others.
-PIECES = ODD | {"batch": 35}
-MANY_PIECES = EVEN | {"batch": 150, "side": 5}
-
-
-def draw_conv(case):
-    """Images, kernel and the gradient of the output, all float64."""
-    rng = np.random.default_rng(case["seed"])
-    x = rng.normal(size=(case["batch"], case["height"], case["width"], case["inputs"]))
-    kernel = rng.normal(size=(case["side"], case["side"], case["inputs"], case["outputs"]))
-    rows, columns = (-(-size // case["stride"]) for size in x.shape[1:3])
-    return x, kernel, rng.normal(size=(case["batch"], rows, columns, case["outputs"]))
-
-
-def naive_conv(x, kernel, dy, stride):
-    """Output, gradient of the images, gradient of the kernel: one tap of the kernel after another."""
-    pad = kernel.shape[0] // 2
-    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    y, d_padded, d_kernel = np.zeros_like(dy), np.zeros_like(padded), np.zeros_like(kernel)
-    for row, column in np.ndindex(kernel.shape[:2]):
-        seen = (
-            slice(None),
-            slice(row, row + stride * (dy.shape[1] - 1) + 1, stride),
-            slice(column, column + stride * (dy.shape[2] - 1) + 1, stride),
-        )
-        y += padded[seen] @ kernel[row, column]
-        d_padded[seen] += dy @ kernel[row, column].T
-        d_kernel[row, column] = np.tensordot(padded[seen], dy, ((0, 1, 2), (0, 1, 2)))
-    return y, d_padded[:, pad : pad + x.shape[1], pad : pad + x.shape[2]], d_kernel
+from jresnet.layers import BatchNorm, Conv, torch_bias_init, torch_weight_init
 
 
 def with_gradients(function, x, kernel, dy):
@@ -68,68 +19,6 @@ def assert_close(found, expected, relative):
     for have, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert have.shape == want.shape
         np.testing.assert_allclose(have, want, rtol=0, atol=relative * max(np.abs(want).max(), 1e-3))
-
-
-@settings(max_examples=12)
-@given(conv_cases)
-@example(EVEN)
-@example(EVEN_5)
-@example(EVEN_1)
-@example(ODD)
-@example(PIECES)
-@example(MANY_PIECES)
-def test_conv2d_equals_the_naive_convolution(case):
-    arrays = draw_conv(case)
-    expected = naive_conv(*arrays, case["stride"])
-
-    def conv(x, kernel):
-        return conv2d(x, kernel, case["stride"])
-
-    single = with_gradients(conv, *(jnp.asarray(a, jnp.float32) for a in arrays))
-    assert {a.dtype for a in single} == {jnp.dtype("float32")}
-    assert_close(single, expected, 1e-5)
-    with jax.enable_x64():
-        assert_close(with_gradients(conv, *map(jnp.asarray, arrays)), expected, 1e-12)
-
-
-@pytest.mark.parametrize("case", [EVEN, EVEN_5, EVEN_1, ODD])
-def test_conv2d_gradient_is_jaxs_own(case):
-    x, kernel, dy = draw_conv(case)
-    pad = case["side"] // 2
-
-    def plain(x, kernel):
-        return lax.conv_general_dilated(
-            x, kernel, (case["stride"],) * 2, ((pad, pad), (pad, pad)), dimension_numbers=NHWC_HWIO
-        )
-
-    with jax.enable_x64():
-        arrays = tuple(map(jnp.asarray, (x, kernel, dy)))
-        ours = with_gradients(lambda x, kernel: conv2d(x, kernel, case["stride"]), *arrays)
-        assert_close(ours, with_gradients(plain, *arrays), 1e-12)
-
-
-@pytest.mark.parametrize("case", [EVEN, EVEN_1])
-def test_conv2d_gradient_in_a_loop_equals_the_one_outside(case):
-    x, kernel, dy = (jnp.asarray(a, jnp.float32) for a in draw_conv(case))
-
-    def gradients(x, kernel):
-        return with_gradients(lambda x, kernel: conv2d(x, kernel, case["stride"]), x, kernel, dy)[1:]
-
-    def descend(carry):
-        return jax.tree.map(lambda value, gradient: value - 0.01 * gradient, carry, gradients(*carry))
-
-    looped = jax.jit(lambda n, carry: lax.fori_loop(0, n, lambda _, carry: descend(carry), carry))(3, (x, kernel))
-    unrolled = descend(descend(descend((x, kernel))))
-    assert_close(looped, unrolled, 1e-6)
-    assert np.abs(looped[1] - kernel).max() > 0.01
-
-
-@pytest.mark.parametrize("case", [EVEN, PIECES])
-def test_conv2d_in_bfloat16_keeps_its_dtype(case):
-    x, kernel, dy = (jnp.asarray(a, jnp.bfloat16) for a in draw_conv(case))
-    found = with_gradients(lambda x, kernel: conv2d(x, kernel, 2), x, kernel, dy)
-    assert {a.dtype for a in found} == {jnp.dtype("bfloat16")}
-    assert_close([np.asarray(a, np.float64) for a in found], naive_conv(*draw_conv(case), 2), 0.02)
 
 
 @pytest.mark.parametrize("side", [1, 3, 5])
