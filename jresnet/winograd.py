@@ -122,12 +122,15 @@ def _images_back(gradient: jax.Array, m: int, shape: Sequence[int]) -> jax.Array
 
 def _overlap(rows: Sequence[jax.Array], axis: int) -> list[jax.Array]:
     """Add what neighbouring tiles, along `axis`, say of the same pixels; tiles lie one pixel beyond their outputs."""
-    inner = list(rows[1:-1])
-    edge = jnp.zeros_like(jax.lax.slice_in_dim(rows[0], 0, 1, axis=axis))
-    last = rows[0].shape[axis] - 1
-    inner[0] += jnp.concatenate([edge, jax.lax.slice_in_dim(rows[-1], 0, last, axis=axis)], axis)
-    inner[-1] += jnp.concatenate([jax.lax.slice_in_dim(rows[0], 1, last + 1, axis=axis), edge], axis)
+    first, *inner, last = rows
+    inner[0] += shift(last, 1, axis)
+    inner[-1] += shift(first, -1, axis)
     return inner
+
+
+def shift(x: jax.Array, by: int, axis: int) -> jax.Array:
+    """x moved by so many places along `axis`, zeros moving in."""
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), [(by, -by, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)])
 
 
 def _kernel_in(kernel: jax.Array, m: int) -> jax.Array:
