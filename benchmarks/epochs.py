@@ -1,4 +1,4 @@
-"""Whole epochs of the library's own training under a clock, and records that a later session goes on with.
+"""Whole epochs of the library's own training under a clock, and records that a later call goes on with.
 
 The clock of an epoch covers all that an epoch costs: planning its order and augmentations, the steps, and waiting for
 the last. Compilation, initial weights and carrying the images to the device are set-up, timed apart; no checkpoint is
@@ -65,7 +65,7 @@ class Stopwatch:
         return time.perf_counter() - started - compilation
 
 
-# Of an environment, what makes measurements of two sessions one record.
+# Of an environment, what makes measurements of two calls one record.
 _SAME = ("device", "cores", "versions", "commit")
 
 

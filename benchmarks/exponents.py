@@ -148,13 +148,16 @@ def draw(record: Mapping[str, Any], path: Path, caption: str) -> None:
             found, law = of_axis(record, axis), record["fits"][axis][name]
             values = [entry["value"] for entry in found]
             color = report.STYLES[style]["color"]
-            panel.plot(values, [cost(entry, name) / unit for entry in found], "o", color=color)
+            costs = [cost(entry, name) / unit for entry in found]
+            panel.plot(values, costs, "o", color=color)
             line = [law["factor"] * value ** law["exponent"] / unit for value in values]
             panel.plot(values, line, color=color, linewidth=1, label=f"exponent {shown(law)}")
             panel.set_xscale("log")
             panel.set_yscale("log")
             panel.set_xticks(values, [f"{value:,}" for value in values])
-            panel.xaxis.minorticks_off()
+            ticks = [min(costs), math.sqrt(min(costs) * max(costs)), max(costs)]
+            panel.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
+            panel.minorticks_off()
             panel.set_xlabel(AXES[axis])
             panel.grid(color="#dddddd", linewidth=0.6)
             panel.legend(frameon=False, fontsize="small")
