@@ -12,13 +12,16 @@ import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks import timing
 from benchmarks.timing import Case, Device, Rival, Timing
 from jresnet import cli
 from jresnet.config import Precision
 from jresnet.errors import InputError
+
+if TYPE_CHECKING:
+    from jresnet.models import ResNet
 
 Builders = Mapping[str, Callable[[], Rival]]
 CLASSES = 10
@@ -79,11 +82,17 @@ class Options:
 
 
 def training_flops(width: int) -> int:
-    """Floating-point operations of training on one CIFAR image: 2 per multiply-add of convolutions and linear layer."""
-    from jresnet import models, summary
+    """Floating-point operations of training resnet18 of this width on one CIFAR image, as `flops_of` counts them."""
+    from jresnet import models
 
-    layers = summary.layers(models.resnet18(num_classes=CLASSES, width=width), IMAGE_SIZE)
-    return TRAINING_PER_FORWARD * 2 * sum(layer.macs for layer in layers)
+    return flops_of(models.resnet18(num_classes=CLASSES, width=width), IMAGE_SIZE)
+
+
+def flops_of(model: "ResNet", image_size: tuple[int, int]) -> int:
+    """Floating-point operations of training on one image: 2 per multiply-add of convolutions and linear layers."""
+    from jresnet import summary
+
+    return TRAINING_PER_FORWARD * 2 * sum(layer.macs for layer in summary.layers(model, image_size))
 
 
 def jax_matmul(precision: Precision, device: Device) -> Rival:

@@ -155,10 +155,10 @@ class Training:
         self.compile_seconds = 0.0
         self.asked: int | None = None
 
-    def start(self, checkpoints: Checkpoints) -> None:
+    def start(self, checkpoints: Checkpoints | None = None) -> None:
         """Begin where the latest checkpoint ended, or at the beginning where there is none."""
-        found = checkpoints.steps()
-        if found:
+        found = checkpoints.steps() if checkpoints else []
+        if checkpoints and found:
             (state, sums), meta = restored(checkpoints, found[-1], self.shapes)
         else:
             (state, sums), meta = self._create(), {"seconds": 0.0}

@@ -1,0 +1,278 @@
+"""Time to a test accuracy: epochs, seconds and arithmetic until an evaluation first reaches it, over seeds.
+
+    python -m benchmarks.time_to_accuracy --target 0.9095 --output time-to-accuracy.json
+
+Network and training are the report's final ones unless options say otherwise; 0.9095 is the accuracy that the report
+found for them. The test images are evaluated after every epoch; a seed ends as soon as it has reached the target, or
+after --epochs, over which a schedule of the learning rate extends in any case. Training, evaluation and set-up
+(compilation, initial weights, images to the device) are clocked apart; see `benchmarks.epochs`.
+
+Stopping by the test images makes this a measure of speed alone: an accuracy that ended its own run is none to quote. A
+seed that was interrupted is timed from its start again, as a clock that was stopped does not compare.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks import timing
+from benchmarks.epochs import Stopwatch, open_record
+from benchmarks.throughput import flops_of
+from experiments import final
+from jresnet import cli, environment, interrupt, models, report, rundir
+from jresnet.config import Config, require
+from jresnet.datasets import Dataset, load_dataset
+from jresnet.errors import Diverged, Interrupted
+from jresnet.parallel import Devices
+from jresnet.pipeline import STREAMED_IMAGES
+
+PROGRAM = "python -m benchmarks.time_to_accuracy"
+HEADER = ("seed", "outcome", "epochs", "training s", "evaluation s", "set-up s", "PFLOP", "best test acc (%)")
+MEASURES = {"epochs": ".4g", "training_seconds": ",.1f", "evaluation_seconds": ",.1f", "petaflop": ".4g"}
+"""What a seed's way to the target is measured by, and how it is shown."""
+UNFINISHED = "interrupted"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(Config):
+    """Train until a test accuracy is reached, and say what it took.
+
+    Raises:
+      InputError: a value breaks its rule.
+    """
+
+    target: float = 0.9095
+    """Test accuracy to reach (the report's final one: 0.9095)."""
+    seeds: int = 3
+    """Runs, with seeds from --first-seed on."""
+    first_seed: int = 0
+    """Seed of the first run."""
+    train_images: int | None = None
+    """Use only this many training images, the same share of every class."""
+    test_images: int | None = None
+    """Use only this many test images, the same share of every class."""
+    output: Path | None = None
+    """JSON file for the record, written after every epoch."""
+    resume: bool = False
+    """Go on with the record in --output; seeds that ended are kept."""
+
+    def __post_init__(self):
+        """Check the options beyond the configuration, and the configuration."""
+        super().__post_init__()
+        require(self, "target", 0 < self.target <= 1, "must be an accuracy above 0 and at most 1, as in 0.9095")
+        require(self, "seeds", self.seeds >= 1, "must be at least 1")
+        require(self, "first_seed", 0 <= self.first_seed <= 2**32 - self.seeds, "seeds must lie from 0 to 2**32 - 1")
+
+    @property
+    def config(self) -> Config:
+        """The configuration alone."""
+        return Config(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Config)})
+
+
+def flops_per_image(config: Config, dataset: Dataset) -> int:
+    """Floating-point operations of training the configuration's network on one image; see `throughput.flops_of`."""
+    return flops_of(models.from_config(config, len(dataset.classes)), dataset.image_size)
+
+
+def open_run(config: Config, dataset: Dataset, seed: int) -> Stopwatch:
+    """A run ready for its first epoch and evaluation; `dataset` has its validation images held out."""
+    started = time.perf_counter()
+    watch = Stopwatch(config, dataset, seed, dataset.channel_statistics())
+    # As many images as an evaluation takes at once: its program is compiled for their number.
+    watch.training.evaluator(watch.training.state.variables, dataset.test.take(slice(STREAMED_IMAGES)))
+    watch.setup_seconds = time.perf_counter() - started
+    return watch
+
+
+def measure(options: Options, dataset: Dataset, entry: dict[str, Any], flag: interrupt.Flag, keep: Callable) -> None:
+    """Train one seed until it reaches the target, or to the end.
+
+    Args:
+      options: what to train, and the target.
+      dataset: the data.
+      entry: the seed's part of the record, to fill.
+      flag: raised when a signal asks to stop.
+      keep: called when the entry has changed.
+
+    Raises:
+      Interrupted: the flag was raised.
+      Diverged: the loss became non-finite.
+    """
+    held_out = dataset.hold_out(options.validation, entry["seed"])
+    flops = len(held_out.train) * flops_per_image(options.config, dataset)
+    watch = open_run(options.config, held_out, entry["seed"])
+
+    def stop_if_asked() -> None:
+        watch.training.agree(flag)
+        if watch.training.asked is not None:
+            raise Interrupted(f"interrupted in seed {entry['seed']}", watch.training.asked)
+
+    for epoch in range(options.epochs):
+        seconds = watch.epoch(epoch, flag)
+        stop_if_asked()
+        started = time.perf_counter()
+        outputs = watch.training.evaluator(watch.training.state.variables, held_out.test, stop_if_asked)
+        line = {"epoch": epoch, "test_accuracy": float((outputs.predictions == held_out.test.labels).mean())}
+        line |= {"training_seconds": seconds, "evaluation_seconds": time.perf_counter() - started}
+        entry["history"].append(line)
+        entry |= totals(entry["history"], flops) | {"setup_seconds": watch.setup_seconds}
+        reached = line["test_accuracy"] >= options.target
+        if reached or epoch + 1 == options.epochs:
+            entry["outcome"] = "reached" if reached else "not reached"
+        keep()
+        if reached:
+            return
+
+
+def totals(history: Sequence[Mapping[str, Any]], flops: int) -> dict[str, Any]:
+    """What the epochs of `flops` operations each took together, and the best accuracy among them."""
+    return {
+        "epochs": len(history),
+        "training_seconds": sum(line["training_seconds"] for line in history),
+        "evaluation_seconds": sum(line["evaluation_seconds"] for line in history),
+        "petaflop": len(history) * flops / 1e15,
+        "best_test_accuracy": max(line["test_accuracy"] for line in history),
+    }
+
+
+def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many seeds reached the target of those that ended, and median and quartiles of what it took them."""
+    ended = [run for run in runs if run["outcome"] != UNFINISHED]
+    reached = [run for run in ended if run["outcome"] == "reached"]
+    found: dict[str, Any] = {"ended": len(ended), "reached": len(reached)}
+    if reached:
+        spreads = {name: timing.summary([run[name] for run in reached]) for name in MEASURES}
+        found |= {name: dataclasses.asdict(spread) for name, spread in spreads.items()}
+    return found
+
+
+def start_record(options: Options, dataset: Dataset) -> dict[str, Any]:
+    """The record, new or gone on with: what is measured on what data, without the names of this machine's places.
+
+    Raises:
+      InputError: the output file cannot be used.
+    """
+    free = ("dataset", "data_dir", "seeds", "first_seed", "output", "resume")
+    explicit = dataclasses.asdict(options) | dataclasses.asdict(models.explicit(options.config))
+    shown = {name: value for name, value in explicit.items() if name not in free}
+    data = rundir.dataset_record(dataset.hold_out(options.validation, options.first_seed), dataset.sha256)
+    kind, colon, place = report.data_name(data).partition(":")
+    record: dict[str, Any] = {
+        "benchmark": "time-to-accuracy",
+        "options": shown,
+        "dataset": data | {"name": f"{kind}:{Path(place).name}" if colon else kind},
+        "environment": timing.environment("cpu" if jax.default_backend() == "cpu" else "gpu"),
+        "devices": environment.device(),
+        "training_flops_per_image": flops_per_image(options.config, dataset),
+        "summary": {},
+        "runs": [],
+    }
+    record = open_record(options.output, record, options.resume, ("runs",))
+    record["runs"] = [run for run in record["runs"] if run["outcome"] != UNFINISHED]
+    return record
+
+
+def measure_all(options: Options, dataset: Dataset, record: dict[str, Any]) -> None:
+    """Measure every seed that the record does not hold yet.
+
+    Raises:
+      Interrupted: a signal came; the record holds what was measured.
+    """
+
+    def keep() -> None:
+        record["summary"] = summarise(record["runs"])
+        if options.output:
+            timing.write_record(options.output, record)
+        if history := record["runs"][-1]["history"]:
+            print(epoch_line(record["runs"][-1]["seed"], history), file=sys.stderr, flush=True)
+
+    with interrupt.stop_flag() as flag:
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
+            if any(run["seed"] == seed for run in record["runs"]):
+                continue
+            entry: dict[str, Any] = {"seed": seed, "outcome": UNFINISHED, "history": []}
+            record["runs"].append(entry)
+            try:
+                measure(options, dataset, entry, flag, keep)
+            except Diverged as error:
+                entry |= {"outcome": "diverged", "error": str(error)}
+                keep()
+
+
+def epoch_line(seed: int, history: Sequence[Mapping[str, Any]]) -> str:
+    """The latest epoch in words."""
+    seconds = sum(line["training_seconds"] for line in history)
+    accuracy = history[-1]["test_accuracy"]
+    return f"seed {seed}, epoch {history[-1]['epoch']}: test acc {accuracy:.4f} after {seconds:,.1f} s of training"
+
+
+def rows(record: Mapping[str, Any]) -> list[list[str]]:
+    """A line per seed, and one of medians with quartiles over the seeds that reached the target."""
+    found = []
+    for run in record["runs"]:
+        numbers = [format(run[name], form) if name in run else "-" for name, form in MEASURES.items()]
+        numbers.insert(3, f"{run['setup_seconds']:,.1f}" if run["history"] else "-")
+        best = f"{100 * run['best_test_accuracy']:.2f}" if run["history"] else "-"
+        found.append([str(run["seed"]), run["outcome"], *numbers, best])
+    if record["summary"].get("reached", 0) > 1:
+        spreads = [spread_text(record["summary"][name], form) for name, form in MEASURES.items()]
+        found.append(["median", "of those that reached it", *spreads[:3], "", spreads[3], ""])
+    return found
+
+
+def spread_text(spread: Mapping[str, float], form: str) -> str:
+    """A median with its quartiles."""
+    return "{} [{}, {}]".format(*(format(spread[name], form) for name in ("median", "low", "high")))
+
+
+def show(record: Mapping[str, Any], output: Path | None) -> None:
+    """Print the table, and what a reader must know of it."""
+    target, data, where = record["options"]["target"], record["dataset"], record["environment"]
+    timing.print_table(f"Time to a test accuracy of {target:.2%}", HEADER, rows(record))
+    summary = record["summary"]
+    if summary.get("ended"):
+        print(f"{summary['reached']} of {summary['ended']} seeds reached {target:.2%}", end="")
+        print("" if summary["reached"] else ": no time to it is known")
+    for run in record["runs"]:
+        if "error" in run:
+            print(f"seed {run['seed']}: {run['error']}")
+    print(f"Data: {data['name']}, {data['train']:,} train, {data['test']:,} test images, sha256 {data['sha256'][:12]}")
+    print(f"Device: {record['devices']}; jax {where['versions']['jax']}; commit {where['commit']}")
+    print("The test images decided when to stop: this measures speed, and no accuracy here is one to quote")
+    if output:
+        print(output)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Check everything, measure every seed, print the table.
+
+    Raises:
+      Interrupted: a signal came; what was measured is recorded.
+    """
+    options = cli.parse(Options, arguments, PROGRAM, Options(**vars(final.CONFIG)))
+    dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
+    models.check_network(options.config, len(dataset.classes), dataset.image_size)
+    Devices(options.config)
+    record = start_record(options, dataset)
+    try:
+        measure_all(options, dataset, record)
+    except Interrupted as stop:
+        show(record, options.output)
+        again = cli.command(PROGRAM, [*arguments, *([] if options.resume else ["--resume"])])
+        raise Interrupted(f"{stop}; go on with: {again}" if options.output else str(stop), stop.signal) from None
+    show(record, options.output)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark from the command line; returns the exit status, see `jresnet.cli.exit_status`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return cli.exit_status(lambda: run(words))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
