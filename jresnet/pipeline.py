@@ -212,7 +212,11 @@ class Streamed:
 
         source = tf.data.Dataset.from_tensor_slices(tuple(map(np.asarray, (plan.order, *plan.draws))))
         stacks = source.batch(self.stack).map(carry_out, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        yield from stacks.prefetch(2).as_numpy_iterator()
+        # The tuner may sleep on when an iterator ends, for up to as long as the epoch took; without it as many
+        # calls run at once as there are cores.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        yield from stacks.prefetch(2).with_options(options).as_numpy_iterator()
 
 
 def plan_for(config: Config, seed: int, epoch: int, images: int) -> Plan:
