@@ -24,7 +24,7 @@ from jresnet import cli
 from jresnet.errors import InputError
 
 DEVICE_MEMORY, TF_DATA, INPUT, GATHER = "device memory", "tf.data", "input without step", "numpy gather"
-TRAIN_IMAGES: dict[Device, int] = {"cpu": 512, "gpu": 50_000}
+TRAIN_IMAGES: dict[Device, int] = {"cpu": 256, "gpu": 50_000}
 """Images of a timed epoch of training: seconds' worth."""
 REPEATS = 20
 """Epochs of the input without the step in one of the step: too short else for the clock."""
@@ -50,7 +50,7 @@ class Options:
     train_batches: tuple[int, ...] = (32, 64, 128)
     """Images per training step."""
     train_images: int | None = None
-    """Images of an epoch of training (default: 512 on a CPU, 50,000 on a GPU), rounded down to whole batches."""
+    """Images of an epoch of training (default: 256 on a CPU, 50,000 on a GPU), rounded down to whole batches."""
     rounds: int = 5
     """Times each is timed."""
     output: Path | None = None
