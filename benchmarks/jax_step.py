@@ -1,7 +1,8 @@
-"""The library's own training step as a rival: the program that `jresnet.fit` runs, on images in device memory."""
+"""The library's own training step as a rival: the program that `jresnet.fit` runs, on random images."""
 
 import itertools
 from collections.abc import Iterator
+from typing import Literal
 
 import jax
 import numpy as np
@@ -11,33 +12,49 @@ from jresnet import models, optim
 from jresnet.config import Config, Parallel
 from jresnet.datasets import Split
 from jresnet.parallel import Devices
-from jresnet.pipeline import Resident, Work
+from jresnet.pipeline import Work, make_input
 from jresnet.programs import init_program, train_program
 from jresnet.step import Sums
 
+STATISTICS = ((0.5,) * 3, (0.25,) * 3)
 
-def jax_rival(case: Case, devices: int | None = None) -> Rival:
+
+def jax_rival(
+    case: Case,
+    devices: int | None = None,
+    source: Literal["resident", "tfds"] = "resident",
+    images: int = POOL_IMAGES,
+) -> Rival:
     """The library's training step on `case`: shuffling, augmentation, forward, backward and update in one program.
 
     Args:
       case: what it works on.
       devices: how many share each batch under pmap; None: the jitted step of one device.
+      source: where the images lie, as `--input` says it. A call must end where a stack of tfds does, as epochs do.
+      images: how many an epoch has, rounded down to whole batches.
     """
     parallel: Parallel = "jit" if devices is None else "pmap"
-    config = Config(width=case.width, batch_size=case.batch_size, precision=case.precision, epochs=1, parallel=parallel)
-    steps_per_epoch = max(1, POOL_IMAGES // case.batch_size)
+    config = Config(
+        width=case.width,
+        batch_size=case.batch_size,
+        precision=case.precision,
+        epochs=1,
+        parallel=parallel,
+        input=source,
+    )
+    steps_per_epoch = max(1, images // case.batch_size)
     shared = Devices(config, jax.devices()[: devices or 1])
-    source = Resident(pool(steps_per_epoch * case.batch_size), config, 0, ((0.5,) * 3, (0.25,) * 3), shared)
+    fed = make_input(pool(steps_per_epoch * case.batch_size), config, 0, STATISTICS, shared)
     model = models.from_config(config, 10)
     tx = optim.shared_optimizer(config, steps_per_epoch)
-    program = train_program(model.clone(axis_name=shared.axis_name), tx, source.fetch, shared)
+    program = train_program(model.clone(axis_name=shared.axis_name), tx, fed.fetch, shared)
     initial, _ = init_program(model, tx, (32, 32, 3))(0, config.learning_rate, config.weight_decay)
     state, zero = shared.replicate((initial, Sums.zero()))
     left = 0
 
     def works() -> Iterator[Work]:
         for epoch in itertools.count():
-            yield from source.epoch(epoch, 0, lambda in_epoch: min(in_epoch, left))
+            yield from fed.epoch(epoch, 0, lambda in_epoch: min(in_epoch, left))
 
     endless = works()
 

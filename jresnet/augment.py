@@ -64,9 +64,7 @@ def augment(images: jax.Array, draws: Draws, padding: int) -> jax.Array:
     """
     cropped = crop(images, draws.offsets, padding) if padding else images
     flipped = jnp.where(draws.flips[:, None, None, None], cropped[:, :, ::-1], cropped)
-    pixels = flipped.astype(jnp.float32)
-    gray = jnp.sum(pixels * jnp.asarray(GRAY_WEIGHTS)[None, None, None, :], -1, keepdims=True)
-    return jnp.where(draws.grays[:, None, None, None], gray, pixels)
+    return grayscale(flipped, draws.grays)
 
 
 def crop(images: jax.Array, offsets: jax.Array, padding: int) -> jax.Array:
@@ -74,6 +72,18 @@ def crop(images: jax.Array, offsets: jax.Array, padding: int) -> jax.Array:
     border = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = jnp.pad(images, border)
     return jax.vmap(lambda image, offset: lax.dynamic_slice(image, (*offset, 0), images.shape[1:]))(padded, offsets)
+
+
+def grayscale(images: jax.Array, grays: jax.Array) -> jax.Array:
+    """Make the images of [batch, height, width, 3] gray where `grays`, bool [batch], says so.
+
+    Returns:
+      float32, 0 to 255.
+    """
+    pixels = images.astype(jnp.float32)
+    # Written out, because XLA:CPU takes ten times as long for a sum over an axis of three.
+    red, green, blue = (weight * pixels[..., channel] for channel, weight in enumerate(GRAY_WEIGHTS))
+    return jnp.where(grays[:, None, None, None], (red + green + blue)[..., None], pixels)
 
 
 def normalise(pixels: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:

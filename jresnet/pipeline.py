@@ -1,8 +1,11 @@
-"""Batches two ways with one meaning: gathered on the device (`resident`), or made on the host by tf.data (`tfds`).
+"""Batches two ways with one meaning: gathered on the device (`resident`), or cut on the host by tf.data (`tfds`).
 
 An epoch is planned before it runs: a `Plan` holds the order of the images and every random number of
 their augmentation, as a function of (seed, epoch) alone. Both inputs carry out the same plan, so they
 yield the same batches, and a run goes on from any step by starting there in the plan.
+
+The host only moves bytes: cut and mirrored images go to the device as uint8, a quarter of float32's size, and
+become gray and normalised there, in the compiled program, by the functions that resident images go through.
 """
 
 import dataclasses
@@ -15,14 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jresnet.augment import GRAY_WEIGHTS, Draws, augment, draw, normalise
+from jresnet.augment import Draws, augment, draw, grayscale, normalise
 from jresnet.config import Config
 from jresnet.datasets import Split
 from jresnet.errors import InputError
 from jresnet.parallel import Devices
 from jresnet.tfds_reader import import_tensorflow
 
-# Images per call where they come from the host: enough to hide the cost of a call.
+# Images per call where they come from the host: enough to hide the cost of a call and of tf.data's operations.
 STREAMED_IMAGES = 1024
 # `auto` keeps the images on the device while they take at most this share of its memory.
 RESIDENT_SHARE = 0.25
@@ -141,8 +144,19 @@ class Resident:
             yield Work(arrays, 0, 1, self.images - steps * batch)
 
 
+def finish(arrays: Any, i: jax.Array) -> dict:
+    """Batch i of arrays = ((mean, std), stack as `host_batches` yields it), made gray and normalised.
+
+    See `Input.fetch`.
+    """
+    (mean, std), stack = arrays
+    batch = pick(stack, i)
+    pixels = grayscale(batch.pop("images"), batch.pop("grays"))
+    return batch | {"images": normalise(pixels, mean, std)}
+
+
 class Streamed:
-    """Images kept on the host; tf.data gathers, augments and normalises them while the device works.
+    """Images kept on the host; tf.data gathers, crops and flips them while the device works.
 
     Of several processes each makes its own part of every batch.
 
@@ -155,24 +169,54 @@ class Streamed:
             raise InputError(
                 "--input tfds: needs TensorFlow, which is not installed: install it, or choose --input resident"
             )
-        self.split, self.config, self.seed = split, config, seed
-        self.statistics, self.devices = statistics, devices
-        self.fetch, self.stack = pick, max(1, STREAMED_IMAGES // config.batch_size)
+        self.images, self.config, self.seed, self.devices = len(split), config, seed, devices
+        self.fetch, self.stack = finish, max(1, STREAMED_IMAGES // config.batch_size)
+        self.statistics = devices.replicate(tuple(np.asarray(statistics, np.float32)))
+        self.tf = import_tensorflow()
+        # Variables, because a data set's graph would copy constants whenever an iterator is made: 0.14 s an epoch.
+        with self.tf.device("cpu"):
+            self.data = tuple(self.tf.Variable(array, trainable=False) for array in (split.images, split.labels))
 
     def epoch(self, epoch: int, first_step: int, pace: Pace) -> Iterator[Work]:
         """See `Input.epoch`; the work's size is fixed by the host's buffers, so `pace` is not asked."""
-        plan = plan_for(self.config, self.seed, epoch, len(self.split))
+        plan = plan_for(self.config, self.seed, epoch, self.images)
         full, tail, mask = batches_of(plan, self.config.batch_size, self.devices.count)
         steps, batch = full.order.shape
         if first_step < steps:
             own = self.devices.own(jax.tree.map(lambda a: a[first_step:], full))
-            for stack in host_batches(self.split, own, self, self.stack):
+            for stack in self.host_batches(own):
                 count = len(stack["labels"])
-                yield Work(self.devices.split(padded(stack, self.stack)), 0, count, count * batch)
+                yield self._work(padded(stack, self.stack), count, count * batch)
         if tail.order.size and first_step <= steps:
-            (stack,) = host_batches(self.split, self.devices.own(tail), self, 1)
+            (stack,) = self.host_batches(self.devices.own(tail))
             stack = stack if mask is None else stack | {"mask": self.devices.own(mask)}
-            yield Work(self.devices.split(stack), 0, 1, len(self.split) - steps * batch)
+            yield self._work(stack, 1, self.images - steps * batch)
+
+    def _work(self, stack: dict, count: int, images: int) -> Work:
+        return Work((self.statistics, self.devices.split(stack)), 0, count, images)
+
+    def host_batches(self, plan: Plan) -> Iterator[dict]:
+        """Carry out a plan of batches with tf.data, `stack` batches at a time, deterministically and ahead of use.
+
+        Yields:
+          dicts of numpy arrays: images, uint8 [stack, batch, height, width, 3], cropped and flipped; grays, bool
+          [stack, batch], which of them are to be gray; labels, int32 [stack, batch]. The last stack may be shorter.
+        """
+        tf, (images, labels) = self.tf, self.data
+
+        def carry_out(order, offsets, flips, grays):
+            chosen = tf.gather(images, tf.reshape(order, [-1]))
+            cut = tf_crop(tf, chosen, tf.reshape(offsets, [-1, 2]), tf.reshape(flips, [-1]), self.config.crop_padding)
+            cut = tf.reshape(cut, tf.concat([tf.shape(order), images.shape[1:]], 0))
+            return {"images": cut, "grays": grays, "labels": tf.gather(labels, order)}
+
+        source = tf.data.Dataset.from_tensor_slices(tuple(map(np.asarray, (plan.order, *plan.draws))))
+        stacks = source.batch(self.stack).map(carry_out, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        # The tuner may sleep on when an iterator ends, for up to as long as the epoch took; without it as many
+        # calls run at once as there are cores.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        yield from stacks.prefetch(2).with_options(options).as_numpy_iterator()
 
 
 def plan_for(config: Config, seed: int, epoch: int, images: int) -> Plan:
@@ -188,37 +232,13 @@ def padded(stack: dict, length: int) -> dict:
     )
 
 
-def host_batches(split: Split, plan: Plan, settings: Streamed, stack: int) -> Iterator[dict]:
-    """Carry out a plan of batches with tf.data, `stack` batches at a time, deterministically and ahead of use.
-
-    Yields:
-      dicts of numpy arrays: images, float32 [stack, batch, height, width, 3], normalised; labels,
-      int32 [stack, batch]; the last stack may be shorter.
-    """
-    tf = import_tensorflow()
-    with tf.device("cpu"):
-        images, labels = tf.constant(split.images), tf.constant(split.labels)
-
-    def carry_out(order, draws):
-        pixels = tf_augment(tf, tf.gather(images, order), draws, settings.config.crop_padding)
-        mean, std = (tf.constant(row, tf.float32) for row in settings.statistics)
-        return {"images": (pixels / 255 - mean) / std, "labels": tf.gather(labels, order)}
-
-    source = tf.data.Dataset.from_tensor_slices((np.asarray(plan.order), tuple(map(np.asarray, plan.draws))))
-    batches = source.map(carry_out, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    yield from batches.batch(stack).prefetch(2).as_numpy_iterator()
-
-
-def tf_augment(tf, images, draws, padding: int):
-    """`augment.augment` in TensorFlow: uint8 [batch, height, width, 3] -> float32 0 to 255, the same draws applied."""
-    offsets, flips, grays = draws
+def tf_crop(tf, images, offsets, flips, padding: int):
+    """`augment.augment` up to gray in TensorFlow: crops and flips [batch, height, width, 3], whatever its dtype."""
     height, width = images.shape[1:3]
     columns = tf.where(flips[:, None], tf.range(width - 1, -1, -1), tf.range(width)) + offsets[:, 1:]
     border = tf.constant(((0, 0), (padding, padding), (padding, padding), (0, 0)))
     rows_cut = tf.gather(tf.pad(images, border), tf.range(height) + offsets[:, :1], axis=1, batch_dims=1)
-    pixels = tf.cast(tf.gather(rows_cut, columns, axis=2, batch_dims=1), tf.float32)
-    gray = tf.reduce_sum(pixels * tf.constant(GRAY_WEIGHTS), -1, keepdims=True)
-    return tf.where(grays[:, None, None, None], gray, pixels)
+    return tf.gather(rows_cut, columns, axis=2, batch_dims=1)
 
 
 def make_input(split: Split, config: Config, seed: int, statistics: Statistics, devices: Devices) -> Input:

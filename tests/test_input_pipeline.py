@@ -1,0 +1,103 @@
+"""The input benchmark: rates and shares by their definition on known times, and both real inputs on a tiny scale."""
+
+import importlib.util
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import input_pipeline
+from benchmarks.input_pipeline import DEVICE_MEMORY, GATHER, INPUT, TF_DATA
+from benchmarks.timing import Timing
+
+TINY = "--width 2 --batches 8 --images 20 --train-batches 8 --train-images 20 --rounds 2".split()  # noqa: SIM905
+
+
+def timing(*seconds):
+    return Timing(1, first_seconds=9.0, seconds=list(seconds))
+
+
+def test_tf_datas_share_of_the_ceiling_is_paired_within_rounds():
+    found = input_pipeline.alone(50, 1000, {TF_DATA: timing(2.0, 8.0, 4.0), GATHER: timing(0.5, 2.0, 1.0)})
+    assert found["share_of_ceiling"] == {"median": 0.25, "low": 0.25, "high": 0.25, "min": 0.25, "n": 3}
+    assert found["rivals"][TF_DATA]["images_per_second"] == 250
+    assert found["rivals"][GATHER]["images_per_second"] == 1000
+    assert found["rivals"][TF_DATA]["seconds_per_batch"] == pytest.approx(0.2)
+
+
+def test_the_inputs_share_is_of_the_steps_time_and_the_fed_steps_speed_relative_to_device_memory():
+    times = {DEVICE_MEMORY: timing(1.0, 4.0), TF_DATA: timing(1.25, 5.0), INPUT: timing(0.03, 0.12)}
+    found = input_pipeline.training(10, 100, times)
+    assert found["input_share"]["median"] == pytest.approx(0.03)
+    assert found["speed_of_fed_step"]["median"] == pytest.approx(0.8)
+    assert found["rivals"][DEVICE_MEMORY]["images_per_second"] == pytest.approx(40)
+
+
+def test_a_failed_rival_has_no_ratio_and_says_how_it_failed():
+    failed = Timing(1, error="RuntimeError: no memory")
+    found = input_pipeline.training(10, 100, {DEVICE_MEMORY: failed, INPUT: timing(0.1)})
+    assert found["input_share"] is None and found["speed_of_fed_step"] is None
+    lines = input_pipeline.rows([found], {INPUT: "input_share"})
+    assert lines[0] == ["10", DEVICE_MEMORY, "failed", "RuntimeError: no memory", ""]
+    assert lines[1] == ["10", INPUT, "10.000", "1,000", ""]
+
+
+def test_every_number_of_every_batch_is_in_the_sum_and_the_last_images_are_kept():
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=(6, 4, 5)).astype(np.float32), rng.integers(0, 10, (6, 4))
+    arrays = {"images": jnp.asarray(images), "labels": jnp.asarray(labels)}
+    program = jax.jit(input_pipeline.drain_program(lambda arrays, i: jax.tree.map(lambda a: a[i], arrays)))
+    last, total = program(jnp.float32(7), arrays, 1, 5)
+    assert float(total) == pytest.approx(7 + images[1:5].sum(dtype=np.float64) + labels[1:5].sum(), abs=1e-4)
+    np.testing.assert_array_equal(last, images[4])
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("--batches 0", "--batches 0: must be at least 1"),
+        ("--batches 4 4", "--batches 4 4: a value is given twice"),
+        ("--batches 32", "--batches 32: more than the 20 images of an epoch"),
+        ("--train-batches 4 21", "--train-batches 21: more than the 20 images of an epoch"),
+        ("--train-images 0", "--train-images 0: must be at least 1"),
+        ("--images 0", "--images 0: must be at least 1"),
+        ("--width 0", "--width 0: must be at least 1"),
+        ("--rounds 0", "--rounds 0: must be at least 1"),
+        ("--device gpu", "--device gpu: JAX sees none here"),
+    ],
+)
+def test_unusable_options_are_refused_in_a_line(capsys, words, complaint):
+    assert input_pipeline.main([*TINY, *words.split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(complaint) and err.count("\n") == 1
+
+
+def test_both_real_inputs(tmp_path, capsys):
+    path = tmp_path / "input.json"
+    assert input_pipeline.main([*TINY, "--output", str(path)]) == 0
+    record = json.loads(path.read_text())
+    assert record["tensorflow"] and record["environment"]["versions"]["jax"]
+    for case, names in (
+        (record["alone"][0], [TF_DATA, GATHER]),
+        (record["training"][0], [DEVICE_MEMORY, TF_DATA, INPUT]),
+    ):
+        assert list(case["rivals"]) == names
+        for rival in case["rivals"].values():
+            assert rival["error"] is None and len(rival["seconds"]) == 2 and rival["images_per_second"] > 0
+    assert record["alone"][0]["share_of_ceiling"]["n"] == record["training"][0]["input_share"]["n"] == 2
+    out = capsys.readouterr().out
+    assert "images/s" in out and input_pipeline.WITHOUT_TENSORFLOW not in out
+
+
+def test_without_tensorflow_its_part_is_left_out_and_said_to_be(tmp_path, capsys, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorflow" else find(name))
+    path = tmp_path / "input.json"
+    assert input_pipeline.main([*TINY, "--output", str(path)]) == 0
+    record = json.loads(path.read_text())
+    assert record["alone"] == [] and record["tensorflow"] is None
+    assert list(record["training"][0]["rivals"]) == [DEVICE_MEMORY, INPUT]
+    assert record["training"][0]["input_share"]["n"] == 2
+    assert capsys.readouterr().out.count(input_pipeline.WITHOUT_TENSORFLOW) == 1
