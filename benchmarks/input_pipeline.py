@@ -239,7 +239,7 @@ def measure(options: Options) -> dict[str, Any]:
     """The whole record, written to the output file as it grows."""
     timing.select_device(options.device)
     streams = importlib.util.find_spec("tensorflow") is not None
-    shown = dataclasses.asdict(options) | {"output": str(options.output) if options.output else None}
+    shown = dataclasses.asdict(options) | {"output": options.output.name if options.output else None}
     record: dict[str, Any] = {"benchmark": "input_pipeline", "options": shown, "tensorflow": version(streams)}
     record |= {"environment": timing.environment(options.device), "alone": [], "training": []}
 

@@ -197,7 +197,7 @@ def run(options: Options) -> None:
     timing.select_device(options.device)
     available = len(jax.devices())
     counts = options.counts_of(available)
-    shown = dataclasses.asdict(options) | {"output": str(options.output) if options.output else None}
+    shown = dataclasses.asdict(options) | {"output": options.output.name if options.output else None}
     record: dict[str, Any] = {"benchmark": "scaling", "options": shown, "note": note(options, available)}
     record |= {"environment": timing.environment(options.device), "cases": []}
     for kind in KINDS:

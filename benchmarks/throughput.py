@@ -299,7 +299,7 @@ def start_record(options: Options) -> dict[str, Any]:
         print("PyTorch is not installed: only the library is timed", file=sys.stderr)
     else:
         set_up()
-    shown = dataclasses.asdict(options) | {"output": str(options.output) if options.output else None}
+    shown = dataclasses.asdict(options) | {"output": options.output.name if options.output else None}
     record = {"benchmark": "throughput", "options": shown, "environment": timing.environment(options.device)}
     record |= {"ceilings": [], "cases": []}
     if options.output:
