@@ -90,6 +90,7 @@ def test_unusable_options_are_refused_in_a_line(capsys, words, complaint):
     assert out == "" and complaint in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_real_epochs_stopped_and_gone_on_with(tmp_path, capsys, monkeypatch):
     path = tmp_path / "growth.json"
     measure, done = growth.measure, []

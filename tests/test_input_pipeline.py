@@ -74,6 +74,7 @@ def test_unusable_options_are_refused_in_a_line(capsys, words, complaint):
     assert out == "" and err.startswith(complaint) and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_both_real_inputs(tmp_path, capsys):
     path = tmp_path / "input.json"
     assert input_pipeline.main([*TINY, "--output", str(path)]) == 0

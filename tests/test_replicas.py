@@ -74,6 +74,7 @@ def trained_alone(runs):
     return [train(*run) for run in runs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WAYS)
 def test_every_way_comes_to_what_each_replica_comes_to_alone(name, alone, float64):
     way = WAYS[name](Replicas(CASE, 2, IMAGES, double()))
@@ -163,6 +164,7 @@ def small(monkeypatch):
     monkeypatch.setattr(replicas, "jax_rival", lambda case: Rival(str(case.batch_size), lambda steps: None))
 
 
+@pytest.mark.slow
 def test_ways_are_checked_and_timed(small, tmp_path, capsys):
     path = tmp_path / "replicas.json"
     assert replicas.main([*TINY, "--ways", "threads", "unrolled", "--output", str(path)]) == 0
@@ -176,6 +178,7 @@ def test_ways_are_checked_and_timed(small, tmp_path, capsys):
     assert "over in turn" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_trains_otherwise_is_not_timed_and_what_fails_leaves_the_others(small, monkeypatch, tmp_path, capsys):
     def other_rates(together):
         with monkeypatch.context() as patched:

@@ -161,6 +161,7 @@ def test_a_record_names_no_place_of_this_machine(place):
     assert record["environment"]["versions"]["jax"] and record["devices"].startswith("cpu: ")
 
 
+@pytest.mark.slow
 def test_an_interrupted_seed_is_timed_again_and_the_others_are_kept(place, capsys, monkeypatch):
     train = Stopwatch.epoch
 
@@ -186,6 +187,7 @@ def test_an_interrupted_seed_is_timed_again_and_the_others_are_kept(place, capsy
     assert [(one["seed"], len(one["history"])) for one in after] == [(0, 2), (1, 2), (2, 2)]
 
 
+@pytest.mark.slow
 def test_a_seed_that_diverges_is_recorded_and_the_next_one_follows(place, monkeypatch, capsys):
     train = Stopwatch.epoch
 
