@@ -1,5 +1,6 @@
 """Exponents of growing cost, from a record of `benchmarks.growth` alone: power laws, verdicts, tables, the figure."""
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -103,7 +104,7 @@ def point_rows(record: Mapping[str, Any]) -> list[list[str]]:
             rows.append(
                 [
                     title, f"{entry['value']:,}",
-                    f"{spread.median:.3g} [{spread.low:.3g}, {spread.high:.3g}]",
+                    timing.spread_text(dataclasses.asdict(spread), ".3g"),
                     f"{entry['images'] / spread.median:,.0f}",
                     f"{entry['flops'] / spread.median / 1e9:,.1f}",
                     f"{entry['memory']['total'] / 1e6:,.1f}",

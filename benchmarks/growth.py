@@ -18,10 +18,11 @@ from typing import Any
 
 from benchmarks import exponents, timing
 from benchmarks.exponents import AXES, Axis
+from benchmarks.records import new_record, open_record, require_distinct, require_positive, require_values
 from benchmarks.timing import Device
 from jresnet import cli
-from jresnet.config import Config, Precision
-from jresnet.errors import InputError, Interrupted
+from jresnet.config import Config, Precision, require
+from jresnet.errors import Interrupted
 
 PROGRAM = "python -m benchmarks.growth"
 
@@ -65,21 +66,12 @@ class Options:
 
     def __post_init__(self):
         """Check the values."""
-        for name in ("axes", "images", "widths", "batches", "blocks"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise InputError(f"--{name} {' '.join(map(str, values))}: a value is given twice")
-            if name == "axes" and not values:
-                raise InputError("--axes: give at least one value")
-            if name != "axes" and len(values) < 2:
-                raise InputError(f"--{name} {' '.join(map(str, values))}".rstrip() + ": an exponent needs two values")
-        for name in ("images", "widths", "batches", "blocks", "base_images", "base_width", "base_batch", "base_blocks"):
-            value = getattr(self, name)
-            if min(value if isinstance(value, tuple) else (value,)) < 1:
-                shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-                raise InputError(f"--{name.replace('_', '-')} {shown}: must be at least 1")
-        if self.rounds < 1:
-            raise InputError(f"--rounds {self.rounds}: must be at least 1")
+        varied = ("images", "widths", "batches", "blocks")
+        require_values(self, "axes")
+        require_distinct(self, "axes", *varied)
+        for name in varied:
+            require(self, name, len(getattr(self, name)) > 1, "an exponent needs two values")
+        require_positive(self, *varied, "base_images", "base_width", "base_batch", "base_blocks", "rounds")
         for axis in self.axes:
             for point in points(axis, self):
                 point.config(self)  # refuses what no network can have
@@ -119,7 +111,7 @@ def measure(point: Point, entry: dict[str, Any], options: Options) -> None:
     import jax
 
     from benchmarks.epochs import Stopwatch
-    from benchmarks.jax_step import pool
+    from benchmarks.jax_step import STATISTICS, pool
     from benchmarks.throughput import CLASSES, IMAGE_SIZE, flops_of
     from jresnet import models
     from jresnet.datasets import Dataset
@@ -127,7 +119,7 @@ def measure(point: Point, entry: dict[str, Any], options: Options) -> None:
 
     config, split = point.config(options), pool(point.images)
     dataset = Dataset("random", split, split.take(slice(0)), split.take(slice(0)), tuple(map(str, range(CLASSES))))
-    watch = Stopwatch(config, dataset, 0, ((0.5,) * 3, (0.25,) * 3))
+    watch = Stopwatch(config, dataset, 0, STATISTICS)
     if not entry["seconds"]:
         entry["parameters"] = watch.training.parameters
         entry["flops"] = point.images * flops_of(models.from_config(config, CLASSES), IMAGE_SIZE)
@@ -171,8 +163,7 @@ def measure_axis(axis: Axis, record: dict[str, Any], options: Options) -> None:
             except Exception as error:
                 entry["error"] = timing.one_line(error)
             record["fits"][axis] = exponents.fits(exponents.of_axis(record, axis))
-            if options.output:
-                timing.write_record(options.output, record)
+            timing.write_record(options.output, record)
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -183,12 +174,9 @@ def run(arguments: Sequence[str]) -> None:
     """
     options = cli.parse(Options, arguments, PROGRAM)
     timing.select_device(options.device)
-    from benchmarks.epochs import open_record
-
-    free = ("axes", "rounds", "output", "resume")
-    shown = {name: value for name, value in dataclasses.asdict(options).items() if name not in free}
-    record = {"benchmark": "growth", "options": shown, "environment": timing.environment(options.device)}
-    record |= {"points": [], "fits": {}}
+    record = new_record("growth", options, options.device) | {"points": [], "fits": {}}
+    for name in ("axes", "rounds", "output", "resume"):
+        del record["options"][name]  # a later call may differ in these
     record = open_record(options.output, record, options.resume, ("points", "fits"))
     stopped = False
     try:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import timing
+from benchmarks.records import new_record, require_distinct, require_positive, require_values
 from benchmarks.timing import Case, Device, Rival, Timing
 from jresnet import cli
 from jresnet.errors import InputError
@@ -58,15 +59,9 @@ class Options:
 
     def __post_init__(self):
         """Check the values."""
-        for name in ("batches", "images", "width", "train_batches", "train_images", "rounds"):
-            value, option = getattr(self, name), name.replace("_", "-")
-            values = value if isinstance(value, tuple) else (value or (1 if value is None else 0),)
-            if not values:
-                raise InputError(f"--{option}: give at least one value")
-            if min(values) < 1:
-                raise InputError(f"--{option} {' '.join(map(str, values))}: must be at least 1")
-            if len(set(values)) < len(values):
-                raise InputError(f"--{option} {' '.join(map(str, values))}: a value is given twice")
+        require_values(self, "batches", "train_batches")
+        require_positive(self, "batches", "images", "width", "train_batches", "train_images", "rounds")
+        require_distinct(self, "batches", "train_batches")
         for name, images in (("batches", self.images), ("train_batches", self.epoch_of_training)):
             option, largest = name.replace("_", "-"), max(getattr(self, name))
             if largest > images:
@@ -166,7 +161,7 @@ def alone(batch_size: int, images: int, timings: Mapping[str, Timing]) -> dict[s
     return {
         "batch_size": batch_size,
         "rivals": {name: rated(one, images, batch_size) for name, one in timings.items()},
-        "share_of_ceiling": compared(timings[TF_DATA], timings[GATHER]),
+        "share_of_ceiling": timing.compared(timings[TF_DATA].seconds, timings[GATHER].seconds),
     }
 
 
@@ -188,12 +183,12 @@ def measure_training(batch_size: int, options: Options, streams: bool) -> dict[s
 
 def training(batch_size: int, images: int, timings: Mapping[str, Timing]) -> dict[str, Any]:
     """The rates, the fed step's speed over the other's, and the input's share of the step's time, by rounds."""
-    step = timings[DEVICE_MEMORY]
+    step = timings[DEVICE_MEMORY].seconds
     return {
         "batch_size": batch_size,
         "rivals": {name: rated(one, images, batch_size) for name, one in timings.items()},
-        "speed_of_fed_step": compared(timings[TF_DATA], step) if TF_DATA in timings else None,
-        "input_share": compared(step, timings[INPUT]),
+        "speed_of_fed_step": timing.compared(timings[TF_DATA].seconds, step) if TF_DATA in timings else None,
+        "input_share": timing.compared(step, timings[INPUT].seconds),
     }
 
 
@@ -209,12 +204,6 @@ def rated(one: Timing, images: int, batch_size: int) -> dict[str, Any]:
     return record
 
 
-def compared(one: Timing, reference: Timing) -> dict[str, float] | None:
-    """How many times as fast as the reference, by rounds; None where either failed."""
-    both = one.seconds and reference.seconds
-    return dataclasses.asdict(timing.ratio(one.seconds, reference.seconds)) if both else None
-
-
 def rows(records: Sequence[Mapping[str, Any]], ratios: Mapping[str, str]) -> list[list[str]]:
     """A line per rival; `ratios` says which of the record's ratios stands beside which rival."""
     return [
@@ -224,36 +213,26 @@ def rows(records: Sequence[Mapping[str, Any]], ratios: Mapping[str, str]) -> lis
                 [f"{1e3 * rival['seconds_per_batch']:,.3f}", f"{rival['images_per_second']:,.0f}"]
                 if rival["seconds"] else ["failed", rival["error"] or ""]
             ),
-            _spread(record[ratios[name]]) if name in ratios else "",
+            timing.spread_text(record[ratios[name]], ".4f") if name in ratios else "",
         ]
         for record in records
         for name, rival in record["rivals"].items()
     ]  # fmt: skip
 
 
-def _spread(spread: Mapping[str, float] | None) -> str:
-    return "" if spread is None else "{median:.4f} [{low:.4f}, {high:.4f}]".format(**spread)
-
-
 def measure(options: Options) -> dict[str, Any]:
     """The whole record, written to the output file as it grows."""
     timing.select_device(options.device)
     streams = importlib.util.find_spec("tensorflow") is not None
-    shown = dataclasses.asdict(options) | {"output": options.output.name if options.output else None}
-    record: dict[str, Any] = {"benchmark": "input_pipeline", "options": shown, "tensorflow": version(streams)}
-    record |= {"environment": timing.environment(options.device), "alone": [], "training": []}
-
-    def keep() -> None:
-        if options.output:
-            timing.write_record(options.output, record)
-
-    keep()
+    record = new_record("input_pipeline", options, options.device)
+    record |= {"tensorflow": version(streams), "alone": [], "training": []}
+    timing.write_record(options.output, record)
     for batch_size in options.batches if streams else ():
         record["alone"].append(measure_alone(batch_size, options))
-        keep()
+        timing.write_record(options.output, record)
     for batch_size in options.train_batches:
         record["training"].append(measure_training(batch_size, options, streams))
-        keep()
+        timing.write_record(options.output, record)
     return record
 
 

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from benchmarks.jax_step import pool
+from benchmarks.jax_step import STATISTICS, pool
 from benchmarks.timing import POOL_IMAGES, Case
 from jresnet import models, optim
 from jresnet.config import Config
 from jresnet.layers import Conv
 from jresnet.parallel import Devices
-from jresnet.pipeline import Gather, batches_of, plan_for
+from jresnet.pipeline import Resident, batches_of, plan_for
 from jresnet.programs import init_program, train_program
 from jresnet.step import make_train_step
 
@@ -55,12 +55,12 @@ class Replicas:
         self.count, self.steps = count, images // case.batch_size
         self.model = model or models.from_config(config, 10)
         self.tx = optim.shared_optimizer(config, self.steps)
-        self.fetch, self.devices = Gather(config.crop_padding), Devices(config, jax.devices()[:1])
+        self.devices = Devices(config, jax.devices()[:1])
         self._init = init_program(self.model, self.tx, (32, 32, 3))
         self._weight_decay = config.weight_decay
         split = pool(self.steps * case.batch_size)
-        statistics = np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32)
-        self.data = self.devices.replicate((split.images, split.labels, *statistics))
+        source = Resident(split, config, 0, STATISTICS, self.devices)
+        self.fetch, self.data = source.fetch, source.data
         self.plans = [batches_of(plan_for(config, seed, 0, len(split)), case.batch_size, 1)[0] for seed in range(count)]
 
     def start(self) -> list[tuple]:
@@ -173,7 +173,7 @@ def vmapped(replicas: Replicas, convolve: Callable | None = None) -> Together:
 
     Args:
       replicas: what is trained.
-      convolve: takes the place of `layers.conv2d`.
+      convolve: takes the place of `convolution.conv2d`.
     """
 
     def each(step, carry, arrays, i):
@@ -194,7 +194,7 @@ def _instead(convolve, call, args, kwargs, context):
 
 
 def convolve_by_product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """`layers.conv2d` as the product of the patches under the kernel with the kernel as a matrix."""
+    """`convolution.conv2d` as the product of the patches under the kernel with the kernel as a matrix."""
     side = kernel.shape[0]
     pad = side // 2
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))

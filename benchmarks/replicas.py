@@ -15,19 +15,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 
 from benchmarks import timing
 from benchmarks.jax_step import jax_rival
+from benchmarks.records import new_record, require_distinct, require_positive, require_values
 from benchmarks.replica_ways import IN_TURN, WAYS, Replicas, difference
 from benchmarks.timing import POOL_IMAGES, Case, Device, Rival, Timing
 from jresnet import cli
 from jresnet.errors import InputError
 
 Name = Literal["dispatched", "threads", "unrolled", "vmap", "products"]
-NAMES: tuple[Name, ...] = ("dispatched", "threads", "unrolled", "vmap", "products")
+NAMES: tuple[Name, ...] = get_args(Name)
 CEILING = "ceiling"
 STEPS: dict[Device, int] = {"cpu": 2, "gpu": 50}
 """Training steps per timed call and replica."""
@@ -67,17 +68,9 @@ class Options:
 
     def __post_init__(self):
         """Check the values."""
-        for name in ("width", "counts", "ways"):
-            values = getattr(self, name)
-            if not values:
-                raise InputError(f"--{name}: give at least one value")
-            if len(set(values)) < len(values):
-                raise InputError(f"--{name} {' '.join(map(str, values))}: a value is given twice")
-        for name in ("width", "batch", "counts", "rounds", "steps"):
-            value = getattr(self, name)
-            smallest = min(value) if isinstance(value, tuple) else value
-            if smallest is not None and smallest < 1:
-                raise InputError(f"--{name} {smallest}: must be at least 1")
+        require_values(self, "width", "counts", "ways")
+        require_distinct(self, "width", "counts", "ways")
+        require_positive(self, "width", "batch", "counts", "rounds", "steps")
         most = POOL_IMAGES // max(len(TOLERANCES), self.call_steps)
         if self.batch > most:
             raise InputError(f"--batch {self.batch}: must be at most {most} for {self.call_steps} steps per call")
@@ -158,8 +151,8 @@ def entry(images: int, one: Timing, in_turn: Timing) -> dict[str, Any]:
         return record
     spread = timing.summary(one.seconds)
     record |= {"seconds_per_step": dataclasses.asdict(spread), "images_per_second": images / spread.median}
-    if in_turn.seconds:
-        record["gain"] = dataclasses.asdict(timing.ratio(one.seconds, in_turn.seconds))
+    if gain := timing.compared(one.seconds, in_turn.seconds):
+        record["gain"] = gain
     return record
 
 
@@ -170,8 +163,7 @@ def rows(cases: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         for name, record in case["rivals"].items():
             line = [str(case["width"]), name, str(case["count"])]
             if record["seconds"]:
-                gain = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**record["gain"]) if "gain" in record else ""
-                line += [f"{record['images_per_second']:,.0f}", gain]
+                line += [f"{record['images_per_second']:,.0f}", timing.spread_text(record.get("gain"), ".2f")]
             else:
                 line += ["failed", ""]
             lines.append([*line, shown(record.get("differences", ()))])
@@ -199,17 +191,13 @@ HEADER = ("width", "way", "at once", "images/s", "over in turn", "difference aft
 def run(options: Options) -> list[dict[str, Any]]:
     """Time every width and count; print the table, write and return the record's cases."""
     timing.select_device(options.device)
-    given = dataclasses.asdict(options) | {"output": str(options.output) if options.output else None}
-    record: dict[str, Any] = {"benchmark": "replicas", "options": given, "tolerances": TOLERANCES}
-    record |= {"environment": timing.environment(options.device), "cases": []}
-    if options.output:
-        timing.write_record(options.output, record)
+    record = new_record("replicas", options, options.device) | {"tolerances": TOLERANCES, "cases": []}
+    timing.write_record(options.output, record)
     for width in options.width:
         for count in options.counts:
             print(f"timing width {width}, {count} at once ...", file=sys.stderr, flush=True)
             record["cases"].append(measure(width, count, options))
-            if options.output:
-                timing.write_record(options.output, record)
+            timing.write_record(options.output, record)
     timing.print_table(f"Replicas at batch {options.batch}", HEADER, rows(record["cases"]))
     for line in failures(record["cases"]):
         print(line)

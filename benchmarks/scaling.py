@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import timing
+from benchmarks.records import new_record, require_distinct, require_positive
 from benchmarks.throughput import training_flops
 from benchmarks.timing import Case, Device, Rival, Timing
 from jresnet import cli
@@ -59,13 +60,8 @@ class Options:
 
     def __post_init__(self):
         """Check the values that need no device."""
-        for name in ("emulate", "width", "share", "batch", "rounds", "steps", *("counts" for _ in self.counts)):
-            value = getattr(self, name)
-            smallest = min(value) if isinstance(value, tuple) else value
-            if smallest is not None and smallest < 1:
-                raise InputError(f"--{name} {smallest}: must be at least 1")
-        if len(set(self.counts)) < len(self.counts):
-            raise InputError(f"--counts {' '.join(map(str, self.counts))}: a value is given twice")
+        require_positive(self, "emulate", "counts", "width", "share", "batch", "rounds", "steps")
+        require_distinct(self, "counts")
         if self.emulate > 1 and self.device == "gpu":
             raise InputError(f"--emulate {self.emulate}: only a CPU plays devices: add --device cpu")
 
@@ -122,9 +118,8 @@ def entry(kind: Kind, devices: int | None, one: Timing, alone: Timing, options: 
     spread = timing.summary(one.seconds)
     record |= {"seconds_per_step": dataclasses.asdict(spread), "images_per_second": batch / spread.median}
     record["flops_per_second"] = batch * training_flops(options.width) / spread.median
-    if alone.seconds:
+    if ratio := timing.compared(one.seconds, alone.seconds):
         gain = batch / batch_of(kind, 1, options) / count
-        ratio = dataclasses.asdict(timing.ratio(one.seconds, alone.seconds))
         record["efficiency"] = {name: value * gain if name != "n" else value for name, value in ratio.items()}
     return record
 
@@ -145,7 +140,7 @@ def rows(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         [
             record["kind"], record["form"], str(record["batch_size"]),
             *(
-                [f"{record['images_per_second']:,.0f}", _spread(record.get("efficiency"))]
+                [f"{record['images_per_second']:,.0f}", timing.spread_text(record.get("efficiency"), ".2f")]
                 if record["seconds"]
                 else ["failed", record["error"] or ""]
             ),
@@ -184,10 +179,6 @@ def draw(records: Sequence[Mapping[str, Any]], path: Path, caption: str) -> None
     FigureCanvasSVG(figure).print_svg(str(path))
 
 
-def _spread(spread: Mapping[str, float] | None) -> str:
-    return "" if spread is None else "{median:.2f} [{low:.2f}, {high:.2f}]".format(**spread)
-
-
 def run(options: Options) -> None:
     """Time every number of devices both ways; print the table, write record and figure."""
     import jax
@@ -197,13 +188,10 @@ def run(options: Options) -> None:
     timing.select_device(options.device)
     available = len(jax.devices())
     counts = options.counts_of(available)
-    shown = dataclasses.asdict(options) | {"output": options.output.name if options.output else None}
-    record: dict[str, Any] = {"benchmark": "scaling", "options": shown, "note": note(options, available)}
-    record |= {"environment": timing.environment(options.device), "cases": []}
+    record = new_record("scaling", options, options.device) | {"note": note(options, available), "cases": []}
     for kind in KINDS:
         record["cases"] += measure(kind, counts, options)
-        if options.output:
-            timing.write_record(options.output, record)
+        timing.write_record(options.output, record)
     timing.print_table("Scaling", ("kind", "step", "batch", "images/s", "efficiency"), rows(record["cases"]))
     print(record["note"])
     if options.output:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks import timing
+from benchmarks.records import new_record, require_distinct, require_positive, require_values
 from benchmarks.timing import Case, Device, Rival, Timing
 from jresnet import cli
 from jresnet.config import Precision
@@ -62,18 +63,10 @@ class Options:
 
     def __post_init__(self):
         """Check the values."""
-        for name in ("widths", "batches", "precisions", "rivals"):
-            values = getattr(self, name)
-            if not values:
-                raise InputError(f"--{name}: give at least one value")
-            if len(set(values)) < len(values):
-                raise InputError(f"--{name} {' '.join(map(str, values))}: a value is given twice")
-        for name in ("widths", "batches"):
-            if min(getattr(self, name)) < 1:
-                raise InputError(f"--{name} {' '.join(map(str, getattr(self, name)))}: must be at least 1")
-        for name in ("rounds", "steps"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise InputError(f"--{name} {getattr(self, name)}: must be at least 1")
+        lists = ("widths", "batches", "precisions", "rivals")
+        require_values(self, *lists)
+        require_distinct(self, *lists)
+        require_positive(self, "widths", "batches", "rounds", "steps")
 
     def cases(self) -> list[Case]:
         """Every combination of width, batch size and precision."""
@@ -188,11 +181,7 @@ def measure_case(case: Case, ceiling: float | None, options: Options) -> dict[st
         if ceiling and "flops_per_second" in record:
             record["share_of_ceiling"] = record["flops_per_second"] / ceiling
     ours = timings["jax"].seconds
-    ratios = {
-        name: dataclasses.asdict(timing.ratio(ours, one.seconds)) if ours and one.seconds else None
-        for name, one in timings.items()
-        if name != "jax"
-    }
+    ratios = {name: timing.compared(ours, one.seconds) for name, one in timings.items() if name != "jax"}
     return dataclasses.asdict(case) | {
         "training_flops_per_image": training_flops(case.width),
         "rivals": rivals,
@@ -215,8 +204,7 @@ def measure(options: Options, record: dict[str, Any]) -> None:
 
     def keep(kind: str, entry: dict[str, Any]) -> None:
         record[kind].append(entry)
-        if options.output:
-            timing.write_record(options.output, record)
+        timing.write_record(options.output, record)
 
     for precision in options.precisions:
         keep("ceilings", measure_ceiling(precision, options))
@@ -248,12 +236,12 @@ def table_rows(cases: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                 [
                     _case_name(case),
                     name,
-                    _spread(spread, 1e3, ".1f") if spread else "failed",
+                    timing.spread_text(spread, ".1f", 1e3) or "failed",
                     _number(record, "images_per_second", 1, ".0f"),
                     _number(record, "flops_per_second", 1e-12, ".3f"),
                     _number(record, "share_of_ceiling", 100, ".0f"),
                     _number(record, "compile_seconds", 1, ".1f"),
-                    _spread(ratio, 1, ".3f") if ratio else "",
+                    timing.spread_text(ratio, ".3f"),
                 ]
             )
     return rows
@@ -278,11 +266,6 @@ def _number(record: Mapping[str, Any], key: str, scale: float, form: str) -> str
     return "-" if value is None else format(value * scale, form)
 
 
-def _spread(spread: Mapping[str, float], scale: float, form: str) -> str:
-    median, low, high = (format(spread[key] * scale, form) for key in ("median", "low", "high"))
-    return f"{median} [{low}, {high}]"
-
-
 HEADER = ("case", "rival", "ms/step", "images/s", "TFLOP/s", "ceiling %", "compile s", "speed of jax")
 
 
@@ -299,11 +282,8 @@ def start_record(options: Options) -> dict[str, Any]:
         print("PyTorch is not installed: only the library is timed", file=sys.stderr)
     else:
         set_up()
-    shown = dataclasses.asdict(options) | {"output": options.output.name if options.output else None}
-    record = {"benchmark": "throughput", "options": shown, "environment": timing.environment(options.device)}
-    record |= {"ceilings": [], "cases": []}
-    if options.output:
-        timing.write_record(options.output, record)
+    record = new_record("throughput", options, options.device) | {"ceilings": [], "cases": []}
+    timing.write_record(options.output, record)
     return record
 
 

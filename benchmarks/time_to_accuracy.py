@@ -21,7 +21,8 @@ from typing import Any
 import jax
 
 from benchmarks import timing
-from benchmarks.epochs import Stopwatch, open_record
+from benchmarks.epochs import Stopwatch
+from benchmarks.records import open_record
 from benchmarks.throughput import flops_of
 from experiments import final
 from jresnet import cli, environment, interrupt, models, report, rundir
@@ -186,8 +187,7 @@ def measure_all(options: Options, dataset: Dataset, record: dict[str, Any]) -> N
 
     def keep() -> None:
         record["summary"] = summarise(record["runs"])
-        if options.output:
-            timing.write_record(options.output, record)
+        timing.write_record(options.output, record)
         if history := record["runs"][-1]["history"]:
             print(epoch_line(record["runs"][-1]["seed"], history), file=sys.stderr, flush=True)
 
@@ -220,14 +220,9 @@ def rows(record: Mapping[str, Any]) -> list[list[str]]:
         best = f"{100 * run['best_test_accuracy']:.2f}" if run["history"] else "-"
         found.append([str(run["seed"]), run["outcome"], *numbers, best])
     if record["summary"].get("reached", 0) > 1:
-        spreads = [spread_text(record["summary"][name], form) for name, form in MEASURES.items()]
+        spreads = [timing.spread_text(record["summary"][name], form) for name, form in MEASURES.items()]
         found.append(["median", "of those that reached it", *spreads[:3], "", spreads[3], ""])
     return found
-
-
-def spread_text(spread: Mapping[str, float], form: str) -> str:
-    """A median with its quartiles."""
-    return "{} [{}, {}]".format(*(format(spread[name], form) for name in ("median", "low", "high")))
 
 
 def show(record: Mapping[str, Any], output: Path | None) -> None:

@@ -203,6 +203,19 @@ def ratio(seconds: Sequence[float], reference: Sequence[float]) -> Summary:
     return summary([theirs / ours for ours, theirs in zip(seconds, reference, strict=False)])
 
 
+def compared(seconds: Sequence[float], reference: Sequence[float]) -> dict[str, Any] | None:
+    """`ratio` as JSON; None where either has no round."""
+    return dataclasses.asdict(ratio(seconds, reference)) if seconds and reference else None
+
+
+def spread_text(spread: Mapping[str, float] | None, form: str, scale: float = 1) -> str:
+    """A `Summary` as JSON in words, median [low, high], each times `scale`; empty for None."""
+    if spread is None:
+        return ""
+    median, low, high = (format(spread[name] * scale, form) for name in ("median", "low", "high"))
+    return f"{median} [{low}, {high}]"
+
+
 def environment(device: Device) -> dict[str, Any]:
     """Everything a speed depends on besides the code under test, as a JSON-able record.
 
@@ -262,12 +275,16 @@ def _torch_threads() -> int | None:
     return torch.get_num_threads()
 
 
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
+def write_record(path: Path | None, record: Mapping[str, Any]) -> None:
     """Write a benchmark's record to `path` whole or not at all, so that an interrupted run leaves the last good file.
+
+    Without a path nothing is written.
 
     Raises:
       InputError: the file cannot be written.
     """
+    if path is None:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, record)

@@ -7,7 +7,7 @@ in the table at the head of section 4.
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from jresnet.errors import InputError
 
@@ -128,8 +128,8 @@ class Config:
         return -(-images // self.batch_size)
 
 
-def require(config: Config, name: str, holds: bool, rule: str) -> None:
-    """Raise InputError with the option of field `name`, its value and the rule, unless `holds`.
+def require(config: Any, name: str, holds: bool, rule: str) -> None:
+    """Raise InputError with the option of field `name` of a dataclass, its value and the rule, unless `holds`.
 
     NaN fails every comparison, so it is refused too.
     """

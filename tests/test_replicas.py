@@ -15,7 +15,7 @@ from benchmarks.replica_ways import RATES, WAYS, Apart, Replicas, blocked
 from benchmarks.timing import Case, Rival, Timing
 from jresnet import models
 from jresnet.config import Config
-from jresnet.layers import conv2d
+from jresnet.convolution import conv2d
 from jresnet.optim import optimizer, with_rates
 from jresnet.pipeline import Gather, epoch_plan
 from jresnet.state import create
