@@ -1,9 +1,9 @@
 """The one convolution of all networks, and the rule by which it is worked out.
 
-On CPUs a 3x3 convolution of stride 1 in float32 or float64, its sides even, is worked out by minimal
-filtering (`winograd`); a 1x1 convolution is a matrix product everywhere; all else is XLA's convolution, on CPUs
-with gradients written as convolutions in the layout of the forward one. Other backends have XLA's convolution and
-the gradients that JAX derives from it. Every way is the same function.
+On CPUs a 3x3 convolution of stride 1 with even sides and at least 32 channels is worked out by minimal
+filtering (`winograd`), in float32 at least; a 1x1 convolution is a matrix product everywhere; all else is XLA's
+convolution, on CPUs with gradients written as convolutions in the layout of the forward one. Other backends have
+XLA's convolution and the gradients that JAX derives from it. Every way is the same function.
 """
 
 from functools import partial
@@ -37,16 +37,20 @@ def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     Returns:
       [batch, ceil(height / stride), ceil(width / stride), outputs], of x's dtype.
     """
-    tile = _tile(x, kernel, stride)
+    tile = winograd.tile(x.shape, kernel.shape, stride)
     direct = partial(_convolve, stride=stride)
     if tile is None:
         return direct(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=partial(winograd.forward, m=tile), default=direct)
+
+    def filtered(x, kernel):
+        return winograd.forward(*_wide(x, kernel), tile).astype(x.dtype)
+
+    return lax.platform_dependent(x, kernel, cpu=filtered, default=direct)
 
 
-def _tile(x, kernel, stride):
-    """The tile of minimal filtering, None where it does not serve; bfloat16 would lose too much by it."""
-    return winograd.tile(x.shape, kernel.shape, stride) if x.dtype in (jnp.float32, jnp.float64) else None
+def _wide(*arrays):
+    """In float32 at least: in bfloat16 the maps of minimal filtering would lose too much."""
+    return [array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in arrays]
 
 
 def _convolve(x, kernel, stride):
@@ -75,9 +79,10 @@ def _cpu_gradients(stride, x, kernel, dy):
     """
     if kernel.shape[0] == 1:
         return _pointwise_gradients(x, kernel, stride, dy)
-    tile = _tile(x, kernel, stride)
+    tile = winograd.tile(x.shape, kernel.shape, stride)
     if tile is not None:
-        return winograd.gradients(x, kernel, dy, tile)
+        dx, dk = winograd.gradients(*_wide(x, kernel, dy), tile)
+        return dx.astype(x.dtype), dk.astype(kernel.dtype)
     size = max(PIECE_IMAGES, -(-x.shape[0] // MOST_PIECES))
     dx, dk = [], jnp.zeros((), jnp.promote_types(kernel.dtype, jnp.float32))
     for start in range(0, x.shape[0], size):

@@ -23,6 +23,8 @@ SIDE = 3
 POINTS: dict[int, tuple[float, ...]] = {4: (0, 5 / 8, -5 / 8, 3 / 2, -3 / 2), 2: (0, 1, -1)}
 # With fewer tiles than these the products read more of the transformed kernel than of the images: a smaller tile pays.
 FEWEST_TILES = 64
+# With fewer channels the maps take longer than the products save: the rule's measurements are in benchmarks/LOG.md.
+FEWEST_CHANNELS = 32
 
 
 class Maps(NamedTuple):
@@ -62,7 +64,7 @@ def tile(x_shape: Sequence[int], kernel_shape: Sequence[int], stride: int) -> in
       stride: of the convolution, in pixels.
     """
     batch, height, width, _ = x_shape
-    if kernel_shape[0] != SIDE or stride != 1:
+    if kernel_shape[0] != SIDE or stride != 1 or min(kernel_shape[2:]) < FEWEST_CHANNELS:
         return None
     fitting = [m for m in POINTS if height % m == width % m == 0]
     many = [m for m in fitting if batch * (height // m) * (width // m) >= FEWEST_TILES]

@@ -12,13 +12,15 @@ from test_layers import assert_close, with_gradients
 from jresnet import winograd
 from jresnet.convolution import NHWC_HWIO, conv2d
 
+# Minimal filtering begins at 32 channels on both sides.
+CHANNELS = st.integers(1, 4) | st.just(32)
 conv_cases = st.fixed_dictionaries(
     {
         "batch": st.integers(1, 3),
         "height": st.integers(1, 12),
         "width": st.integers(1, 12),
-        "inputs": st.integers(1, 4),
-        "outputs": st.integers(1, 4),
+        "inputs": CHANNELS,
+        "outputs": CHANNELS,
         "side": st.sampled_from([1, 3, 5]),
         "stride": st.sampled_from([1, 2]),
         "seed": st.integers(0, 2**32 - 1),
@@ -32,7 +34,7 @@ ODD = EVEN | {"height": 7, "width": 5}
 PIECES = ODD | {"batch": 35}
 MANY_PIECES = EVEN | {"batch": 150, "side": 5}
 # Minimal filtering: large tiles, where there are enough of them, and small ones.
-TILES_4 = EVEN | {"batch": 5, "height": 16, "width": 20, "stride": 1}
+TILES_4 = EVEN | {"batch": 5, "height": 16, "width": 20, "inputs": 33, "outputs": 32, "stride": 1}
 TILES_2 = TILES_4 | {"height": 6}
 FEW_TILES = TILES_4 | {"batch": 1, "height": 4, "width": 8}
 
@@ -121,12 +123,15 @@ def test_conv2d_gradient_in_a_loop_equals_the_one_outside(case):
     assert np.abs(looped[1] - kernel).max() > 0.01
 
 
-@pytest.mark.parametrize("case", [EVEN, PIECES])
+@pytest.mark.parametrize("case", [EVEN, PIECES, TILES_4, TILES_2])
 def test_conv2d_in_bfloat16_keeps_its_dtype(case):
-    x, kernel, dy = (jnp.asarray(a, jnp.bfloat16) for a in draw_conv(case))
-    found = with_gradients(lambda x, kernel: conv2d(x, kernel, 2), x, kernel, dy)
+    rounded = [jnp.asarray(a, jnp.bfloat16) for a in draw_conv(case)]
+    found = with_gradients(lambda x, kernel: conv2d(x, kernel, case["stride"]), *rounded)
     assert {a.dtype for a in found} == {jnp.dtype("bfloat16")}
-    assert_close([np.asarray(a, np.float64) for a in found], naive_conv(*draw_conv(case), 2), 0.02)
+    expected = naive_conv(*(np.asarray(a, np.float64) for a in rounded), case["stride"])
+    for one, other in zip(found, expected, strict=True):
+        # The results' own rounding is 2^-9 at most; maps worked out in bfloat16 would err by 2^-6.
+        assert np.linalg.norm(np.asarray(one, np.float64) - other) < 2**-8 * np.linalg.norm(other)
 
 
 @pytest.mark.parametrize("m", winograd.POINTS)
@@ -141,20 +146,25 @@ def test_the_maps_are_a_filter_of_three_taps(m):
 @pytest.mark.parametrize(
     ("x_shape", "side", "stride", "expected"),
     [
-        ((1, 32, 32, 3), 3, 1, 4),
-        ((64, 4, 4, 8), 3, 1, 4),
+        ((1, 32, 32, 40), 3, 1, 4),
+        ((64, 4, 4, 40), 3, 1, 4),
         # 63 tiles of 4 x 4 are too few, however many of 2 x 2 there are.
-        ((63, 4, 4, 8), 3, 1, 2),
-        ((1, 4, 4, 8), 3, 1, 2),
-        ((64, 6, 4, 8), 3, 1, 2),
-        ((64, 7, 4, 8), 3, 1, None),
-        ((64, 32, 32, 8), 3, 2, None),
-        ((64, 32, 32, 8), 5, 1, None),
-        ((64, 32, 32, 8), 1, 1, None),
+        ((63, 4, 4, 40), 3, 1, 2),
+        ((1, 4, 4, 40), 3, 1, 2),
+        ((64, 6, 4, 40), 3, 1, 2),
+        ((64, 7, 4, 40), 3, 1, None),
+        ((64, 32, 32, 40), 3, 2, None),
+        ((64, 32, 32, 40), 5, 1, None),
+        ((64, 32, 32, 40), 1, 1, None),
     ],
 )
 def test_the_rule_for_tiles(x_shape, side, stride, expected):
-    assert winograd.tile(x_shape, (side, side, 8, 8), stride) == expected
+    assert winograd.tile(x_shape, (side, side, 40, 32), stride) == expected
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "expected"), [(32, 32, 4), (31, 64, None), (64, 31, None)])
+def test_the_rule_for_tiles_asks_for_channels(inputs, outputs, expected):
+    assert winograd.tile((64, 32, 32, inputs), (3, 3, inputs, outputs), 1) == expected
 
 
 def test_large_tiles_lose_little_in_float32():

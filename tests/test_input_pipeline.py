@@ -92,6 +92,7 @@ def test_both_real_inputs(tmp_path, capsys):
     assert "images/s" in out and input_pipeline.WITHOUT_TENSORFLOW not in out
 
 
+@pytest.mark.slow
 def test_without_tensorflow_its_part_is_left_out_and_said_to_be(tmp_path, capsys, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorflow" else find(name))

@@ -290,7 +290,8 @@ def test_one_compilation_serves_all_epochs(tmp_path, monkeypatch):
     assert len(traces) <= 4, "each shape is traced once, and once more where JAX checks the loop's carry"
 
 
-@pytest.mark.parametrize("source", ["resident", pytest.param("tfds", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["resident", "tfds"])
 def test_runs_of_equal_shape_share_their_compiled_programs(tmp_path, source):
     """Rate, decay, seed, flips, gray, validation images and channel statistics change; nothing compiles again."""
     compiled = []

@@ -72,6 +72,7 @@ def test_emulated_devices_are_said_to_share_cores():
     assert "share" not in scaling.note(Options(), 8)
 
 
+@pytest.mark.slow
 def test_the_real_step_on_one_device(tmp_path, capsys):
     path = tmp_path / "scaling.json"
     assert scaling.main([*TINY, "--share", "8", "--output", str(path)]) == 0

@@ -169,6 +169,7 @@ def test_local_norm_is_torchs_data_parallel():
         assert_close(jax.device_get(state.variables), twin.variables(), 1e-9)
 
 
+@pytest.mark.slow
 def test_a_device_with_padding_alone_takes_no_part_at_full_depth():
     """In float32, where activations that nothing normalises would overflow."""
     model = resnet18(num_classes=CLASSES, width=4, pool_size=1, axis_name="devices", local_norm=True)

@@ -26,7 +26,12 @@ def test_published_work_per_image(variant, size, macs, tolerance):
     assert totals(summary.layers(variant(), size))[1] == pytest.approx(macs, abs=tolerance)
 
 
-@pytest.mark.parametrize("name", models.VARIANTS)
+DEEPEST = ("resnet101", "resnet110", "resnet152")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in DEEPEST else ()) for name in models.VARIANTS]
+)
 def test_the_layers_hold_every_parameter(name):
     model = models.VARIANTS[name]()
     assert totals(summary.layers(model, (40, 48)))[0] == models.parameter_count(model, (40, 48))
