@@ -6,36 +6,40 @@ probabilities = jresnet.Classifier.load("runs/mine").predict(dataset.test.images
 model = jresnet.resnet18(num_classes=10, width=42)
 """
 
-from jresnet import torch_weights
-from jresnet.config import Config
-from jresnet.datasets import Dataset, Split, load_dataset
-from jresnet.errors import Diverged, InputError, Interrupted, Lost
-from jresnet.loop import Result, fit
-from jresnet.models import (
-    BasicBlock,
-    Bottleneck,
-    PreactBlock,
-    ResNet,
-    imagenet_resnet18,
-    imagenet_resnet50,
-    preact_resnet18,
-    resnet18,
-    resnet20,
-    resnet32,
-    resnet34,
-    resnet44,
-    resnet50,
-    resnet56,
-    resnet101,
-    resnet110,
-    resnet152,
-    resnet_se443,
-    wide_resnet16_8,
-    wide_resnet28_10,
-)
-from jresnet.serving import Classifier
-from jresnet.state import TrainState
-from jresnet.step import make_eval_step, make_train_step
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jresnet import torch_weights
+    from jresnet.config import Config
+    from jresnet.datasets import Dataset, Split, load_dataset
+    from jresnet.errors import Diverged, InputError, Interrupted, Lost
+    from jresnet.loop import Result, fit
+    from jresnet.models import (
+        BasicBlock,
+        Bottleneck,
+        PreactBlock,
+        ResNet,
+        imagenet_resnet18,
+        imagenet_resnet50,
+        preact_resnet18,
+        resnet18,
+        resnet20,
+        resnet32,
+        resnet34,
+        resnet44,
+        resnet50,
+        resnet56,
+        resnet101,
+        resnet110,
+        resnet152,
+        resnet_se443,
+        wide_resnet16_8,
+        wide_resnet28_10,
+    )
+    from jresnet.serving import Classifier
+    from jresnet.state import TrainState
+    from jresnet.step import make_eval_step, make_train_step
 
 __all__ = [
     "BasicBlock",
@@ -74,3 +78,36 @@ __all__ = [
     "wide_resnet16_8",
     "wide_resnet28_10",
 ]
+
+_HOMES = {
+    "Config": "config",
+    "Dataset": "datasets",
+    "Split": "datasets",
+    "load_dataset": "datasets",
+    "Diverged": "errors",
+    "InputError": "errors",
+    "Interrupted": "errors",
+    "Lost": "errors",
+    "Result": "loop",
+    "fit": "loop",
+    "Classifier": "serving",
+    "TrainState": "state",
+    "make_eval_step": "step",
+    "make_train_step": "step",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what a public name stands for when it is first used: JAX, Flax and Orbax together take seconds."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "torch_weights":
+        return importlib.import_module("jresnet.torch_weights")
+    value = getattr(importlib.import_module(f"jresnet.{_HOMES.get(name, 'models')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names beside what is there already."""
+    return sorted({*globals(), *__all__})

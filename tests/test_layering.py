@@ -2,8 +2,11 @@
 
 import ast
 import pathlib
+import pkgutil
 import subprocess
 import sys
+
+import pytest
 
 import jresnet
 
@@ -50,11 +53,28 @@ def test_config_needs_the_standard_library_alone():
 
 PROGRAM = """
 import sys, jresnet
+assert not {"jax", "flax", "orbax", "numpy"} & sys.modules.keys()
+assert set(jresnet.__all__) <= set(dir(jresnet)) and all(getattr(jresnet, name) for name in jresnet.__all__)
 from jax._src import xla_bridge
 assert not xla_bridge.backends_are_initialized()
 heavy = {"tensorflow", "tensorflow_datasets", "torch", "safetensors", "matplotlib", "tyro", "tensorboardX"}
 assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
 """
+
+
+def test_type_checkers_see_the_names_that_are_there():
+    """What the package imports under TYPE_CHECKING is what `__getattr__` gives."""
+    names = {
+        alias.name: f"{node.module}.{alias.name}"
+        for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("jresnet")
+        for alias in node.names
+    }
+    assert sorted(names) == sorted(jresnet.__all__)
+    for name, path in names.items():
+        assert getattr(jresnet, name) is pkgutil.resolve_name(path)
+    with pytest.raises(AttributeError, match="module 'jresnet' has no attribute 'no_such_name'"):
+        jresnet.no_such_name  # noqa: B018
 
 
 def test_importing_has_no_side_effect(tmp_path):
