@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jresnet.config import Precision
-from jresnet.environment import commit, cpu_cores, cpu_name
+from jresnet.environment import commit, cpu_cores, cpu_instructions, cpu_name
 from jresnet.errors import InputError
 from jresnet.runlog import write_json
 
@@ -229,6 +229,7 @@ def environment(device: Device) -> dict[str, Any]:
         "versions": {package: _version(package) for package in PACKAGES},
         "device": _device_name(device),
         "cpu": cpu_name(),
+        "cpu_instructions": cpu_instructions(),
         "cores": cpu_cores(),
         "torch_threads": _torch_threads(),
         "variables": {name: os.environ.get(name) for name in VARIABLES},

@@ -8,6 +8,8 @@ import platform
 import subprocess
 
 _PACKAGES = ("jresnet", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# Instruction sets on which the speed of products depends, most of all in bfloat16; names are Linux's.
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 _GIT_TIMEOUT = 5.0  # seconds per call; a stalled network file system must not hold up a run
 
 
@@ -72,12 +74,23 @@ def _git(directory: pathlib.Path, *arguments: str) -> str | None:
 
 def cpu_name() -> str:
     """The processor's model, as the system names it."""
+    models = _processor("model name")
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def cpu_instructions() -> list[str]:
+    """Those of INSTRUCTIONS that this processor offers; none where Linux does not say."""
+    flags = " ".join(_processor("flags")[:1]).split()
+    return [name for name in INSTRUCTIONS if name in flags]
+
+
+def _processor(key: str) -> list[str]:
+    """What /proc/cpuinfo says under this key, once per core."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+        return []
+    return [line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key]
 
 
 def cpu_cores() -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -125,6 +126,10 @@ def test_environment_is_json_and_names_the_machine(monkeypatch):
     assert record["variables"]["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=false"
     assert record["device"]
     assert record["cores"] >= 1
+    known = np._core._multiarray_umath.__cpu_features__
+    if pathlib.Path("/proc/cpuinfo").exists() and "AVX2" in known:
+        assert ("avx2" in record["cpu_instructions"]) is known["AVX2"]
+        assert ("avx512f" in record["cpu_instructions"]) is known["AVX512F"]
     assert record["date"].endswith("+00:00")
 
 
