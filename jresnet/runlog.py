@@ -70,6 +70,7 @@ class RunLog:
         self._begun = False
         self._metrics: IO[bytes] | None = None
         self._events: tensorboardX.SummaryWriter | None = None
+        self._events_from: int | None = None  # their first epoch, as long as they are not open
         self._progress: rich.progress.Progress | None = None
         self._task = rich.progress.TaskID(0)
         self._speed = ""
@@ -90,7 +91,7 @@ class RunLog:
         self._workdir.mkdir(parents=True, exist_ok=True)
         write_bytes(path, b"".join(map(_json_line, self.history)))
         self._metrics = path.open("ab")
-        self._events = self._open_events(first_epoch)
+        self._events_from = first_epoch
         self._progress = self._start_progress(first_epoch, first_step)
 
     def advance(self, step_in_epoch: int, epoch: int, stage: str) -> None:
@@ -129,6 +130,8 @@ class RunLog:
             self._metrics.flush()
             os.fsync(self._metrics.fileno())
         self.history.append(json.loads(line))
+        if self._events_from is not None:
+            self._events, self._events_from = self._open_events(self._events_from), None
         if self._events is not None:
             for key, tag in _TAGS.items():
                 if record.get(key) is not None:
@@ -139,7 +142,7 @@ class RunLog:
 
     def close(self) -> None:
         """Close the files, with every event flushed, and take the bar away; does nothing a second time."""
-        self._begun = False
+        self._begun, self._events_from = False, None
         progress, self._progress = self._progress, None
         events, self._events = self._events, None
         metrics, self._metrics = self._metrics, None
@@ -159,7 +162,7 @@ class RunLog:
         self.close()
 
     def _open_events(self, first_epoch: int) -> "tensorboardX.SummaryWriter | None":
-        # Here, not at the top: tensorboardX imports PyTorch where that is installed, which takes a second.
+        # When the first epoch has ended: tensorboardX imports PyTorch where that is installed, which takes seconds.
         try:
             import tensorboardX
         except ImportError:
