@@ -9,6 +9,14 @@ import pytest
 from jresnet.interrupt import stop_flag
 
 
+@pytest.fixture(autouse=True)
+def python_handler():
+    """Python's own handler of SIGINT, which a shell's background jobs start without: they ignore the signal."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_raises_the_flag_alone(number):
     with stop_flag() as flag:
