@@ -41,16 +41,7 @@ def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     direct = partial(_convolve, stride=stride)
     if tile is None:
         return direct(x, kernel)
-
-    def filtered(x, kernel):
-        return winograd.forward(_wide(x), _wide(kernel), tile).astype(x.dtype)
-
-    return lax.platform_dependent(x, kernel, cpu=filtered, default=direct)
-
-
-def _wide(array):
-    """In float32 at least: in bfloat16 the maps of minimal filtering would lose too much."""
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return lax.platform_dependent(x, kernel, cpu=partial(winograd.forward, m=tile), default=direct)
 
 
 def _convolve(x, kernel, stride):
@@ -81,8 +72,7 @@ def _cpu_gradients(stride, x, kernel, dy):
         return _pointwise_gradients(x, kernel, stride, dy)
     tile = winograd.tile(x.shape, kernel.shape, stride)
     if tile is not None:
-        filtered = winograd.gradients(_wide(x), _wide(kernel), _wide(dy), tile)
-        return filtered[0].astype(x.dtype), filtered[1].astype(kernel.dtype)
+        return winograd.gradients(x, kernel, dy, tile)
     size = max(PIECE_IMAGES, -(-x.shape[0] // MOST_PIECES))
     dx, dk = [], jnp.zeros((), jnp.promote_types(kernel.dtype, jnp.float32))
     for start in range(0, x.shape[0], size):

@@ -6,7 +6,8 @@ infinity, multiplied there by matrix products over the channels, and carried bac
 
     outputs = A^T [(G kernel G^T) * (B^T tile B)] A
 
-The gradients are the transposes of these three maps around two more matrix products.
+The gradients are the transposes of these three maps around two more matrix products. All of it is worked out in
+float32 at least: maps in bfloat16 err by 0.7 % (m = 2) or 2.4 % (m = 4), where rounding the result errs by 0.17 %.
 """
 
 import functools
@@ -81,10 +82,10 @@ def forward(x: jax.Array, kernel: jax.Array, m: int) -> jax.Array:
       m: the tile's side.
 
     Returns:
-      [batch, height, width, outputs].
+      [batch, height, width, outputs], of x's dtype.
     """
-    products = jnp.einsum("ptc,pco->pto", _images_in(x, m), _kernel_in(kernel, m))
-    return _outputs(products, m, x.shape)
+    products = jnp.einsum("ptc,pco->pto", _images_in(_wide(x), m), _kernel_in(_wide(kernel), m))
+    return _outputs(products, m, x.shape).astype(x.dtype)
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -93,10 +94,14 @@ def gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array, m: int) -> tuple[j
 
     The images are transformed as in `forward`, so that a program which holds both does it once.
     """
-    products = _outputs_back(dy, m)
-    dx = jnp.einsum("pto,pco->ptc", products, _kernel_in(kernel, m))
-    dk = jnp.einsum("ptc,pto->pco", _images_in(x, m), products)
-    return _images_back(dx, m, x.shape), _kernel_back(dk, m)
+    products = _outputs_back(_wide(dy), m)
+    dx = jnp.einsum("pto,pco->ptc", products, _kernel_in(_wide(kernel), m))
+    dk = jnp.einsum("ptc,pto->pco", _images_in(_wide(x), m), products)
+    return _images_back(dx, m, x.shape).astype(x.dtype), _kernel_back(dk, m).astype(kernel.dtype)
+
+
+def _wide(array: jax.Array) -> jax.Array:
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
 def _combine(rows: np.ndarray, parts: Sequence[jax.Array]) -> list[jax.Array]:
