@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 Builders = Mapping[str, Callable[[], Rival]]
 CLASSES = 10
 IMAGE_SIZE = (32, 32)
-MATMUL_SIDE: dict[Device, int] = {"cpu": 2048, "gpu": 8192}
-"""Side of the ceiling's square matrices: large enough that launch and memory cost nothing."""
+MATMUL_SIDE: dict[Device, int] = {"cpu": 1024, "gpu": 8192}
+"""Side of the ceiling's square matrices: large enough that launch and memory cost nothing, and no larger: a CPU
+that has no instructions for bfloat16 takes PyTorch seconds for one product."""
 MATMUL_STEPS: dict[Device, int] = {"cpu": 5, "gpu": 50}
 STEPS: dict[Device, int] = {"cpu": 3, "gpu": 100}
 """Training steps per timed call: about a second's worth."""
