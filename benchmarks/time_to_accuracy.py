@@ -83,7 +83,7 @@ def flops_per_image(config: Config, dataset: Dataset) -> int:
 def open_run(config: Config, dataset: Dataset, seed: int) -> Stopwatch:
     """A run ready for its first epoch and evaluation; `dataset` has its validation images held out."""
     started = time.perf_counter()
-    watch = Stopwatch(config, dataset, seed, dataset.channel_statistics())
+    watch = Stopwatch(config, dataset, seed, dataset.channel_statistics)
     # As many images as an evaluation takes at once: its program is compiled for their number.
     watch.training.evaluator(watch.training.state.variables, dataset.test.take(slice(STREAMED_IMAGES)))
     watch.setup_seconds = time.perf_counter() - started

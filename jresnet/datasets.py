@@ -155,6 +155,7 @@ class Dataset:
         stream = (len(split), _SUBSET_STREAM)
         return split.take(_drawn(split.labels, shares, np.random.default_rng(stream)))
 
+    @functools.cached_property
     def channel_statistics(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
         """Mean and standard deviation of the training pixels / 255 per channel, rounded to 4 decimals.
 

@@ -256,6 +256,15 @@ def explicit(config: Config) -> Config:
 
 
 @lru_cache
+def initialiser(model: ResNet) -> Callable[[jax.Array, jax.Array], Any]:
+    """`(key, images) -> variables`, as `model.init` with `train=False`; jitted, so that it is traced once per shape.
+
+    Images are float32 [batch, height, width, channels]; only their shape matters.
+    """
+    return jax.jit(partial(model.init, train=False))
+
+
+@lru_cache
 def parameter_count(model: ResNet, image_size: tuple[int, int], channels: int = 3) -> int:
     """Trainable parameters of a network on images of `image_size`, (height, width) in pixels, and so many channels.
 
@@ -263,7 +272,7 @@ def parameter_count(model: ResNet, image_size: tuple[int, int], channels: int = 
       InputError: the pooling is larger than the last feature map.
     """
     images = jax.ShapeDtypeStruct((1, *image_size, channels), jnp.float32)
-    params = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)["params"]
+    params = jax.eval_shape(initialiser(model), jax.random.key(0), images)["params"]
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 

@@ -78,8 +78,9 @@ def epoch_plan(seed: int, epoch: int, images: int, padding: int, flip: float, gr
     return Plan(order, draw(draw_key, images, padding, flip, grayscale))
 
 
+@partial(jax.jit, static_argnums=(1, 2))
 def batches_of(plan: Plan, batch: int, devices: int) -> tuple[Plan, Plan, jax.Array | None]:
-    """Cut a plan into batches, every image in exactly one.
+    """Cut a plan into batches, every image in exactly one; jitted, as a program for each operation would cost a second.
 
     Returns:
       The full batches, [steps, batch, ...]; the last, smaller one, [1, rest, ...], rest 0 if there is

@@ -33,7 +33,7 @@ def describe(config: Config, dataset: Dataset, sha256: str, seed: int, experimen
       seed: of the run.
       experiment: its name in records.
     """
-    mean, std = dataset.channel_statistics()
+    mean, std = dataset.channel_statistics
     return {
         "experiment": experiment,
         "seed": seed,

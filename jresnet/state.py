@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jresnet.models import ResNet
+from jresnet.models import ResNet, initialiser
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -46,7 +46,7 @@ def create(
     """
     key = jax.random.key(seed)
     images = jnp.zeros((1, *image_shape), jnp.float32)
-    variables = model.init(jax.random.fold_in(key, 0), images, train=False)
+    variables = initialiser(model)(jax.random.fold_in(key, 0), images)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],

@@ -68,7 +68,7 @@ def make_dataset() -> Dataset:
 
 def make_training(config: Config, dataset: Dataset, dtype: str) -> Training:
     devices = Devices(config)
-    statistics = dataset.channel_statistics()
+    statistics = dataset.channel_statistics
     doubles = dtype == "float64"
     source = Doubles(dataset.train, config, devices) if doubles else None
     return Training(

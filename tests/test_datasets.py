@@ -106,7 +106,7 @@ def test_channel_statistics_are_those_of_all_pixels_together():
     images = pixels(2500, 3, 4, 3) // np.array([1, 2, 4], np.uint8) + np.array([0, 9, 50], np.uint8)
     images[:7] = 255
     dataset = made(np.arange(2500) % 2, train=Split(images, np.arange(2500) % 2))
-    mean, std = dataset.channel_statistics()
+    mean, std = dataset.channel_statistics
     scaled = images.astype(np.float64) / 255
     assert mean == tuple(np.round(scaled.mean(axis=(0, 1, 2)), 4))
     assert std == tuple(np.round(scaled.std(axis=(0, 1, 2)), 4))
@@ -116,7 +116,7 @@ def test_channel_statistics_are_those_of_all_pixels_together():
 def test_channel_statistics_of_a_constant_channel():
     images = pixels(10, 3, 4, 3)
     images[..., 1] = 51
-    mean, std = made([0, 1] * 5, train=Split(images, np.arange(10) % 2)).channel_statistics()
+    mean, std = made([0, 1] * 5, train=Split(images, np.arange(10) % 2)).channel_statistics
     assert mean[1] == 0.2 and std[1] == 1.0 and 0.2 < std[0] < 0.4
 
 
@@ -124,7 +124,7 @@ def test_channel_statistics_do_not_overflow():
     """A chunk of white images of 64 x 64 sums to more than 2**32."""
     white = np.full((1100, 64, 64, 3), 255, np.uint8)
     white[0] = 254
-    mean, std = made([0, 1], train=Split(white, np.zeros(1100, np.int32))).channel_statistics()
+    mean, std = made([0, 1], train=Split(white, np.zeros(1100, np.int32))).channel_statistics
     assert mean == (1.0, 1.0, 1.0) and std == (0.0001,) * 3
 
 

@@ -188,7 +188,7 @@ def test_figures_count_every_image_once(whole):
     assert (last["test_accuracy"] * 37).is_integer() and (last["train_accuracy"] * 72).is_integer()
     _, (state, _) = final_state(source)
     dataset = make_dataset()
-    mean, std = dataset.channel_statistics()
+    mean, std = dataset.channel_statistics
     images = (dataset.test.images.astype(np.float64) / 255 - np.asarray(mean)) / np.asarray(std)
     variables = {"params": state["params"], "batch_stats": state["batch_stats"]}
     logits = np.asarray(
