@@ -19,7 +19,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from experiments.mistakes import Mistake
-from experiments.tables import COMPARED
+from experiments.paper import COMPARED
 from jresnet import augment, report
 from jresnet.datasets import Dataset
 

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from experiments import statistics, tables
+from experiments import paper, statistics, tables
 from experiments.page import OUTCOME
 from experiments.tables import Column, Row
 from jresnet import cli, loop, report, rundir
@@ -122,7 +122,7 @@ def _row(title: str, label: str, records: Sequence[dict]) -> Row:
     row: dict[str, Any] = {
         "experiment": title, "setting": label, "n": len(records), "parameters": records[0]["parameters"],
     }  # fmt: skip
-    figures = {"accuracy": "test_accuracy", "batches": tables.COMPARED, "loss": "test_loss"}
+    figures = {"accuracy": "test_accuracy", "batches": paper.COMPARED, "loss": "test_loss"}
     for name, key in figures.items():
         found = statistics.summarise([record[key] for record in records])
         row |= {f"{name}_{part}": getattr(found, part) for part in ("mean", "std", "low", "high")}

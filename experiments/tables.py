@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments import statistics
-from experiments.paper import BUDGET
+from experiments.paper import BUDGET, COMPARED
 from jresnet import report
 
 if TYPE_CHECKING:
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from experiments.study import Cell, Experiment
 
 Row = Mapping[str, Any]
-
-COMPARED = "test_accuracy_batch_mean"
-"""The figure that compares with the report's test accuracies: they are means over batches, as 8730 / (157 x 64)."""
 
 # Figures of `result.json` beside the test accuracy: name, format and scale.
 _FIGURES = {

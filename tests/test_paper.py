@@ -26,7 +26,7 @@ def configs(name, choices=paper.REPORTED_CHOICES):
 
 
 def test_every_experiment_with_the_reports_accuracies():
-    assert {e.name: {k: v[paper.TEST] for k, v in e.reported.items()} for e in paper.experiments()} == REPORTED
+    assert {e.name: {k: v[paper.COMPARED] for k, v in e.reported.items()} for e in paper.experiments()} == REPORTED
 
 
 def test_the_final_models_figures():
@@ -43,7 +43,7 @@ def test_labels_claims_and_choices_belong_to_settings():
         assert len(set(labels)) == len(labels)
         assert {*experiment.reported, *experiment.claim} <= set(labels)
         assert experiment.chosen is None or experiment.chosen in labels
-        accuracies = [experiment.reported[label][paper.TEST] for label in experiment.claim if experiment.reported]
+        accuracies = [experiment.reported[label][paper.COMPARED] for label in experiment.claim if experiment.reported]
         assert accuracies == sorted(accuracies, reverse=True), "a claim is the order of the report's accuracies"
 
 
