@@ -264,6 +264,16 @@ def initialiser(model: ResNet) -> Callable[[jax.Array, jax.Array], Any]:
     return jax.jit(partial(model.init, train=False))
 
 
+def variable_shapes(model: ResNet, image_size: tuple[int, int], channels: int = 3) -> dict:
+    """What `model.init` returns on images of `image_size`, (height, width) in pixels, as `jax.ShapeDtypeStruct`s.
+
+    Raises:
+      InputError: the pooling is larger than the last feature map.
+    """
+    images = jax.ShapeDtypeStruct((1, *image_size, channels), jnp.float32)
+    return jax.eval_shape(initialiser(model), jax.random.key(0), images)
+
+
 @lru_cache
 def parameter_count(model: ResNet, image_size: tuple[int, int], channels: int = 3) -> int:
     """Trainable parameters of a network on images of `image_size`, (height, width) in pixels, and so many channels.
@@ -271,8 +281,7 @@ def parameter_count(model: ResNet, image_size: tuple[int, int], channels: int = 
     Raises:
       InputError: the pooling is larger than the last feature map.
     """
-    images = jax.ShapeDtypeStruct((1, *image_size, channels), jnp.float32)
-    params = jax.eval_shape(initialiser(model), jax.random.key(0), images)["params"]
+    params = variable_shapes(model, image_size, channels)["params"]
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 

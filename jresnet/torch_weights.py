@@ -10,7 +10,6 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Literal, get_args
 
 import flax.traverse_util
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jresnet.errors import InputError
-from jresnet.models import ResNet
+from jresnet.models import ResNet, variable_shapes
 from jresnet.runlog import write_bytes
 
 Layout = Literal["kuangliu", "torchvision"]
@@ -201,8 +200,7 @@ def expected(
 
     `num_batches_tracked` is left out. `image_size` is (height, width) in pixels.
     """
-    images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
-    variables = _flat(jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images))
+    variables = _flat(variable_shapes(model, image_size))
     paths = {torch_name(path, layout): path for path in variables}
     return paths, {name: _torch_shape(variables[path].shape) for name, path in paths.items()}
 
