@@ -22,7 +22,9 @@ PIECE_IMAGES = 16
 MOST_PIECES = 8
 
 
+# Jitted, as the gradients are, for the trace to be kept: a network has many convolutions of few shapes.
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
+@partial(jax.jit, static_argnums=2)
 def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """Convolve with (side - 1) / 2 pixels of zero padding on every border, as torch.nn.Conv2d(padding=side // 2).
 
@@ -55,6 +57,7 @@ def _conv2d_forward(x, kernel, stride):
     return conv2d(x, kernel, stride), (x, kernel)
 
 
+@partial(jax.jit, static_argnums=0)
 def _conv2d_backward(stride, residuals, dy):
     def derived(x, kernel, dy):
         return jax.vjp(partial(_convolve, stride=stride), x, kernel)[1](dy)

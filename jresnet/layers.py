@@ -5,6 +5,7 @@ padding of strided convolutions. Hence these.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -142,14 +143,22 @@ class BatchNorm(nn.Module):
                 unbiased = var * (count / jnp.maximum(count - 1, 1))
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
                 running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
-        factor = scale * lax.rsqrt(var + self.epsilon)
-        # The mean goes off before the product: as an offset after it, in float32, the gradient of `scale` is
-        # the small difference of two large sums. Its own gradient is that of an offset whose value is zero.
-        center = lax.stop_gradient(mean)
-        offset = bias + (center - mean) * factor
-        return ((x - _wide(center)) * _wide(factor) + _wide(offset)).astype(x.dtype)
+        return normalised(x, mean, var + self.epsilon, scale, bias)
 
 
+# These two are jitted for their traces to be kept: a network normalises many maps of few shapes.
+@jax.jit
+def normalised(x, mean, var, scale, bias):
+    """x, [batch, height, width, channels], less its mean, over the root of var, scaled and offset; keeps its dtype."""
+    factor = scale * lax.rsqrt(var)
+    # The mean goes off before the product: as an offset after it, in float32, the gradient of `scale` is
+    # the small difference of two large sums. Its own gradient is that of an offset whose value is zero.
+    center = lax.stop_gradient(mean)
+    offset = bias + (center - mean) * factor
+    return ((x - _wide(center)) * _wide(factor) + _wide(offset)).astype(x.dtype)
+
+
+@partial(jax.jit, static_argnums=2)
 def batch_statistics(x, mask, axis_name):
     """Mean and biased variance of every channel of x, [batch, height, width, channels], and the count behind them."""
     weights = None if mask is None else mask.astype(x.dtype)[:, None, None, None]

@@ -154,7 +154,7 @@ def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
     assert parallel._understood("xla_no_such_option", "1") is None
     monkeypatch.delenv("XLA_FLAGS")
     parallel.once_options.cache_clear()
-    assert parallel.once_options() == {"xla_backend_optimization_level": "0"}
+    assert parallel.once_options() == {"xla_backend_optimization_level": "1"}
     parallel.once_options.cache_clear()
 
 

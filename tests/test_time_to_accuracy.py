@@ -14,7 +14,7 @@ from study_helpers import TINY, five_classes, tiny_npz
 from benchmarks import epochs, throughput, time_to_accuracy
 from benchmarks.epochs import Stopwatch
 from experiments import final
-from jresnet import loop, models, winograd
+from jresnet import loop, models
 from jresnet.config import Config
 from jresnet.datasets import load_dataset
 from jresnet.errors import Diverged
@@ -63,11 +63,10 @@ def test_the_summary_is_of_the_seeds_that_reached_the_target():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "preact_resnet18", "resnet20", "resnet50", "resnet_se443"])
-def test_the_arithmetic_is_that_of_the_configurations_network(name, monkeypatch):
+def test_the_arithmetic_is_that_of_the_configurations_network(name):
     """Against the products in the traced forward pass, each counted from the shapes of its operands."""
-    # The customary figure is that of direct convolutions, however few products they are worked out with.
-    monkeypatch.setattr(winograd, "tile", lambda *_: None)
-    config = Config(model=name, width=16)
+    # The customary figure is that of direct convolutions, and kernels of side 5 are never filtered.
+    config = Config(model=name, width=16, kernel_size=5)
     model = models.from_config(config, 5)
     images = jnp.zeros((1, 32, 32, 3))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
