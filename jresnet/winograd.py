@@ -72,7 +72,6 @@ def tile(x_shape: Sequence[int], kernel_shape: Sequence[int], stride: int) -> in
     return next(iter(many or fitting[-1:]), None)
 
 
-@functools.partial(jax.jit, static_argnums=2)
 def forward(x: jax.Array, kernel: jax.Array, m: int) -> jax.Array:
     """The convolution with one pixel of zero padding.
 
@@ -88,7 +87,6 @@ def forward(x: jax.Array, kernel: jax.Array, m: int) -> jax.Array:
     return _outputs(products, m, x.shape).astype(x.dtype)
 
 
-@functools.partial(jax.jit, static_argnums=3)
 def gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array, m: int) -> tuple[jax.Array, jax.Array]:
     """The gradients of x and of the kernel, given dy, [batch, height, width, outputs]; arguments as for `forward`.
 
