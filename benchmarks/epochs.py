@@ -9,13 +9,13 @@ import signal
 import time
 from pathlib import Path
 
-from jresnet import loop
 from jresnet.config import Config
-from jresnet.datasets import Dataset
-from jresnet.interrupt import Flag
-from jresnet.parallel import Devices
-from jresnet.pipeline import Statistics
-from jresnet.runlog import RunLog
+from jresnet.data.datasets import Dataset
+from jresnet.data.pipeline import Statistics
+from jresnet.parallel.devices import Devices
+from jresnet.records.log import RunLog
+from jresnet.train import loop
+from jresnet.train.signals import Flag
 
 
 class Stopwatch:

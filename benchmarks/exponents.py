@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from benchmarks import timing
+from jresnet.records.figures import STYLES
 
 Axis = Literal["images", "width", "batch", "blocks"]
 AXES: dict[Axis, str] = {
@@ -136,8 +137,6 @@ def draw(record: Mapping[str, Any], path: Path, caption: str) -> None:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    from jresnet import report
-
     axes = [axis for axis in AXES if record["fits"].get(axis)]
     figure = Figure(figsize=(3.2 * len(axes), 6), layout="constrained")
     figure.suptitle(caption, fontsize="small", wrap=True)
@@ -148,7 +147,7 @@ def draw(record: Mapping[str, Any], path: Path, caption: str) -> None:
         for panel, axis in zip(panels, axes, strict=True):
             found, law = of_axis(record, axis), record["fits"][axis][name]
             values = [entry["value"] for entry in found]
-            color = report.STYLES[style]["color"]
+            color = STYLES[style]["color"]
             costs = [cost(entry, name) / unit for entry in found]
             panel.plot(values, costs, "o", color=color)
             line = [law["factor"] * value ** law["exponent"] / unit for value in values]

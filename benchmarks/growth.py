@@ -114,8 +114,8 @@ def measure(point: Point, entry: dict[str, Any], options: Options) -> None:
     from benchmarks.jax_step import STATISTICS, pool
     from benchmarks.throughput import CLASSES, IMAGE_SIZE, flops_of
     from jresnet import models
-    from jresnet.datasets import Dataset
-    from jresnet.interrupt import Flag
+    from jresnet.data.datasets import Dataset
+    from jresnet.train.signals import Flag
 
     config, split = point.config(options), pool(point.images)
     dataset = Dataset("random", split, split.take(slice(0)), split.take(slice(0)), tuple(map(str, range(CLASSES))))

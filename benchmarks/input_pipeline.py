@@ -82,8 +82,8 @@ def drained(batch_size: int, source: Literal["resident", "tfds"], images: int, r
 
     from benchmarks.jax_step import STATISTICS, pool
     from jresnet.config import Config
-    from jresnet.parallel import Devices
-    from jresnet.pipeline import make_input
+    from jresnet.data.pipeline import make_input
+    from jresnet.parallel.devices import Devices
 
     config = Config(batch_size=batch_size, parallel="jit", input=source)
     devices = Devices(config)
@@ -127,7 +127,7 @@ def gather(images: int) -> Rival:
     import numpy as np
 
     from benchmarks.jax_step import pool
-    from jresnet.pipeline import STREAMED_IMAGES
+    from jresnet.data.pipeline import STREAMED_IMAGES
 
     pixels, order = pool(images).images, np.random.default_rng(0).permutation(images)
 
@@ -240,7 +240,7 @@ def version(streams: bool) -> str | None:
     """TensorFlow's version; None where it is not installed."""
     if not streams:
         return None
-    from jresnet.tfds_reader import import_tensorflow
+    from jresnet.data.tfds_reader import import_tensorflow
 
     return import_tensorflow().__version__
 

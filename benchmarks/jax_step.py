@@ -8,13 +8,14 @@ import jax
 import numpy as np
 
 from benchmarks.timing import POOL_IMAGES, Case, Rival
-from jresnet import models, optim
+from jresnet import models
 from jresnet.config import Config, Parallel
-from jresnet.datasets import Split
-from jresnet.parallel import Devices
-from jresnet.pipeline import Work, make_input
-from jresnet.programs import init_program, train_program
-from jresnet.step import Sums
+from jresnet.data.datasets import Split
+from jresnet.data.pipeline import Work, make_input
+from jresnet.parallel.devices import Devices
+from jresnet.train import optim
+from jresnet.train.programs import init_program, train_program
+from jresnet.train.step import Sums
 
 STATISTICS = ((0.5,) * 3, (0.25,) * 3)
 

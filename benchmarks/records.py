@@ -8,9 +8,9 @@ from typing import Any
 
 from benchmarks import timing
 from benchmarks.timing import Device
-from jresnet import rundir
 from jresnet.config import numbers, require
 from jresnet.errors import InputError
+from jresnet.records import run_directory
 
 
 def require_values(options: Any, *names: str) -> None:
@@ -66,7 +66,7 @@ def open_record(path: Path | None, record: dict[str, Any], resume: bool, kept: S
     if path is not None and path.exists():
         if not resume:
             raise InputError(f"--output {path}: is there already: add --resume to go on with it, or choose another")
-        found = rundir.read_json(path)
+        found = run_directory.read_json(path)
         for name, old, new in _differences(found, record):
             raise InputError(f"--output {path}: holds another measurement ({name} {old}, not {new}): choose another")
         record = record | {name: found[name] for name in kept if name in found}

@@ -18,13 +18,14 @@ from jax import lax
 
 from benchmarks.jax_step import STATISTICS, pool
 from benchmarks.timing import POOL_IMAGES, Case
-from jresnet import models, optim
+from jresnet import models
 from jresnet.config import Config
-from jresnet.layers import Conv
-from jresnet.parallel import Devices
-from jresnet.pipeline import Resident, batches_of, plan_for
-from jresnet.programs import init_program, train_program
-from jresnet.step import make_train_step
+from jresnet.data.pipeline import Resident, batches_of, plan_for
+from jresnet.models.layers import Conv
+from jresnet.parallel.devices import Devices
+from jresnet.train import optim
+from jresnet.train.programs import init_program, train_program
+from jresnet.train.step import make_train_step
 
 RATES = (0.01, 0.005, 0.001)
 """Learning rates that replicas have in turn, those of the report's section 4.2.1."""

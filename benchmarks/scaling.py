@@ -20,8 +20,9 @@ from benchmarks.throughput import training_flops
 from benchmarks.timing import Case, Device, Rival, Timing
 from jresnet import cli
 from jresnet.config import Precision
-from jresnet.environment import cpu_cores
 from jresnet.errors import InputError
+from jresnet.records.environment import cpu_cores
+from jresnet.records.figures import STYLES
 
 Kind = Literal["weak", "strong"]
 KINDS: tuple[Kind, ...] = ("weak", "strong")
@@ -154,17 +155,15 @@ def draw(records: Sequence[Mapping[str, Any]], path: Path, caption: str) -> None
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    from jresnet import report
-
     figure = Figure(figsize=(8, 4), layout="constrained")
     figure.suptitle(caption, fontsize="small", wrap=True)
     for axes, kind in zip(figure.subplots(1, 2, squeeze=False)[0], KINDS, strict=True):
         found = [r for r in records if r["kind"] == kind and r["form"] != form(None) and r["seconds"]]
         counts, rates = ([record[name] for record in found] for name in ("devices", "images_per_second"))
-        axes.plot(counts, rates, marker="o", label="measured", color=report.STYLES["train"]["color"])
+        axes.plot(counts, rates, marker="o", label="measured", color=STYLES["train"]["color"])
         if counts and counts[0] == 1:
             perfect = [rates[0] * count for count in counts]
-            axes.plot(counts, perfect, linestyle=":", label="perfect", color=report.STYLES["test"]["color"])
+            axes.plot(counts, perfect, linestyle=":", label="perfect", color=STYLES["test"]["color"])
         axes.set_title(f"{kind} scaling")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log", base=2)

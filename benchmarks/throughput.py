@@ -84,7 +84,7 @@ def training_flops(width: int) -> int:
 
 def flops_of(model: "ResNet", image_size: tuple[int, int]) -> int:
     """Floating-point operations of training on one image: 2 per multiply-add of convolutions and linear layers."""
-    from jresnet import summary
+    from jresnet.models import summary
 
     return TRAINING_PER_FORWARD * 2 * sum(layer.macs for layer in summary.layers(model, image_size))
 

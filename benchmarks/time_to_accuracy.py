@@ -25,12 +25,15 @@ from benchmarks.epochs import Stopwatch
 from benchmarks.records import open_record
 from benchmarks.throughput import flops_of
 from experiments import final
-from jresnet import cli, environment, interrupt, models, report, rundir
+from jresnet import cli, models
 from jresnet.config import Config, require
-from jresnet.datasets import Dataset, load_dataset
+from jresnet.data.datasets import Dataset, dataset_record, load_dataset
+from jresnet.data.pipeline import STREAMED_IMAGES
 from jresnet.errors import Diverged, Interrupted
-from jresnet.parallel import Devices
-from jresnet.pipeline import STREAMED_IMAGES
+from jresnet.parallel.devices import Devices
+from jresnet.records import environment
+from jresnet.records.tables import data_name
+from jresnet.train import signals
 
 PROGRAM = "python -m benchmarks.time_to_accuracy"
 HEADER = ("seed", "outcome", "epochs", "training s", "evaluation s", "set-up s", "PFLOP", "best test acc (%)")
@@ -90,7 +93,7 @@ def open_run(config: Config, dataset: Dataset, seed: int) -> Stopwatch:
     return watch
 
 
-def measure(options: Options, dataset: Dataset, entry: dict[str, Any], flag: interrupt.Flag, keep: Callable) -> None:
+def measure(options: Options, dataset: Dataset, entry: dict[str, Any], flag: signals.Flag, keep: Callable) -> None:
     """Train one seed until it reaches the target, or to the end.
 
     Args:
@@ -161,8 +164,8 @@ def start_record(options: Options, dataset: Dataset) -> dict[str, Any]:
     free = ("dataset", "data_dir", "seeds", "first_seed", "output", "resume")
     explicit = dataclasses.asdict(options) | dataclasses.asdict(models.explicit(options.config))
     shown = {name: value for name, value in explicit.items() if name not in free}
-    data = rundir.dataset_record(dataset.hold_out(options.validation, options.first_seed), dataset.sha256)
-    kind, colon, place = report.data_name(data).partition(":")
+    data = dataset_record(dataset.hold_out(options.validation, options.first_seed), dataset.sha256)
+    kind, colon, place = data_name(data).partition(":")
     record: dict[str, Any] = {
         "benchmark": "time-to-accuracy",
         "options": shown,
@@ -191,7 +194,7 @@ def measure_all(options: Options, dataset: Dataset, record: dict[str, Any]) -> N
         if history := record["runs"][-1]["history"]:
             print(epoch_line(record["runs"][-1]["seed"], history), file=sys.stderr, flush=True)
 
-    with interrupt.stop_flag() as flag:
+    with signals.stop_flag() as flag:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             if any(run["seed"] == seed for run in record["runs"]):
                 continue

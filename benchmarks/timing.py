@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from jresnet.config import Precision
-from jresnet.environment import commit, cpu_cores, cpu_instructions, cpu_name
 from jresnet.errors import InputError
-from jresnet.runlog import write_json
+from jresnet.records.environment import commit, cpu_cores, cpu_instructions, cpu_name
+from jresnet.records.files import write_json
 
 Device = Literal["cpu", "gpu"]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")

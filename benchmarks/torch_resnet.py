@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from benchmarks.timing import POOL_IMAGES, Case, Device, Rival
 from jresnet.config import Precision
-from jresnet.environment import cpu_cores
+from jresnet.records.environment import cpu_cores
 
 """Random images held on the device; a step's time does not depend on what they show."""
 PADDING = 4

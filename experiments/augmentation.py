@@ -6,9 +6,10 @@ accuracy 0.875597.
     python -m experiments.augmentation
 """
 
-from experiments import paper, study
+from experiments import report
+from experiments.study import single
 
-CONFIG = paper.AUGMENTED
+CONFIG = report.AUGMENTED
 
 if __name__ == "__main__":
-    raise SystemExit(study.main("augmentation", CONFIG))
+    raise SystemExit(single.main("augmentation", CONFIG))

@@ -5,7 +5,7 @@ The report's test accuracies after 100 epochs: 0.8965, 0.8909, 0.8766.
     python -m experiments.batch_size
 """
 
-from experiments import sweep
+from experiments.study import sweep
 
 if __name__ == "__main__":
     raise SystemExit(sweep.main("batch_size"))

@@ -5,7 +5,7 @@ Three blocks per stage have 7,517,380 parameters, more than the budget of 5 mill
 python -m experiments.blocks
 """
 
-from experiments import sweep
+from experiments.study import sweep
 
 if __name__ == "__main__":
     raise SystemExit(sweep.main("blocks"))

@@ -18,15 +18,16 @@ from collections.abc import Sequence
 import rich.box
 import rich.table
 
-from experiments import paper, runs, statistics, study
-from experiments.progress import Ledger
-from experiments.runs import Run
-from experiments.statistics import Summary
+from experiments import report
+from experiments.study import runs, single, statistics
+from experiments.study.progress import Ledger
+from experiments.study.runs import Run
+from experiments.study.statistics import Summary
 from jresnet import cli, models
 from jresnet.config import Config, require
-from jresnet.datasets import Dataset, load_dataset
+from jresnet.data.datasets import Dataset, load_dataset
 from jresnet.errors import Diverged, InputError, Interrupted
-from jresnet.runlog import write_bytes
+from jresnet.records.files import write_bytes
 
 NAME = "cross_validation"
 PROGRAM = f"python -m experiments.{NAME}"
@@ -106,10 +107,10 @@ def run(arguments: list[str]) -> None:
 
 def parse(arguments: list[str]) -> Options:
     """Options with the final model's values as defaults, or, with --quick, the small scale's."""
-    options = cli.parse(Options, arguments, PROGRAM, Options(**vars(paper.final())))
+    options = cli.parse(Options, arguments, PROGRAM, Options(**vars(report.final())))
     if not options.quick:
         return options
-    return cli.parse(Options, arguments, PROGRAM, Options(**vars(dataclasses.replace(paper.final(), **study.QUICK))))
+    return cli.parse(Options, arguments, PROGRAM, Options(**vars(dataclasses.replace(report.final(), **single.QUICK))))
 
 
 def parse_grid(options: Options) -> tuple[tuple[str, ...], Grid]:

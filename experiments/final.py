@@ -8,9 +8,10 @@ The batch size follows from the final accuracy, 0.909545 = 9110 / (313 x 32), a 
     python -m experiments.final --quick    # a small network on synthetic images
 """
 
-from experiments import paper, study
+from experiments import report
+from experiments.study import single
 
-CONFIG = paper.final()
+CONFIG = report.final()
 
 if __name__ == "__main__":
-    raise SystemExit(study.main("final", CONFIG))
+    raise SystemExit(single.main("final", CONFIG))

@@ -5,7 +5,7 @@ The report gives accuracies for none (0.808) and for all three (0.8756), none fo
     python -m experiments.grayscale
 """
 
-from experiments import sweep
+from experiments.study import sweep
 
 if __name__ == "__main__":
     raise SystemExit(sweep.main("grayscale"))

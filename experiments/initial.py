@@ -6,9 +6,10 @@ already; `experiments.paper` says why they are here.
     python -m experiments.initial
 """
 
-from experiments import paper, study
+from experiments import report
+from experiments.study import single
 
-CONFIG = paper.INITIAL
+CONFIG = report.INITIAL
 
 if __name__ == "__main__":
-    raise SystemExit(study.main("initial", CONFIG))
+    raise SystemExit(single.main("initial", CONFIG))

@@ -5,7 +5,7 @@ Kernels of 5 x 5 make 13,228,708 parameters, more than the budget of 5 million t
 python -m experiments.kernel_size
 """
 
-from experiments import sweep
+from experiments.study import sweep
 
 if __name__ == "__main__":
     raise SystemExit(sweep.main("kernel_size"))

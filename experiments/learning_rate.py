@@ -5,7 +5,7 @@ The report's test accuracies after 100 epochs: 0.8755, 0.8836, 0.8865.
     python -m experiments.learning_rate
 """
 
-from experiments import sweep
+from experiments.study import sweep
 
 if __name__ == "__main__":
     raise SystemExit(sweep.main("learning_rate"))

@@ -3,7 +3,7 @@
 python -m experiments.pool_size
 """
 
-from experiments import sweep
+from experiments.study import sweep
 
 if __name__ == "__main__":
     raise SystemExit(sweep.main("pool_size"))

@@ -11,12 +11,18 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from experiments import paper, statistics, tables
-from experiments.page import OUTCOME
-from experiments.tables import Column, Row
-from jresnet import cli, loop, report, rundir
+from experiments import report
+from experiments.page import tables
+from experiments.page.page import OUTCOME
+from experiments.page.tables import Column, Row
+from experiments.study import statistics
+from jresnet import cli
 from jresnet.errors import InputError
-from jresnet.runlog import METRICS, read_metrics, write_bytes
+from jresnet.records import run_directory
+from jresnet.records.files import write_bytes
+from jresnet.records.log import METRICS, read_metrics
+from jresnet.records.tables import data_name, provenance
+from jresnet.train import loop
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS, README = pathlib.Path("experiments", "results"), "README.md"
@@ -95,7 +101,7 @@ def _study(directory: pathlib.Path) -> list[str]:
     records = [record for _, _, records in cells for record in records]
     if not records:
         return []
-    origin = [f"{name}: {value}." for name, value in report.provenance(records).items() if name != "Data"]
+    origin = [f"{name}: {value}." for name, value in provenance(records).items() if name != "Data"]
     rows = [_row(title, label, records) for title, label, records in cells if records]
     return [
         "", f"**{directory.name}**: {_caption(records)}", "", *_markdown(_COLUMNS, rows), "",
@@ -110,7 +116,7 @@ def _caption(records: Sequence[dict]) -> str:
     widths = sorted({record["config"]["width"] for record in records})
     epochs = sorted({record["epochs"] for record in records})
     data = [record["dataset"] for record in records]
-    names = ", ".join(sorted({report.data_name(one) for one in data}))
+    names = ", ".join(sorted({data_name(one) for one in data}))
     images = " or ".join(f"{count:,}" for count in sorted({one["train"] for one in data}))
     return (
         f"width {_listed(widths)}, {_listed(epochs)} epochs on {names}, {images} training and {data[0]['test']:,} test "
@@ -122,7 +128,7 @@ def _row(title: str, label: str, records: Sequence[dict]) -> Row:
     row: dict[str, Any] = {
         "experiment": title, "setting": label, "n": len(records), "parameters": records[0]["parameters"],
     }  # fmt: skip
-    figures = {"accuracy": "test_accuracy", "batches": paper.COMPARED, "loss": "test_loss"}
+    figures = {"accuracy": "test_accuracy", "batches": report.COMPARED, "loss": "test_loss"}
     for name, key in figures.items():
         found = statistics.summarise([record[key] for record in records])
         row |= {f"{name}_{part}": getattr(found, part) for part in ("mean", "std", "low", "high")}
@@ -135,7 +141,7 @@ def _markdown(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
 
 def _read(directory: pathlib.Path) -> tuple[dict, list[tuple[str, str, list[dict]]]]:
     """A study's outcome.json, and its cells: title of the experiment, label of the setting, records."""
-    outcome = rundir.read_json(directory / OUTCOME)
+    outcome = run_directory.read_json(directory / OUTCOME)
     try:
         cells = []
         for experiment in outcome["experiments"]:
@@ -157,8 +163,8 @@ def _label(experiment: str, label: str, records: Sequence[dict]) -> str:
 
 def _record(run: pathlib.Path) -> dict:
     """A run's result.json, with everything that this module reads of it."""
-    path = run / rundir.RESULT
-    record = rundir.read_json(path)
+    path = run / run_directory.RESULT
+    record = run_directory.read_json(path)
     loop.recorded_result(record, path)
     if not {"name", "train", "test", "sha256"} <= record["dataset"].keys() or "width" not in record["config"]:
         raise InputError(f"{path}: does not name its data set and width: take the file from the run again")
@@ -183,10 +189,10 @@ def _contradictions(directory: pathlib.Path, root: pathlib.Path) -> list[str]:
         expected["seconds"] = record["seconds"] if math.isclose(record["seconds"], seconds, rel_tol=1e-14) else seconds
         for name, value in expected.items():
             if record[name] != value:
-                where = (run / rundir.RESULT).relative_to(root)
+                where = (run / run_directory.RESULT).relative_to(root)
                 lines.append(f"{where}: {name} is {record[name]}, its epochs give {value}: restore the file")
         if len(lines) == before:
-            altered = rundir.altered(run, (METRICS, rundir.RESULT))
+            altered = run_directory.altered(run, (METRICS, run_directory.RESULT))
             lines += [f"{(run / name).relative_to(root)}: {what}: restore the file" for name, what in altered.items()]
     return lines
 

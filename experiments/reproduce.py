@@ -11,13 +11,16 @@ The same command goes on where a study was stopped; runs that are recorded are n
 import sys
 from collections.abc import Sequence
 
-from experiments import page, paper, plan, statistics
-from experiments.plan import Plan, StudyOptions
-from experiments.progress import Ledger
-from experiments.study import Cell, Experiment, Outcome
-from jresnet import cli, report, rundir
-from jresnet.datasets import load_dataset
+from experiments import report
+from experiments.page import page
+from experiments.study import plan, statistics
+from experiments.study.experiment import Cell, Experiment, Outcome
+from experiments.study.plan import Plan, StudyOptions
+from experiments.study.progress import Ledger
+from jresnet import cli
+from jresnet.data.datasets import dataset_record, load_dataset
 from jresnet.errors import Diverged, InputError, Interrupted
+from jresnet.records.tables import data_name
 
 PROGRAM = "python -m experiments.reproduce"
 
@@ -66,7 +69,7 @@ def train(study: Plan, ledger: Ledger) -> dict[str, str]:
 
 def collect(study: Plan, command: str) -> Outcome:
     """The study as far as it has come."""
-    order = {name: place for place, name in enumerate(paper.NAMES)}
+    order = {name: place for place, name in enumerate(report.NAMES)}
     known = sorted((e for stage in study.ready()[0] for e in stage), key=lambda experiment: order[experiment.name])
     results = tuple((experiment, study.cells(experiment)) for experiment in known)
     options = study.options
@@ -91,7 +94,7 @@ def caption(study: Plan, results: Sequence[tuple[Experiment, tuple[Cell, ...]]])
     seeds = f"{options.seeds} seed{'s' if options.seeds > 1 else ''} per setting"
     devices = sorted({record["device"] for _, cells in results for cell in cells for record in cell.records})
     scale = _scale(options)
-    name = report.data_name(rundir.dataset_record(dataset, dataset.sha256))
+    name = data_name(dataset_record(dataset, dataset.sha256))
     parts = [f"{scale}: {name}", train, f"{len(dataset.test):,} test images", f"{options.epochs} epochs"]
     return "; ".join([*parts, channels, seeds, "on " + (" and ".join(devices) or "no device yet")])
 

@@ -6,7 +6,7 @@ The report's test accuracies after 100 epochs: 0.9057, 0.8947, 0.9016. On CIFAR-
     python -m experiments.width
 """
 
-from experiments import sweep
+from experiments.study import sweep
 
 if __name__ == "__main__":
     raise SystemExit(sweep.main("width"))

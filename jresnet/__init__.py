@@ -10,11 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jresnet import torch_weights
     from jresnet.config import Config
-    from jresnet.datasets import Dataset, Split, load_dataset
+    from jresnet.data.datasets import Dataset, Split, load_dataset
     from jresnet.errors import Diverged, InputError, Interrupted, Lost
-    from jresnet.loop import Result, fit
     from jresnet.models import (
         BasicBlock,
         Bottleneck,
@@ -34,12 +32,14 @@ if TYPE_CHECKING:
         resnet110,
         resnet152,
         resnet_se443,
+        torch_weights,
         wide_resnet16_8,
         wide_resnet28_10,
     )
-    from jresnet.serving import Classifier
-    from jresnet.state import TrainState
-    from jresnet.step import make_eval_step, make_train_step
+    from jresnet.train.loop import Result, fit
+    from jresnet.train.state import TrainState
+    from jresnet.train.step import make_eval_step, make_train_step
+    from jresnet.use.classifier import Classifier
 
 __all__ = [
     "BasicBlock",
@@ -81,19 +81,19 @@ __all__ = [
 
 _HOMES = {
     "Config": "config",
-    "Dataset": "datasets",
-    "Split": "datasets",
-    "load_dataset": "datasets",
+    "Dataset": "data.datasets",
+    "Split": "data.datasets",
+    "load_dataset": "data.datasets",
     "Diverged": "errors",
     "InputError": "errors",
     "Interrupted": "errors",
     "Lost": "errors",
-    "Result": "loop",
-    "fit": "loop",
-    "Classifier": "serving",
-    "TrainState": "state",
-    "make_eval_step": "step",
-    "make_train_step": "step",
+    "Result": "train.loop",
+    "fit": "train.loop",
+    "Classifier": "use.classifier",
+    "TrainState": "train.state",
+    "make_eval_step": "train.step",
+    "make_train_step": "train.step",
 }
 
 
@@ -102,7 +102,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "torch_weights":
-        return importlib.import_module("jresnet.torch_weights")
+        return importlib.import_module("jresnet.models.torch_weights")
     value = getattr(importlib.import_module(f"jresnet.{_HOMES.get(name, 'models')}"), name)
     globals()[name] = value
     return value

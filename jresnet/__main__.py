@@ -13,10 +13,12 @@ from typing import Any
 
 import tyro.conf
 
-from jresnet import cli, diagram, models, serving, summary, torch_weights
+from jresnet import cli, models
 from jresnet.config import Config, Model
 from jresnet.errors import InputError
-from jresnet.torch_weights import Layout
+from jresnet.models import diagram, summary, torch_weights
+from jresnet.models.torch_weights import Layout
+from jresnet.use.classifier import Classifier, store
 
 ARCHITECTURE = ("model", "width", "blocks", "kernel_size", "pool_size")
 """Options that say which network; the names are Config's."""
@@ -115,7 +117,7 @@ def convert(options: Convert) -> None:
     if from_run and to_run:
         raise InputError(f"{options.target}: both are directories: copy the run, or name a file to write")
     if from_run:
-        classifier = serving.Classifier.load(options.source)
+        classifier = Classifier.load(options.source)
         state_dict = torch_weights.to_state_dict(
             classifier.variables, classifier.model, options.layout, classifier.image_size
         )
@@ -159,7 +161,7 @@ def convert_file(options: Convert, to_run: bool) -> None:
     models.check_network(config, len(classes), image_size)
     if to_run:
         variables = torch_weights.from_state_dict(state_dict, model, image_size)
-        serving.store(options.target, config, variables, classes, image_size, options.mean or (), options.std or ())
+        store(options.target, config, variables, classes, image_size, options.mean or (), options.std or ())
     else:
         torch_weights.save(options.target, torch_weights.relayout(state_dict, model, options.layout, image_size))
 

@@ -7,10 +7,12 @@ import shlex
 import pytest
 import yaml
 
-from experiments import final, plan, reproduce, study
-from jresnet import cluster, models
+from experiments import final, reproduce
+from experiments.study import plan, single
+from jresnet import models
+from jresnet.parallel import distributed
 
-DOCS = pathlib.Path(final.__file__).parent.parent / "docs"
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
 
 
 def parsed(command):
@@ -19,7 +21,7 @@ def parsed(command):
     module = words.index("-m")
     name, arguments = words[module + 1], words[module + 2 :]
     if name == "experiments.final":
-        return study.parse(name, final.CONFIG, arguments, study.SingleOptions)
+        return single.parse(name, final.CONFIG, arguments, single.SingleOptions)
     assert name == "experiments.reproduce"
     return plan.parse(arguments, reproduce.PROGRAM)
 
@@ -41,7 +43,7 @@ def test_slurm_runs_one_process_per_gpu_of_one_run():
     count = int(given["nodes"]) * int(given["ntasks-per-node"])
     assert options.batch_size % count == 0
     environment = {"SLURM_STEP_NUM_TASKS": str(count), "SLURM_PROCID": "3", "SLURM_STEP_NODELIST": "n[1-2]"}
-    assert cluster.place(options, environment) == (8, 3)
+    assert distributed.place(options, environment) == (8, 3)
 
 
 def test_slurm_shares_a_study_out_over_an_array():
@@ -60,7 +62,7 @@ def test_kubernetes_runs_an_indexed_job_that_finds_its_first_pod():
     assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
     assert job["spec"]["completionMode"] == "Indexed"
     assert job["spec"]["completions"] == job["spec"]["parallelism"] == options.num_processes
-    assert cluster.place(options, {"JOB_COMPLETION_INDEX": "1"}) == (2, 1)
+    assert distributed.place(options, {"JOB_COMPLETION_INDEX": "1"}) == (2, 1)
     assert options.batch_size % (options.num_processes * container["resources"]["limits"]["nvidia.com/gpu"]) == 0
 
 

@@ -1,0 +1,1 @@
+"""The page of a study, and the tables and figures on it."""

@@ -1,0 +1,1 @@
+"""The study: settings x seeds -> runs -> statistics."""

@@ -1,0 +1,170 @@
+"""What repetition says: means with confidence intervals, settings compared on shared seeds, a claim judged in words.
+
+Every interval and test is scipy's: Student's t for a mean, the paired t-test for a difference.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from experiments.study.experiment import Cell, Experiment
+
+LEVEL = 0.95
+"""Confidence of every interval; a claim is judged at 1 - LEVEL."""
+
+Word = Literal["supported", "refuted", "undecided"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Values summed up; the interval is that of their mean at LEVEL, None where one value leaves no spread.
+
+    `std` is the sample standard deviation, with n - 1.
+    """
+
+    n: int
+    mean: float
+    std: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two settings on the seeds they share: `difference` is the mean of first - second, with its interval.
+
+    `p` is the paired t-test's, two-sided and not corrected for the number of pairs. Interval and p are None
+    where fewer than two seeds are shared or the differences do not vary, so that there is nothing to test by.
+    """
+
+    first: str
+    second: str
+    n: int
+    difference: float
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What this study says of a claim of the report's."""
+
+    word: Word
+    sentence: str
+    comparisons: tuple[Comparison, ...]
+
+
+def summarise(values: Iterable[float]) -> Summary:
+    """Mean, deviation and interval of at least one value."""
+    sample = np.asarray(list(values), np.float64)
+    n, mean = len(sample), float(np.mean(sample))
+    if n < 2:
+        return Summary(n, mean, None, None, None)
+    std = float(np.std(sample, ddof=1))
+    if np.ptp(sample) == 0:
+        return Summary(n, mean, 0.0, mean, mean)
+    low, high = stats.t.interval(LEVEL, n - 1, loc=mean, scale=stats.sem(sample))
+    return Summary(n, mean, std, float(low), float(high))
+
+
+def compare(first: Cell, second: Cell, key: str = "test_accuracy") -> Comparison | None:
+    """Compare two settings by a figure of `result.json` on the seeds that both have; None without any."""
+    ours, theirs = ({record["seed"]: record[key] for record in cell.records} for cell in (first, second))
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return None
+    a, b = (np.array([values[seed] for seed in seeds]) for values in (ours, theirs))
+    names, difference = (first.setting.label, second.setting.label), float(np.mean(a - b))
+    # Differences of shares of images that agree in every image differ by rounding alone.
+    if len(seeds) < 2 or np.ptp(a - b) < 1e-12:
+        return Comparison(*names, len(seeds), difference, None, None, None)
+    test = stats.ttest_rel(a, b)
+    low, high = test.confidence_interval(LEVEL)
+    return Comparison(*names, len(seeds), difference, float(low), float(high), float(test.pvalue))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979, Scandinavian Journal of Statistics 6, 65-70), in their order."""
+    order = np.argsort(p)
+    steps = np.asarray(p, np.float64)[order] * np.arange(len(p), 0, -1)
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return corrected.tolist()
+
+
+def judge(experiment: Experiment, cells: Sequence[Cell]) -> Verdict | None:
+    """Judge the report's ordering by test accuracy, every pair of its settings compared on shared seeds.
+
+    Supported: every pair differs in the claimed direction. Refuted: a pair differs in the other. Undecided:
+    neither can be told at this n. A pair differs where its paired t-test, corrected by Holm's method for
+    the number of pairs, has p < 1 - LEVEL.
+
+    Returns:
+      The verdict; None where the report claims nothing.
+    """
+    if not experiment.claim:
+        return None
+    ordering = " > ".join(experiment.claim)
+    # Where the report gives no accuracies, what it did is all it claims.
+    claim = (
+        f"The report's ordering {ordering}"
+        if experiment.reported
+        else f"The ordering {ordering}, implied by the report's choice,"
+    )
+    by_label = {cell.setting.label: cell for cell in cells}
+    pairs = list(itertools.combinations(experiment.claim, 2))
+    compared = [compare(by_label[a], by_label[b]) for a, b in pairs if a in by_label and b in by_label]
+    found = tuple(comparison for comparison in compared if comparison is not None)
+    if len(found) < len(pairs):
+        return Verdict("undecided", f"{claim} is undecided: not all of it has been run yet.", found)
+    tested = [comparison for comparison in found if comparison.p is not None]
+    differing = {
+        comparison: p < 1 - LEVEL
+        for comparison, p in zip(tested, holm([c.p for c in tested if c.p is not None]), strict=True)
+    }
+    against = [c for c in found if c.difference < 0 and differing.get(c)]
+    word: Word = "undecided"
+    if against:
+        word = "refuted"
+    elif all(c.difference > 0 and differing.get(c) for c in found):
+        word = "supported"
+    return Verdict(word, _sentence(word, claim, by_label, experiment.claim, found, against), found)
+
+
+def _sentence(
+    word: Word, claim: str, by_label: dict[str, Cell], labels: Sequence[str], found: tuple[Comparison, ...],
+    against: list[Comparison],
+) -> str:  # fmt: skip
+    """The verdict in words, with what was observed and by which test."""
+    fewest = min(comparison.n for comparison in found)
+    seeds = f"{fewest} shared seed{'s' if fewest > 1 else ''}"
+    means = {label: summarise(record["test_accuracy"] for record in by_label[label].records).mean for label in labels}
+    ranked = sorted(means, key=lambda label: -means[label])
+    observed = ", ".join(f"{label} {100 * means[label]:.2f} %" for label in ranked)
+    text = f"{claim} is {word} at n = {fewest}: mean test accuracies {observed}"
+    if against:
+        text += "; " + ", ".join(f"{c.second} exceeds {c.first} by {_points(-c.difference)}" for c in against)
+    if fewest < 2:
+        return f"{text}. One seed cannot tell a difference from chance."
+    many = f", corrected by Holm's method for {len(found)} pairs" if len(found) > 1 else ""
+    return f"{text} (paired t-test over {seeds}{many}, level {1 - LEVEL:.2f})."
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:.2f} percentage points"
+
+
+def winner(cells: Sequence[Cell], select: str) -> str:
+    """The label with the best mean accuracy on the `select` split, "validation" or "test"; the first of equals."""
+    means = {
+        cell.setting.label: math.fsum(record[f"{select}_accuracy"] for record in cell.records) / len(cell.records)
+        for cell in cells
+        if cell.records
+    }
+    return max(means, key=lambda label: means[label])

@@ -1,0 +1,6 @@
+"""The command line: options from dataclasses, exit statuses, and the library's own commands."""
+
+from jresnet.cli.options import parse
+from jresnet.cli.program import command, exit_status, make_console
+
+__all__ = ["command", "exit_status", "make_console", "parse"]

@@ -1,0 +1,251 @@
+"""Images from TensorFlow Datasets: prepared ones from disk, others by download.
+
+TFDS and TensorFlow are imported only when a data set is read, so that the rest works without them.
+"""
+
+import contextlib
+import difflib
+import logging
+import os
+import pathlib
+import queue
+import re
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import numpy as np
+
+from jresnet.data import cache
+from jresnet.data.readers import Arrays, refuse, size
+from jresnet.errors import first_line
+
+_OTHER_SOURCES = "npz:FILE, folder:DIR or --dataset synthetic"
+_NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d+(\.(\d+|\*)){2})?")
+_BATCH = 1000
+_PROBE_SECONDS = 3.0
+_PROBE_HOSTS = 4
+
+
+def read_tfds(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...]]:
+    """Read an image-classification data set with TFDS, in stored order; download it if it is not prepared.
+
+    Decoded once, the arrays are kept in the user's cache for as long as the prepared files stay the same;
+    reading them from there needs no TensorFlow.
+
+    Args:
+      name: TFDS's name, "name", "name/config" or with ":version" after either.
+      data_dir: directory of prepared data sets; None takes TFDS_DATA_DIR, else ~/tensorflow_datasets.
+
+    Returns:
+      The arrays by split, and the class names.
+
+    Raises:
+      InputError: TFDS lacks this data set or is not installed, the data are neither prepared nor can be
+        downloaded, or they are not images with labels.
+    """
+    directory = os.path.abspath(
+        os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    )
+    with _quiet():
+        tfds = _import("tensorflow_datasets", name)
+        builder = _builder(tfds, name, directory)
+        _check_features(tfds, builder, name)
+        prepared = builder.is_prepared()
+        if not prepared:
+            _check_network(builder, name, directory)
+            _import("tensorflow", name)
+            _download(builder, name, directory)
+        files = sorted(path for path in pathlib.Path(builder.data_dir).iterdir() if path.is_file())
+        key = f"{builder.name}-{cache.digest(files)}"
+        kept = cache.load(key)
+        if kept is None:
+            kept = _decode(tfds, builder, name)
+            cache.store(key, kept)
+        splits = [array.removesuffix("_images") for array in kept if array.endswith("_images")]
+        arrays = {split: (kept[f"{split}_images"], kept[f"{split}_labels"]) for split in splits}
+        return arrays, tuple(builder.info.features["label"].names)
+
+
+def _decode(tfds: Any, builder: Any, name: str) -> dict[str, np.ndarray]:
+    """SPLIT_images and SPLIT_labels of every split, decoded by TensorFlow."""
+    _import("tensorflow", name)
+    tensorflow = import_tensorflow()
+    arrays = {}
+    try:
+        for split in _splits(builder, name):
+            arrays[f"{split}_images"], arrays[f"{split}_labels"] = _read_split(tfds, builder, name, split)
+        return arrays
+    except tensorflow.errors.OpError as error:
+        refuse(
+            f"--dataset {name}: {builder.data_dir} is damaged ({first_line(error)}): "
+            f"remove it and prepare it again, or use {_OTHER_SOURCES}"
+        )
+
+
+def import_tensorflow() -> Any:
+    """TensorFlow, silent, and kept off the accelerator, whose memory it would take from JAX.
+
+    Raises:
+      ImportError: it is not installed.
+    """
+    _set_quiet()
+    import tensorflow
+
+    with contextlib.suppress(RuntimeError):
+        tensorflow.config.set_visible_devices([], "GPU")
+    return tensorflow
+
+
+def _set_quiet() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # The note on oneDNN ignores the level above; handling images makes no use of oneDNN.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep TensorFlow's and TFDS's notes on their own insides off the console; errors still show."""
+    _set_quiet()
+    loggers = [logging.getLogger(name) for name in ("absl", "tensorflow", "tensorflow_datasets")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _import(module: str, name: str) -> Any:
+    try:
+        return __import__(module)
+    except ImportError as error:
+        package = module.replace("_", "-")
+        refuse(
+            f"--dataset {name}: reading it needs {package}, which cannot be imported ({error}): "
+            f"pip install {package}, or use {_OTHER_SOURCES}"
+        )
+
+
+def _builder(tfds: Any, name: str, directory: str) -> Any:
+    # Other forms would have TFDS look in community registries over the network.
+    if not _NAME.fullmatch(name):
+        _refuse_unknown(tfds, name)
+    try:
+        return tfds.builder(name, data_dir=directory)
+    except tfds.core.DatasetNotFoundError:
+        _refuse_unknown(tfds, name)
+    except Exception as error:
+        refuse(
+            f"--dataset {name}: TFDS cannot open it ({first_line(error)}): correct the name, or use {_OTHER_SOURCES}"
+        )
+
+
+def _refuse_unknown(tfds: Any, name: str) -> NoReturn:
+    known = tfds.list_builders(with_community_datasets=False)
+    close = difflib.get_close_matches(name.lower(), known)
+    hint = f" (close: {', '.join(close)})" if close else ""
+    refuse(f"--dataset {name!r}: TFDS has no such data set{hint}: correct the name, or use {_OTHER_SOURCES}")
+
+
+def _check_network(builder: Any, name: str, directory: str) -> None:
+    """Refuse at once where no host of the data set answers; TFDS would retry for over a minute."""
+    urls = builder.url_infos or {}
+    hosts = sorted({"{0.scheme}://{0.netloc}/".format(urllib.parse.urlsplit(url)) for url in urls})[:_PROBE_HOSTS]
+    if hosts and not _any_answers(hosts):
+        refuse(
+            f"--dataset {name}: {builder.info.full_name} is not prepared in {directory}, and there is no "
+            f"network to download it (no answer from {', '.join(hosts)}): set --data-dir or TFDS_DATA_DIR to "
+            f"a directory that holds it prepared, connect to the network, or use {_OTHER_SOURCES}"
+        )
+
+
+def _download(builder: Any, name: str, directory: str) -> None:
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        refuse(
+            f"--dataset {name}: TFDS could not prepare {builder.info.full_name} in {directory} "
+            f"({first_line(error)}): prepare it with TFDS first, or use {_OTHER_SOURCES}"
+        )
+
+
+def _any_answers(hosts: list[str]) -> bool:
+    """Whether one of the hosts answers in time; through a proxy where one is set, as the download would go.
+
+    The threads are left behind: looking up a name has no timeout of its own.
+    """
+    answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    for host in hosts:
+        threading.Thread(target=lambda host=host: answers.put(_answers(host)), daemon=True).start()
+    deadline = time.monotonic() + _PROBE_SECONDS
+    with contextlib.suppress(queue.Empty):
+        for _ in hosts:
+            if answers.get(timeout=max(0.0, deadline - time.monotonic())):
+                return True
+    return False
+
+
+def _answers(host: str) -> bool:
+    try:
+        urllib.request.urlopen(urllib.request.Request(host, method="HEAD"), timeout=_PROBE_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True
+    except Exception:
+        return False
+    return True
+
+
+def _check_features(tfds: Any, builder: Any, name: str) -> None:
+    features = builder.info.features
+    if not (
+        isinstance(features, tfds.features.FeaturesDict)
+        and {"image", "label"} <= set(features)
+        and isinstance(features["image"], tfds.features.Image)
+        and isinstance(features["label"], tfds.features.ClassLabel)
+    ):
+        refuse(
+            f"--dataset {name}: it does not consist of one image and one class label each, named image and "
+            f"label: choose an image-classification data set, or use {_OTHER_SOURCES}"
+        )
+
+
+def _splits(builder: Any, name: str) -> list[str]:
+    there = list(builder.info.splits)
+    if not {"train", "test"} <= set(there):
+        refuse(
+            f"--dataset {name}: its splits are {', '.join(there)}, but train and test are needed: "
+            f"choose another data set, or use {_OTHER_SOURCES}"
+        )
+    return [split for split in ("train", "validation", "test") if split in there]
+
+
+def _read_split(tfds: Any, builder: Any, name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of one split; TFDS decodes in parallel but keeps the stored order."""
+    known_size = None not in builder.info.features["image"].shape
+    dataset = builder.as_dataset(
+        split=split,
+        shuffle_files=False,
+        batch_size=_BATCH if known_size else 1,
+        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+        decoders=tfds.decode.PartialDecoding({"image": True, "label": True}),
+    )
+    images: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    for batch in tfds.as_numpy(dataset):
+        images.append(batch["image"])
+        labels.append(batch["label"])
+        if images[-1].shape[1:] != images[0].shape[1:]:
+            refuse(
+                f"--dataset {name}: its {split} images differ in size, {size(images[0])} and "
+                f"{size(images[-1])} (height x width): resize them and use npz:FILE or folder:DIR"
+            )
+    if not images:
+        refuse(f"--dataset {name}: its {split} split holds no images: prepare it again, or use {_OTHER_SOURCES}")
+    return np.concatenate(images), np.concatenate(labels)

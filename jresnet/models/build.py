@@ -1,0 +1,111 @@
+"""From a configuration to a network: built, counted and checked."""
+
+import bisect
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jresnet.config import Config, require
+from jresnet.errors import InputError
+from jresnet.models.resnet import VARIANTS, ResNet
+
+
+def from_config(config: Config, num_classes: int) -> ResNet:
+    """The network a configuration describes, for `num_classes` classes.
+
+    Raises:
+      InputError: options that do not go together.
+    """
+    variant = VARIANTS[config.model]
+    inside = variant(num_classes=num_classes).block.preactivated
+    options = {
+        "width": config.width,
+        "stage_sizes": config.blocks,
+        "kernel_size": config.kernel_size,
+        "pool_size": config.pool_size,
+        "block_dropout" if inside else "dropout": config.dropout,
+    }
+    return variant(
+        num_classes=num_classes, dtype=jnp.dtype(config.precision), local_norm=config.batch_norm == "local",
+        **{name: value for name, value in options.items() if value is not None},
+    )  # fmt: skip
+
+
+def explicit(config: Config) -> Config:
+    """The same configuration with the network's own values written out, as records hold it.
+
+    A `pool_size` of None stays: it is the whole feature map.
+    """
+    model = from_config(config, 2)
+    return dataclasses.replace(
+        config, width=model.width, blocks=model.stage_sizes, kernel_size=model.kernel_size,
+        pool_size=model.pool_size, dropout=model.block_dropout or model.dropout,
+    )  # fmt: skip
+
+
+@lru_cache
+def initialiser(model: ResNet) -> Callable[[jax.Array, jax.Array], Any]:
+    """`(key, images) -> variables`, as `model.init` with `train=False`; jitted, so that it is traced once per shape.
+
+    Images are float32 [batch, height, width, channels]; only their shape matters.
+    """
+    return jax.jit(partial(model.init, train=False))
+
+
+def variable_shapes(model: ResNet, image_size: tuple[int, int], channels: int = 3) -> dict:
+    """What `model.init` returns on images of `image_size`, (height, width) in pixels, as `jax.ShapeDtypeStruct`s.
+
+    Raises:
+      InputError: the pooling is larger than the last feature map.
+    """
+    images = jax.ShapeDtypeStruct((1, *image_size, channels), jnp.float32)
+    return jax.eval_shape(initialiser(model), jax.random.key(0), images)
+
+
+@lru_cache
+def parameter_count(model: ResNet, image_size: tuple[int, int], channels: int = 3) -> int:
+    """Trainable parameters of a network on images of `image_size`, (height, width) in pixels, and so many channels.
+
+    Raises:
+      InputError: the pooling is larger than the last feature map.
+    """
+    params = variable_shapes(model, image_size, channels)["params"]
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def check_network(config: Config, num_classes: int, image_size: tuple[int, int]) -> int:
+    """Check a configuration's network against its images and its budget; return its parameter count.
+
+    Args:
+      config: the configuration.
+      num_classes: classes the linear layer tells apart.
+      image_size: (height, width) of the images in pixels.
+
+    Raises:
+      InputError: the pooling is larger than the feature map, or the budget is exceeded.
+    """
+    model = from_config(config, num_classes)
+    height, width = model.feature_map(image_size)
+    require(
+        config, "pool_size", model.pool_size is None or model.pool_size <= min(height, width),
+        f"exceeds the last feature map, {height} x {width} for images of {image_size[0]} x {image_size[1]}: "
+        f"choose at most {min(height, width)}",
+    )  # fmt: skip
+    count = parameter_count(model, image_size)
+    if config.budget is not None and count > config.budget:
+        fitting = bisect.bisect_right(
+            # Every network has more parameters than its width squared.
+            range(1, min(model.width, math.isqrt(config.budget) + 1)), config.budget,
+            key=lambda width: parameter_count(model.clone(width=width), image_size),
+        )  # fmt: skip
+        smaller = f"--width {fitting} or less" if fitting else "fewer --blocks"
+        raise InputError(
+            f"--width {model.width}: the network has {count:,} parameters, over the budget of {config.budget:,}: "
+            f"choose {smaller}, or raise --budget"
+        )
+    return count

@@ -1,0 +1,230 @@
+"""The architecture as a figure: stages, blocks, skip connections and shapes (the figure of report section 3.3.1)."""
+
+import io
+import itertools
+import os
+import pathlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from jresnet.errors import InputError
+from jresnet.models.summary import Layer, by
+from jresnet.records.files import write_bytes
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+
+FORMATS = (".svg", ".png", ".pdf")
+"""What a figure's file may end in."""
+
+IDENTITY = "identity"
+"""What a skip connection does that hands its input on."""
+
+MOST_BLOCKS = 4
+"""Blocks of a stage that are drawn one by one; of more than that, the first two and the last."""
+
+# Okabe and Ito, "Color Universal Design" (2008), the fills lightened.
+_FILLS = {"stem": "#fbe7c6", "block": "#d5e8f5", "head": "#d3efe4"}
+_LINE, _SKIP = "#333333", "#D55E00"
+# Inches: boxes, the space between them, the left margin with the rows' names, what a row is taller than its boxes.
+_BOX, _GAP, _MARGIN, _AIR = 1.5, 0.55, 1.45, 0.95
+_NOTE = (
+    "conv: convolution with batch normalisation and ReLU; /2: stride 2; + adds the skip connection, "
+    "dashed where it changes the shape"
+)
+
+
+class Box(NamedTuple):
+    """A box of the figure.
+
+    Attributes:
+      title: its name.
+      lines: what it computes, a layer a line.
+      fill: key of the colours.
+      skip: what its skip connection does, as "1 x 1 conv, 84, /2" or IDENTITY; None: it has none.
+    """
+
+    title: str
+    lines: tuple[str, ...]
+    fill: str
+    skip: str | None = None
+
+    @property
+    def height(self) -> float:
+        """In inches."""
+        return 0.44 + 0.2 * len(self.lines)
+
+
+class Row(NamedTuple):
+    """The boxes of a stage, from left to right, and the shape that leaves it."""
+
+    name: str
+    boxes: tuple[Box, ...]
+    output: tuple[int, ...]
+
+    @property
+    def height(self) -> float:
+        """In inches, with the space for skip connections above and the way to the next row below."""
+        return max(box.height for box in self.boxes) + _AIR
+
+
+def rows(layers: list[Layer]) -> list[Row]:
+    """The rows of the figure: stem, stages, head.
+
+    Args:
+      layers: of a network, from `summary.layers`.
+    """
+    found: list[Row] = []
+    for name, group in itertools.groupby(layers, key=_row_name):
+        members = list(group)
+        boxes = _blocks(members, found[-1].output) if name.startswith("stage") else _singles(members, name)
+        # A projection, called last in its block, has the block's shape too.
+        found.append(Row(name, tuple(boxes), members[-1].output))
+    return found
+
+
+def draw(layers: list[Layer], path: str | os.PathLike, title: str) -> None:
+    """Draw a network; the file is written whole or not at all.
+
+    Args:
+      layers: of the network, from `summary.layers`.
+      path: a file that ends in one of FORMATS.
+      title: plain text above the figure.
+
+    Raises:
+      InputError: another ending, or a place that cannot be written.
+    """
+    check_path(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    found = rows(layers)
+    columns = max(3, *(len(row.boxes) for row in found))
+    width = _MARGIN + columns * (_BOX + _GAP)
+    height = 1.0 + sum(row.height for row in found)
+    figure = Figure(figsize=(width, height), dpi=120)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(-height, 0))
+    axes.set_axis_off()
+    axes.text(0.2, -0.3, title, fontsize=11, fontweight="bold", va="center", parse_math=False)
+    axes.text(0.2, 0.25 - height, _NOTE, fontsize=7.5, va="center", color="#555555")
+    middles = _middles(found)
+    for row, y, below in zip(found, middles, [*middles[1:], None], strict=True):
+        _draw_row(axes, row, y)
+        if below is not None:
+            _draw_way_down(axes, row, y, below)
+    image = io.BytesIO()
+    figure.savefig(image, format=pathlib.Path(path).suffix[1:])
+    try:
+        write_bytes(path, image.getvalue())
+    except OSError as error:
+        raise InputError(f"--figure {path}: cannot be written ({error.strerror}): choose another place") from None
+
+
+def check_path(path: str | os.PathLike) -> None:
+    """Raise InputError unless a figure can go there, as far as the name tells."""
+    if pathlib.Path(path).suffix not in FORMATS:
+        raise InputError(f"--figure {path}: must end in one of {', '.join(FORMATS)}: choose another name")
+    if not pathlib.Path(path).absolute().parent.is_dir():
+        raise InputError(f"--figure {path}: its directory does not exist: make it, or choose another place")
+
+
+def _row_name(layer: Layer) -> str:
+    """The row a layer belongs to: "stage 2" for layer2_0/conv1; what comes before is the stem, after the head."""
+    top = layer.name.split("/")[0]
+    if top.startswith("layer"):
+        return f"stage {top.removeprefix('layer').partition('_')[0]}"
+    return "head" if top in ("bn", "avg_pool", "linear") else "stem"
+
+
+def _blocks(members: list[Layer], shape: tuple[int, ...]) -> list[Box]:
+    """A box for every block of a stage whose input has this shape; few of them where they are many."""
+    boxes = []
+    for name, group in itertools.groupby(members, key=lambda layer: layer.name.split("/")[0]):
+        layers = [layer for layer in group if layer.kind == "convolution"]
+        lines = tuple(_line(layer) for layer in layers if "shortcut" not in layer.name)
+        projections = [_line(layer) for layer in layers if "shortcut" in layer.name]
+        same = layers[-1].output == shape
+        skip = projections[0] if projections else IDENTITY if same else "channels of zeros"
+        boxes.append(Box(name.replace("_", "."), lines, "block", skip))
+        shape = layers[-1].output
+    if len(boxes) > MOST_BLOCKS:
+        left = Box(f"{len(boxes) - 3} more blocks", ("like the one", "before"), "block", IDENTITY)
+        boxes = [*boxes[:2], left, boxes[-1]]
+    return boxes
+
+
+def _singles(members: list[Layer], name: str) -> list[Box]:
+    """A box for every module of the stem or the head."""
+    boxes = []
+    for top, group in itertools.groupby(members, key=lambda layer: layer.name.split("/")[0]):
+        boxes.append(Box(top, tuple(_line(layer) for layer in group), name))
+    return boxes
+
+
+def _line(layer: Layer) -> str:
+    if layer.kind == "convolution":
+        step = f", /{layer.stride[0]}" if layer.stride and layer.stride[0] > 1 else ""
+        return f"{by(layer.kernel)} conv, {layer.output[-1]}{step}"
+    if layer.kind == "linear":
+        return f"linear, {layer.output[-1]}"
+    return f"{by(layer.kernel)} {layer.kind}" if layer.kernel else layer.kind
+
+
+def _middles(found: list[Row]) -> list[float]:
+    """The height of every row's middle; a row's boxes lie below the space for its skip connections."""
+    middles, top = [], -0.45
+    for row in found:
+        middles.append(top - _AIR * 0.6 - (row.height - _AIR) / 2)
+        top -= row.height
+    return middles
+
+
+def _left(number: int) -> float:
+    """The left edge of a row's box of this number."""
+    return _MARGIN + number * (_BOX + _GAP)
+
+
+def _draw_row(axes: "matplotlib.axes.Axes", row: Row, y: float) -> None:
+    """A row of boxes around height y, its name on the left, arrows between the boxes."""
+    axes.text(0.2, y + 0.12, row.name, fontsize=10, fontweight="bold", va="center")
+    axes.text(0.2, y - 0.12, by(row.output), fontsize=8, va="center", color="#555555")
+    for number, box in enumerate(row.boxes):
+        left = _left(number)
+        arrow = {"arrowstyle": "-|>", "color": _LINE, "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", (left, y), (left - (_GAP if number else _GAP / 2), y), arrowprops=arrow)
+        _draw_box(axes, box, left, y)
+
+
+def _draw_way_down(axes: "matplotlib.axes.Axes", row: Row, y: float, below: float) -> None:
+    """The line from the end of a row at height y to the start of the next one."""
+    right, start = _left(len(row.boxes)) - _GAP / 2, _MARGIN - _GAP / 2
+    between = y - (row.height - _AIR) / 2 - _AIR * 0.25
+    axes.plot(
+        [_left(len(row.boxes)) - _GAP, right, right, start, start], [y, y, between, between, below],
+        color=_LINE, linewidth=1, zorder=1,
+    )  # fmt: skip
+
+
+def _draw_box(axes: "matplotlib.axes.Axes", box: Box, left: float, y: float) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    low, top, middle = y - box.height / 2, y + box.height / 2, left + _BOX / 2
+    style = "round,pad=0,rounding_size=0.08"
+    patch = FancyBboxPatch((left, low), _BOX, box.height, boxstyle=style, zorder=2)
+    patch.set(facecolor=_FILLS[box.fill], edgecolor=_LINE)
+    axes.add_patch(patch)
+    axes.text(middle, top - 0.16, box.title, fontsize=9, fontweight="bold", ha="center", va="center")
+    for number, line in enumerate(box.lines):
+        axes.text(middle, top - 0.39 - 0.2 * number, line, fontsize=8, ha="center", va="center")
+    if box.skip is not None:
+        _draw_skip(axes, box.skip, left, y, top + 0.18)
+
+
+def _draw_skip(axes: "matplotlib.axes.Axes", skip: str, left: float, y: float, top: float) -> None:
+    """The skip connection over a block: solid where it hands its input on, dashed where it changes the shape."""
+    start, end = left - _GAP / 4, left + _BOX + _GAP / 3
+    dashed = "-" if skip == IDENTITY else "--"
+    axes.plot([start, start, end, end], [y, top, top, y], color=_SKIP, linewidth=1.2, linestyle=dashed, zorder=2)
+    axes.text((start + end) / 2, top + 0.1, skip, fontsize=7.5, ha="center", va="center", color=_SKIP)
+    axes.plot([end], [y], marker="o", markersize=9, markerfacecolor="white", markeredgecolor=_SKIP, zorder=3)
+    axes.plot([end], [y], marker="+", markersize=6, color=_LINE, zorder=4)

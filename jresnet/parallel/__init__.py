@@ -1,0 +1,1 @@
+"""Devices and processes: jit or pmap, distributed start-up, compiler options."""

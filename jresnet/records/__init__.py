@@ -1,0 +1,1 @@
+"""Records of runs: files, the run directory, logs, figures and tables."""

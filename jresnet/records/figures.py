@@ -1,0 +1,112 @@
+"""Loss and accuracy against the epoch, drawn from recorded results only."""
+
+import io
+import math
+import os
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jresnet.errors import InputError
+from jresnet.records.files import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+STYLES = {
+    "train": {"color": "#0072B2", "linestyle": "--", "marker": "o"},
+    "validation": {"color": "#009E73", "linestyle": ":", "marker": "^"},
+    "test": {"color": "#D55E00", "linestyle": "-", "marker": "s"},
+}
+
+
+"""How each split is drawn, in colours that stay apart in every common form of colour blindness: Okabe and
+Ito, "Color Universal Design" (2008). The line styles tell the curves apart in black and white too."""
+
+
+_MOST_MARKERS = 20  # epochs; with more of them, markers hide the curve
+
+
+_PANELS = {"loss": ("cross-entropy (nats)", 1), "accuracy": ("accuracy (%)", 100)}
+
+
+def curves(history: list[dict], path: str | os.PathLike, title: str) -> None:
+    """Draw loss and accuracy against the epoch as a PNG; matplotlib's global state stays as it is.
+
+    Args:
+      history: records of `metrics.jsonl`; null values leave gaps, missing validation figures no curve.
+      path: the PNG file, written whole or not at all.
+      title: plain text above the panels.
+
+    Raises:
+      InputError: the history holds no epoch.
+    """
+    if not history:
+        raise InputError(f"{path}: no epoch has been recorded, so there is no curve to draw")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.4), dpi=150, layout="constrained")
+    figure.suptitle("\n".join(textwrap.wrap(title, 100)), parse_math=False)
+    for axes, name in zip(figure.subplots(1, 2), _PANELS, strict=True):
+        panel(axes, [history], name, last=True)
+        legend(axes)
+    image = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(image)
+    write_bytes(path, image.getvalue())
+
+
+def panel(axes: "Axes", histories: Sequence[Sequence[dict]], name: str, last: bool = False) -> None:
+    """Draw one figure of several runs against the epoch: the mean over the runs, in a band from lowest to highest.
+
+    Args:
+      axes: where to draw.
+      histories: records of `metrics.jsonl` of each run; a value that is null or missing in any leaves a gap.
+      name: "loss" or "accuracy".
+      last: add the last epoch's mean to each curve's label.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    label, scale = _PANELS[name]
+    epochs = sorted({record["epoch"] for history in histories for record in history})
+    for split, style in STYLES.items():
+        values = np.array([_series(history, epochs, f"{split}_{name}", scale) for history in histories])
+        means = values.mean(axis=0)
+        if np.isnan(means).all():
+            continue
+        shown = f" (last {means[-1]:.2f} %)" if name == "accuracy" else f" (last {means[-1]:.4f})"
+        axes.plot(
+            epochs, means, label=split + shown * last, linewidth=1.6, markersize=5,
+            color=style["color"], linestyle=style["linestyle"],
+            marker=style["marker"] if len(epochs) <= _MOST_MARKERS else "", clip_on=False, zorder=3,
+        )  # fmt: skip
+        if len(values) > 1:
+            low, high = values.min(axis=0), values.max(axis=0)
+            axes.fill_between(epochs, low, high, color=style["color"], alpha=0.25, linewidth=0, zorder=2)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    if len(epochs) == 1:
+        axes.set_xticks(epochs)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def legend(axes: "Axes") -> None:
+    """Name the curves above the axes, if there are any."""
+    if axes.lines:
+        axes.legend(
+            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize="small",
+            columnspacing=1.0, handletextpad=0.5, borderaxespad=0.2,
+        )  # fmt: skip
+
+
+def _series(history: Sequence[dict], epochs: list[int], key: str, scale: int) -> list[float]:
+    values = {record["epoch"]: _number(record.get(key)) * scale for record in history}
+    return [values.get(epoch, math.nan) for epoch in epochs]
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,0 +1,176 @@
+"""`python -m jresnet`: a network's table and figure, and weights carried between files and runs, bit for bit."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+import jresnet
+from jresnet import __main__ as program
+from jresnet.models import torch_weights
+
+NORMALISATION = ["--mean", "0.5", "0.4", "0.3", "--std", "0.2", "0.25", "0.3"]
+
+
+def run(capsys, *words):
+    status = program.main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def refusal(capsys, *words):
+    """The one line on stderr of a command that is refused."""
+    status, out, err = run(capsys, *words)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    return err.strip()
+
+
+def test_inspect_prints_the_reports_counts(capsys):
+    status, out, _ = run(capsys, "inspect", "resnet18", "--width", "42")
+    assert status == 0
+    assert out.startswith("resnet18, width 42, 10 classes, images of 32 x 32")
+    assert "4,815,940 trainable parameters: fits the budget of 5,000,000 by 184,060" in out
+    assert "479.2 MFLOP" in out
+
+
+def test_inspect_knows_each_networks_images_and_classes(capsys):
+    _, out, _ = run(capsys, "inspect", "imagenet_resnet18", "--budget", "10000000")
+    assert out.startswith("imagenet_resnet18, width 64, 1000 classes, images of 224 x 224")
+    assert "11,689,512 trainable parameters: exceeds the budget of 10,000,000 by 1,689,512" in out
+
+
+def test_inspect_reads_every_option(capsys, tmp_path):
+    figure = tmp_path / "network.svg"
+    _, out, _ = run(
+        capsys, "inspect", "resnet50", "--width", 4, "--blocks", 1, 2, "--kernel-size", 5, 3, "--pool-size", 2,
+        "--num-classes", 3, "--image-size", 8, 12, "--figure", figure,
+    )  # fmt: skip
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "layer1_0/conv2 convolution 8 x 12 x 4 5 x 5 1 400 38,400" in " ".join(lines)
+    assert "layer2_1/conv3 convolution 4 x 6 x 32 1 x 1 1 256 6,144" in " ".join(lines)
+    assert "avg_pool average pooling 2 x 3 x 32 2 x 2 2" in lines
+    assert any(line.startswith("linear linear 3 579 576") for line in lines)
+    assert figure.read_text().startswith("<?xml") and lines[-1] == str(figure)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "the command: must be one of inspect, convert"),
+        ("train", "train: must be one of inspect, convert"),
+        ("inspect", "MODEL: must be given"),
+        ("inspect resnet19", "model resnet19: must be one of resnet18, resnet34"),
+        ("inspect resnet18 --width 0", "--width 0: must be at least 1"),
+        ("inspect resnet18 --kernel-size 3 4 3 3", "--kernel-size 3 4 3 3: must be odd"),
+        ("inspect resnet18 --kernel-size 3 5", "kernel_size (3, 5): give one number, or one for each of 4 stages"),
+        ("inspect resnet18 --pool-size 5", "--pool-size 5: exceeds the last feature map, 4 x 4"),
+        ("inspect resnet18 --image-size 8 0", "--image-size 8 0: must be from 1"),
+        ("inspect resnet18 --image-size 8", "--image-size 8: must be 2 whole numbers"),
+        ("inspect resnet18 --num-classes 0", "--num-classes 0: must be from 1"),
+        ("inspect resnet18 --budget -1", "--budget -1: must be from 1"),
+        ("inspect resnet18 --figure network.bmp", "--figure network.bmp: must end in one of"),
+        ("inspect resnet18 --widht 3", "--widht: no such option: use --width"),
+        ("inspect resnet_se443 --width 8", "squeeze 16: exceeds the stem's channels, 8"),
+        ("convert a.pth", "SOURCE and TARGET: must be given"),
+        ("convert none.pth b.pth", "none.pth: there is no such file"),
+        ("convert a.pth b.pth --layout keras", "--layout keras: must be one of kuangliu, torchvision"),
+        ("convert a.pth b.pth --classes x y", "--classes x y: only a target directory records it"),
+        ("convert a.pth b.pth --mean 0 0 0", "--mean 0.0 0.0 0.0: only a target directory records it"),
+        ("convert a.pth run", "--mean and --std: a run's directory needs the normalisation"),
+        ("convert a.pth run --mean 0 0 0 --std 1 0 1", "--std 1.0 0.0 1.0: must be finite numbers above 0"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, words, message):
+    assert refusal(capsys, *words.split()).startswith(message)
+
+
+def test_help_names_the_commands(capsys):
+    status, out, _ = run(capsys, "--help")
+    assert status == 0 and "inspect" in out and "convert" in out
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A file of random weights in kuangliu's layout, as DataParallel names them."""
+    torch = pytest.importorskip("torch")
+    from benchmarks.torch_resnet import ResNet
+
+    torch.manual_seed(0)
+    network = ResNet(4, num_classes=3)
+    network(torch.randn(4, 3, 32, 32))
+    path = tmp_path / "weights.pth"
+    torch.save({"net": {f"module.{name}": tensor for name, tensor in network.state_dict().items()}}, path)
+    return path
+
+
+def same_tensors(first, second):
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        assert np.asarray(array).dtype == np.asarray(second[name]).dtype, name
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+
+
+def test_files_convert_bit_for_bit_and_back(capsys, weights, tmp_path):
+    pytest.importorskip("safetensors")
+    there, back = tmp_path / "there.safetensors", tmp_path / "back.pt"
+    assert run(capsys, "convert", weights, there, "--width", 4, "--layout", "torchvision")[0] == 0
+    names = torch_weights.load(there)
+    assert {"fc.bias", "layer2.0.downsample.1.num_batches_tracked"} <= names.keys()
+    assert names["layer2.0.downsample.1.num_batches_tracked"] == 1
+    assert run(capsys, "convert", there, back, "--width", 4)[:2] == (0, f"{back}\n")
+    original = {name.removeprefix("module."): tensor for name, tensor in torch_weights.load(weights).items()}
+    same_tensors(torch_weights.load(back), original)
+
+
+def test_a_file_becomes_a_run_and_a_run_a_file(capsys, weights, tmp_path):
+    torch = pytest.importorskip("torch")
+    place, back = tmp_path / "run", tmp_path / "back.pth"
+    names = ["--classes", "cat", "dog", "owl"]
+    assert run(capsys, "convert", weights, place, "--width", 4, *names, *NORMALISATION)[0] == 0
+    classifier = jresnet.Classifier.load(place)
+    assert classifier.classes == ("cat", "dog", "owl")
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+
+    from benchmarks.torch_resnet import ResNet
+
+    network = ResNet(4, num_classes=3)
+    state_dict = torch_weights.load(weights)
+    network.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state_dict.items()})
+    pixels = (images / 255 - np.array([0.5, 0.4, 0.3])) / np.array([0.2, 0.25, 0.3])
+    logits = network.eval()(torch.tensor(pixels.transpose(0, 3, 1, 2), dtype=torch.float32))
+    np.testing.assert_allclose(classifier.predict(images), logits.softmax(1).detach().numpy(), atol=1e-6)
+
+    assert run(capsys, "convert", place, back)[0] == 0
+    original = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
+    found = torch_weights.load(back)
+    same_tensors(
+        {name: tensor for name, tensor in found.items() if "tracked" not in name},
+        {name: tensor for name, tensor in original.items() if "tracked" not in name},
+    )
+
+
+def test_what_a_run_records_is_not_given_again(capsys, weights, tmp_path):
+    place = tmp_path / "run"
+    run(capsys, "convert", weights, place, "--width", 4, *NORMALISATION)
+    before = sorted(path for path in tmp_path.rglob("*"))
+    target = tmp_path / "out.pth"
+    assert refusal(capsys, "convert", place, target, "--width", 4).startswith("--width 4: the run's own record says it")
+    assert "both are directories" in refusal(capsys, "convert", place, tmp_path / "other", *NORMALISATION)
+    assert "is there already" in refusal(capsys, "convert", weights, place, "--width", 4, *NORMALISATION)
+    # Training does not go on from weights that came from elsewhere.
+    config = json.loads((place / "config.json").read_text())
+    assert config["experiment"] == "converted" and config["config"]["width"] == 4
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+def test_weights_of_another_network_are_listed_and_nothing_is_written(capsys, weights, tmp_path):
+    for target in (tmp_path / "out.pth", tmp_path / "run"):
+        extra = [] if target.suffix else NORMALISATION
+        message = refusal(capsys, "convert", weights, target, "--width", 5, *extra)
+        assert re.search(r"conv1\.weight has shape \(4, 3, 3, 3\), not \(5, 3, 3, 3\)", message)
+        message = refusal(capsys, "convert", weights, target, "--width", 4, "--model", "resnet34", *extra)
+        assert "layer3.5.conv2.weight (16, 16, 3, 3) is missing" in message
+        assert not target.exists()
+    message = refusal(capsys, "convert", weights, tmp_path / "run", "--width", 4, "--classes", "a", *NORMALISATION)
+    assert message.startswith("--classes a: the weights tell 3 classes apart")

@@ -1,0 +1,158 @@
+"""Batches: planned once, carried out alike by both inputs, every image exactly once."""
+
+import dataclasses
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from jresnet.config import Config
+from jresnet.data import pipeline
+from jresnet.data.datasets import Split
+from jresnet.errors import InputError
+from jresnet.parallel.devices import Devices
+from tests.support.augmentation import DRAWN, reference, within_4_sigma
+
+STATISTICS = ((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
+CONFIG = Config(batch_size=16, parallel="jit")
+
+
+def make_split(images: int, side: int = 8) -> Split:
+    """Images that can be told apart: no two have the same pixels, and the label is the place."""
+    rng = np.random.default_rng(3)
+    return Split(rng.integers(0, 256, (images, side, side, 3), np.uint8), np.arange(images, dtype=np.int32))
+
+
+def batches(
+    kind: str,
+    split: Split,
+    config: Config = CONFIG,
+    epoch: int = 0,
+    first_step: int = 0,
+    pace=lambda left: min(left, 3),
+):
+    """Every batch an input yields, fetched as the compiled program does."""
+    config = dataclasses.replace(config, input=kind)
+    source = pipeline.make_input(split, config, 5, STATISTICS, Devices(config))
+    fetch = jax.jit(source.fetch)
+    return [
+        jax.device_get(fetch(work.arrays, i))
+        for work in source.epoch(epoch, first_step, pace)
+        for i in range(work.first, work.last)
+    ]
+
+
+def labels_of(found: list[dict]) -> np.ndarray:
+    return np.concatenate([batch["labels"] for batch in found])
+
+
+@pytest.mark.parametrize("kind", ["resident", "tfds"])
+@pytest.mark.parametrize("images", [16, 50, 64])
+def test_an_epoch_holds_every_image_once_in_batches_of_the_right_size(kind, images):
+    found = batches(kind, make_split(images))
+    assert sorted(labels_of(found)) == list(range(images))
+    sizes = [len(batch["labels"]) for batch in found]
+    assert sizes == [16] * (images // 16) + [images % 16] * (images % 16 > 0)
+    assert all(batch["images"].dtype == np.float32 for batch in found)
+
+
+def test_both_inputs_yield_the_same_batches():
+    split = make_split(150)
+    for mine, theirs in zip(batches("resident", split), batches("tfds", split), strict=True):
+        np.testing.assert_array_equal(mine["labels"], theirs["labels"])
+        np.testing.assert_array_equal(mine["images"], theirs["images"])
+
+
+@pytest.mark.parametrize("kind", ["resident", "tfds"])
+def test_the_augmentation_is_the_plans_applied_image_by_image(kind):
+    split = make_split(20)
+    plan = jax.device_get(pipeline.epoch_plan(5, 0, 20, 4, 0.5, 0.5))
+    mean, std = (np.asarray(row) for row in STATISTICS)
+    expected = {
+        place: (reference(split.images[place], *draw, 4) / 255 - mean) / std
+        for place, *draw in zip(plan.order, *plan.draws, strict=True)
+    }
+    found = batches(kind, split)
+    assert [*labels_of(found)] == [*plan.order]
+    for image, label in zip(np.concatenate([b["images"] for b in found]), labels_of(found), strict=True):
+        np.testing.assert_allclose(image, expected[label], atol=5e-6)
+
+
+@pytest.mark.parametrize("kind", ["resident", "tfds"])
+def test_an_epoch_goes_on_from_any_step(kind):
+    split = make_split(50)
+    whole = batches(kind, split, epoch=2)
+    for first in range(5):
+        chex.assert_trees_all_equal(batches(kind, split, epoch=2, first_step=first), whole[first:])
+
+
+def test_the_pace_changes_the_calls_and_not_the_batches():
+    split = make_split(90)
+    paces = iter([1, 2, 1, 1])
+    uneven = batches("resident", split, pace=lambda left: next(paces))
+    chex.assert_trees_all_equal(uneven, batches("resident", split, pace=lambda left: left))
+
+
+def test_a_stack_of_streamed_batches_keeps_one_shape_and_counts_only_its_own(monkeypatch):
+    monkeypatch.setattr(pipeline, "STREAMED_IMAGES", 64)
+    config = dataclasses.replace(CONFIG, input="tfds")
+    source = pipeline.make_input(make_split(16 * 6), config, 5, STATISTICS, Devices(config))
+    work = list(source.epoch(0, 0, lambda left: left))
+    stacks = [w.arrays[1] for w in work]
+    assert all(stack["images"].dtype == np.uint8 for stack in stacks)
+    found = zip(work, stacks, strict=True)
+    assert [(stack["labels"].shape, w.first, w.last, w.images) for w, stack in found] == [
+        ((4, 16), 0, 4, 64),
+        ((4, 16), 0, 2, 32),
+    ]
+
+
+def test_the_plan_depends_on_seed_and_epoch_alone_and_orders_are_uniform():
+    plan = pipeline.epoch_plan(0, 0, 1000, 4, 0.5, 0.5)
+    chex.assert_trees_all_equal(plan, pipeline.epoch_plan(0, 0, 1000, 4, 0.5, 0.5))
+    for other in (pipeline.epoch_plan(1, 0, 1000, 4, 0.5, 0.5), pipeline.epoch_plan(0, 1, 1000, 4, 0.5, 0.5)):
+        same = [
+            float(np.mean(np.asarray(a) == np.asarray(b)))
+            for a, b in zip(jax.tree.leaves(plan), jax.tree.leaves(other), strict=True)
+        ]
+        # By chance 1/1000 of places, 1/9 of offsets and 1/2 of the coins agree.
+        np.testing.assert_allclose(same, [1 / 1000, 1 / 9, 1 / 2, 1 / 2], atol=0.07)
+    firsts = [int(pipeline.epoch_plan(0, epoch, 4, 4, 0.5, 0.5).order[0]) for epoch in range(400)]
+    # 400 draws of 4: each 100 times, with a standard deviation of 8.7.
+    assert np.abs(np.bincount(firsts, minlength=4) - 100).max() < 4 * 8.7
+
+
+def test_an_epochs_augmentations_are_as_frequent_as_configured():
+    """What both inputs carry out, image by image; see above."""
+    config = dataclasses.replace(CONFIG, crop_padding=2, flip=0.3, grayscale=0.1)
+    draws = jax.device_get(pipeline.plan_for(config, 0, 0, DRAWN).draws)
+    assert within_4_sigma(draws.flips.sum(), DRAWN, 0.3)
+    assert within_4_sigma(draws.grays.sum(), DRAWN, 0.1)
+    assert all(within_4_sigma(count, DRAWN, 1 / 25) for count in np.bincount(draws.offsets @ [5, 1], minlength=25))
+
+
+def test_padding_a_batch_for_several_devices_repeats_images_under_a_false_mask():
+    plan = pipeline.epoch_plan(0, 0, 21, 4, 0.5, 0.5)
+    full, tail, mask = pipeline.batches_of(plan, 16, 4)
+    assert full.order.shape == (1, 16) and tail.order.shape == (1, 8) and mask.shape == (1, 8)
+    real = np.concatenate([np.asarray(full.order)[0], np.asarray(tail.order)[0][np.asarray(mask)[0]]])
+    np.testing.assert_array_equal(real, plan.order)
+    full, tail, mask = pipeline.batches_of(plan, 7, 1)
+    assert full.order.shape == (3, 7) and tail.order.size == 0 and mask is None
+
+
+def test_auto_is_resident_while_the_images_take_a_quarter_of_the_devices_memory(monkeypatch):
+    split = make_split(16)
+    device = type("Device", (), {"memory_stats": lambda self: {"bytes_limit": 4 * split.images.nbytes}})()
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert pipeline.fits(split)
+    device = type("Device", (), {"memory_stats": lambda self: {"bytes_limit": 4 * split.images.nbytes - 4}})()
+    assert not pipeline.fits(split)
+
+
+def test_tfds_input_without_tensorflow_is_refused_and_resident_works(monkeypatch):
+    monkeypatch.setattr(pipeline.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="--input tfds: needs TensorFlow"):
+        batches("tfds", make_split(16))
+    assert len(batches("resident", make_split(16))) == 1

@@ -1,0 +1,284 @@
+"""Readers of .npz files and image folders: what is stored is what is read; anything else is refused in one line."""
+
+import io
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jresnet
+from jresnet.data.datasets import load_dataset
+from jresnet.errors import InputError
+from tests.support.datasets import arrays, pixels, refused
+
+
+def load_npz(folder, **changes):
+    np.savez(folder / "data.npz", **arrays(**changes))
+    return load_dataset(f"npz:{folder / 'data.npz'}")
+
+
+# npz
+
+
+def test_npz_gives_the_arrays_as_stored(tmp_path):
+    stored = arrays(val_images=pixels(2, 6, 5, 3), val_labels=np.array([[1], [0]], np.uint8))
+    np.savez_compressed(tmp_path / "data.npz", **stored)
+    dataset = load_dataset(f"npz:{tmp_path / 'data.npz'}")
+    for split, prefix in ((dataset.train, "train"), (dataset.validation, "val"), (dataset.test, "test")):
+        assert split.images.dtype == np.uint8 and split.labels.dtype == np.int32
+        assert np.array_equal(split.images, stored[f"{prefix}_images"])
+        assert np.array_equal(split.labels, stored[f"{prefix}_labels"].ravel())
+    assert dataset.image_size == (6, 5)
+    assert dataset.classes == ("0", "1", "2")
+    assert dataset.name == f"npz:{tmp_path / 'data.npz'}"
+    assert len(dataset.validation) == 2
+
+
+@pytest.mark.parametrize("channels", [(), (1,)])
+def test_npz_gray_is_repeated(tmp_path, channels):
+    train, test = pixels(9, 6, 5, *channels), pixels(4, 6, 5, *channels)
+    dataset = load_npz(tmp_path, train_images=train, test_images=test)
+    for channel in range(3):
+        assert np.array_equal(dataset.train.images[..., channel], train.reshape(9, 6, 5))
+    assert len(dataset.validation) == 0 and dataset.validation.images.shape == (0, 6, 5, 3)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i8", ">i2", "u8"])
+def test_npz_labels_of_any_integer_type(tmp_path, dtype):
+    dataset = load_npz(tmp_path, train_labels=(np.arange(9) % 3).astype(dtype)[:, None])
+    assert dataset.train.labels.dtype == np.int32
+    assert dataset.train.labels.tolist() == [0, 1, 2] * 3
+
+
+def test_npz_classes_and_memory_order(tmp_path):
+    images = np.asfortranarray(pixels(9, 6, 5, 3))
+    dataset = load_npz(tmp_path, classes=np.array(["ä", "b", "c"]), train_images=images)
+    assert dataset.classes == ("ä", "b", "c")
+    assert np.array_equal(dataset.train.images, images) and dataset.train.images.flags.c_contiguous
+
+
+BAD_NPZ = {
+    "missing": (
+        dict(train_labels=None, test_images=None),
+        ["lacks train_labels, test_images", "has test_labels, train_images"],
+    ),
+    "half validation": (dict(val_images=pixels(2, 6, 5, 3)), ["lacks val_labels"]),
+    "pickled images": (dict(train_images=np.array([None] * 9)), ["train_images", "pickled", "save it again"]),
+    "pickled labels": (dict(test_labels=np.array([1, "a", None, 2], object)), ["test_labels", "pickled"]),
+    "float images": (dict(train_images=np.zeros((9, 6, 5, 3))), ["float64", "uint8"]),
+    "flat images": (dict(train_images=pixels(9, 90)), ["(9, 90)"]),
+    "two channels": (dict(test_images=pixels(4, 6, 5, 2)), ["(4, 6, 5, 2)"]),
+    "channels first": (dict(train_images=pixels(9, 3, 6, 5)), ["(9, 3, 6, 5)"]),
+    "volumes": (dict(train_images=pixels(9, 6, 5, 4, 3)), ["(9, 6, 5, 4, 3)"]),
+    "no pixels": (dict(train_images=pixels(9, 0, 5, 3)), ["(9, 0, 5, 3)"]),
+    "test size": (dict(test_images=pixels(4, 5, 6, 3)), ["test images are 5 x 6", "images 6 x 5", "resize"]),
+    "lengths": (dict(test_labels=np.arange(3)), ["4", "3", "one label per image"]),
+    "no images": (dict(test_images=pixels(0, 6, 5, 3), test_labels=np.zeros(0, int)), ["there are none"]),
+    "negative": (dict(train_labels=np.arange(9) % 3 - 1), ["-1", "from 0"]),
+    "gap": (dict(train_labels=np.arange(9) % 3 * 2), ["2 of 5 classes", "(1, 3)"]),
+    "huge gap": (dict(train_labels=np.array([0, 2**31 - 1] * 4 + [1])), ["2147483645 of 21474836", ", ..."]),
+    "beyond int32": (dict(train_labels=np.array([0, 2**40] * 4 + [1])), [str(2**40)]),
+    "unseen": (dict(test_labels=np.array([0, 1, 2, 3])), ["test_labels reach 3", "only 2"]),
+    "multi-label": (dict(train_labels=np.zeros((9, 14), int)), ["(9, 14)"]),
+    "one class": (dict(train_labels=np.zeros(9, int), test_labels=np.zeros(4, int)), ["1 class", "2"]),
+    "float labels": (dict(train_labels=np.arange(9) % 3 / 1), ["float64", "integers"]),
+    "boolean labels": (dict(train_labels=np.arange(9) % 2 == 0), ["bool"]),
+    "few names": (dict(classes=np.array(["a", "b"])), ["2 class names", "labels up to 2"]),
+    "many names": (dict(classes=np.array(["a", "b", "c", "zebra"])), ["1 of 4 classes", "(zebra)"]),
+    "numbered names": (dict(classes=np.arange(3)), ["classes", "strings"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_NPZ)
+def test_bad_npz_is_refused(tmp_path, case):
+    changes, parts = BAD_NPZ[case]
+    np.savez(tmp_path / "data.npz", **arrays(**changes))
+    refused(f"npz:{tmp_path / 'data.npz'}", tmp_path / "data.npz", *parts)
+
+
+def test_pickles_are_never_executed(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|O", "fortran_order": False, "shape": (9,)})
+    np.savez(tmp_path / "data.npz", **arrays(train_images=None))
+    with zipfile.ZipFile(tmp_path / "data.npz", "a") as archive:
+        archive.writestr("train_images.npy", buffer.getvalue() + pickle.dumps(Bomb()))
+    refused(f"npz:{tmp_path / 'data.npz'}", "train_images", "pickled")
+    (tmp_path / "bare.npz").write_bytes(pickle.dumps(Bomb()))
+    refused(f"npz:{tmp_path / 'bare.npz'}", "not an .npz file")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_file_that_is_no_npz(tmp_path):
+    refused(f"npz:{tmp_path / 'none.npz'}", "no file", tmp_path / "none.npz")
+    refused(f"npz:{tmp_path}", "no file", tmp_path)
+    np.save(tmp_path / "one.npy", pixels(3, 3))
+    refused(f"npz:{tmp_path / 'one.npy'}", "not an .npz file", tmp_path / "one.npy")
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    refused(f"npz:{tmp_path / 'text.npz'}", "lacks train_images", "nothing")
+
+
+def test_relative_path_is_shown_in_full(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused("npz:none.npz", tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_damaged_npz(tmp_path, save):
+    """Damage is refused or, in bytes that carry nothing, harmless: it never gives other data."""
+    file = tmp_path / "data.npz"
+    save(file, **arrays())
+    whole, sha256 = file.read_bytes(), load_dataset(f"npz:{file}").sha256
+    for end in (0, 10, len(whole) // 2, len(whole) - 30):
+        file.write_bytes(whole[:end])
+        refused(f"npz:{file}", file, "truncated")
+    refusals = 0
+    for position in range(0, len(whole), 61):
+        damage = bytes(byte ^ 0xFF for byte in whole[position : position + 8])
+        file.write_bytes(whole[:position] + damage + whole[position + 8 :])
+        try:
+            assert load_dataset(f"npz:{file}").sha256 == sha256
+        except InputError as error:
+            assert "\n" not in str(error)
+            refusals += 1
+    assert refusals > len(whole) / 61 / 2
+
+
+def test_header_that_promises_too_much(tmp_path):
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": (2**40, 32, 32, 3)})
+    np.savez(tmp_path / "data.npz", **arrays(train_images=None))
+    with zipfile.ZipFile(tmp_path / "data.npz", "a") as archive:
+        archive.writestr("train_images.npy", buffer.getvalue() + b"short")
+    refused(f"npz:{tmp_path / 'data.npz'}", "train_images is shorter than its header says")
+
+
+# folder
+
+
+def write(path, image, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, **options)
+    return image
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes with a mix of formats; returns the directory and the expected training images."""
+    expected = [
+        write(tmp_path / "train/cat/a.png", pixels(6, 5, 3)),
+        write(tmp_path / "train/cat/b.BMP", pixels(6, 5, 3)),
+        write(tmp_path / "train/dog/1.png", pixels(6, 5)),
+        write(tmp_path / "train/dog/2.webp", pixels(6, 5, 3), lossless=True),
+    ]
+    write(tmp_path / "test/dog/x.png", pixels(6, 5, 4))
+    (tmp_path / "train/cat/.hidden.png").write_bytes(b"no image")
+    (tmp_path / "train/cat/notes.txt").write_text("no image")
+    (tmp_path / "train/.cache").mkdir()
+    (tmp_path / "train/readme.png.md").write_text("no image")
+    return tmp_path, expected
+
+
+def test_folder(folder):
+    root, expected = folder
+    dataset = load_dataset(f"folder:{root}")
+    assert dataset.classes == ("cat", "dog")
+    assert dataset.train.labels.tolist() == [0, 0, 1, 1] and dataset.test.labels.tolist() == [1]
+    assert dataset.train.labels.dtype == np.int32
+    for image, original in zip(dataset.train.images, expected, strict=True):
+        assert np.array_equal(image, original if original.ndim == 3 else np.stack([original] * 3, -1))
+    assert len(dataset.validation) == 0
+
+
+def test_folder_is_read_in_order_of_names(tmp_path):
+    """However the file system lists them: one class is written upwards, one downwards."""
+    for value in (*range(0, 30, 2), *range(29, 0, -2)):
+        write(tmp_path / f"train/class {value % 2}/{value:02}.png", np.full((2, 2, 3), value, np.uint8))
+        write(tmp_path / f"test/class {value % 2}/{value:02}.png", np.full((2, 2, 3), value, np.uint8))
+    dataset = load_dataset(f"folder:{tmp_path}")
+    assert dataset.train.images[:, 0, 0, 0].tolist() == [*range(0, 30, 2), *range(1, 30, 2)]
+
+
+def test_folder_validation_and_lossy_formats(folder):
+    root, _ = folder
+    flat = np.full((6, 5, 3), 100, np.uint8)
+    write(root / "validation/cat/a.jpg", flat)
+    write(root / "validation/cat/b.jpeg", flat)
+    write(root / "validation/dog/c.gif", flat)
+    dataset = load_dataset(f"folder:{root}")
+    assert dataset.validation.labels.tolist() == [0, 0, 1]
+    assert (abs(dataset.validation.images.astype(int) - 100) <= 2).all()
+
+
+def test_folder_that_is_missing(tmp_path):
+    refused(f"folder:{tmp_path / 'none'}", "no directory", tmp_path / "none")
+    (tmp_path / "train").mkdir()
+    refused(f"folder:{tmp_path}", "no directory", tmp_path / "test")
+    (tmp_path / "test").mkdir()
+    refused(f"folder:{tmp_path}", "no images", tmp_path / "train")
+
+
+def test_folder_with_bad_images(folder):
+    root, _ = folder
+    broken = root / "train/dog/3.png"
+    for content in (b"", b"no image", (root / "train/dog/1.png").read_bytes()[:60]):
+        broken.write_bytes(content)
+        refused(f"folder:{root}", broken, "cannot be read")
+    write(broken, pixels(7, 5, 3))
+    refused(f"folder:{root}", broken, root / "train/cat/a.png", "7 x 5", "6 x 5", "resize")
+    Image.fromarray(np.zeros((6, 5), np.uint16)).save(broken)
+    refused(f"folder:{root}", broken, "8 bits")
+
+
+def test_folder_with_bad_classes(folder):
+    root, _ = folder
+    (root / "test/bird").mkdir()
+    refused(f"folder:{root}", root / "test", "bird", "train lacks")
+    (root / "train/bird").mkdir()
+    refused(f"folder:{root}", "1 of 3 classes", "(bird)")
+
+
+def test_folder_test_size_differs(folder):
+    root, _ = folder
+    write(root / "test/dog/x.png", pixels(8, 8, 3))
+    refused(f"folder:{root}", "test images are 8 x 8", "train images 6 x 5")
+
+
+# either, alone
+
+
+WITHOUT = """
+import sys
+for module in {modules}: sys.modules[module] = None
+import numpy as np
+from jresnet.data.datasets import load_dataset
+from jresnet.errors import InputError
+from PIL import Image
+assert len(load_dataset("synthetic").train) and len(load_dataset("npz:data.npz").train)
+assert len(load_dataset("folder:" + ".").train)
+try: load_dataset("cifar10", ".")
+except InputError as error: print(error)
+"""
+
+
+def test_other_sources_work_without_tfds_and_tensorflow(folder):
+    root, _ = folder
+    np.savez(root / "data.npz", **arrays())
+    path = str(pathlib.Path(jresnet.__file__).parent.parent)
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(modules=["tensorflow_datasets", "tensorflow"])],
+        cwd=root, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0 and run.stderr == ""
+    assert "pip install tensorflow-datasets" in run.stdout and "npz:FILE" in run.stdout
+    assert run.stdout.count("\n") == 1

@@ -1,0 +1,191 @@
+"""The TFDS reader: prepared data in stored order, and one plain line where there are none."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from jresnet.data import tfds_reader
+from jresnet.data.datasets import load_dataset
+from tests.support.datasets import pixels, refused
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def store(root, name, splits, image_shape=(6, 5, 3), names=("plane", "car", "bird"), **features):
+    """Write a prepared TFDS data set; splits: name -> (images, labels)."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    features = features or {
+        "image": tfds.features.Image(shape=image_shape, encoding_format="png"),
+        "label": tfds.features.ClassLabel(names=names),
+    }
+
+    def dataset(images, labels):
+        def examples():
+            for image, label in zip(images, labels, strict=True):
+                yield {"image": image, "label": label}
+
+        signature = {
+            "image": tf.TensorSpec(image_shape, features["image"].np_dtype),
+            "label": tf.TensorSpec((), features["label"].np_dtype),
+        }
+        return tf.data.Dataset.from_generator(examples, output_signature=signature)
+
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name=name, version="3.0.2", features=tfds.features.FeaturesDict(features), data_dir=str(root),
+        split_datasets={split: dataset(*pair) for split, pair in splits.items()}, disable_shuffling=True,
+    )  # fmt: skip
+
+
+def test_tfds_reads_prepared_data_in_stored_order(tmp_path, monkeypatch):
+    train, labels = pixels(2300, 32, 32, 3), np.arange(2300) % 3
+    test = pixels(4, 32, 32, 3)
+    splits = {"train": (train, labels), "test": (test, labels[:4])}
+    store(tmp_path, "cifar10", splits, image_shape=(32, 32, 3))
+    monkeypatch.setattr(tfds_reader, "_answers", lambda host: pytest.fail("no need of the network"))
+    dataset = load_dataset("cifar10", str(tmp_path))
+    assert np.array_equal(dataset.train.images, train) and np.array_equal(dataset.train.labels, labels)
+    assert np.array_equal(dataset.test.images, test)
+    assert dataset.train.labels.dtype == np.int32
+    assert dataset.classes == ("plane", "car", "bird") and len(dataset.validation) == 0
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert load_dataset("cifar10").sha256 == dataset.sha256
+
+
+READ = """
+import sys, jresnet
+print(jresnet.load_dataset("mine", sys.argv[1]).sha256, "tensorflow" in sys.modules)
+"""
+
+
+def test_what_was_decoded_once_is_read_again_while_it_is_the_same(tmp_path, monkeypatch):
+    decoded, decode = [], tfds_reader._decode
+    monkeypatch.setattr(tfds_reader, "_decode", lambda *where: decoded.append(where) or decode(*where))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+
+    def read():
+        decoded.clear()
+        return load_dataset("mine", str(tmp_path)).sha256, len(decoded)
+
+    images, labels = pixels(6, 6, 5, 3), np.arange(6) % 3
+    store(tmp_path, "mine", dict.fromkeys(("train", "validation", "test"), (images, labels)))
+    sha256, times = read()
+    assert times == 1 and read() == (sha256, 0)
+    # A process that only reads does without TensorFlow.
+    words = [sys.executable, "-c", READ, tmp_path]
+    done = subprocess.run(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [sha256, "False"]
+    (kept,) = (tmp_path / "user" / "jresnet" / "datasets").glob("*.npz")
+    whole = kept.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (whole[:-9], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
+        kept.write_bytes(damaged)
+        assert read() == (sha256, 1) and kept.read_bytes() == whole
+    shutil.rmtree(tmp_path / "mine")
+    store(tmp_path, "mine", dict.fromkeys(("train", "validation", "test"), (images[::-1], labels)))
+    changed, times = read()
+    assert changed != sha256 and times == 1
+
+
+def test_a_cache_that_cannot_be_written_or_read_changes_nothing(tmp_path, monkeypatch):
+    store(tmp_path, "mine", dict.fromkeys(("train", "test"), (pixels(6, 6, 5, 3), np.arange(6) % 3)))
+    expected = load_dataset("mine", str(tmp_path)).sha256
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert load_dataset("mine", str(tmp_path)).sha256 == expected
+
+
+def test_tfds_gray_validation_and_unregistered_name(tmp_path):
+    image, label = pixels(6, 6, 5, 1), np.arange(6) % 3
+    store(tmp_path, "my_own", {s: (image, label) for s in ("train", "validation", "test")}, (6, 5, 1))
+    dataset = load_dataset("my_own", str(tmp_path))
+    assert len(dataset.validation) == 6
+    assert np.array_equal(dataset.train.images, np.repeat(image, 3, axis=3))
+
+
+def test_tfds_images_of_unstated_size(tmp_path):
+    images, labels = [pixels(6, 5, 3) for _ in range(3)], np.arange(3)
+    store(tmp_path, "equal", {"train": (images, labels), "test": (images, labels)}, (None, None, 3))
+    assert np.array_equal(load_dataset("equal", str(tmp_path)).train.images, np.stack(images))
+    images[2] = pixels(7, 5, 3)
+    store(tmp_path, "unequal", {"train": (images, labels), "test": (images, labels)}, (None, None, 3))
+    refused("unequal", "train images differ in size", "6 x 5", "7 x 5", data_dir=str(tmp_path))
+
+
+def test_tfds_that_is_no_classification_or_lacks_a_split_or_is_damaged(tmp_path):
+    import tensorflow_datasets as tfds
+
+    pair = (pixels(3, 6, 5, 3), np.arange(3))
+    image = tfds.features.Image(shape=(6, 5, 3))
+    store(tmp_path, "scores", {"train": pair, "test": pair}, image=image, label=tfds.features.Scalar(np.int64))
+    refused("scores", "class label", data_dir=str(tmp_path))
+    store(tmp_path, "no_test", {"train": pair})
+    refused("no_test", "splits are train", data_dir=str(tmp_path))
+    store(tmp_path, "damaged", {"train": pair, "test": pair})
+    next((tmp_path / "damaged").rglob("*train.tfrecord*")).write_bytes(b"damaged for a test")
+    refused("damaged", tmp_path / "damaged", "is damaged", data_dir=str(tmp_path))
+
+
+def test_tfds_not_prepared_and_no_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds_reader, "_answers", lambda host: False)
+    remedies = (
+        "--data-dir",
+        "TFDS_DATA_DIR",
+        "connect to the network",
+        "npz:FILE",
+        "folder:DIR",
+        "synthetic",
+    )
+    start = time.monotonic()
+    refused("cifar100", tmp_path / "none", "cs.toronto.edu", *remedies, data_dir=str(tmp_path / "none"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "other"))
+    refused("mnist", tmp_path / "other", *remedies)
+    assert time.monotonic() - start < 5
+    assert not list(tmp_path.iterdir())
+
+
+def test_network_probe_is_bounded_and_needs_one_answer(monkeypatch):
+    def answers(host):
+        time.sleep({"slow": 30, "down": 0, "up": 0.05}[host])
+        return host == "up"
+
+    monkeypatch.setattr(tfds_reader, "_answers", answers)
+    monkeypatch.setattr(tfds_reader, "_PROBE_SECONDS", 0.5)
+    start = time.monotonic()
+    assert tfds_reader._any_answers(["slow", "down", "up"])
+    assert not tfds_reader._any_answers(["down", "down"])
+    assert time.monotonic() - start < 0.5
+    assert not tfds_reader._any_answers(["slow"])
+    assert time.monotonic() - start < 2
+
+
+def test_failed_download_is_one_line(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def fail(self):
+        raise OSError("disk full\nand more")
+
+    monkeypatch.setattr(tfds_reader, "_answers", lambda host: True)
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
+    refused("cifar100", "disk full", tmp_path, data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["cifar11", "CIFAR10", "", "a b\nc", "npz", "huggingface:mnist", "data/x.npz"])
+def test_unknown_name(name, monkeypatch):
+    monkeypatch.setattr(tfds_reader, "_answers", lambda host: pytest.fail("asked the network"))
+    start = time.monotonic()
+    message = refused(name, repr(name), "no such data set", "npz:FILE", "folder:DIR", "synthetic")
+    assert time.monotonic() - start < 5
+    assert ("cifar10" in message) == name.lower().startswith("cifar")
+
+
+@pytest.mark.parametrize("name", ["emnist/lettrs", "cifar10:9.9.9"])
+def test_unknown_config_or_version(name, tmp_path):
+    refused(name, name, "npz:FILE", data_dir=str(tmp_path))

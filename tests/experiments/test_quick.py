@@ -1,0 +1,130 @@
+"""Programs as users start them: `--quick` from start to end, and interruption with the command that goes on."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import chex
+import pytest
+from PIL import Image
+
+from experiments import final
+from experiments.study import single
+from tests.support.runs import final_state, strip
+from tests.support.studies import TINY, tiny_npz
+
+ROOT = pathlib.Path(__file__).parents[2]
+EPOCH = re.compile(
+    r"Epoch (\d+), Train loss (\d+\.\d{6}), Test loss (\d+\.\d{6}), Train acc ([01]\.\d{6}), Test acc ([01]\.\d{6})"
+)
+
+
+def environment():
+    """As in a shell whose `python` is this one."""
+    path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+
+
+def start(words, here, **changes):
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.final", *words],
+        cwd=here, env=environment() | changes, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_quick(tmp_path):
+    # Fully optimised, unlike the tests: here training takes longer than compiling.
+    process = start(["--quick"], tmp_path, XLA_FLAGS="")
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    lines = out.splitlines()
+    place = tmp_path / "runs" / "final-quick"
+    records = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    assert len(records) == 5
+    for record, line in zip(records, lines, strict=False):
+        epoch, *figures = EPOCH.fullmatch(line).groups()
+        assert int(epoch) == record["epoch"]
+        names = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
+        assert [float(figure) for figure in figures] == pytest.approx([record[name] for name in names], abs=5e-7)
+    result = json.loads((place / "result.json").read_text())
+    # tests/test_synthetic.py shows that a linear classifier stays below 0.45 on these images.
+    assert result["test_accuracy"] > 0.9
+    assert result["test_accuracy"] == records[-1]["test_accuracy"]
+    assert result["dataset"]["name"] == "synthetic" and result["dataset"]["test"] == 1000
+    with Image.open(place / "curves.png") as image:
+        assert image.format == "PNG" and min(image.size) > 100
+    assert next(place.glob("events.*")).stat().st_size > 100
+    # The table's head takes several lines; its one row begins with the seed.
+    (row,) = (line.split() for line in lines if line.lstrip().startswith("0 "))
+    assert row[1:3] == [f"{result['parameters']:,}", "5"] and f"{100 * result['test_accuracy']:.2f}" in row
+    paths = lines[lines.index("runs/final-quick/table.md") :]
+    assert {pathlib.Path(path).name for path in paths} == {path.name for path in place.iterdir()}
+    assert all((tmp_path / path).exists() for path in paths)
+
+
+def interrupted(words, here, number, after):
+    """Start a run, send it a signal once the console shows epoch `after`; return its status and what it said."""
+    process = start(words, here)
+    deadline = threading.Timer(120, process.kill)
+    deadline.start()
+    try:
+        for line in process.stdout:
+            if line.startswith(f"Epoch {after},"):
+                process.send_signal(number)
+                break
+        process.stdout.read()
+        return process.wait(), process.stderr.read()
+    finally:
+        deadline.cancel()
+        process.kill()
+
+
+def figures(place):
+    """The result without what the clock decides, and without the state of the source tree around it."""
+    record = json.loads((place / "result.json").read_text())
+    return {name: value for name, value in record.items() if "second" not in name and name != "commit"}
+
+
+# An epoch with its checkpoint takes tenths of a second, a signal thousandths.
+EPOCHS = 12
+
+
+@pytest.mark.parametrize(
+    ("source", "number", "status", "place"),
+    [
+        pytest.param("resident", signal.SIGINT, 130, [], marks=pytest.mark.slow),
+        pytest.param("tfds", signal.SIGTERM, 143, ["--workdir", "a place"], marks=pytest.mark.slow),
+    ],
+)
+def test_after_a_signal_the_printed_command_ends_in_the_same_bits(tmp_path, monkeypatch, source, number, status, place):
+    tiny_npz(tmp_path / "tiny.npz")
+    words = [*TINY, "--epochs", str(EPOCHS), "--input", source]
+    found, err = interrupted([*words, *place], tmp_path, number, after=1)
+    assert found == status, err
+    assert err.count("\n") == 1
+    said = re.fullmatch(
+        r"interrupted after epoch (\d+), step ([123]) of 3; the state is saved; "
+        r"go on with: (python -m experiments\.final .*--resume)\n",
+        err,
+    )
+    assert said, err
+    assert 1 <= int(said[1]) < EPOCHS - 1, "the signal came too late to interrupt anything"
+    run = tmp_path / (place[1] if place else "runs/final")
+    assert not (run / "result.json").exists()
+    assert 2 <= len(strip(run)) < EPOCHS
+
+    again = subprocess.run(said[3], shell=True, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert (again.returncode, again.stderr) == (0, "")
+    shown = [int(line.split(",")[0].removeprefix("Epoch ")) for line in again.stdout.splitlines() if "Epoch" in line]
+    assert shown[0] >= int(said[1]) and shown[-1] == EPOCHS - 1, "it went on, and did not begin again"
+
+    monkeypatch.chdir(tmp_path)
+    assert single.main("final", final.CONFIG, [*words, "--workdir", "whole"]) == 0
+    chex.assert_trees_all_equal(final_state(run), final_state(tmp_path / "whole"))
+    assert strip(run) == strip(tmp_path / "whole")
+    assert figures(run) == figures(tmp_path / "whole")

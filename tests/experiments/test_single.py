@@ -1,0 +1,206 @@
+"""Experiments as programs: their values and options, where their runs go, and what they leave behind."""
+
+import dataclasses
+import importlib
+import json
+import pathlib
+
+import pytest
+
+from experiments.study import single
+from jresnet import models
+from jresnet.config import Config
+from jresnet.errors import InputError
+from tests.support.studies import TINY, tiny_npz, tree
+
+REPORT = {
+    "final": {
+        "width": 42, "batch_size": 32, "learning_rate": 0.001, "epochs": 100, "budget": 5_000_000,
+    },
+    "augmentation": {"width": 64, "batch_size": 64, "learning_rate": 0.01, "epochs": 100, "budget": None},
+}  # fmt: skip
+
+# What both of them share, from the table at the head of the report's section 4 and from sections 3.2 and 3.3.
+SHARED = {
+    "dataset": "cifar10", "blocks": (2, 2, 2, 2), "kernel_size": 3, "pool_size": 4, "dropout": 0.0, "momentum": 0.9,
+    "nesterov": False, "weight_decay": 5e-4, "schedule": "constant", "warmup_epochs": 0.0, "crop_padding": 4,
+    "flip": 0.5, "grayscale": 0.5, "validation": 0, "precision": "float32",
+}  # fmt: skip
+
+CONFIG = Config(width=5, epochs=7)
+
+
+@pytest.mark.parametrize("name", REPORT)
+def test_the_reports_experiments_have_its_values(name):
+    config = importlib.import_module(f"experiments.{name}").CONFIG
+    assert {key: getattr(config, key) for key in REPORT[name] | SHARED} == SHARED | REPORT[name]
+    models.check_network(config, 10, (32, 32))
+
+
+def parse(*words, config=CONFIG):
+    return single.parse("program", config, list(words), single.SingleOptions)
+
+
+def test_an_experiments_values_are_its_options_defaults():
+    assert parse().config == CONFIG
+    options = parse("--width", "9", "--seeds", "3", "--first-seed", "2", "--workdir", "w", "--resume")
+    assert options.config == dataclasses.replace(CONFIG, width=9)
+    assert (options.seeds, options.first_seed, options.workdir, options.resume) == (3, 2, "w", True)
+    assert (parse().seeds, parse().first_seed, parse().workdir, parse().resume) == (1, 0, None, False)
+
+
+def test_quick_changes_the_scale_and_given_options_still_win():
+    assert parse("--quick").config == dataclasses.replace(CONFIG, **single.QUICK)
+    # Values that equal the experiment's own count as given, too.
+    options = parse("--width", "5", "--quick", "--dataset", "npz:mine.npz", "--blocks", "2", "2")
+    changes = single.QUICK | {"width": 5, "dataset": "npz:mine.npz", "blocks": (2, 2)}
+    assert options.config == dataclasses.replace(CONFIG, **changes)
+
+
+def test_quick_keeps_what_it_does_not_name():
+    config = dataclasses.replace(CONFIG, budget=123_456, momentum=0.5)
+    assert parse("--quick", config=config).config == dataclasses.replace(config, **single.QUICK)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--seeds", "0"], "--seeds 0: must be at least 1"),
+        (["--first-seed", "-1"], "--first-seed -1: "),
+        (["--first-seed", str(2**32)], "--first-seed 4294967296: "),
+        (["--first-seed", str(2**32 - 2), "--seeds", "3"], "--first-seed 4294967294: "),
+        (["--quick", "--width", "0"], "--width 0: must be at least 1"),
+    ],
+)
+def test_bad_options(words, complaint):
+    with pytest.raises(InputError) as caught:
+        parse(*words)
+    assert str(caught.value).startswith(complaint)
+
+
+def test_the_last_seeds_there_are():
+    assert parse("--first-seed", str(2**32 - 3), "--seeds", "3").first_seed == 2**32 - 3
+
+
+def test_default_directories_are_numbered_and_resume_takes_the_latest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    new, again = parse(), parse("--resume")
+    for name in ("final", "final-2", "final-3"):
+        assert single.default_workdir("final", new) == pathlib.Path("runs", name)
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        assert single.default_workdir("final", again) == pathlib.Path("runs", name)
+    assert single.default_workdir("final", parse("--quick")) == pathlib.Path("runs/final-quick")
+    assert single.default_workdir("other", again) == pathlib.Path("runs/other")
+
+
+def test_the_command_that_goes_on():
+    words = ["--width", "5"]
+    place = pathlib.Path("runs/final")
+    assert single.resumed(words, parse(), place) == ["--width", "5", "--workdir", "runs/final", "--resume"]
+    words = ["--workdir", "w"]
+    assert single.resumed(words, parse(*words), pathlib.Path("w")) == ["--workdir", "w", "--resume"]
+    words = ["--workdir", "w", "--resume"]
+    assert single.resumed(words, parse(*words), pathlib.Path("w")) == words
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty directory, with the tiny data set, that programs run in."""
+    tiny_npz(tmp_path / "tiny.npz")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(capsys, *words):
+    """What a successful program prints, as lines."""
+    assert single.main("trial", CONFIG, [*TINY, *words]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out.splitlines()
+
+
+def printed_paths(lines):
+    """The lines after the table and its provenance."""
+    start = max(index for index, line in enumerate(lines) if line.endswith("table.md"))
+    return [pathlib.Path(line) for line in lines[start:]]
+
+
+def rows(table):
+    """The table's body, cell by cell."""
+    lines = [line for line in table.read_text().splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def epochs(lines):
+    return [line.split(",")[0] for line in lines if line.startswith("Epoch ")]
+
+
+def test_one_run_leaves_its_record_and_prints_where(here, capsys):
+    lines = run(capsys)
+    assert epochs(lines) == ["Epoch 0", "Epoch 1"]
+    place = here / "runs" / "trial"
+    paths = printed_paths(lines)
+    assert all(path.exists() for path in paths)
+    names = {
+        "table.md", "config.json", "metrics.jsonl", "result.json", "predictions.npz", "sha256sums.txt", "curves.png",
+        "checkpoints",
+    }  # fmt: skip
+    events = {path.name for path in place.glob("events.*")}
+    assert events and {path.name for path in paths} == names | events == {path.name for path in place.iterdir()}
+    result = json.loads((place / "result.json").read_text())
+    assert (result["experiment"], result["seed"], result["epochs"]) == ("trial", 0, 2)
+    assert result["config"]["width"] == 2 and result["config"]["dataset"] == "npz:tiny.npz"
+    (row,) = rows(place / "table.md")
+    assert row[:3] == ["0", f"{result['parameters']:,}", "2"] and f"{100 * result['test_accuracy']:.2f}" in row
+    # A second run does not touch the first.
+    before = tree(place)
+    run(capsys, "--epochs", "1")
+    assert tree(place) == before
+    assert (here / "runs" / "trial-2" / "result.json").exists()
+
+
+def test_several_seeds_and_their_resumption(here, capsys):
+    words = ["--workdir", "w", "--first-seed", "3", "--epochs", "1", "--seeds"]
+    lines = run(capsys, *words, "2")
+    assert epochs(lines) == ["Epoch 0", "Epoch 0"]
+    assert sorted(path.name for path in (here / "w").iterdir()) == ["seed-3", "seed-4", "table.md"]
+    results = [json.loads((here / "w" / f"seed-{seed}" / "result.json").read_text()) for seed in (3, 4)]
+    assert [result["seed"] for result in results] == [3, 4]
+    assert results[0]["train_loss"] != results[1]["train_loss"]
+    assert [row[0] for row in rows(here / "w" / "table.md")] == ["3", "4", "mean ± std, n = 2"]
+    assert all(path.exists() for path in printed_paths(lines)) and len(printed_paths(lines)) == 17
+
+    before = tree(here / "w")
+    assert single.main("trial", CONFIG, [*TINY, *words, "2"]) == 2
+    assert "already holds this run: add --resume" in capsys.readouterr().err
+    assert tree(here / "w") == before
+
+    lines = run(capsys, *words, "3", "--resume")
+    assert epochs(lines) == ["Epoch 0"], "only the new seed is trained"
+    after = tree(here / "w")
+    assert {path: data for path, data in after.items() if path in before and not path.endswith("table.md")} == {
+        path: data for path, data in before.items() if not path.endswith("table.md")
+    }
+    assert [row[0] for row in rows(here / "w" / "table.md")] == ["3", "4", "5", "mean ± std, n = 3"]
+
+
+def test_one_bad_seed_directory_stops_all_before_any_training(here, capsys):
+    (here / "w").mkdir()
+    (here / "w" / "seed-1").write_text("in the way")
+    before = tree(here)
+    assert single.main("trial", CONFIG, [*TINY, "--workdir", "w", "--seeds", "2"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "w/seed-1 is not a directory" in err
+    assert tree(here) == before
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
+def test_a_study_does_not_settle_in_the_directory_of_another(here, capsys, first, second):
+    """One run and several lie differently; neither may overwrite the other's table."""
+    words = ["--workdir", "w", "--epochs", "1", "--seeds"]
+    run(capsys, *words, str(first))
+    before = tree(here)
+    assert single.main("trial", CONFIG, [*TINY, *words, str(second), "--width", "3"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "--workdir w: " in err
+    assert tree(here) == before

@@ -1,0 +1,92 @@
+"""The named variants: published parameter counts, initial values, options. `test_parity` compares them with PyTorch."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+import jresnet
+from jresnet import models
+from jresnet.errors import InputError
+from tests.support.numerics import assert_uniform
+
+
+@pytest.mark.parametrize(
+    ("variant", "options", "side", "count"),
+    [
+        (models.preact_resnet18, {}, 32, 11_171_146),
+        (models.resnet20, {}, 32, 269_722),
+        (models.resnet20, {"shortcut": "projection"}, 32, 272_474),
+        (models.resnet32, {}, 32, 464_154),
+        (models.resnet44, {}, 32, 658_586),
+        (models.resnet56, {}, 32, 853_018),
+        (models.resnet110, {}, 32, 1_727_962),
+        (models.wide_resnet28_10, {}, 32, 36_479_194),
+        (models.wide_resnet16_8, {}, 32, 10_961_370),
+        (models.resnet_se443, {}, 32, 4_697_742),
+        (models.imagenet_resnet18, {}, 224, 11_689_512),
+        (models.imagenet_resnet50, {}, 224, 25_557_032),
+    ],
+)
+def test_published_parameter_counts(variant, options, side, count):
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    params = jax.eval_shape(partial(variant(**options).init, train=False), jax.random.key(0), images)["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+
+
+VARIANTS = {name: getattr(jresnet, name) for name in jresnet.__all__ if isinstance(getattr(jresnet, name), partial)}
+# Between them kernels of 3x3 and 1x1, normalisation, and linear layers with biases.
+QUICK = ("resnet20", "resnet_se443")
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in VARIANTS]
+)
+def test_every_tensor_starts_as_in_torch(variant):
+    """Weights and biases uniform within 1 / sqrt(fan-in), scales and variances 1, the rest 0."""
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    variables = flatten_dict(VARIANTS[variant]().lazy_init(jax.random.key(0), images, train=False))
+    for path, values in variables.items():
+        kernel = variables.get((*path[:-1], "kernel"))
+        if kernel is None:
+            np.testing.assert_array_equal(values, 1 if path[-1] in ("scale", "var") else 0, err_msg="/".join(path))
+        else:
+            fan_in = np.prod(kernel.shape[:-1])
+            assert_uniform(values, (1 + 1e-6) / np.sqrt(fan_in))
+
+
+def test_block_dropout_acts_in_training_only():
+    small = partial(models.wide_resnet16_8, stage_sizes=(1,), width=4, stem_width=4)
+    model = small(block_dropout=0.5)
+    images = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+    variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), images)
+    plain = small(block_dropout=0.0)
+    np.testing.assert_array_equal(
+        model.apply(variables, images, train=False), plain.apply(variables, images, train=False)
+    )
+
+    @jax.jit
+    def logits(key):
+        return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})[0]
+
+    assert np.abs(logits(jax.random.key(1)) - logits(jax.random.key(2))).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernel_size": (3, 3)}, "give one number, or one for each of 4 stages"),
+        ({"kernel_size": (3, 3, 3, 4)}, "must be odd"),
+        ({"stem": "cifar"}, "stem cifar: must be one of"),
+        ({"shortcut": "A"}, "shortcut A: one of"),
+        ({"block_dropout": 0.1}, "only PreactBlock"),
+        ({"final_norm": True}, "only PreactBlock"),
+        ({"squeeze": 65}, "squeeze 65: exceeds the stem's channels"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        models.resnet18(**options)

@@ -1,0 +1,190 @@
+"""State dicts in and out: exact both ways, the same function in PyTorch, and every fault of a wrong one listed."""
+
+import pickle
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jresnet
+from jresnet.models import torch_weights
+
+torch = pytest.importorskip("torch")
+safetensors = pytest.importorskip("safetensors")
+pytest.importorskip("safetensors.torch")
+
+from benchmarks import torch_resnet  # noqa: E402
+from tests.support.torch_family import randomise  # noqa: E402
+
+WIDTH, CLASSES = 4, 7
+MODEL = jresnet.resnet18(num_classes=CLASSES, width=WIDTH)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    network = randomise(torch_resnet.ResNet(WIDTH, num_classes=CLASSES)).eval()
+    for name, buffer in network.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            buffer.fill_(3)
+    return network
+
+
+@pytest.fixture(scope="module")
+def variables(network):
+    return torch_weights.from_state_dict(network.state_dict(), MODEL)
+
+
+def test_the_same_function(network, variables):
+    images = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
+    logits = jax.jit(lambda variables, images: MODEL.apply(variables, images, train=False))(variables, images)
+    expected = network(torch.tensor(images.transpose(0, 3, 1, 2))).detach().numpy()
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_the_variables_are_as_the_model_makes_them(variables):
+    made = jax.eval_shape(lambda: MODEL.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    chex.assert_trees_all_equal_shapes_and_dtypes(variables, dict(made))
+
+
+def test_out_is_what_came_in_and_loads_in_torch(network, variables):
+    found = torch_weights.to_state_dict(variables, MODEL)
+    expected = network.state_dict()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        if not name.endswith("num_batches_tracked"):
+            np.testing.assert_array_equal(found[name], tensor.numpy())
+    fresh = torch_resnet.ResNet(WIDTH, num_classes=CLASSES)
+    fresh.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
+    images = torch.ones(1, 3, 32, 32)
+    assert torch.equal(fresh.eval()(images), network(images))
+
+
+@pytest.mark.parametrize("layout", ["kuangliu", "torchvision"])
+def test_in_out_in_is_exact(variables, layout):
+    state_dict = torch_weights.to_state_dict(variables, MODEL, layout)
+    chex.assert_trees_all_equal(torch_weights.from_state_dict(state_dict, MODEL), variables)
+
+
+def test_torchvisions_names(variables):
+    names = torch_weights.to_state_dict(variables, MODEL, "torchvision")
+    assert {"fc.weight", "fc.bias", "layer2.0.downsample.0.weight", "layer2.0.downsample.1.running_var"} <= names.keys()
+    assert not any("shortcut" in name or "linear" in name for name in names)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_prefixes_are_dropped(network, variables, prefix):
+    state_dict = {prefix + name: tensor for name, tensor in network.state_dict().items()}
+    chex.assert_trees_all_equal(torch_weights.from_state_dict(state_dict, MODEL), variables)
+
+
+def test_several_pooled_cells_keep_their_order():
+    theirs = torch_resnet.ResNet(2, (1, 1), 3, 2, CLASSES, (8, 12)).eval()
+    model = jresnet.ResNet(stage_sizes=(1, 1), width=2, pool_size=2, num_classes=CLASSES)
+    loaded = torch_weights.from_state_dict(theirs.state_dict(), model, (8, 12))
+    images = np.random.default_rng(0).normal(size=(2, 8, 12, 3)).astype(np.float32)
+    expected = theirs(torch.tensor(images.transpose(0, 3, 1, 2))).detach().numpy()
+    np.testing.assert_allclose(model.apply(loaded, images, train=False), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_tensors_of_any_precision_are_read_exactly(tmp_path, network, dtype, suffix):
+    state_dict = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in network.state_dict().items()
+    }
+    path = tmp_path / f"weights{suffix}"
+    torch.save(state_dict, path) if suffix == ".pth" else safetensors.torch.save_file(state_dict, path)
+    loaded = torch_weights.load(path)
+    wide = torch.float32 if dtype == torch.bfloat16 else dtype
+    renamed = torch_weights.relayout(loaded, MODEL, "torchvision")
+    for name, tensor in state_dict.items():
+        found = renamed[name.replace("linear", "fc").replace("shortcut", "downsample")]
+        assert torch.equal(torch.from_numpy(found), tensor.to(wide) if tensor.is_floating_point() else tensor), name
+    kernel = torch_weights.from_state_dict(loaded, MODEL)["params"]["conv1"]["kernel"]
+    assert kernel.dtype == jnp.float32
+    np.testing.assert_array_equal(kernel, state_dict["conv1.weight"].float().numpy().transpose(2, 3, 1, 0))
+
+
+def test_every_fault_is_listed(network):
+    state_dict = dict(network.state_dict()) | {"extra.weight": torch.zeros(5), "linear.weight": torch.zeros(7, 9)}
+    del state_dict["conv1.weight"]
+    del state_dict["layer4.1.bn2.running_var"]
+    with pytest.raises(jresnet.InputError) as caught:
+        torch_weights.from_state_dict(state_dict, MODEL)
+    message = str(caught.value)
+    assert "conv1.weight (4, 3, 3, 3) is missing" in message
+    assert "layer4.1.bn2.running_var (32,) is missing" in message
+    assert "extra.weight (5,) is unknown" in message
+    assert "linear.weight has shape (7, 9), not (7, 32)" in message
+    assert message.count(";") == 3 and "\n" not in message
+
+
+def test_variables_of_another_network_are_not_written(variables):
+    with pytest.raises(jresnet.InputError, match=r"linear\.weight has shape \(7, 32\), not \(10, 32\)"):
+        torch_weights.to_state_dict(variables, jresnet.resnet18(num_classes=10, width=WIDTH))
+    with pytest.raises(jresnet.InputError, match="layout keras: must be one of kuangliu, torchvision"):
+        torch_weights.to_state_dict(variables, MODEL, "keras")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
+def test_files_hold_every_bit(tmp_path, variables, suffix):
+    path = tmp_path / f"weights{suffix}"
+    torch_weights.save(path, torch_weights.to_state_dict(variables, MODEL))
+    for source in (path, str(path), torch_weights.load(path)):
+        chex.assert_trees_all_equal(torch_weights.from_state_dict(source, MODEL), variables)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("name", ["net", "model", "state_dict"])
+def test_a_training_checkpoint_is_opened(tmp_path, network, variables, name):
+    path = tmp_path / "ckpt.pth"
+    torch.save({name: network.state_dict(), "acc": 95.0, "epoch": 3}, path)
+    chex.assert_trees_all_equal(torch_weights.from_state_dict(torch_weights.load(path), MODEL), variables)
+
+
+class Payload:
+    def __reduce__(self):
+        return open, (Payload.path, "w")
+
+
+def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path):
+    Payload.path = str(tmp_path / "ran")
+    path = tmp_path / "evil.pth"
+    torch.save({"conv1.weight": Payload()}, path)
+    with pytest.raises(jresnet.InputError, match="cannot be read as tensors alone"):
+        torch_weights.load(path)
+    with pytest.warns(UserWarning), pytest.raises(jresnet.InputError, match="cannot be read as tensors alone"):
+        path.write_bytes(pickle.dumps({"conv1.weight": Payload()}, protocol=3))
+        torch_weights.load(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.pth", None, "there is no such file"),
+        ("weights.bin", b"", "must end in one of .pth, .pt, .safetensors"),
+        ("weights.safetensors", b"\0" * 9, "cannot be read"),
+        ("weights.pth", b"no pickle", "cannot be read"),
+    ],
+)
+def test_other_files_are_refused_in_one_line(tmp_path, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(jresnet.InputError) as caught:
+        torch_weights.load(path)
+    assert message in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path, variables):
+    state_dict = torch_weights.to_state_dict(variables, MODEL)
+    with pytest.raises(jresnet.InputError, match="must end in one of"):
+        torch_weights.save(tmp_path / "weights.txt", state_dict)
+    with pytest.raises(jresnet.InputError, match="cannot be written"):
+        torch_weights.save(tmp_path / "absent" / "weights.pth", state_dict)
+    assert not list(tmp_path.iterdir())

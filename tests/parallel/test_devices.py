@@ -1,0 +1,180 @@
+"""One device or several: the same parameters, statistics, sums and figures; batches that do not divide are refused."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jresnet.config import Config
+from jresnet.errors import InputError
+from jresnet.parallel import compiler
+from jresnet.parallel.compiler import compiler_options, once_options
+from jresnet.parallel.devices import Devices
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def outcomes(folder, dtype, *ways):
+    """What training in each of these ways came to, see the program."""
+    program = ROOT / "tests" / "support" / "parallel_program.py"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    words = [sys.executable, program, folder, dtype, *ways]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return {path.stem: dict(np.load(path)) for path in folder.glob("*.npz")}
+
+
+def assert_same(found, expected, names, tolerance):
+    assert found.keys() == expected.keys()
+    for name in names:
+        # The state's names are places in it; figures, unlike the state, are float32 either way.
+        close = tolerance if name.startswith("[") else 1e-5
+        np.testing.assert_allclose(found[name], expected[name], rtol=close, atol=close, err_msg=name)
+
+
+def assert_all_same(found, dtype, tolerance):
+    """Every way came to what one jitted device did, having counted every image once."""
+    expected = found["jit"]
+    assert {value.dtype for name, value in expected.items() if "params" in name} == {np.dtype(dtype)}
+    for way, other in found.items():
+        if way.endswith(("-saved", "-restored")):
+            continue
+        assert other["[2]"] == 12 and other["images"] == 38, way
+        assert other["losses"].shape == other["predictions"].shape == other["confidences"].shape == (21,), way
+        assert_same(other, expected, expected, tolerance)
+
+
+def assert_restored(found, source, target):
+    """The state restored elsewhere is the one that was saved, bit for bit."""
+    saved, restored = found[f"{source}-saved"], found[f"{source}-{target}-restored"]
+    assert saved["[2]"] == 6 and saved.keys() == restored.keys()
+    for name, value in saved.items():
+        np.testing.assert_array_equal(restored[name], value, err_msg=name)
+
+
+def test_several_devices_come_to_what_one_does_and_a_checkpoint_of_theirs_goes_on_there(tmp_path):
+    found = outcomes(tmp_path, "float64", "jit", "pmap8", "pmap8-jit")
+    assert_all_same(found, "float64", 1e-10)
+    assert_restored(found, "pmap8", "jit")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-10)])
+def test_any_number_of_devices_comes_to_the_same(tmp_path, dtype, tolerance):
+    counts = ("pmap1", "pmap2", "pmap4", "pmap8")
+    found = outcomes(tmp_path, dtype, "jit", *counts, "jit-pmap4", "pmap8-pmap2", "pmap2-pmap8")
+    assert len(found) == 16  # five ways, what each saved, three that went on, what each restored
+    assert_all_same(found, dtype, tolerance)
+    for source, target in (("jit", "pmap4"), ("pmap8", "pmap2"), ("pmap2", "pmap8")):
+        assert_restored(found, source, target)
+
+
+@pytest.mark.slow
+def test_the_collectives_of_a_step_are_as_many_as_documented():
+    program = ROOT / "tests" / "support" / "collectives_program.py"
+    done = subprocess.run(
+        [sys.executable, program], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    counted = {way: (int(count), int(size)) for way, count, size in map(str.split, done.stdout.splitlines())}
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    for way, (count, size) in counted.items():
+        assert f"| all-reduces per step, `--batch-norm {way}` | {count} |" in text
+        assert f"| {size / 1e6:.2f} MB |" in text
+    small = counted["synchronised"][1] - 4 * 4_815_940
+    assert f"The {counted['synchronised'][0] - 1} small ones carry {small / 1e3:.0f} kB" in text
+
+
+def count_devices(monkeypatch, count, processes=1, index=0):
+    """Let JAX say that it has this many devices."""
+    counts = {
+        "device_count": count, "local_device_count": count // processes, "process_count": processes,
+        "process_index": index,
+    }  # fmt: skip
+    for name, value in counts.items():
+        monkeypatch.setattr(jax, name, lambda value=value: value)
+
+
+def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
+    count_devices(monkeypatch, 3)
+    with pytest.raises(InputError, match=r"--batch-size 32: does not divide among 3 devices: choose 30 or 33"):
+        Devices(Config(batch_size=32))
+    with pytest.raises(InputError, match=r"--batch-size 2: .* choose 3, or"):
+        Devices(Config(batch_size=2, parallel="pmap"))
+    assert Devices(Config(batch_size=33)).count == 3
+    assert Devices(Config(batch_size=32, parallel="jit")).count == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_join_takes_back_what_split_does(monkeypatch, count):
+    count_devices(monkeypatch, count)
+    devices = Devices(Config(batch_size=8, parallel="pmap"))
+    array = np.arange(2 * 8 * 3).reshape(2, 8, 3)
+    parts = devices.split(devices.own(array))
+    assert parts.shape == (count, 2, 8 // count, 3)
+    np.testing.assert_array_equal(np.concatenate(np.asarray(parts), 1), array)
+    gathered = np.stack([parts] * count)  # as `gather` leaves it, on every device
+    np.testing.assert_array_equal(devices.join(gathered), array)
+
+
+def test_the_processes_parts_make_up_the_batch(monkeypatch):
+    array = np.arange(2 * 8 * 3).reshape(2, 8, 3)
+    parts = []
+    for index in range(2):
+        count_devices(monkeypatch, 4, processes=2, index=index)
+        devices = Devices(Config(batch_size=8))
+        assert devices.count == 4
+        parts.append(devices.own(array))
+        assert devices.split(parts[-1]).shape == (2, 2, 2, 3)
+    np.testing.assert_array_equal(np.concatenate(parts, 1), array)
+
+
+def test_several_processes_need_pmap_and_equally_many_devices(monkeypatch):
+    count_devices(monkeypatch, 4, processes=2)
+    with pytest.raises(InputError, match="--parallel jit: uses one device, but 2 processes run: choose pmap"):
+        Devices(Config(parallel="jit"))
+    monkeypatch.setattr(jax, "local_device_count", lambda: 3)
+    with pytest.raises(InputError, match="4 devices: not the same number in each of 2 processes"):
+        Devices(Config())
+
+
+def test_the_users_own_flag_is_kept(monkeypatch):
+    compiler_options.cache_clear()
+    assert "LIBRARY_FUSION_TYPE_REDUCE" in str(compiler_options())
+    compiler_options.cache_clear()
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT")
+    assert compiler_options() is None
+    compiler_options.cache_clear()
+
+
+def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
+    assert compiler._understood("xla_no_such_option", "1") is None
+    monkeypatch.delenv("XLA_FLAGS")
+    once_options.cache_clear()
+    assert once_options() == {"xla_backend_optimization_level": "1"}
+    once_options.cache_clear()
+
+
+CACHE = "from jresnet.parallel.compiler import enable_compile_cache; import jax; enable_compile_cache(); "
+CACHE += "print(jax.config.jax_compilation_cache_dir)"
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"XDG_CACHE_HOME": "/somewhere"}, "/somewhere/jresnet/xla"),
+        ({"HOME": "/home/user"}, "/home/user/.cache/jresnet/xla"),
+        ({"HOME": "/home/user", "JAX_COMPILATION_CACHE_DIR": "/mine"}, "/mine"),
+    ],
+)
+def test_the_compile_cache_is_the_users(variables, expected):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_COMPILATION", "XDG_CACHE"))}
+    done = subprocess.run(
+        [sys.executable, "-c", CACHE], env=kept | {"PYTHONPATH": str(ROOT)} | variables, cwd=ROOT,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == expected

@@ -1,0 +1,130 @@
+"""The commit is judged against repositories made here, the versions against the packages themselves."""
+
+import importlib.util
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy
+import pytest
+
+from jresnet.records import environment
+
+SOURCE = pathlib.Path(environment.__file__)
+
+
+def git(directory, *arguments):
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"]
+    done = subprocess.run(
+        ["git", "-C", str(directory), *identity, *arguments], check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def imported_from(directory):
+    """The module as a program would see it that imported it from `directory`."""
+    path = directory / SOURCE.name
+    path.write_bytes(SOURCE.read_bytes())
+    spec = importlib.util.spec_from_file_location("environment_copy", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    monkeypatch.delenv("JRESNET_COMMIT", raising=False)
+    (tmp_path / "jresnet").mkdir()
+    git(tmp_path, "init", "--quiet")
+    return tmp_path
+
+
+def test_versions_are_those_of_the_packages():
+    found = environment.versions()
+    assert found["python"] == sys.version.split()[0]
+    assert found["numpy"] == numpy.__version__
+    assert {"jax", "jaxlib", "flax", "optax", "orbax-checkpoint"} <= set(found)
+
+
+def test_a_package_that_is_not_installed_is_left_out(monkeypatch):
+    monkeypatch.setattr(environment, "_PACKAGES", ("numpy", "no-such-package-anywhere"))
+    assert set(environment.versions()) == {"python", "numpy"}
+
+
+class FakeDevice:
+    def __init__(self, platform, device_kind):
+        self.platform, self.device_kind = platform, device_kind
+
+
+def test_device_counts_gpus_by_kind(monkeypatch):
+    gpus = [
+        FakeDevice("gpu", "NVIDIA H200"),
+        FakeDevice("gpu", "NVIDIA H200"),
+        FakeDevice("gpu", "NVIDIA L4"),
+    ]
+    monkeypatch.setattr("jax.devices", lambda: gpus)
+    assert environment.device() == "NVIDIA H200 x2, NVIDIA L4 x1"
+
+
+@pytest.mark.parametrize(("count", "ending"), [(1, "cores"), (4, "cores, 4 devices")])
+def test_device_names_the_cpu_and_owns_up_to_emulated_devices(monkeypatch, count, ending):
+    monkeypatch.setattr("jax.devices", lambda: [FakeDevice("cpu", "cpu")] * count)
+    assert re.fullmatch(rf"cpu: \S.* x[1-9]\d* {ending}", environment.device())
+
+
+def test_commit_of_a_clean_and_of_a_changed_tree(repository):
+    module = imported_from(repository / "jresnet")
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "-m", "first")
+    git(repository, "tag", "-a", "v1", "-m", "a tag must not stand in for the hash")
+    head = git(repository, "rev-parse", "HEAD")
+    assert module.commit() == head
+    (repository / "untracked.txt").write_text("not part of the source")
+    assert module.commit() == head
+    (repository / "jresnet" / SOURCE.name).write_text("# changed")
+    assert module.commit() == f"{head}-dirty"
+
+
+def test_commit_ignores_a_repository_that_does_not_track_the_package(repository):
+    (repository / "other.txt").write_text("somebody else's work")
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "-m", "first")
+    assert imported_from(repository / "jresnet").commit() is None
+
+
+def test_commit_ignores_the_repository_that_a_hook_runs_for(repository, tmp_path_factory, monkeypatch):
+    module = imported_from(repository / "jresnet")
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "-m", "first")
+    head = git(repository, "rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path_factory.mktemp("hook") / ".git"))
+    assert module.commit() == head
+
+
+def test_commit_is_none_before_the_first_commit_outside_a_checkout_and_without_git(
+    repository, tmp_path_factory, monkeypatch
+):
+    module = imported_from(repository / "jresnet")
+    git(repository, "add", ".")
+    assert module.commit() is None
+    assert imported_from(tmp_path_factory.mktemp("plain")).commit() is None
+    git(repository, "commit", "--quiet", "-m", "first")
+    assert module.commit() is not None
+    monkeypatch.setenv("PATH", str(repository))
+    assert module.commit() is None
+
+
+def test_commit_gives_up_on_a_git_that_hangs(repository, monkeypatch):
+    slow = repository / "git"
+    slow.write_text("#!/bin/sh\nexec sleep 30\n")
+    slow.chmod(0o755)
+    module = imported_from(repository / "jresnet")
+    monkeypatch.setenv("PATH", f"{repository}:/usr/bin:/bin")
+    module._GIT_TIMEOUT = 0.2
+    assert module.commit() is None
+
+
+def test_commit_of_a_copy_without_git_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("JRESNET_COMMIT", "0123abc")
+    assert environment.commit() == "0123abc"

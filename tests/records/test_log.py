@@ -1,0 +1,281 @@
+"""Records are read back with the standard library, events with the TFRecord reader written out here."""
+
+import io
+import json
+import math
+import os
+import stat
+import struct
+import sys
+
+import numpy as np
+import pytest
+import rich.console
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from jresnet.errors import InputError
+from jresnet.records.files import write_json
+from jresnet.records.log import RunLog, read_metrics
+
+REPORT_LINE = "Epoch 83, Train loss 0.421626, Test loss 0.388598, Train acc 0.854020, Test acc 0.868830"
+
+
+def record(epoch, **changes):
+    figures = {
+        "epoch": epoch,
+        "train_loss": 0.421626,
+        "test_loss": 0.388598,
+        "train_accuracy": 0.85402,
+        "test_accuracy": 0.86883,
+        "learning_rate": 0.01,
+        "images_per_second": 31250.0,
+        "seconds": 1.6,
+    }
+    return figures | changes
+
+
+def opened(workdir, first_epoch=0, first_step=0, console=None, epochs=100, steps_per_epoch=10):
+    log = RunLog(workdir, epochs=epochs, steps_per_epoch=steps_per_epoch, console=console, label="final")
+    log.begin(first_epoch, first_step)
+    return log
+
+
+def crc32c(data):
+    """CRC-32C (Castagnoli), bit by bit: RFC 3720, appendix B.4."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def masked(data):
+    crc = crc32c(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def read_events(path):
+    """The events of one file, every checksum of its TFRecord framing verified."""
+    data, events = path.read_bytes(), []
+    while data:
+        header, payload = data[:8], data[12 : 12 + struct.unpack("<Q", data[:8])[0]]
+        end = 12 + len(payload)
+        assert struct.unpack("<I", data[8:12])[0] == masked(header)
+        assert struct.unpack("<I", data[end : end + 4])[0] == masked(payload)
+        events.append(Event.FromString(payload))
+        data = data[end + 4 :]
+    return events
+
+
+def scalars(events):
+    return {(value.tag, event.step): value.simple_value for event in events for value in event.summary.value}
+
+
+def test_nothing_is_created_before_begin(tmp_path):
+    RunLog(tmp_path / "run", epochs=1, steps_per_epoch=1).close()
+    assert not (tmp_path / "run").exists()
+
+
+def test_epochs_become_lines_of_strict_json_at_once(tmp_path):
+    with opened(tmp_path) as log:
+        log.epoch(record(0, train_loss=math.nan, test_loss=np.float32(math.inf), seconds=np.float32(0.5)))
+        text = (tmp_path / "metrics.jsonl").read_text()
+        assert text.endswith("}\n") and "NaN" not in text and "Infinity" not in text
+        log.epoch(record(np.int64(1)))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == log.history == read_metrics(tmp_path / "metrics.jsonl")
+    assert log.history == [record(0, train_loss=None, test_loss=None, seconds=0.5), record(1)]
+
+
+def test_an_epoch_is_synced_to_disk_before_the_call_returns(tmp_path, monkeypatch):
+    with opened(tmp_path) as log:
+        metrics = os.stat(tmp_path / "metrics.jsonl").st_ino
+        sizes, fsync = [], os.fsync
+
+        def recorded(descriptor):
+            if os.fstat(descriptor).st_ino == metrics:
+                sizes.append(os.fstat(descriptor).st_size)
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", recorded)
+        log.epoch(record(0))
+    assert sizes == [os.stat(tmp_path / "metrics.jsonl").st_size]
+
+
+def test_epoch_outside_begin_and_close_is_refused(tmp_path):
+    log = opened(tmp_path)
+    log.close()
+    log.close()
+    with pytest.raises(RuntimeError, match="begin"):
+        log.epoch(record(0))
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [
+        b'{"epoch": 2, "train_lo',
+        b"\x00" * 40,
+        b'{"epoch": 2, "name": "caf\xc3',
+        b'{"epoch": 2',
+        b"",
+    ],
+)
+def test_resume_drops_later_epochs_and_a_torn_line(tmp_path, torn):
+    whole = b"".join(json.dumps(record(epoch)).encode() + b"\n" for epoch in range(2))
+    (tmp_path / "metrics.jsonl").write_bytes(whole + torn)
+    with opened(tmp_path, first_epoch=1) as log:
+        assert log.history == [record(0)]
+        log.epoch(record(1, train_loss=0.25))
+    assert read_metrics(tmp_path / "metrics.jsonl") == [record(0), record(1, train_loss=0.25)]
+
+
+def test_resume_keeps_a_whole_record_whose_line_break_was_lost(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(json.dumps(record(0)).encode())
+    with opened(tmp_path, first_epoch=1) as log:
+        log.epoch(record(1))
+    assert read_metrics(tmp_path / "metrics.jsonl") == [record(0), record(1)]
+
+
+def test_a_crash_while_the_record_is_rewritten_leaves_it_as_it_was(tmp_path, monkeypatch):
+    before = "".join(json.dumps(record(epoch)) + "\n" for epoch in range(3))
+    (tmp_path / "metrics.jsonl").write_text(before)
+
+    def crash(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(OSError, match="disk full"):
+        opened(tmp_path, first_epoch=1)
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+    assert os.listdir(tmp_path) == ["metrics.jsonl"]
+
+
+def test_events_hold_every_figure_under_its_tag(tmp_path):
+    with opened(tmp_path) as log:
+        log.epoch(record(0, train_loss=math.nan, validation_loss=0.5, validation_accuracy=0.75))
+        log.epoch(record(1))
+    (path,) = tmp_path.glob("events.*")
+    found = scalars(read_events(path))
+    assert math.isnan(found.pop(("loss/train", 0)))
+    at = {"loss/test": 0.388598, "accuracy/train": 0.85402, "accuracy/test": 0.86883}
+    at |= {"learning_rate": 0.01, "images_per_second": 31250.0}
+    expected = {(tag, step): value for step in (0, 1) for tag, value in at.items()}
+    expected |= {("loss/train", 1): 0.421626, ("loss/validation", 0): 0.5, ("accuracy/validation", 0): 0.75}
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_resumed_events_purge_from_the_first_epoch_and_spare_the_earlier_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1_700_000_000.0)  # both writers are made within one second
+    with opened(tmp_path) as log:
+        log.epoch(record(0, train_loss=0.5))
+        log.epoch(record(1, train_loss=9.0))
+    log.begin(1)
+    log.epoch(record(1, train_loss=0.25))
+    log.close()
+    first, second = (read_events(path) for path in sorted(tmp_path.glob("events.*")))
+    assert scalars(first)["loss/train", 0] == 0.5
+    assert ("loss/train", 0) not in scalars(second) and scalars(second)["loss/train", 1] == 0.25
+    starts = [event.step for event in second if event.session_log.status == SessionLog.START]
+    assert starts == [1]
+
+
+def test_without_tensorboardx_the_run_goes_on_and_says_so_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    screen = io.StringIO()
+    with opened(tmp_path, console=rich.console.Console(file=screen)) as log:
+        log.epoch(record(0))
+        log.epoch(record(1))
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
+    assert not list(tmp_path.glob("events.*"))
+    assert screen.getvalue().count("tensorboardX is not installed") == 1
+
+
+def test_the_console_line_is_the_reports(tmp_path):
+    screen = io.StringIO()
+    with opened(tmp_path, console=rich.console.Console(file=screen, width=20)) as log:
+        log.advance(3, 83, "train")
+        log.epoch(record(83))
+        log.epoch(record(84, validation_accuracy=0.861, test_loss=math.nan))
+    second = REPORT_LINE.replace("83,", "84,").replace("0.388598", "nan") + ", Validation acc 0.861000"
+    assert screen.getvalue() == f"{REPORT_LINE}\n{second}\n"
+
+
+def test_a_pipe_gets_no_bar_even_where_colour_is_forced(tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    screen = io.StringIO()
+    with opened(tmp_path, console=rich.console.Console(file=screen, width=20)) as log:
+        log.advance(3, 83, "train")
+        log.epoch(record(83))
+    assert screen.getvalue() == REPORT_LINE + "\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_resumed_bar_judges_the_time_left_by_its_own_speed(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    now, screen = [1000.0], Terminal()
+    console = rich.console.Console(file=screen, width=120, get_time=lambda: now[0])
+    with opened(tmp_path, first_epoch=50, first_step=4, console=console) as log:
+        assert "50%" in screen.getvalue()
+        for step in range(5, 9):
+            now[0] += 2.0
+            log.advance(step, 50, "train")
+        log.epoch(record(50))
+        now[0] += 2.0
+        log.advance(9, 50, "train")
+        log._progress.refresh()
+    shown = screen.getvalue()
+    # 1000 steps in all, 509 done: 491 remain at 2 s each.
+    for part in ("final", "epoch 51/100", "train", "51%", "31,250 images/s", "0:16:22"):
+        assert part in shown
+    assert REPORT_LINE.replace("83,", "50,") in shown
+
+
+def test_read_metrics_passes_over_a_torn_last_line_only(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps(record(0)) + '\n{"epoch": 1, "tr')
+    assert read_metrics(path) == [record(0)]
+    for bad in ('{"epoch": 1, "tr', "[1, 2]", '{"train_loss": 1.0}', ""):
+        path.write_text(json.dumps(record(0)) + f"\n{bad}\n" + json.dumps(record(2)) + "\n")
+        with pytest.raises(InputError, match=r"metrics\.jsonl, line 2: "):
+            read_metrics(path)
+    path.write_text(json.dumps(record(0)) + '\n{"epoch": 1, "tr\n')
+    with pytest.raises(InputError, match="line 2"):
+        read_metrics(path)
+    with pytest.raises(InputError, match="no such file"):
+        read_metrics(tmp_path / "absent.jsonl")
+
+
+def test_write_json_is_strict_and_ordinary(tmp_path):
+    path = tmp_path / "result.json"
+    previous = os.umask(0o022)
+    try:
+        write_json(path, {"seed": 1, "blocks": (2, 2), "loss": math.nan, "ok": True, "n": np.int32(3)})
+    finally:
+        os.umask(previous)
+    expected = '{\n  "seed": 1,\n  "blocks": [\n    2,\n    2\n  ],\n  "loss": null,\n  "ok": true,\n  "n": 3\n}\n'
+    assert path.read_text() == expected
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_write_json_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, step):
+    path = tmp_path / "result.json"
+    path.write_text("old")
+
+    def crash(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, step, crash)
+    with pytest.raises(OSError, match="disk full"):
+        write_json(path, {"seed": 1})
+    monkeypatch.undo()
+    with pytest.raises(TypeError):
+        write_json(path, {"seed": object()})
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["result.json"]

@@ -1,0 +1,124 @@
+"""Trains and evaluates one small network on emulated devices: `parallel_program.py FOLDER DTYPE WAY...`.
+
+A process of its own, because the number of emulated devices must be known before JAX starts. Every way
+of running writes FOLDER/WAY.npz: parameters, statistics and momenta, sums and figures.
+"""
+
+import dataclasses
+import pathlib
+import sys
+
+import jax
+import numpy as np
+from jax.extend import backend
+
+from jresnet import models
+from jresnet.config import Config
+from jresnet.data.datasets import Dataset, Split
+from jresnet.data.pipeline import Work, batches_of, make_input, pick, plan_for
+from jresnet.parallel.devices import Devices
+from jresnet.train.checkpoint import Checkpoints
+from jresnet.train.signals import Flag
+from jresnet.train.trainer import Training
+
+EPOCHS = 4  # 12 steps
+CONFIG = Config(width=3, blocks=(1,), batch_size=16, epochs=EPOCHS, learning_rate=0.05, dropout=0.1, input="resident")
+
+
+class Silent:
+    """A record that keeps nothing."""
+
+    def advance(self, *place):
+        pass
+
+
+class Doubles:
+    """The epochs' plans as batches of float64 images, not augmented: any difference is then the devices' own."""
+
+    fetch = staticmethod(pick)
+
+    def __init__(self, split: Split, config: Config, devices: Devices):
+        self.split, self.config, self.devices = split, config, devices
+        self.images = (split.images / 255 - 0.5) / 0.25
+
+    def epoch(self, epoch, first_step, pace):
+        plan = plan_for(self.config, 0, epoch, len(self.split))
+        full, tail, mask = batches_of(plan, self.config.batch_size, self.devices.count)
+        steps = full.order.shape[0]
+        if first_step < steps:
+            yield self.work(full.order, None, first_step, steps)
+        yield self.work(tail.order, mask, 0, 1)
+
+    def work(self, order, mask, first, last):
+        order = np.asarray(order)
+        batches = {"images": self.images[order], "labels": self.split.labels[order]}
+        batches |= {} if mask is None else {"mask": np.asarray(mask)}
+        return Work(self.devices.split(self.devices.own(batches)), first, last, order.size)
+
+
+def make_dataset() -> Dataset:
+    """38 training and 21 test images: neither the last batch nor the evaluation divides among 4 or 8 devices."""
+    rng = np.random.default_rng(0)
+
+    def split(images):
+        return Split(rng.integers(0, 256, (images, 8, 8, 3), np.uint8), rng.integers(0, 3, images).astype(np.int32))
+
+    return Dataset("made", split(38), split(0), split(21), ("a", "b", "c"))
+
+
+def make_training(config: Config, dataset: Dataset, dtype: str) -> Training:
+    devices = Devices(config)
+    statistics = dataset.channel_statistics
+    doubles = dtype == "float64"
+    source = Doubles(dataset.train, config, devices) if doubles else None
+    return Training(
+        config=config,
+        seed=0,
+        model=models.from_config(config, 3).clone(dtype=np.dtype(dtype), param_dtype=np.dtype(dtype)),
+        source=source or make_input(dataset.train, config, 0, statistics, devices),
+        statistics=statistics,
+        image_shape=(8, 8, 3),
+        images=len(dataset.train),
+        devices=devices,
+    )
+
+
+def arrays_of(training: Training) -> dict:
+    """The state and the epoch's sums by name, as one device holds them."""
+    state, sums = training.devices.unreplicate((training.state, training.sums))
+    leaves = jax.tree_util.tree_leaves_with_path((state.variables, state.opt_state, state.step))
+    return jax.device_get({jax.tree_util.keystr(place): leaf for place, leaf in leaves} | sums._asdict())
+
+
+def run(way: str, folder: pathlib.Path, dtype: str) -> None:
+    """Train and evaluate one way, "jit" or "pmap4"; write what came of it to FOLDER/WAY.npz.
+
+    Every way saves its state after half of the epochs, FOLDER/WAY-saved.npz; "pmap4-jit" goes on with jit from
+    what pmap4 has saved, and writes what it found to FOLDER/WAY-restored.npz.
+    """
+    source, target = way.partition("-")[0], way.rpartition("-")[2]
+    devices = int(target.removeprefix("pmap")) if target != "jit" else 1
+    backend.clear_backends()
+    jax.config.update("jax_num_cpu_devices", devices)
+    dataset = make_dataset()
+    training = make_training(dataclasses.replace(CONFIG, parallel=target.rstrip("0123456789")), dataset, dtype)
+    assert training.devices.count == devices
+    with Checkpoints(folder / source) as checkpoints:
+        training.start(checkpoints)
+        if training.step:
+            np.savez(folder / f"{way}-restored.npz", **arrays_of(training))
+        for epoch in range(training.step // training.steps, EPOCHS):
+            training.train_epoch(epoch, Silent(), Flag())
+            if epoch + 1 == EPOCHS // 2:
+                training.save(checkpoints)
+                np.savez(folder / f"{way}-saved.npz", **arrays_of(training))
+    outputs = training.evaluator(training.state.variables, dataset.test)
+    np.savez(folder / f"{way}.npz", **arrays_of(training) | outputs._asdict())
+
+
+if __name__ == "__main__":
+    place, dtype, *ways = sys.argv[1:]
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    for way in ways:
+        run(way, pathlib.Path(place), dtype)

@@ -1,0 +1,107 @@
+"""What the tests of whole programs share: a tiny data set and experiment, snapshots, and a user without privileges."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+import numpy as np
+import pytest
+
+from jresnet.data.datasets import Dataset, Split
+from jresnet.records import run_directory
+from jresnet.records.files import write_bytes
+from jresnet.records.log import METRICS
+from jresnet.train.loop import describe
+
+# Seconds of compiling, hundredths of training: feature maps of 4 x 4, three steps an epoch, the last one smaller.
+TINY = [
+    *("--dataset", "npz:tiny.npz", "--width", "2", "--blocks", "1", "1", "--pool-size", "4"),
+    *("--batch-size", "16", "--learning-rate", "0.05", "--epochs", "2"),
+]
+
+
+def tiny_npz(path, **changes):
+    """Three classes of 8x8 images, told apart by the bright third; returns the path."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 36), ("test", 15)):
+        labels = np.arange(count) % 3
+        images = rng.integers(0, 120, (count, 8, 8, 3), np.uint8)
+        for label in range(3):
+            images[labels == label, :, 2 * label : 2 * label + 3] += np.uint8(110)
+        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
+    np.savez(path, **{name: array for name, array in (arrays | changes).items() if array is not None})
+    return path
+
+
+def tree(directory):
+    """Every path below a directory, with the bytes of the files."""
+    return {
+        str(path): path.read_bytes() if path.is_file() else None for path in sorted(pathlib.Path(directory).rglob("*"))
+    }
+
+
+@contextlib.contextmanager
+def unprivileged():
+    """A directory that anybody may enter, and the way to become somebody who may not enter all."""
+    home = pathlib.Path(tempfile.mkdtemp(prefix="jresnet-test-"))
+    try:
+        home.chmod(0o755)
+        yield home
+    finally:
+        shutil.rmtree(home)
+
+
+@contextlib.contextmanager
+def as_nobody():
+    """For root, who may read and write everything: be nobody meanwhile. Others stay who they are."""
+    if os.geteuid() != 0:
+        yield
+        return
+    try:
+        os.seteuid(65534)
+    except OSError:
+        pytest.skip("root that can neither be refused anything nor become somebody else")
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def five_classes(train=60, test=10, validation=0):
+    """Noise of 32 x 32 with labels, large enough for the report's networks."""
+
+    def split(images, seed):
+        labels = (np.arange(images) % 5).astype(np.int32)
+        return Split(np.random.default_rng(seed).integers(0, 256, (images, 32, 32, 3), np.uint8), labels)
+
+    return Dataset("made", split(train, 0), split(validation, 1), split(test, 2), tuple("abcde"))
+
+
+class FakeFit:
+    """In place of `loop.fit`: the records of a run that is done at once.
+
+    Attributes:
+      accuracy: (config, seed) -> the accuracy on every split; set by the test, may raise.
+      made: (config, seed) of every run made.
+    """
+
+    def __init__(self):
+        self.made = []
+        self.accuracy = lambda config, seed: 0.5
+
+    def __call__(self, config, dataset, workdir, *, seed, experiment, keep, console):
+        held_out = dataset.hold_out(config.validation, seed)
+        run = describe(config, held_out, dataset.sha256, seed, experiment)
+        run_directory.claim(workdir, run)
+        accuracy = self.accuracy(config, seed)
+        line = {"epoch": 0, "test_accuracy": accuracy, "validation_accuracy": accuracy}
+        write_bytes(workdir / METRICS, json.dumps(line).encode() + b"\n")
+        record = {name: run[name] for name in ("experiment", "config", "seed", "dataset")} | line
+        record |= {"device": "none", "versions": {}, "commit": None, "parameters": 1, "epochs": 1}
+        record |= {"seconds": 2.0, "compile_seconds": 1.0, "train_loss": 1.0}
+        run_directory.finish(workdir, json.loads(json.dumps(record)))
+        self.made.append((config, seed))

@@ -1,0 +1,88 @@
+"""Checkpoints: every bit comes back, the latest stay, and a damaged one is refused in one line."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jresnet.errors import InputError
+from jresnet.train.checkpoint import Checkpoints
+
+
+def state(seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "kernel": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32),
+        "half": jnp.asarray(rng.normal(size=5), jnp.bfloat16),
+        "step": jnp.int32(seed),
+        "key": jax.random.key(seed),
+    }
+
+
+def like(tree):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
+
+
+def bits(tree):
+    return jax.tree.map(np.asarray, tree | {"key": jax.random.key_data(tree["key"])})
+
+
+def test_every_bit_and_the_record_come_back(tmp_path):
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == []
+        checkpoints.save(7, state(7), {"seconds": 1.25})
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == [7]
+        found, meta = checkpoints.restore(7, like(state()))
+    chex.assert_trees_all_equal(bits(found), bits(state(7)))
+    assert meta == {"seconds": 1.25}
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(2, [3, 4]), (1, [4]), (None, [1, 2, 3, 4])])
+def test_the_latest_stay(tmp_path, keep, kept):
+    with Checkpoints(tmp_path, keep) as checkpoints:
+        for step in range(1, 5):
+            checkpoints.save(step, state(step), {})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == kept
+
+
+def test_a_step_that_exists_stays_as_it_is(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state(1), {})
+        checkpoints.save(1, state(2), {})
+    with Checkpoints(tmp_path) as checkpoints:
+        chex.assert_trees_all_equal(bits(checkpoints.restore(1, like(state()))[0]), bits(state(1)))
+
+
+def test_the_state_may_be_donated_while_it_is_written(tmp_path):
+    consume = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)
+    numbers = {"a": jnp.arange(100_000, dtype=jnp.float32)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, numbers, {})
+        for _ in range(3):
+            numbers = consume(numbers)
+    with Checkpoints(tmp_path) as checkpoints:
+        found, _ = checkpoints.restore(1, like({"a": jnp.zeros(100_000)}))
+    np.testing.assert_array_equal(found["a"], np.arange(100_000))
+
+
+def test_a_checkpoint_cut_off_while_written_does_not_count(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state(1), {})
+    (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state(1), {})
+    for path in (tmp_path / "1").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"damaged")
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(InputError) as caught:
+        checkpoints.restore(1, like(state()))
+    assert "delete it to go on from an earlier one" in str(caught.value) and "\n" not in str(caught.value)

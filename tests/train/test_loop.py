@@ -1,0 +1,336 @@
+"""One run from end to end: exact figures, and the same final parameters however often it was stopped."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jresnet import models
+from jresnet.errors import Diverged, InputError, Interrupted
+from jresnet.parallel.devices import Devices
+from jresnet.records import run_directory
+from jresnet.train import loop, programs, trainer
+from jresnet.train.checkpoint import Checkpoints
+from jresnet.use.classifier import Classifier
+from tests.support.runs import CONFIG, final_state, make_dataset, strip
+
+
+def assert_same_run(one: pathlib.Path, other: pathlib.Path) -> None:
+    chex.assert_trees_all_equal(final_state(one), final_state(other))
+    assert strip(one) == strip(other)
+
+
+@pytest.fixture(scope="module", params=["resident", "tfds"])
+def whole(request, tmp_path_factory):
+    """An uninterrupted run that keeps every checkpoint: its configuration and directory."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    config = dataclasses.replace(CONFIG, input=request.param)
+    loop.fit(config, make_dataset(), workdir, keep=None)
+    return config, workdir
+
+
+def rewind(source: pathlib.Path, target: pathlib.Path, step: int) -> None:
+    """A run's directory as a kill right after the checkpoint of `step` would leave it; records of later epochs stay."""
+    shutil.copytree(source, target)
+    for name in ("result.json", "curves.png"):
+        (target / name).unlink()
+    for path in (target / "checkpoints").iterdir():
+        if path.is_dir() and int(path.name) > step:
+            shutil.rmtree(path)
+
+
+def test_resume_from_every_saved_epoch_ends_in_the_same_bits(whole, tmp_path):
+    config, source = whole
+    steps = sorted(int(path.name) for path in (source / "checkpoints").iterdir())
+    assert steps == [5, 10, 15]
+    for step in steps:
+        target = tmp_path / str(step)
+        rewind(source, target, step)
+        result = loop.fit(config, make_dataset(), target, keep=None)
+        assert_same_run(source, target)
+        recorded = json.loads((source / "result.json").read_text())
+        assert result.test_loss == recorded["test_loss"] and result.test_accuracy == recorded["test_accuracy"]
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5, 7, 15])
+def test_a_signal_at_any_step_saves_and_resume_ends_in_the_same_bits(whole, tmp_path, monkeypatch, stop_at):
+    config, source = whole
+    monkeypatch.setattr(trainer, "CALL_SECONDS", 0.0)
+    monkeypatch.setattr("jresnet.data.pipeline.STREAMED_IMAGES", 16)
+    agree = trainer.Training.agree
+    calls = []
+
+    def stop(self, flag, seconds=0.0):
+        calls.append(seconds > 0)  # one step of training, else a piece of an evaluation
+        if sum(calls) == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return agree(self, flag, seconds)
+
+    monkeypatch.setattr(trainer.Training, "agree", stop)
+    with pytest.raises(Interrupted, match="the state is saved") as caught:
+        loop.fit(config, make_dataset(), tmp_path / "run")
+    assert caught.value.signal == signal.SIGTERM
+    assert sum(calls) == stop_at
+    assert not (tmp_path / "run" / "result.json").exists()
+    monkeypatch.undo()
+    loop.fit(config, make_dataset(), tmp_path / "run")
+    assert_same_run(source, tmp_path / "run")
+
+
+KILLED = """
+    import pathlib, sys
+    sys.path[:0] = [{root!r}]
+    from tests.support import runs
+    from jresnet.train import loop
+    import dataclasses
+    config = dataclasses.replace(runs.CONFIG, epochs=400)
+    loop.fit(config, runs.make_dataset(), pathlib.Path({workdir!r}), keep=3)
+"""
+
+
+def test_kill_9_loses_at_most_the_work_since_the_last_checkpoint(tmp_path):
+    root = pathlib.Path(__file__).parents[2]
+    killed = tmp_path / "killed"
+    script = textwrap.dedent(KILLED.format(root=str(root), tests=str(root / "tests"), workdir=str(killed)))
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
+    metrics = killed / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if metrics.exists() and metrics.read_bytes().count(b"\n") >= 6:
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    recorded = metrics.read_bytes().count(b"\n")
+    assert 6 <= recorded < 400, process.stderr.read().decode()
+    with Checkpoints(killed / "checkpoints", 3) as checkpoints:
+        # The checkpoint of the epoch before is on disk before the next epoch is recorded.
+        assert checkpoints.steps()[-1] >= 5 * (recorded - 1)
+    epochs = recorded + 2
+    config = dataclasses.replace(CONFIG, epochs=epochs)
+    run = json.loads((killed / "config.json").read_text())
+    run["config"]["epochs"] = epochs
+    (killed / "config.json").write_text(json.dumps(run))
+    loop.fit(config, make_dataset(), killed, keep=3)
+    loop.fit(config, make_dataset(), tmp_path / "whole")
+    assert_same_run(killed, tmp_path / "whole")
+
+
+def test_two_runs_agree_to_the_last_bit_and_another_seed_differs(whole, tmp_path):
+    config, source = whole
+    loop.fit(config, make_dataset(), tmp_path / "again")
+    assert_same_run(source, tmp_path / "again")
+    loop.fit(config, make_dataset(), tmp_path / "other", seed=1)
+    assert strip(tmp_path / "other") != strip(source)
+
+
+def test_a_finished_run_is_returned_and_not_repeated(whole):
+    config, source = whole
+    before = (source / "metrics.jsonl").read_bytes()
+    result = loop.fit(config, make_dataset(), source)
+    assert (source / "metrics.jsonl").read_bytes() == before
+    assert json.loads(json.dumps(result.record())) == json.loads((source / "result.json").read_text())
+
+
+def test_figures_count_every_image_once(whole):
+    config, source = whole
+    last = strip(source)[-1]
+    result = json.loads((source / "result.json").read_text())
+    assert result["test_accuracy"] == last["test_accuracy"]
+    assert (last["test_accuracy"] * 37).is_integer() and (last["train_accuracy"] * 72).is_integer()
+    _, (state, _) = final_state(source)
+    dataset = make_dataset()
+    mean, std = dataset.channel_statistics
+    images = (dataset.test.images.astype(np.float64) / 255 - np.asarray(mean)) / np.asarray(std)
+    variables = {"params": state["params"], "batch_stats": state["batch_stats"]}
+    logits = np.asarray(
+        models.from_config(config, 3).apply(variables, images.astype(np.float32), train=False), np.float64
+    )
+    losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(37), dataset.test.labels]
+    correct = logits.argmax(-1) == dataset.test.labels
+    assert last["test_loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    assert last["test_accuracy"] == correct.mean()
+    batches = [correct[start : start + 16].mean() for start in (0, 16, 32)]
+    assert last["test_accuracy_batch_mean"] == pytest.approx(np.mean(batches), rel=1e-12)
+
+
+def test_batch_means_are_the_reports_arithmetic():
+    correct = np.zeros(10_000, bool)
+    correct[:9110] = True
+    found = trainer.figures(np.zeros(10_000), correct, 32)
+    assert found.accuracy == 0.911
+    # 312 full batches and one of 16: its images weigh twice as much.
+    assert found.accuracy_batch_mean == pytest.approx((284 + 22 / 32) / 313, rel=1e-12)
+
+
+def test_validation_images_are_held_out_evaluated_and_recorded(tmp_path):
+    config = dataclasses.replace(CONFIG, validation=12, epochs=1)
+    result = loop.fit(config, make_dataset(), tmp_path)
+    assert result.dataset["train"] == 60 and result.dataset["validation"] == 12
+    assert result.dataset["sha256"] == make_dataset().sha256
+    assert (result.validation_accuracy * 12).is_integer()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["validation_loss"] == result.validation_loss
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    config = dataclasses.replace(CONFIG, learning_rate=1e30, warmup_epochs=3)
+    workdir = tmp_path / "run"
+    with pytest.raises(Diverged, match=r"epoch 0, step [0-4] \(update [0-4]\): lower --learning-rate"):
+        loop.fit(config, make_dataset(), workdir)
+    assert not (workdir / "result.json").exists()
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == []
+
+
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
+    good = dataclasses.replace(CONFIG, epochs=2)
+    calls = []
+    train_epoch = trainer.Training.train_epoch
+
+    def poisoned(self, epoch, log, flag):
+        train_epoch(self, epoch, log, flag)
+        calls.append(epoch)
+        if epoch == 1:
+            bad = jax.tree.map(lambda leaf: leaf * jnp.nan, self.state.params)
+            self.state = self.state.replace(params=bad)
+
+    monkeypatch.setattr(trainer.Training, "train_epoch", poisoned)
+    with pytest.raises(Diverged, match=r"epoch 1, step 4 \(update 9\)"):
+        loop.fit(good, make_dataset(), tmp_path)
+    assert calls == [0, 1]
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == [5]
+    assert len(strip(tmp_path)) == 1
+
+
+def test_refusals_write_nothing(tmp_path):
+    workdir = tmp_path / "run"
+    for changes, complaint in (
+        ({"pool_size": 5}, "--pool-size 5: exceeds"),
+        ({"budget": 100}, "over the budget of 100"),
+        ({"validation": 72}, "--validation 72"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            loop.fit(dataclasses.replace(CONFIG, **changes), make_dataset(), workdir)
+    with pytest.raises(InputError, match="seed -1"):
+        loop.fit(CONFIG, make_dataset(), workdir, seed=-1)
+    assert not workdir.exists()
+
+
+def test_another_run_in_the_directory_is_refused_and_left_alone(whole):
+    config, source = whole
+    before = {path: path.read_bytes() for path in source.iterdir() if path.is_file()}
+    for run in ({"seed": 7}, {"config": dataclasses.replace(config, width=5)}, {"dataset": make_dataset(train=75)}):
+        arguments = {"config": config, "dataset": make_dataset(), "seed": 0} | run
+        with pytest.raises(InputError, match="holds another run"):
+            loop.fit(arguments["config"], arguments["dataset"], source, seed=arguments["seed"])
+    assert {path: path.read_bytes() for path in source.iterdir() if path.is_file()} == before
+
+
+def test_one_compilation_serves_all_epochs(tmp_path, monkeypatch):
+    traces = []
+    make = programs.make_train_step
+    programs.train_program.cache_clear()
+
+    def counted(*arguments):
+        step = make(*arguments)
+        return lambda state, batch: (traces.append(batch["labels"].shape), step(state, batch))[1]
+
+    monkeypatch.setattr(programs, "make_train_step", counted)
+    loop.fit(CONFIG, make_dataset(), tmp_path)
+    assert sorted(set(traces)) == [(8,), (16,)]
+    assert len(traces) <= 4, "each shape is traced once, and once more where JAX checks the loop's carry"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["resident", "tfds"])
+def test_runs_of_equal_shape_share_their_compiled_programs(tmp_path, source):
+    """Rate, decay, seed, flips, gray, validation images and channel statistics change; nothing compiles again."""
+    compiled = []
+
+    def listen(event, seconds, **details):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(details)
+
+    first = dataclasses.replace(CONFIG, input=source, validation=12, epochs=2, width=3)
+    other = dataclasses.replace(first, learning_rate=0.02, weight_decay=1e-3, flip=0.1, grayscale=0.9, epochs=2)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        loop.fit(first, make_dataset(), tmp_path / "first")
+        assert compiled, "the listener hears compilations"
+        compiled.clear()
+        loop.fit(other, make_dataset(), tmp_path / "other", seed=3)
+        assert compiled == []
+        loop.fit(dataclasses.replace(other, width=2), make_dataset(), tmp_path / "another width")
+        assert compiled, "another network needs programs of its own"
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    rates = [final_state(tmp_path / run)[1][0]["opt_state"][0]["hyperparams"] for run in ("first", "other")]
+    assert [(float(r["learning_rate"]), float(r["weight_decay"])) for r in rates] == [
+        (np.float32(0.05), np.float32(5e-4)), (np.float32(0.02), np.float32(1e-3)),
+    ]  # fmt: skip
+    means = [json.loads((tmp_path / run / "config.json").read_text())["mean"] for run in ("first", "other")]
+    assert means[0] != means[1], "the runs' statistics differ, and so their programs' inputs"
+
+
+def test_predictions_of_the_test_images_are_kept(whole):
+    _, source = whole
+    with np.load(source / "predictions.npz", allow_pickle=False) as archive:
+        predictions, confidences = archive["test_predictions"], archive["test_confidences"]
+    assert (predictions.dtype, confidences.dtype) == (np.int32, np.float32)
+    assert np.mean(predictions == make_dataset().test.labels) == strip(source)[-1]["test_accuracy"]
+    probabilities = Classifier.load(source).predict(make_dataset().test.images)
+    np.testing.assert_array_equal(predictions, probabilities.argmax(1))
+    np.testing.assert_allclose(confidences, probabilities.max(1), rtol=1e-5)
+
+
+def edited(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def test_a_finished_runs_records_are_sealed(whole, tmp_path):
+    _, source = whole
+    run_directory.verify(source)
+    assert subprocess.run(["sha256sum", "-c", "--quiet", run_directory.SUMS], cwd=source).returncode == 0
+    for name in ("config.json", "metrics.jsonl", "result.json", "predictions.npz", run_directory.SUMS):
+        for change in (lambda data: data[:-2], edited, None):
+            target = tmp_path / "copy"
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("checkpoints"))
+            if change is None:
+                (target / name).unlink()
+            else:
+                (target / name).write_bytes(change((target / name).read_bytes()))
+            with pytest.raises(InputError, match=r"restore it|repeat the run") as caught:
+                run_directory.verify(target)
+            assert "\n" not in str(caught.value)
+            shutil.rmtree(target)
+
+
+def test_without_test_images_no_test_figure_is_made(tmp_path):
+    dataset = dataclasses.replace(make_dataset(validation=12), test=make_dataset(test=0).test)
+    result = loop.fit(dataclasses.replace(CONFIG, epochs=1), dataset, tmp_path)
+    assert result.validation_accuracy is not None and result.test_accuracy is None
+    recorded = [json.loads((tmp_path / name).read_text()) for name in ("metrics.jsonl", "result.json")]
+    assert not any(key.startswith("test_") for record in recorded for key in record)
+    assert not (tmp_path / "predictions.npz").exists()
+    run_directory.verify(tmp_path)
+
+
+def test_devices_refuse_a_batch_that_does_not_divide(monkeypatch):
+    for name in ("device_count", "local_device_count"):
+        monkeypatch.setattr(jax, name, lambda: 3)
+    with pytest.raises(InputError, match="--batch-size 16: does not divide among 3 devices: choose 15 or 18"):
+        Devices(dataclasses.replace(CONFIG, parallel="auto"))

@@ -1,0 +1,102 @@
+"""Classifier: what it predicts is what the run's own evaluation found, and what it cannot load it refuses."""
+
+import gc
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import jresnet
+from jresnet.use.classifier import MOST_IMAGES, Classifier
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "mine"
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 90).astype(np.int32)
+    images = rng.integers(0, 60, (90, 8, 8, 3), np.uint8) + (60 * labels[:, None, None, None]).astype(np.uint8)
+    halves = [jresnet.Split(images[part], labels[part]) for part in (slice(0, 60), slice(60, 90))]
+    dataset = jresnet.Dataset("shades", halves[0], jresnet.Split(images[:0], labels[:0]), halves[1], ("a", "b", "c"))
+    config = jresnet.Config(width=4, blocks=(1, 1), batch_size=16, epochs=3, learning_rate=0.05, parallel="jit")
+    return workdir, dataset, jresnet.fit(config, dataset, workdir)
+
+
+def test_it_predicts_what_the_run_found(trained):
+    workdir, dataset, result = trained
+    classifier = Classifier.load(workdir)
+    probabilities = classifier.predict(dataset.test.images)
+    assert probabilities.shape == (30, 3) and probabilities.dtype == np.float32
+    assert classifier.classes == ("a", "b", "c") and classifier.image_size == (8, 8)
+    assert np.mean(probabilities.argmax(1) == dataset.test.labels) == result.test_accuracy > 0.5
+    of_labels = probabilities[np.arange(30), dataset.test.labels]
+    np.testing.assert_allclose(-np.log(of_labels).mean(), result.test_loss, rtol=1e-5)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-6)
+
+
+def test_every_image_has_its_own_prediction_however_many_come(trained):
+    workdir, dataset, _ = trained
+    classifier = Classifier.load(workdir)
+    images = np.tile(dataset.test.images, (10, 1, 1, 1))
+    assert len(images) > MOST_IMAGES
+    whole = classifier.predict(images)
+    np.testing.assert_allclose(whole, np.tile(whole[:30], (10, 1)), atol=1e-6)
+    np.testing.assert_allclose(classifier.predict(images[4:7]), whole[4:7], atol=1e-6)
+    assert classifier.predict(images[:0]).shape == (0, 3)
+
+
+def test_loading_changes_nothing_in_the_directory(trained):
+    workdir, _, _ = trained
+
+    def contents():
+        return {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+
+    # As of a run that is writing a checkpoint at this moment.
+    unfinished = workdir / "checkpoints" / "999.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    before = contents()
+    Classifier.load(workdir)
+    assert contents() == before
+    unfinished.rmdir()
+
+
+@pytest.mark.parametrize(
+    "images",
+    [np.zeros((2, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8), np.zeros((2, 8, 9, 3), np.uint8)],
+)
+def test_other_images_are_refused(trained, images):
+    with pytest.raises(jresnet.InputError, match=r"give uint8 of shape \(n, 8, 8, 3\)"):
+        Classifier.load(trained[0]).predict(images)
+
+
+def test_what_is_no_run_is_refused(tmp_path, trained):
+    with pytest.raises(jresnet.InputError, match=r"config\.json"):
+        Classifier.load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(jresnet.InputError, match="not a record of a run"):
+        Classifier.load(tmp_path)
+    (tmp_path / "config.json").write_text((trained[0] / "config.json").read_text())
+    with pytest.raises(jresnet.InputError, match="no checkpoint yet"):
+        Classifier.load(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_record_of_another_network_than_the_checkpoint_is_refused(tmp_path, trained):
+    run = json.loads((trained[0] / "config.json").read_text())
+    run["config"]["width"] = 5
+    (tmp_path / "config.json").write_text(json.dumps(run))
+    (tmp_path / "checkpoints").symlink_to(trained[0] / "checkpoints")
+    with pytest.raises(jresnet.InputError, match="cannot be restored"):
+        Classifier.load(tmp_path)
+    gc.collect()  # TensorStore's reads that were given up warn here, not in whatever test comes next
+
+
+def test_the_variables_are_the_models(trained):
+    workdir, dataset, _ = trained
+    classifier = Classifier.load(workdir)
+    mean, std = (json.loads((workdir / "config.json").read_text())[name] for name in ("mean", "std"))
+    images = (dataset.test.images / np.float32(255) - np.float32(mean)) / np.float32(std)
+    logits = classifier.model.apply(classifier.variables, images, train=False)
+    np.testing.assert_allclose(jax.nn.softmax(logits), classifier.predict(dataset.test.images), atol=1e-6)
