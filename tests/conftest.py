@@ -1,4 +1,4 @@
-"""How every test runs: JAX on one CPU device, ranks never promoted silently, caches beside pytest's own."""
+"""How every test runs: JAX on one CPU device, no silent promotion of ranks or dtypes, caches beside pytest's own."""
 
 import os
 import tempfile
@@ -16,6 +16,7 @@ def pytest_configure(config):
     settings = {
         "jax_platforms": "cpu",
         "jax_numpy_rank_promotion": "raise",
+        "jax_numpy_dtype_promotion": "strict",
         # Compiled programs stay out of the user's ~/.cache, and a second run of the tests finds them.
         "jax_compilation_cache_dir": str(cache.mkdir("xla")) if cache else tempfile.mkdtemp(prefix="xla-"),
         "jax_persistent_cache_min_compile_time_secs": 0.2,
