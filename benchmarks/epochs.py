@@ -5,6 +5,7 @@ the last. Compilation, initial weights and carrying the images to the device are
 written.
 """
 
+import dataclasses
 import signal
 import time
 from pathlib import Path
@@ -15,7 +16,8 @@ from jresnet.data.pipeline import Statistics
 from jresnet.parallel.devices import Devices
 from jresnet.records.log import RunLog
 from jresnet.train import loop
-from jresnet.train.signals import Flag
+from jresnet.train.signals import StopSignal
+from jresnet.train.trainer import Trainer
 
 
 class Stopwatch:
@@ -34,18 +36,20 @@ class Stopwatch:
 
     def __init__(self, config: Config, dataset: Dataset, seed: int, statistics: Statistics):
         started = time.perf_counter()
-        self.training = loop.prepare(config, dataset, seed, Devices(config), statistics)
-        self._log = RunLog(Path(), epochs=config.epochs, steps_per_epoch=self.training.steps, writes=False)
+        run = loop.describe(config, dataset, dataset.sha256, seed, "benchmark")
+        run = dataclasses.replace(run, mean=statistics[0], std=statistics[1])
+        self.training = Trainer(run, dataset.train, Devices(config))
+        self._log = RunLog(Path(), epochs=config.epochs, steps_per_epoch=self.training.steps_per_epoch, writes=False)
         self.training.start()
         # With the flag raised before, the epoch ends after its first call.
-        raised = Flag()
-        raised.signal = signal.SIGINT
+        raised = StopSignal()
+        raised.number = signal.SIGINT
         self.training.train_epoch(0, self._log, raised)
         self.training.start()
         self.setup_seconds = time.perf_counter() - started
 
-    def epoch(self, epoch: int, flag: Flag) -> float:
-        """Train on an epoch; if the flag is raised meanwhile, on a part of it, and `training.asked` says so.
+    def epoch(self, epoch: int, flag: StopSignal) -> float:
+        """Train on an epoch; if the flag is raised meanwhile, on a part of it, and `training.stop_signal` says so.
 
         Returns:
           Seconds, compilation left out.

@@ -115,7 +115,7 @@ def measure(point: Point, entry: dict[str, Any], options: Options) -> None:
     from benchmarks.throughput import CLASSES, IMAGE_SIZE, flops_of
     from jresnet import models
     from jresnet.data.datasets import Dataset
-    from jresnet.train.signals import Flag
+    from jresnet.train.signals import StopSignal
 
     config, split = point.config(options), pool(point.images)
     dataset = Dataset("random", split, split.take(slice(0)), split.take(slice(0)), tuple(map(str, range(CLASSES))))
@@ -125,7 +125,7 @@ def measure(point: Point, entry: dict[str, Any], options: Options) -> None:
         entry["flops"] = point.images * flops_of(models.from_config(config, CLASSES), IMAGE_SIZE)
         entry["memory"] = memory(watch.training)
         entry["compile_seconds"] = watch.training.compile_seconds
-    entry["seconds"].append(watch.epoch(0, Flag()))
+    entry["seconds"].append(watch.epoch(0, StopSignal()))
     # Of the whole process, all points before this one included: the devices offer no other.
     entry["process_peak_bytes"] = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 

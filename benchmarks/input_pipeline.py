@@ -6,7 +6,7 @@ Alone: whole epochs over random images of CIFAR-10's number and size, from the p
 device memory. Beside it, as ceiling, numpy gathers the same uint8 images in the same order on one thread: no input
 that shuffles can do less than read every image and write it once.
 
-Training: whole epochs of the same step, fed from device memory and by tf.data, and of the resident input without the
+Trainer: whole epochs of the same step, fed from device memory and by tf.data, and of the resident input without the
 step. An epoch begins and ends with empty buffers, so that no batch is made while a rival is timed. Each pays for
 starting tf.data, about a tenth of a second, and so short ones show tf.data slower than epochs of 50,000 images would.
 """
@@ -88,7 +88,7 @@ def drained(batch_size: int, source: Literal["resident", "tfds"], images: int, r
     config = Config(batch_size=batch_size, parallel="jit", input=source)
     devices = Devices(config)
     fed = make_input(pool(images), config, 0, STATISTICS, devices)
-    program = devices.compile(drain_program(fed.fetch))
+    program = devices.compile(drain_program(fed.get_batch))
 
     def run(epochs: int) -> None:
         total = jnp.zeros(())

@@ -11,11 +11,11 @@ from benchmarks.timing import POOL_IMAGES, Case, Rival
 from jresnet import models
 from jresnet.config import Config, Parallel
 from jresnet.data.datasets import Split
-from jresnet.data.pipeline import Work, make_input
+from jresnet.data.pipeline import Chunk, make_input
 from jresnet.parallel.devices import Devices
 from jresnet.train import optim
-from jresnet.train.programs import init_program, train_program
-from jresnet.train.step import Sums
+from jresnet.train.step import Metrics
+from jresnet.train.trainer import init_program, train_program
 
 STATISTICS = ((0.5,) * 3, (0.25,) * 3)
 
@@ -48,12 +48,12 @@ def jax_rival(
     fed = make_input(pool(steps_per_epoch * case.batch_size), config, 0, STATISTICS, shared)
     model = models.from_config(config, 10)
     tx = optim.shared_optimizer(config, steps_per_epoch)
-    program = train_program(model.clone(axis_name=shared.axis_name), tx, fed.fetch, shared)
+    program = train_program(model.clone(axis_name=shared.axis_name), tx, fed.get_batch, shared)
     initial, _ = init_program(model, tx, (32, 32, 3))(0, config.learning_rate, config.weight_decay)
-    state, zero = shared.replicate((initial, Sums.zero()))
+    state, zero = shared.replicate((initial, Metrics.zero()))
     left = 0
 
-    def works() -> Iterator[Work]:
+    def works() -> Iterator[Chunk]:
         for epoch in itertools.count():
             yield from fed.epoch(epoch, 0, lambda in_epoch: min(in_epoch, left))
 

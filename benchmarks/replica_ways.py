@@ -24,8 +24,8 @@ from jresnet.data.pipeline import Resident, batches_of, plan_for
 from jresnet.models.layers import Conv
 from jresnet.parallel.devices import Devices
 from jresnet.train import optim
-from jresnet.train.programs import init_program, train_program
 from jresnet.train.step import make_train_step
+from jresnet.train.trainer import init_program, train_program
 
 RATES = (0.01, 0.005, 0.001)
 """Learning rates that replicas have in turn, those of the report's section 4.2.1."""
@@ -61,7 +61,7 @@ class Replicas:
         self._weight_decay = config.weight_decay
         split = pool(self.steps * case.batch_size)
         source = Resident(split, config, 0, STATISTICS, self.devices)
-        self.fetch, self.data = source.fetch, source.data
+        self.get_batch, self.data = source.get_batch, source.data
         self.plans = [batches_of(plan_for(config, seed, 0, len(split)), case.batch_size, 1)[0] for seed in range(count)]
 
     def start(self) -> list[tuple]:
@@ -88,7 +88,7 @@ class Apart:
     """
 
     def __init__(self, replicas: Replicas, spread: Callable[[Callable[[int], Any], range], None]):
-        self.program = train_program(replicas.model, replicas.tx, replicas.fetch, replicas.devices)
+        self.program = train_program(replicas.model, replicas.tx, replicas.get_batch, replicas.devices)
         self.arrays = [(replicas.data, plan, None) for plan in replicas.plans]
         self.carries, self.spread, self.places = replicas.start(), spread, places(replicas.steps)
 
@@ -140,7 +140,7 @@ class Together:
 
         def step(carry, arrays, i):
             state, sums = carry
-            state, more = train_step(state, replicas.fetch(arrays, i))
+            state, more = train_step(state, replicas.get_batch(arrays, i))
             return state, sums + more
 
         def program(carry, arrays, first, last):

@@ -88,12 +88,14 @@ def open_run(config: Config, dataset: Dataset, seed: int) -> Stopwatch:
     started = time.perf_counter()
     watch = Stopwatch(config, dataset, seed, dataset.channel_statistics)
     # As many images as an evaluation takes at once: its program is compiled for their number.
-    watch.training.evaluator(watch.training.state.variables, dataset.test.take(slice(STREAMED_IMAGES)))
+    watch.training.evaluate(watch.training.state.variables, dataset.test.take(slice(STREAMED_IMAGES)))
     watch.setup_seconds = time.perf_counter() - started
     return watch
 
 
-def measure(options: Options, dataset: Dataset, entry: dict[str, Any], flag: signals.Flag, keep: Callable) -> None:
+def measure(
+    options: Options, dataset: Dataset, entry: dict[str, Any], flag: signals.StopSignal, keep: Callable
+) -> None:
     """Train one seed until it reaches the target, or to the end.
 
     Args:
@@ -112,15 +114,15 @@ def measure(options: Options, dataset: Dataset, entry: dict[str, Any], flag: sig
     watch = open_run(options.config, held_out, entry["seed"])
 
     def stop_if_asked() -> None:
-        watch.training.agree(flag)
-        if watch.training.asked is not None:
-            raise Interrupted(f"interrupted in seed {entry['seed']}", watch.training.asked)
+        watch.training.synchronise(flag)
+        if watch.training.stop_signal is not None:
+            raise Interrupted(f"interrupted in seed {entry['seed']}", watch.training.stop_signal)
 
     for epoch in range(options.epochs):
         seconds = watch.epoch(epoch, flag)
         stop_if_asked()
         started = time.perf_counter()
-        outputs = watch.training.evaluator(watch.training.state.variables, held_out.test, stop_if_asked)
+        outputs = watch.training.evaluate(watch.training.state.variables, held_out.test, stop_if_asked)
         line = {"epoch": epoch, "test_accuracy": float((outputs.predictions == held_out.test.labels).mean())}
         line |= {"training_seconds": seconds, "evaluation_seconds": time.perf_counter() - started}
         entry["history"].append(line)
@@ -194,7 +196,7 @@ def measure_all(options: Options, dataset: Dataset, record: dict[str, Any]) -> N
         if history := record["runs"][-1]["history"]:
             print(epoch_line(record["runs"][-1]["seed"], history), file=sys.stderr, flush=True)
 
-    with signals.stop_flag() as flag:
+    with signals.catch_stop_signals() as flag:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             if any(run["seed"] == seed for run in record["runs"]):
                 continue

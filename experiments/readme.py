@@ -165,7 +165,7 @@ def _record(run: pathlib.Path) -> dict:
     """A run's result.json, with everything that this module reads of it."""
     path = run / run_directory.RESULT
     record = run_directory.read_json(path)
-    loop.recorded_result(record, path)
+    loop.Result.from_json(record, path)
     if not {"name", "train", "test", "sha256"} <= record["dataset"].keys() or "width" not in record["config"]:
         raise InputError(f"{path}: does not name its data set and width: take the file from the run again")
     return record

@@ -37,8 +37,7 @@ if TYPE_CHECKING:
         wide_resnet28_10,
     )
     from jresnet.train.loop import Result, fit
-    from jresnet.train.state import TrainState
-    from jresnet.train.step import make_eval_step, make_train_step
+    from jresnet.train.step import TrainState, make_eval_step, make_train_step
     from jresnet.use.classifier import Classifier
 
 __all__ = [
@@ -91,7 +90,7 @@ _HOMES = {
     "Result": "train.loop",
     "fit": "train.loop",
     "Classifier": "use.classifier",
-    "TrainState": "train.state",
+    "TrainState": "train.step",
     "make_eval_step": "train.step",
     "make_train_step": "train.step",
 }

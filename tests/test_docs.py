@@ -43,7 +43,7 @@ def test_slurm_runs_one_process_per_gpu_of_one_run():
     count = int(given["nodes"]) * int(given["ntasks-per-node"])
     assert options.batch_size % count == 0
     environment = {"SLURM_STEP_NUM_TASKS": str(count), "SLURM_PROCID": "3", "SLURM_STEP_NODELIST": "n[1-2]"}
-    assert distributed.place(options, environment) == (8, 3)
+    assert distributed.num_processes_and_id(options, environment) == (8, 3)
 
 
 def test_slurm_shares_a_study_out_over_an_array():
@@ -62,7 +62,7 @@ def test_kubernetes_runs_an_indexed_job_that_finds_its_first_pod():
     assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
     assert job["spec"]["completionMode"] == "Indexed"
     assert job["spec"]["completions"] == job["spec"]["parallelism"] == options.num_processes
-    assert distributed.place(options, {"JOB_COMPLETION_INDEX": "1"}) == (2, 1)
+    assert distributed.num_processes_and_id(options, {"JOB_COMPLETION_INDEX": "1"}) == (2, 1)
     assert options.batch_size % (options.num_processes * container["resources"]["limits"]["nvidia.com/gpu"]) == 0
 
 

@@ -1,9 +1,8 @@
-"""The runs of a study: where each lies, whether it is done, and who trains it.
+"""The runs of a study: the directory of each, whether it is finished, and which process trains it.
 
-A run's directory is STUDY/runs/NAME-DIGEST/seed-K, where the digest is of everything its result depends on
-besides the seed. So a run that several experiments need is made once, a study that was stopped finds what it
-has, and processes that share the directory, on one machine or several, never train the same run: the one
-that does holds a lock on it.
+A run's directory is STUDY/runs/NAME-DIGEST/seed-K. The digest covers everything that the result depends on except the
+seed, so a run that several experiments need is trained once, and a study that was stopped finds its finished runs.
+Processes that share the directory, on one machine or several, never train the same run: the one that does holds a lock.
 """
 
 import contextlib
@@ -22,24 +21,23 @@ from jresnet.data.datasets import Dataset
 from jresnet.errors import InputError
 from jresnet.parallel.devices import Devices
 from jresnet.records import run_directory
+from jresnet.records.files import read_json
+from jresnet.records.run import differences, identity
 from jresnet.train import loop
 
 RUNS, LOCK = "runs", "lock"
 
-# Of a configuration, what does not change a run's result: how data is carried, and which networks are refused.
-_FREE = (*run_directory.FREE, "budget")
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """One network to train.
+    """One run of a study.
 
     Attributes:
-      experiment: the first that needs it; its name in the run's records.
-      config: its configuration, explicit, without a budget.
+      experiment: the first experiment that needs it; its name in the run's records.
+      config: its configuration, explicit and without a budget.
       seed: its seed.
-      dataset: its data, no validation images held out by `config` yet.
-      place: its directory, which tells it from all others.
+      dataset: its data, before `config.validation` images are held out.
+      place: its directory, unique to it.
     """
 
     experiment: str
@@ -50,21 +48,40 @@ class Run:
 
     @property
     def work(self) -> float:
-        """What training costs, up to a constant factor: parameters x images x epochs."""
+        """Relative cost of training: parameters x images x epochs."""
         model = models.from_config(self.config, len(self.dataset.classes))
         parameters = models.parameter_count(model, self.dataset.image_size)
         return parameters * len(self.dataset.train) * self.config.epochs
+
+    def differences(self, record: dict) -> list[str]:
+        """How a recorded run differs from this one; see `jresnet.records.run.differences`."""
+        return differences(record, self.config, self.seed, self.dataset.sha256)
 
 
 def make(experiment: str, config: Config, seed: int, dataset: Dataset, study: pathlib.Path) -> Run:
     """The run of this configuration, seed and data in the study's directory."""
     config = models.explicit(dataclasses.replace(config, budget=None))
-    place = study / RUNS / f"{name(config)}-{digest(config, dataset.sha256)}" / f"seed-{seed}"
-    return Run(experiment, config, seed, dataset, place)
+    return Run(experiment, config, seed, dataset, directory(study, config, dataset.sha256) / f"seed-{seed}")
+
+
+def directory(study: pathlib.Path, config: Config, sha256: str) -> pathlib.Path:
+    """The directory of a configuration's runs over seeds: the one that already holds such runs, else NAME-DIGEST.
+
+    Records decide first: a run that was begun by a version with another digest, or when the data had another path, is
+    found and continued.
+    """
+    for path in sorted((study / RUNS).glob(f"{name(config)}-*/seed-*/{run_directory.CONFIG}")):
+        try:
+            record = read_json(path)
+            if not differences(record, config, record["seed"], sha256):
+                return path.parent.parent
+        except (InputError, KeyError, TypeError):
+            continue  # `check` reports records that are unusable
+    return study / RUNS / f"{name(config)}-{digest(config, sha256)}"
 
 
 def name(config: Config) -> str:
-    """What a reader looks for in a directory's name: the options that the report's experiments vary."""
+    """The readable part of a directory's name: the options that the report's experiments vary."""
     words = [f"width{config.width}", f"batch{config.batch_size}", f"rate{config.learning_rate:g}"]
     augmented = {"crop": config.crop_padding, "flip": config.flip, "gray": config.grayscale}
     others = {"blocks": "".join(map(str, config.blocks or ())), "kernel": config.kernel_size, "pool": config.pool_size}
@@ -75,26 +92,28 @@ def name(config: Config) -> str:
 
 
 def digest(config: Config, sha256: str) -> str:
-    """Ten hex digits that change with whatever changes a run's result, besides its seed."""
-    fields = {field: value for field, value in dataclasses.asdict(config).items() if field not in _FREE}
-    return hashlib.sha256(json.dumps([fields, sha256], sort_keys=True).encode()).hexdigest()[:10]
+    """Ten hex digits of the data's sha256 and of all options that affect the result and are not at their defaults.
+
+    Defaults are left out so that an option added later does not move the runs that do not use it.
+    """
+    defaults = identity(Config())
+    options = {option: value for option, value in identity(config).items() if value != defaults[option]}
+    return hashlib.sha256(json.dumps([options, sha256], sort_keys=True).encode()).hexdigest()[:10]
 
 
 def result(run: Run) -> dict | None:
-    """The run's `result.json`, checked; None while it is not finished.
+    """The verified `result.json` of a run; None while it is not finished.
 
     Raises:
-      InputError: the records are damaged or of another run.
+      InputError: the records are damaged or belong to another run.
     """
     if not (run.place / run_directory.RESULT).exists():
         return None
     run_directory.verify(run.place)
-    record = run_directory.read_json(run.place / run_directory.RESULT)
-    expected = {"config": dataclasses.asdict(run.config), "seed": run.seed, "dataset": {"sha256": run.dataset.sha256}}
-    differences = run_directory.differences(record, expected)
-    if differences:
+    record = read_json(run.place / run_directory.RESULT)
+    if different := run.differences(record):
         raise InputError(
-            f"{run.place}: records of another run ({'; '.join(differences)}): move it away, or choose another --workdir"
+            f"{run.place}: holds another run ({'; '.join(different)}): move it away, or choose another --workdir"
         )
     return record
 
@@ -113,10 +132,10 @@ def running(run: Run) -> bool:
 
 @contextlib.contextmanager
 def held(run: Run) -> Iterator[bool]:
-    """Hold the run's lock while the context lasts; yields False where another process has it.
+    """Hold the run's lock during the context; yields False if another process has it.
 
     Raises:
-      InputError: the file system knows no locks.
+      InputError: the file system does not support locks.
     """
     run.place.mkdir(parents=True, exist_ok=True)
     with (run.place / LOCK).open("ab") as file:
@@ -133,11 +152,11 @@ def held(run: Run) -> Iterator[bool]:
 
 
 def train(run: Run, console: rich.console.Console | None) -> bool:
-    """Train the run from where it is to its end; False if another process is at it or has done it meanwhile.
+    """Train the run to its end, from its latest checkpoint; False if another process is doing so or has done so.
 
     Raises:
       Diverged: the loss became non-finite.
-      Interrupted: SIGINT or SIGTERM came; the state is saved.
+      Interrupted: SIGINT or SIGTERM arrived; the state is saved.
     """
     with held(run) as free:
         if not free or result(run) is not None:
@@ -149,11 +168,11 @@ def train(run: Run, console: rich.console.Console | None) -> bool:
 
 
 def check(runs: Sequence[Run], study: pathlib.Path) -> None:
-    """Check all that can be checked before the first run is trained; nothing is written.
+    """Check, without writing, everything that can be checked before the first run is trained.
 
     Raises:
-      InputError: a network, batch or validation split is impossible, the study's directory cannot be used,
-        or holds records of other data, of another version, or damaged ones.
+      InputError: a network, batch or validation split is impossible, or the study's directory cannot be used or holds
+        records that are damaged, of other data, or of a later version.
     """
     run_directory.check_writable(study)
     if (study / run_directory.CONFIG).exists() or any(study.glob("seed-*")):
@@ -171,13 +190,13 @@ def check(runs: Sequence[Run], study: pathlib.Path) -> None:
 
 
 def _check_record(study: pathlib.Path, path: pathlib.Path, known: set[str]) -> None:
-    """Raise InputError unless a `config.json` is of this version and of known data."""
-    record = run_directory.read_json(path)
+    """Raise InputError unless a `config.json` has options of this version and is of known data."""
+    record = read_json(path)
     config, dataset = record.get("config"), record.get("dataset")
-    fields = {field.name for field in dataclasses.fields(Config)}
-    if not isinstance(config, dict) or not isinstance(dataset, dict) or config.keys() != fields:
+    options = {field.name for field in dataclasses.fields(Config)}
+    if not isinstance(config, dict) or not isinstance(dataset, dict) or not config.keys() <= options:
         raise InputError(
-            f"--workdir {study}: {path} is not a record of this version's: choose another directory for this study"
+            f"--workdir {study}: {path} is not a record of this version: choose another directory for this study"
         )
     if dataset.get("sha256") not in known:
         raise InputError(

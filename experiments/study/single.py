@@ -6,12 +6,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from jresnet import cli
+from jresnet import cli, models
 from jresnet.config import Config, require
 from jresnet.data.datasets import load_dataset
 from jresnet.errors import InputError, Interrupted
 from jresnet.parallel import distributed
-from jresnet.parallel.distributed import Cluster
+from jresnet.parallel.distributed import ProcessOptions
+from jresnet.records import run_directory
 from jresnet.records.files import write_bytes
 from jresnet.records.tables import markdown_table, results_table
 from jresnet.train import loop
@@ -67,7 +68,7 @@ Kind = TypeVar("Kind", bound=Options)
 
 
 @dataclasses.dataclass(frozen=True)
-class SingleOptions(Cluster, Options):
+class SingleOptions(ProcessOptions, Options):
     """Options of a single experiment, which several processes may train together."""
 
 
@@ -90,17 +91,19 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
     """Parse the options, train every seed, and print the table and the paths."""
     program = f"python -m experiments.{experiment}"
     options = parse(program, config, arguments, SingleOptions)
-    distributed.join(options)
+    distributed.initialize(options)
     workdir = pathlib.Path(options.workdir) if options.workdir else default_workdir(experiment, options)
     dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     places = {seed: workdir if options.seeds == 1 else workdir / f"seed-{seed}" for seed in seeds}
-    with distributed.together():
-        distributed.compare({"--seeds": options.seeds, "--first-seed": options.first_seed}, {})
+    with distributed.lost_peers():
+        distributed.require_equal({"--seeds": options.seeds, "--first-seed": options.first_seed}, {})
     check_layout(workdir, options.seeds)
-    for seed, place in places.items():
-        loop.check(options.config, dataset, place, seed, experiment, options.resume)
-    console = cli.make_console(quiet=not distributed.primary())
+    if options.seeds > 1:  # every directory, before the first run is trained
+        config = models.explicit(options.config)
+        for seed, place in places.items():
+            run_directory.check(place, config, seed, dataset.sha256, options.resume)
+    console = cli.make_console(quiet=not distributed.is_primary())
     try:
         results = [
             loop.fit(
@@ -117,8 +120,8 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
     except Interrupted as stop:
         again = cli.command(program, resumed(arguments, options, workdir))
         raise Interrupted(f"{stop}; go on with: {again}", stop.signal) from None
-    records = [result.record() for result in results]
-    if distributed.primary():
+    records = [result.to_json() for result in results]
+    if distributed.is_primary():
         write_bytes(workdir / "table.md", markdown_table(records).encode())
     console.print(results_table(records))
     for path in written(workdir, list(places.values())):

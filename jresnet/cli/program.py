@@ -37,13 +37,13 @@ def exit_status(program: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except Exception:
-        if not distributed.joined():
+        if not distributed.is_initialized():
             raise
         traceback.print_exc()
         status = 1
     if error:
         _stopped(error, status)
-    distributed.leave(status)
+    distributed.exit_after_failure(status)
     return status
 
 

@@ -1,11 +1,11 @@
-"""Batches two ways with one meaning: gathered on the device (`resident`), or cut on the host by tf.data (`tfds`).
+"""Training batches from two inputs with the same result: `resident` gathers on the device, `tfds` on the host.
 
-An epoch is planned before it runs: a `Plan` holds the order of the images and every random number of
-their augmentation, as a function of (seed, epoch) alone. Both inputs carry out the same plan, so they
-yield the same batches, and a run goes on from any step by starting there in the plan.
+An epoch is planned before it runs: a `Plan` holds the order of the images and every random number of their
+augmentation, a function of (seed, epoch) alone. Both inputs execute the same plan, so they yield the same batches, and
+a run resumes at any step by starting there in the plan.
 
-The host only moves bytes: cut and mirrored images go to the device as uint8, a quarter of float32's size, and
-become gray and normalised there, in the compiled program, by the functions that resident images go through.
+The host only moves bytes: cropped and flipped images go to the device as uint8, a quarter of float32's size. Grayscale
+and normalisation run there, inside the compiled program, through the same functions as for resident images.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,29 +26,38 @@ from jresnet.data.tfds_reader import import_tensorflow
 from jresnet.errors import InputError
 from jresnet.parallel.devices import Devices
 
-# Images per call where they come from the host: enough to hide the cost of a call and of tf.data's operations.
+# Images per call when they are streamed: enough to hide the overhead of a call and of tf.data's operations.
 STREAMED_IMAGES = 1024
-# `auto` keeps the images on the device while they take at most this share of its memory.
-RESIDENT_SHARE = 0.25
+# `--input auto` keeps the images on the device while they take at most this fraction of its memory.
+RESIDENT_FRACTION = 0.25
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each colour channel, on a scale of 0 to 1."""
 Pace = Callable[[int], int]
+"""Steps left in the epoch -> steps for the next call."""
 
 
 class Plan(NamedTuple):
-    """One epoch, decided: which image comes when, and how each is augmented.
+    """The order and augmentation of one epoch's images.
 
     Attributes:
       order: int32 [images], a permutation.
-      draws: the augmentations of the images, in that order.
+      draws: the augmentations, in that order.
     """
 
     order: jax.Array
     draws: Draws
 
 
-class Work(NamedTuple):
-    """Steps `first` to `last` (excluded) of `arrays`, `images` images in all, for one call of the program."""
+class Chunk(NamedTuple):
+    """The work of one call of the training program: steps `first` to `last` (exclusive) over `arrays`.
+
+    Attributes:
+      arrays: what the input's `get_batch` takes.
+      first: first step, an index into the arrays' leading axis.
+      last: end of the steps.
+      images: images in these steps.
+    """
 
     arrays: Any
     first: int
@@ -56,17 +66,17 @@ class Work(NamedTuple):
 
 
 class Input(Protocol):
-    """The training images of one run, as work for the compiled program."""
+    """The training images of one run, as chunks for the compiled program."""
 
     @property
-    def fetch(self) -> Callable[[Any, jax.Array], dict]:
-        """Traced in the program: the i-th batch of a work's arrays, a dict as `step.make_train_step` takes.
+    def get_batch(self) -> Callable[[Any, jax.Array], dict]:
+        """`(arrays, i) -> batch i`, a dict as `make_train_step` takes it; traced inside the program.
 
-        Runs whose batches are made alike have equal ones, and so share a compiled program.
+        Inputs with equal `get_batch` share a compiled program.
         """
 
-    def epoch(self, epoch: int, first_step: int, pace: Pace) -> Iterator[Work]:
-        """The work of an epoch from `first_step` on; `pace(left)` says how many of the steps left go in one call."""
+    def epoch(self, epoch: int, first_step: int, pace: Pace) -> Iterator[Chunk]:
+        """The chunks of an epoch from `first_step` on; `pace` chooses the number of steps per chunk."""
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -78,88 +88,112 @@ def epoch_plan(seed: int, epoch: int, images: int, padding: int, flip: float, gr
     return Plan(order, draw(draw_key, images, padding, flip, grayscale))
 
 
+def plan_for(config: Config, seed: int, epoch: int, images: int) -> Plan:
+    """The plan of an epoch under a configuration."""
+    return epoch_plan(seed, epoch, images, config.crop_padding, config.flip, config.grayscale)
+
+
+# Jitted as a whole: compiling each of these operations on its own would take a second at start-up.
 @partial(jax.jit, static_argnums=(1, 2))
-def batches_of(plan: Plan, batch: int, devices: int) -> tuple[Plan, Plan, jax.Array | None]:
-    """Cut a plan into batches, every image in exactly one; jitted, as a program for each operation would cost a second.
+def batches_of(plan: Plan, batch_size: int, devices: int) -> tuple[Plan, Plan, jax.Array | None]:
+    """Cut a plan into batches, every image in exactly one.
 
     Returns:
-      The full batches, [steps, batch, ...]; the last, smaller one, [1, rest, ...], rest 0 if there is
-      none; and its mask, bool [1, rest], where repeated images pad it so that `devices` divides it.
+      The full batches, arrays [steps, batch_size, ...]; the last, smaller batch, [1, remainder, ...], empty if there is
+      no remainder; and the latter's mask, bool [1, remainder], if repeated images pad it to a multiple of `devices`.
     """
     images = plan.order.shape[0]
-    steps, rest = divmod(images, batch)
-    full = jax.tree.map(lambda a: a[: steps * batch].reshape(steps, batch, *a.shape[1:]), plan)
-    missing = -rest % devices
-    places = np.minimum(np.arange(rest + missing), rest - 1) + steps * batch if rest else np.arange(0)
-    tail = jax.tree.map(lambda a: a[places][None], plan)
-    return full, tail, (jnp.arange(rest + missing) < rest)[None] if missing else None
+    steps, remainder = divmod(images, batch_size)
+    full = jax.tree.map(lambda a: a[: steps * batch_size].reshape(steps, batch_size, *a.shape[1:]), plan)
+    missing = -remainder % devices
+    last = np.minimum(np.arange(remainder + missing), remainder - 1) + steps * batch_size if remainder else np.arange(0)
+    tail = jax.tree.map(lambda a: a[last][None], plan)
+    return full, tail, (jnp.arange(remainder + missing) < remainder)[None] if missing else None
 
 
 @dataclasses.dataclass(frozen=True)
-class Gather:
-    """Gathers, augments and normalises batches of arrays = ((images, labels, mean, std), plan, mask or None).
+class GatherAndAugment:
+    """`get_batch` of resident images; arrays = ((images, labels, mean, std), plan, mask or None).
 
     Attributes:
-      padding: pixels of zeros around the images that are cropped.
+      padding: pixels of zero padding before the random crop.
     """
 
     padding: int
 
     def __call__(self, arrays: Any, i: jax.Array) -> dict:
-        """See `Input.fetch`."""
+        """See `Input.get_batch`."""
         (images, labels, mean, std), plan, mask = arrays
+        check_resident(images, labels, plan, mask)
         order, draws = jax.tree.map(lambda a: a[i], plan)
         pixels = augment(images[order], draws, self.padding)
         batch = {"images": normalise(pixels, mean, std), "labels": labels[order]}
         return batch if mask is None else batch | {"mask": mask[i]}
 
 
-def pick(arrays: Any, i: jax.Array) -> dict:
-    """Batch i of arrays, a dict of stacked batches; see `Input.fetch`."""
-    return jax.tree.map(lambda a: a[i], arrays)
+def check_resident(images: jax.Array, labels: jax.Array, plan: Plan, mask: jax.Array | None) -> None:
+    """Check shapes and dtypes while tracing.
+
+    Raises:
+      AssertionError: they are not those of resident images, their labels, and a plan cut into batches.
+    """
+    message = "resident input expects images uint8 [n, height, width, 3] and labels int32 [n]"
+    chex.assert_shape(images, (None, None, None, 3), custom_message=message)
+    chex.assert_shape(labels, images.shape[:1], custom_message=message)
+    chex.assert_type([images, labels], [jnp.uint8, jnp.int32], custom_message=message)
+    steps = plan.order.shape
+    message = "a plan holds order int32 [steps, batch], offsets int32 [steps, batch, 2], flips and grays bool"
+    chex.assert_rank(plan.order, 2, custom_message=message)
+    chex.assert_shape([plan.draws.offsets, plan.draws.flips, plan.draws.grays], [(*steps, 2), steps, steps],
+                      custom_message=message)  # fmt: skip
+    chex.assert_type([plan.order, *plan.draws], [jnp.int32, jnp.int32, jnp.bool_, jnp.bool_], custom_message=message)
+    if mask is not None:
+        chex.assert_shape(mask, steps, custom_message="mask is bool [steps, batch]")
+        chex.assert_type(mask, jnp.bool_, custom_message="mask is bool [steps, batch]")
 
 
 class Resident:
     """Images kept on the device as uint8; shuffled, augmented and normalised inside the compiled program."""
 
     def __init__(self, split: Split, config: Config, seed: int, statistics: Statistics, devices: Devices):
-        self.images, self.config, self.seed = len(split), config, seed
-        self.fetch, self.devices = Gather(config.crop_padding), devices
+        self.images, self.config, self.seed, self.devices = len(split), config, seed, devices
+        self.get_batch = GatherAndAugment(config.crop_padding)
         mean, std = np.asarray(statistics, np.float32)
         self.data = devices.replicate((split.images, split.labels, mean, std))
 
-    def epoch(self, epoch: int, first_step: int, pace: Pace) -> Iterator[Work]:
+    def epoch(self, epoch: int, first_step: int, pace: Pace) -> Iterator[Chunk]:
         """See `Input.epoch`."""
-        full, tail, mask = batches_of(
-            plan_for(self.config, self.seed, epoch, self.images), self.config.batch_size, self.devices.count
-        )
-        steps, batch = full.order.shape
-        arrays = (self.data, self.devices.split(self.devices.own(full)), None)
+        plan = plan_for(self.config, self.seed, epoch, self.images)
+        full, tail, mask = batches_of(plan, self.config.batch_size, self.devices.count)
+        steps, batch_size = full.order.shape
+        arrays = (self.data, self.devices.split(self.devices.local_shard(full)), None)
         step = first_step
         while step < steps:
             last = step + pace(steps - step)
-            yield Work(arrays, step, last, (last - step) * batch)
+            yield Chunk(arrays, step, last, (last - step) * batch_size)
             step = last
-        if self.images > steps * batch and step == steps:
-            arrays = (self.data, *self.devices.split(self.devices.own((tail, mask))))
-            yield Work(arrays, 0, 1, self.images - steps * batch)
+        if self.images > steps * batch_size and step == steps:
+            arrays = (self.data, *self.devices.split(self.devices.local_shard((tail, mask))))
+            yield Chunk(arrays, 0, 1, self.images - steps * batch_size)
 
 
-def finish(arrays: Any, i: jax.Array) -> dict:
-    """Batch i of arrays = ((mean, std), stack as `host_batches` yields it), made gray and normalised.
+def take_batch(arrays: Any, i: jax.Array) -> dict:
+    """`get_batch` of batches that are ready: arrays is a dict of stacked batches."""
+    return jax.tree.map(lambda a: a[i], arrays)
 
-    See `Input.fetch`.
-    """
+
+def finish_batch(arrays: Any, i: jax.Array) -> dict:
+    """`get_batch` of streamed images: grayscale and normalisation; arrays = ((mean, std), a stack of host batches)."""
     (mean, std), stack = arrays
-    batch = pick(stack, i)
+    batch = take_batch(stack, i)
     pixels = grayscale(batch.pop("images"), batch.pop("grays"))
     return batch | {"images": normalise(pixels, mean, std)}
 
 
 class Streamed:
-    """Images kept on the host; tf.data gathers, crops and flips them while the device works.
+    """Images kept on the host; tf.data gathers, crops and flips them while the device computes.
 
-    Of several processes each makes its own part of every batch.
+    With several processes, each makes only its own part of every batch.
 
     Raises:
       InputError: TensorFlow is not installed.
@@ -171,88 +205,83 @@ class Streamed:
                 "--input tfds: needs TensorFlow, which is not installed: install it, or choose --input resident"
             )
         self.images, self.config, self.seed, self.devices = len(split), config, seed, devices
-        self.fetch, self.stack = finish, max(1, STREAMED_IMAGES // config.batch_size)
+        self.get_batch, self.stack_size = finish_batch, max(1, STREAMED_IMAGES // config.batch_size)
         self.statistics = devices.replicate(tuple(np.asarray(statistics, np.float32)))
         self.tf = import_tensorflow()
-        # Variables, because a data set's graph would copy constants whenever an iterator is made: 0.14 s an epoch.
+        # Variables: a data set's graph would copy constants each time an iterator is made, 0.14 s per epoch.
         with self.tf.device("cpu"):
             self.data = tuple(self.tf.Variable(array, trainable=False) for array in (split.images, split.labels))
 
-    def epoch(self, epoch: int, first_step: int, pace: Pace) -> Iterator[Work]:
-        """See `Input.epoch`; the work's size is fixed by the host's buffers, so `pace` is not asked."""
+    def epoch(self, epoch: int, first_step: int, pace: Pace) -> Iterator[Chunk]:
+        """See `Input.epoch`; the host's buffers decide the size of a chunk, so `pace` is ignored."""
         plan = plan_for(self.config, self.seed, epoch, self.images)
         full, tail, mask = batches_of(plan, self.config.batch_size, self.devices.count)
-        steps, batch = full.order.shape
+        steps, batch_size = full.order.shape
         if first_step < steps:
-            own = self.devices.own(jax.tree.map(lambda a: a[first_step:], full))
-            for stack in self.host_batches(own):
+            local = self.devices.local_shard(jax.tree.map(lambda a: a[first_step:], full))
+            for stack in self.host_batches(local):
                 count = len(stack["labels"])
-                yield self._work(padded(stack, self.stack), count, count * batch)
+                yield self._chunk(pad_stack(stack, self.stack_size), count, count * batch_size)
         if tail.order.size and first_step <= steps:
-            (stack,) = self.host_batches(self.devices.own(tail))
-            stack = stack if mask is None else stack | {"mask": self.devices.own(mask)}
-            yield self._work(stack, 1, self.images - steps * batch)
+            (stack,) = self.host_batches(self.devices.local_shard(tail))
+            stack = stack if mask is None else stack | {"mask": self.devices.local_shard(mask)}
+            yield self._chunk(stack, 1, self.images - steps * batch_size)
 
-    def _work(self, stack: dict, count: int, images: int) -> Work:
-        return Work((self.statistics, self.devices.split(stack)), 0, count, images)
+    def _chunk(self, stack: dict, steps: int, images: int) -> Chunk:
+        return Chunk((self.statistics, self.devices.split(stack)), 0, steps, images)
 
     def host_batches(self, plan: Plan) -> Iterator[dict]:
-        """Carry out a plan of batches with tf.data, `stack` batches at a time, deterministically and ahead of use.
+        """Execute a plan cut into batches with tf.data, deterministically and ahead of use.
 
         Yields:
-          dicts of numpy arrays: images, uint8 [stack, batch, height, width, 3], cropped and flipped; grays, bool
-          [stack, batch], which of them are to be gray; labels, int32 [stack, batch]. The last stack may be shorter.
+          Stacks of up to `stack_size` batches, dicts of NumPy arrays: images, uint8 [stack, batch, height, width, 3],
+          cropped and flipped; grays, bool [stack, batch], the images to convert to gray; labels, int32 [stack, batch].
         """
         tf, (images, labels) = self.tf, self.data
 
-        def carry_out(order, offsets, flips, grays):
+        def make_batch(order, offsets, flips, grays):
             chosen = tf.gather(images, tf.reshape(order, [-1]))
-            cut = tf_crop(tf, chosen, tf.reshape(offsets, [-1, 2]), tf.reshape(flips, [-1]), self.config.crop_padding)
-            cut = tf.reshape(cut, tf.concat([tf.shape(order), images.shape[1:]], 0))
-            return {"images": cut, "grays": grays, "labels": tf.gather(labels, order)}
+            crops = tf_crop(tf, chosen, tf.reshape(offsets, [-1, 2]), tf.reshape(flips, [-1]), self.config.crop_padding)
+            crops = tf.reshape(crops, tf.concat([tf.shape(order), images.shape[1:]], 0))
+            return {"images": crops, "grays": grays, "labels": tf.gather(labels, order)}
 
         source = tf.data.Dataset.from_tensor_slices(tuple(map(np.asarray, (plan.order, *plan.draws))))
-        stacks = source.batch(self.stack).map(carry_out, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        # The tuner may sleep on when an iterator ends, for up to as long as the epoch took; without it as many
-        # calls run at once as there are cores.
+        stacks = source.batch(self.stack_size)
+        stacks = stacks.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        # tf.data's autotuner can delay an iterator's shutdown by up to an epoch. Without it, map runs a call per core.
         options = tf.data.Options()
         options.autotune.enabled = False
         yield from stacks.prefetch(2).with_options(options).as_numpy_iterator()
 
 
-def plan_for(config: Config, seed: int, epoch: int, images: int) -> Plan:
-    """The plan a configuration gives this epoch."""
-    return epoch_plan(seed, epoch, images, config.crop_padding, config.flip, config.grayscale)
-
-
-def padded(stack: dict, length: int) -> dict:
-    """Zero batches after a stack's own, so that every stack has one shape and the program compiles once."""
+def pad_stack(stack: dict, length: int) -> dict:
+    """Append zero batches, so that all stacks have one shape and the program compiles once."""
     missing = length - len(stack["labels"])
-    return (
-        {name: np.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) for name, a in stack.items()} if missing else stack
-    )
+    if not missing:
+        return stack
+    return {name: np.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) for name, a in stack.items()}
 
 
 def tf_crop(tf, images, offsets, flips, padding: int):
-    """`augment.augment` up to gray in TensorFlow: crops and flips [batch, height, width, 3], whatever its dtype."""
+    """`augment.augment` without grayscale, in TensorFlow: crop and flip [batch, height, width, 3] of any dtype."""
     height, width = images.shape[1:3]
     columns = tf.where(flips[:, None], tf.range(width - 1, -1, -1), tf.range(width)) + offsets[:, 1:]
     border = tf.constant(((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    rows_cut = tf.gather(tf.pad(images, border), tf.range(height) + offsets[:, :1], axis=1, batch_dims=1)
-    return tf.gather(rows_cut, columns, axis=2, batch_dims=1)
+    rows = tf.gather(tf.pad(images, border), tf.range(height) + offsets[:, :1], axis=1, batch_dims=1)
+    return tf.gather(rows, columns, axis=2, batch_dims=1)
 
 
 def make_input(split: Split, config: Config, seed: int, statistics: Statistics, devices: Devices) -> Input:
-    """The input the configuration asks for; `auto` is resident while the images fit the device well.
+    """The input that `config.input` asks for; `auto` is resident if the images fit the device well.
 
     Raises:
-      InputError: `tfds` was asked for, or needed, and TensorFlow is not installed.
+      InputError: `tfds` is asked for or needed, and TensorFlow is not installed.
     """
-    resident = config.input == "resident" or (config.input == "auto" and fits(split))
+    resident = config.input == "resident" or (config.input == "auto" and fits_on_device(split))
     return (Resident if resident else Streamed)(split, config, seed, statistics, devices)
 
 
-def fits(split: Split) -> bool:
-    """Whether the images take at most RESIDENT_SHARE of the device's memory (unknown, as on CPUs: yes)."""
+def fits_on_device(split: Split) -> bool:
+    """Whether the images take at most RESIDENT_FRACTION of the device's memory; true if its size is unknown (CPUs)."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    return limit is None or split.images.nbytes <= RESIDENT_SHARE * limit
+    return limit is None or split.images.nbytes <= RESIDENT_FRACTION * limit

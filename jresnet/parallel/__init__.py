@@ -1,1 +1,1 @@
-"""Devices and processes: jit or pmap, distributed start-up, compiler options."""
+"""Devices and processes: jit or pmap, multi-process runs, compiler options."""

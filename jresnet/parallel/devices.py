@@ -1,6 +1,6 @@
-"""Where the program runs: jitted on one device or pmapped over those of one or several processes.
+"""The devices of a run: one under jit, or all devices of all processes under pmap.
 
-A batch is shared out over the devices in their order, so that process 0 has the first images of each.
+Under pmap a batch is split over the devices in order, so process 0 holds the first images of every batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,38 +16,43 @@ from jresnet.config import Config
 from jresnet.errors import InputError
 from jresnet.parallel.compiler import compiler_options
 
-AXIS = "devices"
+AXIS_NAME = "devices"
 
 
 class Devices:
-    """The devices one run uses: `count` of them; `axis_name` is their mapped axis, None for one jitted device.
+    """The devices of one run.
 
-    With a mapped axis every array handed to a compiled function has a leading axis of this process's
-    devices. Two that mean the same devices are equal, so that they can share compiled programs.
+    With a mapped axis, every array passed to a compiled function has a leading axis over this process's devices.
+    Equal `Devices` compile to the same programs and can share them.
 
     Args:
-      config: says which form (`parallel`) and the global batch size.
-      devices: those of this process to use, where they are not all; not among several processes.
+      config: its `parallel` chooses jit or pmap, its `batch_size` must divide among the devices.
+      devices: the local devices to use (default: all); single-process runs only.
+
+    Attributes:
+      count: devices over all processes.
+      axis_name: name of the mapped axis; None under jit.
 
     Raises:
-      InputError: the batch does not divide among the devices, one device is asked of several processes, or
-        the processes have different numbers of devices.
+      InputError: the batch does not divide among the devices, jit is asked of several processes, or the processes
+        have different numbers of devices.
     """
 
     def __init__(self, config: Config, devices: Sequence[jax.Device] | None = None):
-        self._chosen = None if devices is None else tuple(devices)
+        self._devices = None if devices is None else tuple(devices)
         processes = jax.process_count()
         available = jax.device_count() if devices is None else len(devices)
         pmapped = config.parallel == "pmap" or (config.parallel == "auto" and available > 1)
         self.count = available if pmapped else 1
-        self.axis_name = AXIS if pmapped else None
-        self._first = jax.process_index() * self.count // processes
-        self._own = self.count // processes
+        self.axis_name = AXIS_NAME if pmapped else None
+        self._local_count = self.count // processes
+        self._first_local = jax.process_index() * self.count // processes
         if processes > 1 and not pmapped:
-            raise InputError(f"--parallel jit: uses one device, but {processes} processes run: choose pmap")
-        if pmapped and devices is None and self._own != jax.local_device_count():
+            raise InputError(f"--parallel jit: uses one device, but {processes} processes are running: choose pmap")
+        if pmapped and devices is None and self._local_count != jax.local_device_count():
             raise InputError(
-                f"{available} devices: not the same number in each of {processes} processes: give each as many"
+                f"{available} devices over {processes} processes: every process needs the same number of devices: "
+                "start each with equally many"
             )
         if config.batch_size % self.count:
             lower = config.batch_size // self.count * self.count
@@ -65,66 +70,72 @@ class Devices:
 
     @property
     def _key(self) -> tuple:
-        return self.count, self.axis_name, self._chosen
+        return self.count, self.axis_name, self._devices
 
     def compile(self, function: Callable, donate: tuple[int, ...] = (), broadcast: tuple[int, ...] = ()) -> Callable:
-        """Compile `function`; `donate` its arguments of these positions, hand those in `broadcast` to all devices."""
+        """Jit or pmap `function`, donating the arguments `donate`; those in `broadcast` have no device axis."""
         if self.axis_name is None:
             return jax.jit(function, donate_argnums=donate, compiler_options=compiler_options())
         axes = tuple(None if i in broadcast else 0 for i in range(function.__code__.co_argcount))
-        return jax.pmap(function, self.axis_name, in_axes=axes, donate_argnums=donate, devices=self._chosen)
+        return jax.pmap(function, self.axis_name, in_axes=axes, donate_argnums=donate, devices=self._devices)
 
     def replicate(self, tree: Any) -> Any:
-        """Put the tree's arrays, whole, on every device."""
-        return jax.device_put(tree) if self.axis_name is None else flax.jax_utils.replicate(tree, self._chosen)
+        """Copy a pytree of arrays to every local device."""
+        return jax.device_put(tree) if self.axis_name is None else flax.jax_utils.replicate(tree, self._devices)
 
     def unreplicate(self, tree: Any) -> Any:
-        """The tree as one device holds it."""
+        """The pytree as the first local device holds it."""
         return tree if self.axis_name is None else flax.jax_utils.unreplicate(tree)
 
-    def own(self, tree: Any) -> Any:
-        """Of arrays [steps, batch, ...] this process's part of every batch, which must divide among all devices."""
-        if self._own == self.count:
+    def local_shard(self, tree: Any) -> Any:
+        """This process's part of arrays [steps, batch, ...]; `batch` must be a multiple of `count`."""
+        if self._local_count == self.count:
             return tree
 
-        def one(array):
+        def shard(array):
             share = array.shape[1] // self.count
-            return array[:, self._first * share : (self._first + self._own) * share]
+            return array[:, self._first_local * share : (self._first_local + self._local_count) * share]
 
-        return jax.tree.map(one, tree)
+        return jax.tree.map(shard, tree)
 
     def split(self, tree: Any) -> Any:
-        """Share a process's `own` arrays [steps, batch, ...] out over its devices along the batch."""
+        """Arrays [steps, batch, ...] of this process, split over its devices: [devices, steps, batch / devices, ...].
 
-        def one(array):
+        Under jit the arrays keep their shape.
+        """
+
+        def split(array):
             if self.axis_name is None:
                 return jnp.asarray(array)
             steps, batch, *rest = array.shape
-            return jnp.asarray(array).reshape(steps, self._own, batch // self._own, *rest).swapaxes(0, 1)
+            return (
+                jnp.asarray(array).reshape(steps, self._local_count, batch // self._local_count, *rest).swapaxes(0, 1)
+            )
 
-        return jax.tree.map(one, tree)
+        return jax.tree.map(split, tree)
 
-    def gather(self, tree: Any) -> Any:
-        """Inside a compiled function: all devices' arrays on every device, with a leading axis of devices."""
+    def all_gather(self, tree: Any) -> Any:
+        """Inside a compiled function: the arrays of all devices, with a leading device axis; under jit unchanged."""
         return tree if self.axis_name is None else lax.all_gather(tree, self.axis_name)
 
     def join(self, array: jax.Array) -> np.ndarray:
-        """The inverse of `own` and `split`: what `gather` made of arrays [steps, share, ...], whole, on the host."""
-        fetched = np.asarray(self.unreplicate(array))
+        """The result of `all_gather` on arrays [steps, batch / count, ...] as one host array [steps, batch, ...]."""
+        gathered = np.asarray(self.unreplicate(array))
         if self.axis_name is None:
-            return fetched
-        count, steps, share, *rest = fetched.shape
-        return fetched.swapaxes(0, 1).reshape(steps, count * share, *rest)
+            return gathered
+        count, steps, share, *rest = gathered.shape
+        return gathered.swapaxes(0, 1).reshape(steps, count * share, *rest)
 
-    def shared(self, tree: Any) -> Any:
-        """Arrays that every process has on its first device as arrays of the whole run, as `placement` puts them."""
+    def global_arrays(self, tree: Any) -> Any:
+        """Arrays that every process holds on its first device, as global arrays with `checkpoint_sharding`."""
         if jax.process_count() == 1:
             return tree
-        return jax.tree.map(lambda a: jax.make_array_from_single_device_arrays(a.shape, placement(), [a]), tree)
+        sharding = checkpoint_sharding()
+        return jax.tree.map(lambda a: jax.make_array_from_single_device_arrays(a.shape, sharding, [a]), tree)
 
 
-def placement() -> jax.sharding.Sharding:
-    """How a checkpoint's arrays lie: whole, on the first device of every process."""
+def checkpoint_sharding() -> jax.sharding.Sharding:
+    """Sharding of a checkpoint's arrays: replicated over the first device of every process."""
     if jax.process_count() == 1:
         return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     firsts = {device.process_index: device for device in reversed(jax.devices())}

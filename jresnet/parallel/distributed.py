@@ -1,6 +1,6 @@
-"""Several processes that train one run: how they meet, agree, and notice that one of them is gone.
+"""Multi-process runs: initialisation, consistency checks between processes, and lost peers.
 
-Without a cluster around it, a process is alone, and everything here does nothing.
+In a single-process run everything here is a no-op.
 """
 
 import atexit
@@ -23,220 +23,222 @@ import numpy as np
 
 from jresnet.errors import InputError, Lost, first_line
 
-# Where launchers say which process this is; the first that is set counts.
-_INDICES = ("OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "JOB_COMPLETION_INDEX")
-# By one of these JAX finds the coordinator itself.
-_ADDRESSES = ("OMPI_MCA_orte_hnp_uri", "SLURM_STEP_NODELIST")
+# Environment variables in which launchers give the process index; the first one set counts.
+_INDEX_VARIABLES = ("OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "JOB_COMPLETION_INDEX")
+# Variables from which JAX finds the coordinator by itself.
+_COORDINATOR_VARIABLES = ("OMPI_MCA_orte_hnp_uri", "SLURM_STEP_NODELIST")
 
-# Words by which the errors of collectives are known that another process did not take part in.
-_LOST = re.compile(
+# How errors of collectives and of the coordination service begin or read when a peer is gone.
+_LOST_PEER = re.compile(
     r"gloo .*failed|remote process exited|coordination service|heartbeat|barrier|connection closed by peer",
     re.IGNORECASE,
 )
-_GRACE = 2.0  # seconds
-_FILE_SECONDS = 60.0  # what attribute caches of network file systems may hide a new file for
+_EXIT_DELAY = 2.0  # seconds
+_FILE_TIMEOUT = 60.0  # seconds; attribute caches of network file systems may hide a new file for as long
 
-_ENDED = (
-    "this process ended before its run did, as it does where another process of the run is gone: "
-    "start all of them again with --resume; the latest checkpoint is whole"
-)
+_REMEDY = "start all processes again with --resume; the latest checkpoint is complete"
 
 
 @dataclasses.dataclass(frozen=True)
-class Cluster:
-    """Options by which the processes of one run meet; all of them share --workdir and all other options."""
+class ProcessOptions:
+    """Options of a multi-process run; all its processes share --workdir and every other option."""
 
     coordinator: str | None = None
-    """HOST:PORT at which process 0 awaits the others (default: found by SLURM's or Open MPI's environment)."""
+    """HOST:PORT of process 0, where the others connect (default: from SLURM's or Open MPI's environment)."""
     num_processes: int | None = None
-    """Processes that train this run together (default: as SLURM or Open MPI started them, else 1)."""
+    """Processes that train this run together (default: as many as SLURM or Open MPI started, else 1)."""
     process_id: int | None = None
-    """Which of them this is, from 0 (default: by the environment of SLURM, Open MPI or a Kubernetes indexed job)."""
+    """Index of this process, from 0 (default: from SLURM, Open MPI or a Kubernetes indexed job)."""
     join_seconds: int = 300
-    """Seconds within which all of them must have come."""
+    """Seconds to wait for all processes to connect."""
 
 
-def join(options: Cluster) -> None:
-    """Meet the run's other processes, if there are any; to be called before JAX is asked for its devices.
+def initialize(options: ProcessOptions) -> None:
+    """Connect to the run's other processes, if there are any; call it before JAX initialises its devices.
+
+    If not all processes connect in time, this one prints a line and exits with status 2: JAX cannot be interrupted
+    while it waits.
 
     Raises:
-      InputError: the options name no possible place in a cluster. Where not all processes come in time,
-        the process says so and ends with status 2, as JAX cannot be stopped from waiting otherwise.
+      InputError: the options and the launcher's environment contradict each other or do not suffice.
     """
-    count, index = place(options, os.environ)
+    count, index = num_processes_and_id(options, os.environ)
     if count == 1:
         return
     if index == 0 and options.coordinator is not None:
         _check_port(options)
-    # It would take SIGTERM away from Python.
+    # The preemption service would take SIGTERM away from Python.
     jax.config.update("jax_enable_preemption_service", False)
     _start_witness(index)
-    with _patience(options, index):
+    with _exit_after_timeout(options, index):
         jax.distributed.initialize(
             options.coordinator, count, index,
-            # The timer comes first: beyond this time JAX aborts with a stack of C++.
+            # Longer than our own timer: at this timeout JAX aborts with a C++ stack trace.
             initialization_timeout=options.join_seconds + 60,
             shutdown_timeout_seconds=60,
         )  # fmt: skip
-    atexit.register(_say_farewell)
+    atexit.register(_dismiss_witness)
 
 
-def place(options: Cluster, environment: Mapping[str, str]) -> tuple[int, int]:
-    """(number of processes, index of this one) by the options or else by the launcher's environment.
+def num_processes_and_id(options: ProcessOptions, environment: Mapping[str, str]) -> tuple[int, int]:
+    """The number of processes and the index of this one, from the options or else the launcher's environment.
 
     Raises:
-      InputError: they contradict each other, or do not suffice.
+      InputError: they contradict each other or do not suffice.
     """
-    count = launched(environment) if options.num_processes is None else options.num_processes
+    count = _launched_processes(environment) if options.num_processes is None else options.num_processes
     _require(options, "num_processes", count >= 1, "must be at least 1")
     _require(options, "join_seconds", options.join_seconds >= 1, "must be at least 1")
     if options.coordinator is not None:
         port = re.fullmatch(r"\S+:(\d{1,5})", options.coordinator)
-        sound = port is not None and 0 < int(port[1]) < 2**16
-        _require(options, "coordinator", sound, "must be HOST:PORT, as in node1:12345")
-        alone = options.num_processes is None and count == 1
-        _require(options, "coordinator", not alone, "needs --num-processes, the same in every process")
+        valid = port is not None and 0 < int(port[1]) < 2**16
+        _require(options, "coordinator", valid, "must be HOST:PORT, as in node1:12345")
+        single = options.num_processes is None and count == 1
+        _require(options, "coordinator", not single, "needs --num-processes, the same in every process")
     index = options.process_id
     if index is None:
-        name = next((name for name in _INDICES if name in environment), None)
-        _require(options, "num_processes", count == 1 or name is not None, "needs --process-id, another in each", count)
+        name = next((name for name in _INDEX_VARIABLES if name in environment), None)
+        known = count == 1 or name is not None
+        _require(options, "num_processes", known, "needs --process-id, a different one in each process", count)
         index = int(environment[name]) if name and count > 1 else 0
     rule = f"must lie from 0 to {count - 1}, as --num-processes is {count}"
     _require(options, "process_id", 0 <= index < count, rule, index)
-    found = count == 1 or options.coordinator is not None or any(name in environment for name in _ADDRESSES)
-    _require(options, "num_processes", found, "needs --coordinator HOST:PORT, where process 0 awaits the others", count)
+    found = count == 1 or options.coordinator is not None or any(n in environment for n in _COORDINATOR_VARIABLES)
+    _require(options, "num_processes", found, "needs --coordinator HOST:PORT, the address of process 0", count)
     return count, index
 
 
-def launched(environment: Mapping[str, str]) -> int:
-    """Processes that Open MPI or SLURM has started with this one, 1 without either."""
+def _launched_processes(environment: Mapping[str, str]) -> int:
+    """The number of processes that Open MPI or SLURM started; 1 without either."""
     if "OMPI_COMM_WORLD_SIZE" in environment:
         return int(environment["OMPI_COMM_WORLD_SIZE"])
-    # The job's SLURM_NTASKS stands in a batch script's own shell too, which srun has not started.
+    # Not SLURM_NTASKS: that is also set in a batch script's own shell, which srun has not started.
     return int(environment.get("SLURM_STEP_NUM_TASKS", 1))
 
 
-def primary() -> bool:
-    """Whether this process is the one that writes records and speaks."""
+def is_primary() -> bool:
+    """Whether this is process 0, the only one that writes records and prints."""
     return jax.process_index() == 0
 
 
-def most(values: Sequence[float]) -> list[float]:
-    """The largest of each value over all processes, which must all call this."""
-    return gathered(np.asarray(values, np.float32)).max(axis=0).tolist() if jax.process_count() > 1 else list(values)
+def process_max(values: Sequence[float]) -> list[float]:
+    """The maximum of each value over all processes; a collective."""
+    if jax.process_count() == 1:
+        return list(values)
+    return _process_allgather(np.asarray(values, np.float32)).max(axis=0).tolist()
 
 
-def seen_by_all(path: pathlib.Path) -> bool:
-    """Whether a file exists for all processes, which must all call this; network file systems get time to show it."""
-    deadline = time.monotonic() + _FILE_SECONDS
+def visible_to_all(path: pathlib.Path) -> bool:
+    """Whether every process sees the file, allowing for slow network file systems; a collective."""
+    deadline = time.monotonic() + _FILE_TIMEOUT
     while not path.exists() and jax.process_count() > 1 and time.monotonic() < deadline:
         time.sleep(0.1)
-    return most([0.0 if path.exists() else 1.0]) == [0.0]
+    return process_max([0.0 if path.exists() else 1.0]) == [0.0]
 
 
-def gathered(array: np.ndarray) -> np.ndarray:
-    """Equally shaped arrays of all processes, [processes, ...]."""
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(array)).reshape(-1, *array.shape)
-
-
-def compare(run: Mapping[str, Any], versions: Mapping[str, str]) -> list[str]:
-    """See that all processes, which must all call this, are about to do the same.
+def require_equal(settings: Mapping[str, Any], versions: Mapping[str, str]) -> list[str]:
+    """Check that all processes have the same settings; a collective.
 
     Args:
-      run: what must be equal in all of them, name -> a value that JSON can hold.
-      versions: what should be.
+      settings: name -> JSON-serialisable value, which must be equal in all processes.
+      versions: package -> version, which should be.
 
     Returns:
-      A warning for each version that is not equal.
+      A warning for each version that differs.
 
     Raises:
-      InputError: in every process, which of them differs from process 0 in what.
+      InputError: a setting differs from process 0's; raised in every process.
     """
     if jax.process_count() == 1:
         return []
-    runs, every = zip(*_exchanged([dict(run), dict(versions)]), strict=True)
-    for index, other in enumerate(runs):
-        for name, value in runs[0].items():
+    all_settings, all_versions = zip(*_exchange([dict(settings), dict(versions)]), strict=True)
+    for index, other in enumerate(all_settings):
+        for name, value in all_settings[0].items():
             if other.get(name) != value:
                 raise InputError(
                     f"process {index}: {name} is {other.get(name)}, but {value} in process 0: "
                     "give all processes of a run the same options, data and --workdir"
                 )
     return [
-        f"process {index} has {name} {other.get(name)}, process 0 {version}: results may differ from one installation's"
-        for index, other in enumerate(every)
-        for name, version in every[0].items()
+        f"process {index} has {name} {other.get(name)}, process 0 {version}: results may differ from those of equal "
+        "installations"
+        for index, other in enumerate(all_versions)
+        for name, version in all_versions[0].items()
         if other.get(name) != version
     ]
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """Turn the errors of a collective that another process did not take part in into `Lost`."""
+def lost_peers() -> Iterator[None]:
+    """Raise `Lost` in place of the error of a collective that failed because another process is gone."""
     try:
         yield
     except Exception as error:
-        if not means_lost(error):
+        if not is_lost_peer(error):
             raise
         raise Lost(
-            f"process {jax.process_index()}: another process of this run is gone ({first_line(error)}): "
-            "start all of them again with --resume; the latest checkpoint is whole"
+            f"process {jax.process_index()}: another process of this run is gone ({first_line(error)}): {_REMEDY}"
         ) from error
 
 
-def means_lost(error: Exception) -> bool:
-    """Whether an error is that of a collective in which another process did not take part."""
-    return jax.process_count() > 1 and not isinstance(error, InputError) and _LOST.search(str(error)) is not None
+def is_lost_peer(error: Exception) -> bool:
+    """Whether a collective raised this error because another process is gone."""
+    return jax.process_count() > 1 and not isinstance(error, InputError) and _LOST_PEER.search(str(error)) is not None
 
 
-def joined() -> bool:
-    """Whether this process is one of several."""
+def is_initialized() -> bool:
+    """Whether this is one of several processes."""
     return jax.distributed.is_initialized()
 
 
-def leave(status: int) -> None:
-    """End a process of several that has failed by itself: JAX would first wait for the others, which wait for it."""
-    if status and joined():
+def exit_after_failure(status: int) -> None:
+    """Exit at once if this process of several failed: JAX's shutdown would wait for peers that wait for it."""
+    if status and is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
-        if primary():
-            # The others lose their connection with this process, and may have a word to say before that.
-            time.sleep(_GRACE)
-        _say_farewell()
+        if is_primary():
+            # The others lose their connection when this process exits; let them print their own errors first.
+            time.sleep(_EXIT_DELAY)
+        _dismiss_witness()
         os._exit(status)
 
 
-def _exchanged(record: Any) -> list[Any]:
-    """Every process's record, in the processes' order."""
+def _process_allgather(array: np.ndarray) -> np.ndarray:
+    """Arrays of equal shape from all processes, [processes, ...]."""
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array)).reshape(-1, *array.shape)
+
+
+def _exchange(record: Any) -> list[Any]:
+    """The record of every process, in process order."""
     data = np.frombuffer(json.dumps(record, sort_keys=True).encode(), np.uint8)
-    sizes = gathered(np.array([len(data)], np.int32))[:, 0]
-    rows = gathered(np.pad(data, (0, sizes.max() - len(data))))
+    sizes = _process_allgather(np.array([len(data)], np.int32))[:, 0]
+    rows = _process_allgather(np.pad(data, (0, sizes.max() - len(data))))
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
-def _check_port(options: Cluster) -> None:
-    """Raise InputError where process 0 could not listen; JAX would end with a fault of its own."""
+def _check_port(options: ProcessOptions) -> None:
+    """Raise InputError if process 0 cannot listen on its port; JAX would abort the process."""
     port = str(options.coordinator).rpartition(":")[2]
-    both = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both else socket.AF_INET
+    dualstack = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dualstack else socket.AF_INET
     try:
-        socket.create_server(("", int(port)), family=family, dualstack_ipv6=both).close()
+        socket.create_server(("", int(port)), family=family, dualstack_ipv6=dualstack).close()
     except OSError as error:
         _require(options, "coordinator", False, f"port {port} cannot be used here ({error.strerror}): choose another")
 
 
 @contextlib.contextmanager
-def _patience(options: Cluster, index: int) -> Iterator[None]:
-    """End the process with a plain line where the context takes longer than `join_seconds`."""
-    where = options.coordinator or "the coordinator"
+def _exit_after_timeout(options: ProcessOptions, index: int) -> Iterator[None]:
+    """Print a line and exit with status 2 if the body takes longer than `join_seconds`."""
+    address = options.coordinator or "the coordinator"
 
     def give_up():
-        what = "not all processes came to it" if index == 0 else "cannot be reached, or not all processes came to it"
-        remedy = "start all of them, and see that --coordinator names process 0's host and a free port"
-        print(f"{where}: {what} within {options.join_seconds} seconds: {remedy}", file=sys.stderr, flush=True)
-        _say_farewell()
+        problem = "not all processes connected" if index == 0 else "cannot be reached, or not all processes connected"
+        remedy = "start all of them, and check that --coordinator names process 0's host and a free port"
+        print(f"{address}: {problem} within {options.join_seconds} seconds: {remedy}", file=sys.stderr, flush=True)
+        _dismiss_witness()
         os._exit(2)
 
     timer = threading.Timer(options.join_seconds, give_up)
@@ -252,29 +254,30 @@ _witness: subprocess.Popen | None = None
 
 
 def _start_witness(index: int) -> None:
-    """Start a witness that says a plain line if this process dies without a farewell.
+    """Start a shell that prints one plain line if this process dies without dismissing it.
 
-    Where another process is gone, JAX's runtime may abort this one from a thread of its own, out of
-    Python's reach, with a stack of C++ as its last words.
+    When a peer is gone, a thread of JAX's runtime may abort this process with a C++ stack trace, beyond Python's reach.
+    (`jax_enable_recoverability` prevents the abort, but with it Orbax waits forever after the first checkpoint.)
     """
     global _witness
-    script = 'read -r farewell || echo "$0" >&2'
-    words = ["sh", "-c", script, f"process {index}: {_ENDED}"]
-    with contextlib.suppress(OSError):  # no shell: only the plain line is lost
-        _witness = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+    line = f"process {index}: ended early, most likely because another process of the run is gone: {_REMEDY}"
+    with contextlib.suppress(OSError):  # without a shell only that line is lost
+        _witness = subprocess.Popen(
+            ["sh", "-c", 'read -r dismissed || echo "$0" >&2', line], stdin=subprocess.PIPE, start_new_session=True
+        )
 
 
-def _say_farewell() -> None:
+def _dismiss_witness() -> None:
     global _witness
     witness, _witness = _witness, None
     if witness is not None and witness.stdin is not None:
         with contextlib.suppress(OSError):
-            witness.stdin.write(b"farewell\n")
+            witness.stdin.write(b"dismissed\n")
             witness.stdin.close()
             witness.wait(5)
 
 
-def _require(options: Cluster, name: str, holds: bool, rule: str, value: object = None) -> None:
+def _require(options: ProcessOptions, name: str, holds: bool, rule: str, value: object = None) -> None:
     if not holds:
-        shown = getattr(options, name) if value is None else value
-        raise InputError(f"--{name.replace('_', '-')} {shown}: {rule}")
+        value = getattr(options, name) if value is None else value
+        raise InputError(f"--{name.replace('_', '-')} {value}: {rule}")

@@ -1,13 +1,11 @@
-"""A run's directory: whose it is (`config.json`), what came of it (`result.json`), whether it is still as written."""
+"""The directory of a run: config.json, result.json, predictions.npz, and the checksums that seal them."""
 
 import hashlib
 import io
-import json
 import os
 import pathlib
 import secrets
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,62 +13,72 @@ from jresnet.config import Config
 from jresnet.errors import InputError
 from jresnet.records.files import json_bytes, read_json, write_bytes, write_json
 from jresnet.records.log import METRICS
+from jresnet.records.run import Run, differences
 
 CONFIG, RESULT, CURVES, CHECKPOINTS = "config.json", "result.json", "curves.png", "checkpoints"
 PREDICTIONS, SUMS = "predictions.npz", "sha256sums.txt"
 
-# What may differ between the sessions of one run: where data lies and how it is carried, not what is computed.
-FREE = ("data_dir", "input", "parallel")
 
+def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume: bool) -> dict | None:
+    """Check, without writing, that `workdir` can be the directory of this run.
 
-def config_of(run: dict) -> Config:
-    """The configuration a `config.json` or `result.json` holds; options that came after it have their defaults."""
-    values: dict[str, Any] = {}
-    for name, value in run["config"].items():
-        values[name] = tuple(value) if isinstance(value, list) else value
-    return Config(**values)
-
-
-def look(workdir: pathlib.Path, run: dict, resume: bool) -> dict | None:
-    """See, without writing, whether `workdir` can be this run's directory.
+    Args:
+      workdir: the directory, which need not exist.
+      config: the run's explicit configuration.
+      seed: of the run.
+      sha256: of the data, before validation images are held out.
+      resume: whether the directory may already hold this run.
 
     Returns:
-      The result, if the run is already finished there; else None.
+      The content of `result.json` if the run is finished there, else None.
 
     Raises:
-      InputError: the directory cannot be written, or holds another run, or holds this one and
-        `resume` is false.
+      InputError: the directory cannot be written, holds another run, or holds this one and `resume` is false.
     """
     check_writable(workdir)
     path = workdir / CONFIG
     if not os.path.exists(path):
         return None
-    recorded = read_json(path)
-    if not all(isinstance(recorded.get(name), dict) for name in ("config", "dataset")):
-        raise InputError(f"--workdir {workdir}: {path} is not a record of a run: choose another directory")
-    found = differences(recorded, run)
-    if found:
+    record = read_json(path)
+    if not all(isinstance(record.get(name), dict) for name in ("config", "dataset")):
+        raise InputError(f"--workdir {workdir}: {path} is not the record of a run: choose another directory")
+    try:
+        different = differences(record, config, seed, sha256)
+    except TypeError as error:
         raise InputError(
-            f"--workdir {workdir}: holds another run ({'; '.join(found)}): "
-            "choose another directory, or the run's own options with --resume"
+            f"--workdir {workdir}: {path} is not a record of this version ({error}): choose another directory"
+        ) from None
+    if different:
+        raise InputError(
+            f"--workdir {workdir}: holds another run ({'; '.join(different)}): "
+            "choose another directory, or that run's own options with --resume"
         )
     if not resume:
         raise InputError(
-            f"--workdir {workdir}: already holds this run: add --resume to go on with it, or choose another directory"
+            f"--workdir {workdir}: already holds this run: add --resume to continue it, or choose another directory"
         )
     result = workdir / RESULT
     return read_json(result) if result.exists() else None
 
 
-def claim(workdir: pathlib.Path, run: dict) -> None:
-    """Make `workdir` the directory of this run, which `look` has found possible."""
+def create(workdir: pathlib.Path, run: Run) -> None:
+    """Create the directory of a run that `check` has accepted, if need be."""
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / CONFIG).exists():
-        write_json(workdir / CONFIG, run)
+        write_json(workdir / CONFIG, run.to_json())
+
+
+def read_run(workdir: pathlib.Path) -> Run:
+    """The run in a directory.
+
+    Raises:
+      InputError: the directory holds none, or one of another version.
+    """
+    return Run.from_json(read_json(workdir / CONFIG), workdir / CONFIG)
 
 
 def write_predictions(workdir: pathlib.Path, predictions: np.ndarray, confidences: np.ndarray) -> None:
-    """Keep what the final parameters say of the test images, in the split's order.
+    """Write the final network's predictions of the test images, in the split's order.
 
     Args:
       workdir: the run's directory.
@@ -83,9 +91,9 @@ def write_predictions(workdir: pathlib.Path, predictions: np.ndarray, confidence
 
 
 def finish(workdir: pathlib.Path, result: dict) -> None:
-    """Write `result.json`, which says that the run is finished, and before it the sums of the run's records.
+    """Write the checksums of a run's records, then `result.json`, which marks the run as finished.
 
-    `sha256sums.txt` has the form of coreutils' sha256sum, so that `sha256sum -c` checks it too.
+    `sha256sums.txt` has coreutils' format: `sha256sum -c` checks it, too.
     """
     data = json_bytes(result)
     records = {
@@ -97,27 +105,27 @@ def finish(workdir: pathlib.Path, result: dict) -> None:
 
 
 def verify(workdir: pathlib.Path) -> None:
-    """Check that a finished run's records are as the run wrote them.
+    """Check a finished run's records against their checksums.
 
     Raises:
-      InputError: one is missing, truncated or edited, or there are no sums to tell by.
+      InputError: a record is missing, truncated or edited, or the checksums are.
     """
-    for name, what in altered(workdir).items():
-        raise InputError(f"{workdir / name}: {what}: restore it, or move {workdir} away to repeat the run")
+    for name, problem in altered(workdir).items():
+        raise InputError(f"{workdir / name}: {problem}: restore it, or move {workdir} away to repeat the run")
 
 
 def altered(workdir: pathlib.Path, names: Sequence[str] | None = None) -> dict[str, str]:
-    """What is wrong with a finished run's records, by their sums.
+    """The records of a finished run that do not match their checksums.
 
     Args:
-      workdir: the run's directory, or a copy of some of it.
-      names: the records to look at; None for all that the run left.
+      workdir: the run's directory, or a copy of part of it.
+      names: the records to check; None for all that the run wrote.
 
     Returns:
-      Name -> what is wrong with that record; empty where nothing is.
+      Name -> what is wrong with that record; empty if nothing is.
 
     Raises:
-      InputError: there are no sums to tell by.
+      InputError: the checksums are missing or unreadable.
     """
     try:
         lines = (workdir / SUMS).read_text().splitlines()
@@ -126,27 +134,27 @@ def altered(workdir: pathlib.Path, names: Sequence[str] | None = None) -> dict[s
         raise InputError(
             f"{workdir / SUMS}: missing or unreadable: choose another directory, or repeat the run"
         ) from None
-    wrong = {}
+    problems = {}
     for name in names or dict.fromkeys((CONFIG, METRICS, RESULT, *sums)):
         try:
-            found = hashlib.sha256((workdir / name).read_bytes()).hexdigest()
+            digest = hashlib.sha256((workdir / name).read_bytes()).hexdigest()
         except OSError:
-            wrong[name] = "missing"
+            problems[name] = "missing"
             continue
-        if found != sums.get(name):
-            wrong[name] = "not as the run wrote it (truncated or edited)"
-    return wrong
+        if digest != sums.get(name):
+            problems[name] = "not as the run wrote it (truncated or edited)"
+    return problems
 
 
 def check_writable(workdir: pathlib.Path) -> None:
-    """Raise InputError unless files can be made in `workdir`, or in the nearest directory that it would be made in."""
-    place = workdir
-    while not os.path.exists(place) and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        raise InputError(f"--workdir {workdir}: {place} is not a directory: choose another")
-    if not os.access(place, os.W_OK | os.X_OK) or _read_only(place):
-        raise InputError(f"--workdir {workdir}: {place} is not writable: choose another directory")
+    """Raise InputError unless files can be created in `workdir`, or in its nearest parent that exists."""
+    parent = workdir
+    while not os.path.exists(parent) and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir():
+        raise InputError(f"--workdir {workdir}: {parent} is not a directory: choose another")
+    if not os.access(parent, os.W_OK | os.X_OK) or _is_read_only(parent):
+        raise InputError(f"--workdir {workdir}: {parent} is not writable: choose another directory")
     try:
         os.stat(workdir)
     except FileNotFoundError:
@@ -155,21 +163,9 @@ def check_writable(workdir: pathlib.Path) -> None:
         raise InputError(f"--workdir {workdir}: {error.strerror}: choose another directory") from None
 
 
-def differences(recorded: dict, run: dict) -> list[str]:
-    """What sets two runs apart, in words, "width 8, not 16"; as JSON sees them."""
-    run = json.loads(json.dumps(run))
-    old = vars(Config()) | recorded["config"]
-    pairs: list[tuple[str, Any, Any]] = [
-        (name, old.get(name), value) for name, value in run["config"].items() if name not in FREE
-    ]
-    pairs.append(("seed", recorded.get("seed"), run["seed"]))
-    pairs.append(("data sha256", recorded["dataset"].get("sha256"), run["dataset"]["sha256"]))
-    return [f"{name} {old}, not {new}" for name, old, new in pairs if old != new]
-
-
-def _read_only(place: pathlib.Path) -> bool:
-    """Whether writing fails where `os.access` promises it, as for root on a read-only file system."""
-    probe = place / f".jresnet-{secrets.token_hex(4)}"
+def _is_read_only(directory: pathlib.Path) -> bool:
+    """Whether creating a file fails although `os.access` allows it, as for root on a read-only file system."""
+    probe = directory / f".jresnet-{secrets.token_hex(4)}"
     try:
         probe.touch()
         probe.unlink()

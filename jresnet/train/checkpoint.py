@@ -1,4 +1,4 @@
-"""A run's checkpoints, kept by Orbax: the state after some number of updates, whole or not at all."""
+"""The checkpoints of a run: Orbax, atomic, named by the number of updates done."""
 
 import logging
 import pathlib
@@ -13,30 +13,29 @@ from jresnet.parallel import distributed
 
 
 class Checkpoints:
-    """Writes and reads the checkpoints of one directory, named by updates done; close it to finish writing.
+    """Writes and reads the checkpoints in one directory; a context manager that waits for pending writes.
 
     Args:
-      directory: made when the first checkpoint is written.
-      keep: how many of the latest stay; None for all.
-      read_only: only read, beside a run that may be writing.
+      directory: created with the first checkpoint.
+      keep: how many of the latest to keep; None for all.
+      read_only: only read, possibly while a run is writing.
     """
 
     def __init__(self, directory: pathlib.Path, keep: int | None = 2, read_only: bool = False):
         logging.getLogger("absl").setLevel(logging.ERROR)
-        options = ocp.CheckpointManagerOptions(
+        self._options = ocp.CheckpointManagerOptions(
             preservation_policy=LatestN(keep) if keep else None,
             cleanup_tmp_directories=not read_only,
             create=False,
             read_only=read_only,
         )
         self._directory = pathlib.Path(directory).resolve()
-        self._options = options
         self._manager: ocp.CheckpointManager | None = None
 
     def save(self, step: int, state: Any, meta: dict) -> None:
-        """Write a pytree of arrays and a JSON-able record under `step`, in the background; a step that exists stays.
+        """Write a pytree of arrays and a JSON-serialisable dict in the background; an existing step is left as it is.
 
-        The arrays must stay as they are until then. All processes must call this together.
+        The arrays must not change until the write is finished. A collective.
         """
         manager = self._open()
         if step in manager.all_steps():
@@ -44,26 +43,26 @@ class Checkpoints:
         manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)))
 
     def steps(self) -> list[int]:
-        """The steps there are, ascending; a checkpoint that was being written when its run died does not count."""
+        """The steps of all complete checkpoints, ascending."""
         return sorted(self._open().all_steps()) if self._directory.is_dir() else []
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict]:
-        """Read the checkpoint of `step` into the shapes, dtypes and placement of `like`; return state and record.
+        """Read the checkpoint of `step` with the shapes, dtypes and shardings of `like`; return pytree and dict.
 
         Raises:
-          InputError: it is damaged or holds another network's state.
+          InputError: it is damaged or belongs to another network.
         """
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
         try:
-            found = self._open().restore(step, args=args)
-        except Exception as error:  # Orbax lets through whatever its layers raise
-            if distributed.means_lost(error):
+            checkpoint = self._open().restore(step, args=args)
+        except Exception as error:  # Orbax raises whatever its layers do
+            if distributed.is_lost_peer(error):
                 raise
             raise InputError(
                 f"{self._directory / str(step)}: this checkpoint cannot be restored ({first_line(error)[:200]}): "
-                "delete it to go on from an earlier one, or choose another --workdir"
+                "delete it to continue from an earlier one, or choose another --workdir"
             ) from error
-        return found.state, found.meta
+        return checkpoint.state, checkpoint.meta
 
     def close(self) -> None:
         """Wait until every checkpoint is written."""
@@ -72,11 +71,10 @@ class Checkpoints:
             self._manager = None
 
     def __enter__(self) -> "Checkpoints":
-        """Return itself."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Finish writing, whether or not the run succeeded; not where other processes would have to take part."""
+        """Finish writing, also after an error, unless that would wait for processes that are gone."""
         if kind is None or jax.process_count() == 1 or issubclass(kind, Interrupted | Diverged):
             self.close()
 

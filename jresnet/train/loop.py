@@ -1,4 +1,4 @@
-"""`fit`: one run from its configuration to its result, on disk and returned."""
+"""`fit`: train one network and record the run."""
 
 import dataclasses
 import logging
@@ -7,13 +7,13 @@ import os
 import pathlib
 import statistics
 import time
+from typing import Any
 
 import rich.console
 
 from jresnet import models
 from jresnet.config import Config
 from jresnet.data.datasets import Dataset, dataset_record
-from jresnet.data.pipeline import Statistics, make_input
 from jresnet.errors import Diverged, InputError, Interrupted
 from jresnet.parallel import distributed
 from jresnet.parallel.compiler import enable_compile_cache
@@ -21,20 +21,21 @@ from jresnet.parallel.devices import Devices
 from jresnet.records import environment, run_directory
 from jresnet.records.figures import curves
 from jresnet.records.log import RunLog
-from jresnet.train import signals
+from jresnet.records.run import Run
 from jresnet.train.checkpoint import Checkpoints
-from jresnet.train.trainer import Outputs, Training, figures
+from jresnet.train.evaluate import Outputs, summarise
+from jresnet.train.signals import StopSignal, catch_stop_signals
+from jresnet.train.trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """One run's outcome, the content of `result.json`.
+    """The result of a run, the content of `result.json`.
 
-    Losses are mean cross-entropies in nats, accuracies shares of correctly classified images.
-    `train_*` are averages over the last epoch as it was trained, on augmented images; `test_*` and
-    `validation_*` are of the final parameters, each image counted once. `test_accuracy_batch_mean`
-    averages the accuracies of test batches of the training batch's size, as the report did.
-    `seconds` is the time spent on epochs, `compile_seconds` what compilation took besides.
+    Losses are mean cross-entropies in nats, accuracies fractions of images from 0 to 1. `train_*` are averages over the
+    last epoch while it was trained, on augmented images; `test_*` and `validation_*` are those of the final parameters,
+    every image counted once. `test_accuracy_batch_mean` averages the accuracies of test batches of the training batch
+    size, as the report did. `seconds` is the time spent on epochs, without `compile_seconds`.
     """
 
     experiment: str
@@ -57,9 +58,23 @@ class Result:
     validation_loss: float | None = None
     validation_accuracy: float | None = None
 
-    def record(self) -> dict:
-        """The result as `result.json` holds it; without validation or test images it has no figures of them."""
+    def to_json(self) -> dict:
+        """The result as `result.json` holds it, without metrics of splits that have no images."""
         return {name: value for name, value in vars(self).items() if value is not None or name == "commit"}
+
+    @classmethod
+    def from_json(cls, record: dict, path: pathlib.Path) -> "Result":
+        """The result in the content of a `result.json`.
+
+        Raises:
+          InputError: fields are missing or unknown; the message names `path`.
+        """
+        try:
+            return cls(**record)
+        except TypeError as error:
+            raise InputError(
+                f"{path}: not the result of a run ({error}): choose another directory, or delete the file"
+            ) from None
 
 
 def fit(
@@ -73,264 +88,210 @@ def fit(
     keep: int | None = 2,
     console: rich.console.Console | None = None,
 ) -> Result:
-    """Train one network, evaluate it after every epoch, and record everything in `workdir`.
+    """Train one network, evaluate it after every epoch, and record the run in `workdir`.
 
-    The run is a function of (config, seed, dataset): interrupted and resumed, it ends in the same
-    parameters, bit for bit on the same device. Several processes that have met by `jax.distributed` train
-    one run together: each calls this with the same arguments, and the first writes the records.
+    The result is a function of (config, seed, data): a run that is interrupted and resumed ends with the same
+    parameters, bit for bit on the same kind of device. With several processes (`jax.distributed`), all call this with
+    the same arguments, train one run together, and process 0 writes its records.
+
+    >>> import tempfile, jresnet
+    >>> dataset = jresnet.load_dataset("synthetic").subset(train=64, test=32)
+    >>> config = jresnet.Config(width=2, blocks=(1,), pool_size=8, epochs=2, batch_size=32)
+    >>> result = jresnet.fit(config, dataset, tempfile.mkdtemp())
+    >>> result.epochs, result.parameters
+    (2, 484)
 
     Args:
-      config: the configuration; its `validation` images are held out of the training split here.
+      config: the configuration; its `validation` images are held out of the training split.
       dataset: the data.
-      workdir: the run's directory, made if need be.
-      seed: decides initial weights, validation split, order and augmentation; below 2**32.
-      experiment: the run's name in its records.
-      resume: go on from the latest checkpoint in workdir, or return the result if the run is finished.
-      keep: how many checkpoints stay; None for all.
-      console: where to show progress; None for silence.
+      workdir: the run's directory, created if need be.
+      seed: decides initial weights, validation split, order and augmentation; from 0 to 2**32 - 1.
+      experiment: name of the run in its records.
+      resume: continue from the latest checkpoint in `workdir`; if the run is finished, return its result.
+      keep: how many checkpoints to keep; None for all.
+      console: where to print progress; None for nowhere.
 
     Raises:
       InputError: config, data and workdir do not go together; nothing was written.
-      Diverged: the loss became non-finite; the last good checkpoint stays.
-      Interrupted: SIGINT or SIGTERM came, here or in another process of the run; the state is saved.
+      Diverged: the loss became non-finite; the last good checkpoint is kept.
+      Interrupted: SIGINT or SIGTERM arrived, here or in another process of the run; the state is saved.
       Lost: another process of the run is gone.
     """
     directory = pathlib.Path(workdir)
-    run, dataset, finished = check(config, dataset, directory, seed, experiment, resume)
-    with distributed.together():
-        agree(run, directory, finished)
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed {seed}: must lie from 0 to 2**32 - 1")
+    models.check_network(config, len(dataset.classes), dataset.image_size)
+    devices = Devices(config)
+    sha256, dataset = dataset.sha256, dataset.hold_out(config.validation, seed)
+    run = describe(config, dataset, sha256, seed, experiment)
+    record = run_directory.check(directory, run.config, seed, sha256, resume)
+    finished = None if record is None else Result.from_json(record, directory / run_directory.RESULT)
+    with distributed.lost_peers():
+        check_processes_agree(run, directory, finished)
     if finished is not None:
         return finished
-    # Now, not at the end: a checkout may move on while a long run lasts.
-    commit = environment.commit()
-    devices = Devices(config)
+
+    commit = environment.commit()  # now, not at the end: the checkout may change during a long run
     enable_compile_cache()
-    training = prepare(config, dataset, seed, devices, (tuple(run["mean"]), tuple(run["std"])))
-    with distributed.together():
-        claim(directory, run, training)
+    trainer = Trainer(run, dataset.train, devices)
+    with distributed.lost_peers():
+        create_directory(directory, run, trainer)
     with (
-        distributed.together(),
-        signals.stop_flag() as flag,
+        distributed.lost_peers(),
+        catch_stop_signals() as signal,
         Checkpoints(directory / run_directory.CHECKPOINTS, keep) as checkpoints,
         RunLog(
             directory,
             epochs=config.epochs,
-            steps_per_epoch=training.steps,
+            steps_per_epoch=trainer.steps_per_epoch,
             console=console,
             label=f"{experiment} seed {seed}",
-            writes=distributed.primary(),
+            writes=distributed.is_primary(),
         ) as log,
     ):
-        run_epochs(training, dataset, directory, flag, checkpoints, log)
-        result = summarise(training, run, log.history, commit)
-    if distributed.primary():
-        curves(log.history, directory / run_directory.CURVES, title(result))
-        run_directory.finish(directory, result.record())
+        trainer.start(checkpoints)
+        log.begin(trainer.epoch, trainer.step_in_epoch)
+        for epoch in range(trainer.epoch, config.epochs):
+            trainer.train_epoch(epoch, log, signal)
+            # Saved before the evaluation: a run that resumes here evaluates again, with the same result, so that
+            # no epoch is recorded that could be lost.
+            trainer.save(checkpoints)
+            stop_if_signalled(trainer)
+            started = time.perf_counter()
+            outputs = evaluate(trainer, dataset, epoch, signal, log)
+            if epoch + 1 == config.epochs and "test" in outputs and distributed.is_primary():
+                run_directory.write_predictions(directory, outputs["test"].predictions, outputs["test"].confidences)
+            log.epoch(epoch_record(trainer, dataset, epoch, outputs, time.perf_counter() - started))
+        result = summarise_run(trainer, log.history, commit)
+    if distributed.is_primary():
+        curves(log.history, directory / run_directory.CURVES, figure_title(result))
+        run_directory.finish(directory, result.to_json())
     return result
 
 
-def claim(directory: pathlib.Path, run: dict, training: Training) -> None:
-    """Make the directory this run's, and see that all processes have the same one and the same kind of input.
+def describe(config: Config, dataset: Dataset, sha256: str, seed: int, experiment: str) -> Run:
+    """The run of this configuration and seed on a data set whose validation images are held out already.
+
+    Args:
+      config: the configuration; the network's own defaults are filled in.
+      dataset: the data.
+      sha256: of the data before validation images were held out.
+      seed: of the run.
+      experiment: its name in records.
+    """
+    mean, std = dataset.channel_statistics
+    config = dataclasses.replace(models.explicit(config), dataset=dataset.name)
+    return Run(
+        experiment, seed, config, dataset_record(dataset, sha256), dataset.classes, dataset.image_size, mean, std
+    )  # fmt: skip
+
+
+def check_processes_agree(run: Run, directory: pathlib.Path, finished: Result | None) -> None:
+    """Check that all processes have the same options and data and see the same checkpoints; a collective.
 
     Raises:
-      InputError: they have not.
+      InputError: a process differs from process 0.
     """
-    if distributed.primary():
-        run_directory.claim(directory, run)
-    distributed.compare({"--input": type(training.source).__name__.lower()}, {})
-    if not distributed.seen_by_all(directory / run_directory.CONFIG):
-        raise InputError(f"--workdir {directory}: is not one directory for all processes: choose one that they share")
-
-
-def agree(run: dict, directory: pathlib.Path, finished: Result | None) -> None:
-    """See that all processes are about to go on with the same run from the same place.
-
-    Raises:
-      InputError: one of them has other options or data, or sees other files in the run's directory.
-    """
-    config = {f"--{name.replace('_', '-')}": value for name, value in run["config"].items() if name != "data_dir"}
-    checkpoints = sorted(
-        path.name for path in (directory / run_directory.CHECKPOINTS).glob("[0-9]*") if path.name.isdigit()
-    )
-    shared = config | {
-        "the seed": run["seed"],
-        "the data's sha256": run["dataset"]["sha256"],
-        f"checkpoints in {directory}": checkpoints,
-        f"{directory / run_directory.RESULT} there": finished is not None,
+    options = {f"--{name.replace('_', '-')}": value for name, value in vars(run.config).items() if name != "data_dir"}
+    checkpoints = sorted(path.name for path in (directory / run_directory.CHECKPOINTS).glob("*") if path.name.isdigit())
+    settings = options | {
+        "the seed": run.seed,
+        "the data's sha256": run.dataset["sha256"],
+        f"the list of checkpoints in {directory}": checkpoints,
+        f"the existence of {directory / run_directory.RESULT}": finished is not None,
     }
-    for warning in distributed.compare(shared, environment.versions()):
+    for warning in distributed.require_equal(settings, environment.versions()):
         logging.getLogger(__name__).warning(warning)
 
 
-def check(
-    config: Config, dataset: Dataset, workdir: pathlib.Path, seed: int, experiment: str, resume: bool
-) -> tuple[dict, Dataset, Result | None]:
-    """Check everything that `fit` would refuse, without writing; the arguments are those of `fit`.
-
-    Returns:
-      The run as `config.json` holds it, the data set with validation images held out, and the recorded
-      result where the run is finished.
+def create_directory(directory: pathlib.Path, run: Run, trainer: Trainer) -> None:
+    """Create the run's directory; check that all processes share it and have the same kind of input; a collective.
 
     Raises:
-      InputError: config, data and workdir do not go together.
+      InputError: they do not.
     """
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed {seed}: must lie from 0 to 2**32 - 1")
-    models.check_network(config, len(dataset.classes), dataset.image_size)
-    Devices(config)
-    held_out = dataset.hold_out(config.validation, seed)
-    run = describe(models.explicit(config), held_out, dataset.sha256, seed, experiment)
-    finished = run_directory.look(workdir, run, resume)
-    return run, held_out, None if finished is None else recorded_result(finished, workdir / run_directory.RESULT)
-
-
-def recorded_result(record: dict, path: pathlib.Path) -> Result:
-    """The result a `result.json` holds.
-
-    Raises:
-      InputError: it lacks fields, or has others.
-    """
-    try:
-        return Result(**record)
-    except TypeError as error:
+    if distributed.is_primary():
+        run_directory.create(directory, run)
+    distributed.require_equal({"--input": type(trainer.source).__name__.lower()}, {})
+    if not distributed.visible_to_all(directory / run_directory.CONFIG):
         raise InputError(
-            f"{path}: not a run's result ({error}): choose another directory, or delete the file"
-        ) from None
+            f"--workdir {directory}: is not the same directory in all processes: choose one that they share"
+        )
 
 
-def prepare(config: Config, dataset: Dataset, seed: int, devices: Devices, channels: Statistics) -> Training:
-    """Build network, optimizer, input and programs of a run on a data set whose validation images are held out."""
-    images = len(dataset.train)
-    return Training(
-        config=config,
-        seed=seed,
-        model=models.from_config(config, len(dataset.classes)),
-        source=make_input(dataset.train, config, seed, channels, devices),
-        statistics=channels,
-        image_shape=(*dataset.image_size, 3),
-        images=images,
-        devices=devices,
-    )
+def stop_if_signalled(trainer: Trainer) -> None:
+    """Raise Interrupted if any process has received a stop signal; the current state is saved."""
+    if trainer.stop_signal is not None:
+        position = f"epoch {trainer.epoch}, step {trainer.step_in_epoch} of {trainer.steps_per_epoch}"
+        raise Interrupted(f"interrupted after {position}; the state is saved", trainer.stop_signal)
 
 
-def run_epochs(
-    training: Training, dataset: Dataset, directory: pathlib.Path, flag: signals.Flag, checkpoints: Checkpoints,
-    log: RunLog,
-) -> None:  # fmt: skip
-    """Train, save, evaluate and record epoch after epoch, from the latest checkpoint on.
+def evaluate(
+    trainer: Trainer, dataset: Dataset, epoch: int, signal: StopSignal, log: RunLog
+) -> dict[str, Outputs]:  # fmt: skip
+    """Evaluate the splits other than the training split that have images.
 
-    The checkpoint of an epoch is written before its evaluation: a run that resumes from it evaluates
-    again, to the same figures, so that no epoch is recorded that could be lost.
+    Raises:
+      Interrupted: a stop signal arrived.
     """
-    training.start(checkpoints)
-    log.begin(training.epoch, training.step_in_epoch)
-    for epoch in range(training.epoch, training.config.epochs):
-        training.train_epoch(epoch, log, flag)
-        training.save(checkpoints)
-        stop_if_asked(training)
-        started = time.perf_counter()
-        outputs = evaluate_all(training, dataset, epoch, flag, log)
-        seconds = time.perf_counter() - started
-        if distributed.primary() and epoch + 1 == training.config.epochs and "test" in outputs:
-            run_directory.write_predictions(directory, outputs["test"].predictions, outputs["test"].confidences)
-        log.epoch(epoch_record(training, dataset, epoch, outputs, seconds))
 
-
-def stop_if_asked(training: Training) -> None:
-    """Raise Interrupted if a signal came; the state of this moment has been saved."""
-    if training.asked is not None:
-        place = f"epoch {training.epoch}, step {training.step_in_epoch} of {training.steps}"
-        raise Interrupted(f"interrupted after {place}; the state is saved", training.asked)
-
-
-def evaluate_all(training: Training, dataset: Dataset, epoch: int, flag, log: RunLog) -> dict[str, Outputs]:
-    """What the network says of the validation and test splits, where there are any."""
-
-    def between():
-        log.advance(training.steps, epoch, "test")
-        training.agree(flag)
-        stop_if_asked(training)
+    def after_chunk():
+        log.advance(trainer.steps_per_epoch, epoch, "test")
+        trainer.synchronise(signal)
+        stop_if_signalled(trainer)
 
     splits = {"validation": dataset.validation, "test": dataset.test}
-    variables = training.state.variables
-    return {name: training.evaluator(variables, split, between) for name, split in splits.items() if len(split)}
+    variables = trainer.state.variables
+    return {name: trainer.evaluate(variables, split, after_chunk) for name, split in splits.items() if len(split)}
 
 
 def epoch_record(
-    training: Training, dataset: Dataset, epoch: int, outputs: dict[str, Outputs], eval_seconds: float
+    trainer: Trainer, dataset: Dataset, epoch: int, outputs: dict[str, Outputs], eval_seconds: float
 ) -> dict:
     """One line of `metrics.jsonl`.
 
     Raises:
-      Diverged: a test or validation loss is not finite.
+      Diverged: a validation or test loss is not finite.
     """
-    train_loss, train_accuracy = training.train_figures()
+    train_loss, train_accuracy = trainer.epoch_metrics()
     record = {"epoch": epoch, "train_loss": train_loss, "train_accuracy": train_accuracy}
     for name, output in outputs.items():
         correct = output.predictions == getattr(dataset, name).labels
-        found = figures(output.losses, correct, training.config.batch_size)
-        if not math.isfinite(found.loss):
+        summary = summarise(output.losses, correct, trainer.run.config.batch_size)
+        if not math.isfinite(summary.loss):
             raise Diverged(f"the {name} loss is not finite after epoch {epoch}: lower --learning-rate")
-        record |= {f"{name}_loss": found.loss, f"{name}_accuracy": found.accuracy}
+        record |= {f"{name}_loss": summary.loss, f"{name}_accuracy": summary.accuracy}
         if name == "test":
-            record["test_accuracy_batch_mean"] = found.accuracy_batch_mean
+            record["test_accuracy_batch_mean"] = summary.accuracy_batch_mean
     return record | {
-        "learning_rate": training.learning_rate(epoch),
-        "images_per_second": training.images / training.seconds,
-        "seconds": training.seconds + eval_seconds,
+        "learning_rate": trainer.learning_rate(epoch),
+        "images_per_second": trainer.images / trainer.seconds,
+        "seconds": trainer.seconds + eval_seconds,
     }
 
 
-def summarise(training: Training, run: dict, history: list[dict], commit: str | None) -> Result:
-    """The result of a run whose last epoch is recorded: the last epoch's figures, whatever the others were."""
-    last = history[-1]
+def summarise_run(trainer: Trainer, history: list[dict], commit: str | None) -> Result:
+    """The result of a finished run: the metrics of its last epoch, whatever those of others were."""
+    run, last = trainer.run, history[-1]
+    metrics = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "test_loss", "test_accuracy",
+               "test_accuracy_batch_mean")  # fmt: skip
+    record: dict[str, Any] = run.to_json()
+    figures: dict[str, Any] = {name: last.get(name) for name in metrics}
     return Result(
-        experiment=run["experiment"],
-        config=run["config"],
-        seed=run["seed"],
-        dataset=run["dataset"],
-        train_loss=last["train_loss"],
-        train_accuracy=last["train_accuracy"],
-        validation_loss=last.get("validation_loss"),
-        validation_accuracy=last.get("validation_accuracy"),
-        test_loss=last.get("test_loss"),
-        test_accuracy=last.get("test_accuracy"),
-        test_accuracy_batch_mean=last.get("test_accuracy_batch_mean"),
-        parameters=training.parameters,
+        **{name: record[name] for name in ("experiment", "config", "seed", "dataset")},
+        **figures,
+        parameters=trainer.parameters,
         epochs=len(history),
         device=environment.device(),
         versions=environment.versions(),
         commit=commit,
         seconds=sum(record["seconds"] for record in history),
-        compile_seconds=training.compile_seconds,
+        compile_seconds=trainer.compile_seconds,
         images_per_second=statistics.median(record["images_per_second"] for record in history),
     )
 
 
-def title(result: Result) -> str:
-    """What the curves' figure says above its panels."""
+def figure_title(result: Result) -> str:
+    """Title of the curves' figure."""
     network = f"width {result.config['width']}, {result.parameters:,} parameters"
     return f"{result.experiment}, seed {result.seed}: {network}, {result.dataset['name']}"
-
-
-def describe(config: Config, dataset: Dataset, sha256: str, seed: int, experiment: str) -> dict:
-    """The run as `config.json` holds it: everything that its result depends on, and what prediction needs.
-
-    Args:
-      config: the configuration, explicit (`models.explicit`).
-      dataset: the data, validation images already held out.
-      sha256: digest of the data before that.
-      seed: of the run.
-      experiment: its name in records.
-    """
-    mean, std = dataset.channel_statistics
-    return {
-        "experiment": experiment,
-        "seed": seed,
-        "config": {name: list(value) if isinstance(value, tuple) else value for name, value in vars(config).items()},
-        "dataset": dataset_record(dataset, sha256),
-        "classes": list(dataset.classes),
-        "image_size": list(dataset.image_size),
-        "mean": list(mean),
-        "std": list(std),
-    }

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a flag that a loop reads when it can stop cleanly."""
+"""SIGINT and SIGTERM, recorded for a loop that stops at a safe point."""
 
 import contextlib
 import signal
@@ -6,40 +6,39 @@ import threading
 from collections.abc import Iterator
 
 
-class Flag:
-    """Which signal asked to stop.
+class StopSignal:
+    """The signal that asked to stop.
 
     Attributes:
-      signal: its number, None until one came.
+      number: its number; None until one arrives.
     """
 
-    signal: int | None = None
+    number: int | None = None
 
 
 @contextlib.contextmanager
-def stop_flag() -> Iterator[Flag]:
-    """Collect SIGINT and SIGTERM in a flag while the context lasts; a second one acts at once, as without it.
+def catch_stop_signals() -> Iterator[StopSignal]:
+    """Record SIGINT and SIGTERM while the context lasts; a second signal has its usual effect at once.
 
-    Outside the main thread, where Python allows no handlers, the flag is never set.
+    Outside the main thread, where Python allows no signal handlers, nothing is recorded.
     """
-    flag = Flag()
+    received = StopSignal()
     if threading.current_thread() is not threading.main_thread():
-        yield flag
+        yield received
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.getsignal(number) for number in numbers}
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore():
         for number, handler in previous.items():
             signal.signal(number, handler)
 
     def handle(number, _frame):
-        flag.signal = number
+        received.number = number
         restore()
 
-    for number in numbers:
+    for number in previous:
         signal.signal(number, handle)
     try:
-        yield flag
+        yield received
     finally:
         restore()

@@ -1,25 +1,72 @@
-"""One training step and one evaluation step: pure functions; their metrics are sums and counts."""
+"""The train state, one training step and one evaluation step: pure functions whose metrics are sums and counts."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import chex
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jresnet.models import ResNet
-from jresnet.train.state import TrainState
+from jresnet.models import ResNet, initialiser
 
 
-class Sums(NamedTuple):
-    """What training steps add up.
+class TrainState(flax.struct.PyTreeNode):
+    """The state of a run after `step` updates.
 
     Attributes:
-      loss: float32 [], cross-entropy in nats, summed over images.
-      correct: int32 [], images whose largest logit is their label's.
+      step: int32 [], updates done.
+      params: parameters of the network.
+      batch_stats: running statistics of batch normalisation.
+      opt_state: state of the optimizer, learning rate and weight decay included.
+      key: typed PRNG key []; constant: the randomness of a step comes from fold_in(key, step).
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    key: jax.Array
+
+    @property
+    def variables(self) -> dict:
+        """What `model.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create_train_state(
+    model: ResNet, tx: optax.GradientTransformation, seed: int | jax.Array, image_shape: tuple[int, int, int]
+) -> TrainState:
+    """The initial state of a run: a pure function of `seed`, fit for `jax.jit` and `jax.eval_shape`.
+
+    Args:
+      model: the network, without a mapped axis.
+      tx: the optimizer.
+      seed: decides the initial weights and all later randomness of the run.
+      image_shape: (height, width, channels).
+    """
+    key = jax.random.key(seed)
+    images = jnp.zeros((1, *image_shape), jnp.float32)
+    variables = initialiser(model)(jax.random.fold_in(key, 0), images)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=tx.init(variables["params"]),
+        key=jax.random.fold_in(key, 1),
+    )
+
+
+class Metrics(NamedTuple):
+    """Sums over training steps.
+
+    Attributes:
+      loss: float32 [], sum of the images' cross-entropies in nats.
+      correct: int32 [], images classified correctly.
       images: int32 [], images seen.
-      bad_step: int32 [], the first update whose loss was not finite, -1 if there was none.
+      bad_step: int32 [], first update whose loss was not finite; -1 if there was none.
     """
 
     loss: jax.Array
@@ -28,33 +75,36 @@ class Sums(NamedTuple):
     bad_step: jax.Array
 
     @classmethod
-    def zero(cls) -> "Sums":
-        """Nothing seen yet."""
+    def zero(cls) -> "Metrics":
+        """Metrics of no steps."""
         return cls(jnp.zeros(()), jnp.int32(0), jnp.int32(0), jnp.int32(-1))
 
-    def __add__(self, other: "Sums") -> "Sums":  # type: ignore[override]
-        """The sums over both; of the bad steps the earlier."""
+    def __add__(self, other: "Metrics") -> "Metrics":  # type: ignore[override]
+        """Metrics of these steps followed by the other's."""
         bad_step = jnp.where(self.bad_step >= 0, self.bad_step, other.bad_step)
-        return Sums(self.loss + other.loss, self.correct + other.correct, self.images + other.images, bad_step)
+        return Metrics(self.loss + other.loss, self.correct + other.correct, self.images + other.images, bad_step)
 
 
 def make_train_step(model: ResNet, tx: optax.GradientTransformation, axis_name: str | None = None) -> Callable:
-    """The step for this network and optimizer: `train_step(state, batch) -> (state, sums)`, pure.
+    """Make `train_step(state, batch) -> (state, metrics)`, a pure function.
 
-    The batch is a dict: images, float32 [batch, height, width, channels], normalised; labels, int32
-    [batch]; and, where some images are padding, mask, bool [batch], false for those. Under a mapped
-    axis each device holds its share of one batch, and gradients, statistics and sums are of all. With
-    the model's `local_norm` each device normalises by its share's statistics, and the running ones are
-    the first device's, as under torch.nn.DataParallel.
+    The batch is a dict: images, float32 [batch, height, width, channels], normalised; labels, int32 [batch]; optionally
+    mask, bool [batch], false for images that are padding. Shapes and dtypes are checked while tracing.
+
+    Under the mapped axis `axis_name` each device gets its share of one batch; gradients, statistics and metrics are
+    those of the whole batch. With the model's `local_norm` each device normalises by the statistics of its own share,
+    and the running ones are the first device's, as under torch.nn.DataParallel.
     """
 
     def total(tree):
         return tree if axis_name is None else lax.psum(tree, axis_name)
 
-    def of_first(tree):
-        return total(jax.tree.map(lambda a: jnp.where(lax.axis_index(axis_name) == 0, a, 0), tree))
+    def of_first_device(tree):
+        return total(jax.tree.map(lambda a: jnp.where(lax.axis_index(axis_name) == 0, a, jnp.zeros_like(a)), tree))
 
-    def train_step(state: TrainState, batch: dict) -> tuple[TrainState, Sums]:
+    def train_step(state: TrainState, batch: dict) -> tuple[TrainState, Metrics]:
+        check_batch(batch)
+        check_state(state)
         mask = batch.get("mask")
         weights = jnp.ones(batch["labels"].shape, bool) if mask is None else mask
         images = total(weights.sum())
@@ -66,35 +116,38 @@ def make_train_step(model: ResNet, tx: optax.GradientTransformation, axis_name: 
                 train=True, mask=mask, mutable=["batch_stats"], rngs=rngs,
             )  # fmt: skip
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
-            return jnp.sum(jnp.where(weights, losses, 0)) / images, (logits, updates["batch_stats"])
+            loss = jnp.sum(jnp.where(weights, losses, 0)) / images.astype(losses.dtype)
+            return loss, (logits, updates["batch_stats"])
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         loss, grads = total((loss, grads))
         if model.local_norm and axis_name is not None:
-            batch_stats = of_first(batch_stats)
+            batch_stats = of_first_device(batch_stats)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
         correct = total(jnp.sum((logits.argmax(-1) == batch["labels"]) & weights))
-        sums = Sums(
-            (loss * images).astype(jnp.float32),
+        metrics = Metrics(
+            (loss * images.astype(loss.dtype)).astype(jnp.float32),
             correct.astype(jnp.int32),
             images.astype(jnp.int32),
             jnp.where(jnp.isfinite(loss), -1, state.step),
         )
-        params = optax.apply_updates(state.params, updates)
-        return state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state), sums
+        state = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+        return state, metrics
 
     return train_step
 
 
 def make_predict_step(model: ResNet) -> Callable:
-    """The step for this network: `predict_step(variables, images, labels) -> (losses, predictions, confidences)`, pure.
+    """Make `predict_step(variables, images, labels) -> (losses, predictions, confidences)`, a pure function.
 
-    Images are float32 [batch, height, width, channels], normalised; losses float32 [batch], in nats;
-    predictions int32 [batch]; confidences float32 [batch], the predictions' softmax probabilities. Every
-    image has its own entries, so that the caller counts each once.
+    Images are float32 [batch, height, width, channels], normalised, and labels int32 [batch]. Losses are float32
+    [batch], in nats; predictions int32 [batch]; confidences float32 [batch], the predictions' softmax probabilities.
+    All outputs are per image, so that the caller can count each image exactly once.
     """
 
     def predict_step(variables, images, labels):
+        check_batch({"images": images, "labels": labels})
         logits: jax.Array = model.apply(variables, images, train=False)  # type: ignore[assignment]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses, logits.argmax(-1).astype(jnp.int32), jax.nn.softmax(logits).max(-1).astype(jnp.float32)
@@ -103,9 +156,36 @@ def make_predict_step(model: ResNet) -> Callable:
 
 
 def make_eval_step(model: ResNet) -> Callable:
-    """The step for this network: `eval_step(variables, images, labels) -> (losses, predictions)`.
-
-    As `make_predict_step`, without the confidences.
-    """
+    """Make `eval_step(variables, images, labels) -> (losses, predictions)`: `make_predict_step` without confidences."""
     predict_step = make_predict_step(model)
     return lambda variables, images, labels: predict_step(variables, images, labels)[:2]
+
+
+def check_batch(batch: dict) -> None:
+    """Check a batch's shapes and dtypes while tracing.
+
+    Raises:
+      AssertionError: they are not those that `make_train_step` documents.
+    """
+    message = "a batch holds images float [batch, height, width, channels] and labels int32 [batch]"
+    images, labels = batch["images"], batch["labels"]
+    chex.assert_rank([images, labels], [4, 1], custom_message=message)
+    chex.assert_equal_shape_prefix([images, labels], 1, custom_message=message)
+    chex.assert_type([images, labels], [float, jnp.int32], custom_message=message)
+    if (mask := batch.get("mask")) is not None:
+        message = "a batch's mask is bool [batch]"
+        chex.assert_shape(mask, labels.shape, custom_message=message)
+        chex.assert_type(mask, bool, custom_message=message)
+
+
+def check_state(state: TrainState) -> None:
+    """Check the scalars of a train state while tracing.
+
+    Raises:
+      AssertionError: `step` is not int32 [], or `key` not a typed PRNG key [].
+    """
+    message = "a train state has step int32 [] and a typed PRNG key []"
+    chex.assert_shape([state.step, state.key], (), custom_message=message)
+    chex.assert_type(state.step, jnp.int32, custom_message=message)
+    if not jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key):
+        raise AssertionError(f"{message}, not a key of dtype {state.key.dtype}")

@@ -18,8 +18,7 @@ from jresnet.config import Config
 from jresnet.data.pipeline import Gather, epoch_plan
 from jresnet.models.convolution import conv2d
 from jresnet.train.optim import optimizer, with_rates
-from jresnet.train.state import create
-from jresnet.train.step import make_train_step
+from jresnet.train.step import create_train_state, make_train_step
 
 # A strided and a plain block, a projection: every convolution of the report's network.
 SMALL = partial(models.resnet18, width=2, stage_sizes=(1, 1))
@@ -59,7 +58,8 @@ def trained_alone(runs):
     """The variables of each (seed, learning rate) before and after a plain loop over the batches at FIRSTS."""
     config, split, model = Config(width=2, batch_size=4), pool(IMAGES), double()
     tx = optimizer(config, IMAGES // 4)
-    init, step = jax.jit(lambda seed: create(model, tx, seed, (32, 32, 3))), jax.jit(make_train_step(model, tx))
+    init = jax.jit(lambda seed: create_train_state(model, tx, seed, (32, 32, 3)))
+    step = jax.jit(make_train_step(model, tx))
     data = (jnp.asarray(split.images), jnp.asarray(split.labels), np.full(3, 0.5), np.full(3, 0.25))
 
     def train(seed, rate):

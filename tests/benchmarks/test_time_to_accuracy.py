@@ -18,7 +18,7 @@ from jresnet.config import Config
 from jresnet.data.datasets import load_dataset
 from jresnet.errors import Diverged
 from jresnet.train import loop
-from jresnet.train.signals import Flag
+from jresnet.train.signals import StopSignal
 from tests.support.studies import TINY, five_classes, tiny_npz
 
 
@@ -215,5 +215,5 @@ def test_the_clock_leaves_compilation_out(monkeypatch):
     watch = object.__new__(Stopwatch)
     watch.training, watch.setup_seconds, watch._log = training, 3.0, None
     monkeypatch.setattr(epochs, "time", clock)
-    assert watch.epoch(0, Flag()) == 2.0
+    assert watch.epoch(0, StopSignal()) == 2.0
     assert watch.setup_seconds == 8.0

@@ -35,7 +35,7 @@ def batches(
     """Every batch an input yields, fetched as the compiled program does."""
     config = dataclasses.replace(config, input=kind)
     source = pipeline.make_input(split, config, 5, STATISTICS, Devices(config))
-    fetch = jax.jit(source.fetch)
+    fetch = jax.jit(source.get_batch)
     return [
         jax.device_get(fetch(work.arrays, i))
         for work in source.epoch(epoch, first_step, pace)
@@ -146,9 +146,9 @@ def test_auto_is_resident_while_the_images_take_a_quarter_of_the_devices_memory(
     split = make_split(16)
     device = type("Device", (), {"memory_stats": lambda self: {"bytes_limit": 4 * split.images.nbytes}})()
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
-    assert pipeline.fits(split)
+    assert pipeline.fits_on_device(split)
     device = type("Device", (), {"memory_stats": lambda self: {"bytes_limit": 4 * split.images.nbytes - 4}})()
-    assert not pipeline.fits(split)
+    assert not pipeline.fits_on_device(split)
 
 
 def test_tfds_input_without_tensorflow_is_refused_and_resident_works(monkeypatch):

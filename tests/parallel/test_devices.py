@@ -12,7 +12,7 @@ import pytest
 from jresnet.config import Config
 from jresnet.errors import InputError
 from jresnet.parallel import compiler
-from jresnet.parallel.compiler import compiler_options, once_options
+from jresnet.parallel.compiler import compiler_options, run_once_options
 from jresnet.parallel.devices import Devices
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -114,10 +114,10 @@ def test_join_takes_back_what_split_does(monkeypatch, count):
     count_devices(monkeypatch, count)
     devices = Devices(Config(batch_size=8, parallel="pmap"))
     array = np.arange(2 * 8 * 3).reshape(2, 8, 3)
-    parts = devices.split(devices.own(array))
+    parts = devices.split(devices.local_shard(array))
     assert parts.shape == (count, 2, 8 // count, 3)
     np.testing.assert_array_equal(np.concatenate(np.asarray(parts), 1), array)
-    gathered = np.stack([parts] * count)  # as `gather` leaves it, on every device
+    gathered = np.stack([parts] * count)  # as `all_gather` leaves it, on every device
     np.testing.assert_array_equal(devices.join(gathered), array)
 
 
@@ -128,17 +128,17 @@ def test_the_processes_parts_make_up_the_batch(monkeypatch):
         count_devices(monkeypatch, 4, processes=2, index=index)
         devices = Devices(Config(batch_size=8))
         assert devices.count == 4
-        parts.append(devices.own(array))
+        parts.append(devices.local_shard(array))
         assert devices.split(parts[-1]).shape == (2, 2, 2, 3)
     np.testing.assert_array_equal(np.concatenate(parts, 1), array)
 
 
 def test_several_processes_need_pmap_and_equally_many_devices(monkeypatch):
     count_devices(monkeypatch, 4, processes=2)
-    with pytest.raises(InputError, match="--parallel jit: uses one device, but 2 processes run: choose pmap"):
+    with pytest.raises(InputError, match="--parallel jit: uses one device, but 2 processes are running: choose pmap"):
         Devices(Config(parallel="jit"))
     monkeypatch.setattr(jax, "local_device_count", lambda: 3)
-    with pytest.raises(InputError, match="4 devices: not the same number in each of 2 processes"):
+    with pytest.raises(InputError, match="4 devices over 2 processes: every process needs the same number of devices"):
         Devices(Config())
 
 
@@ -152,11 +152,11 @@ def test_the_users_own_flag_is_kept(monkeypatch):
 
 
 def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
-    assert compiler._understood("xla_no_such_option", "1") is None
+    assert compiler._supported("xla_no_such_option", "1") is None
     monkeypatch.delenv("XLA_FLAGS")
-    once_options.cache_clear()
-    assert once_options() == {"xla_backend_optimization_level": "1"}
-    once_options.cache_clear()
+    run_once_options.cache_clear()
+    assert run_once_options() == {"xla_backend_optimization_level": "1"}
+    run_once_options.cache_clear()
 
 
 CACHE = "from jresnet.parallel.compiler import enable_compile_cache; import jax; enable_compile_cache(); "

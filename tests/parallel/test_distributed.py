@@ -16,7 +16,7 @@ import pytest
 import jresnet
 from jresnet.errors import InputError, Lost
 from jresnet.parallel import distributed
-from jresnet.parallel.distributed import Cluster, place
+from jresnet.parallel.distributed import ProcessOptions, num_processes_and_id
 from jresnet.records import run_directory
 from tests.support.studies import TINY, tiny_npz
 
@@ -49,7 +49,7 @@ KUBERNETES = {"JOB_COMPLETION_INDEX": "3"}
     ],
 )
 def test_the_place_is_the_options_or_the_launchers(options, environment, expected):
-    assert place(Cluster(**options), environment) == expected
+    assert num_processes_and_id(ProcessOptions(**options), environment) == expected
 
 
 @pytest.mark.parametrize(
@@ -75,30 +75,30 @@ def test_the_place_is_the_options_or_the_launchers(options, environment, expecte
 )
 def test_an_impossible_place_is_refused_in_a_line(options, environment, complaint):
     with pytest.raises(InputError) as caught:
-        place(Cluster(**options), environment)
+        num_processes_and_id(ProcessOptions(**options), environment)
     assert str(caught.value).startswith(complaint) and "\n" not in str(caught.value)
 
 
 def test_a_process_alone_agrees_with_itself():
-    assert distributed.most((1.5, 0)) == [1.5, 0]
-    assert distributed.compare({"--width": 42}, {"jax": "0.10.2"}) == []
+    assert distributed.process_max((1.5, 0)) == [1.5, 0]
+    assert distributed.require_equal({"--width": 42}, {"jax": "0.10.2"}) == []
 
 
 def test_versions_that_differ_are_warned_of_and_options_refused(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     other = [{"--width": 42}, {"jax": "0.10.1", "numpy": "2.4.6"}]
-    monkeypatch.setattr(distributed, "_exchanged", lambda record: [record, other])
-    (warning,) = distributed.compare({"--width": 42}, {"jax": "0.10.2", "numpy": "2.4.6"})
+    monkeypatch.setattr(distributed, "_exchange", lambda record: [record, other])
+    (warning,) = distributed.require_equal({"--width": 42}, {"jax": "0.10.2", "numpy": "2.4.6"})
     assert warning.startswith("process 1 has jax 0.10.1, process 0 0.10.2:")
     with pytest.raises(InputError, match="process 1: --width is 42, but 64 in process 0: give all"):
-        distributed.compare({"--width": 64}, {})
+        distributed.require_equal({"--width": 64}, {})
 
 
 def test_only_errors_of_collectives_among_several_mean_that_another_is_gone(monkeypatch):
     gone = ValueError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:428\nmore")
     for processes, error, expected in ((2, gone, Lost), (1, gone, ValueError), (2, KeyError("x"), KeyError)):
         monkeypatch.setattr(jax, "process_count", lambda processes=processes: processes)
-        with pytest.raises(expected) as caught, distributed.together():
+        with pytest.raises(expected) as caught, distributed.lost_peers():
             raise error
         assert type(caught.value) is expected
         assert expected is not Lost or "\n" not in str(caught.value)
@@ -150,7 +150,7 @@ def trained_for(epochs):
 
 
 def config_of(directory):
-    return run_directory.config_of(run_directory.read_json(pathlib.Path(directory, "config.json")))
+    return run_directory.read_run(pathlib.Path(directory)).config
 
 
 def metrics(directory):
@@ -232,9 +232,9 @@ def test_two_processes_stream_their_parts_of_every_batch(here):
 def test_a_port_in_use_is_said(here, capsys):
     with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
         port = listener.getsockname()[1]
-        options = Cluster(coordinator=f"127.0.0.1:{port}", num_processes=2, process_id=0)
+        options = ProcessOptions(coordinator=f"127.0.0.1:{port}", num_processes=2, process_id=0)
         with pytest.raises(InputError, match=f"port {port} cannot be used here .*: choose another"):
-            distributed.join(options)
+            distributed.initialize(options)
 
 
 def test_processes_with_different_options_stop_before_training(here):
@@ -245,7 +245,7 @@ def test_processes_with_different_options_stop_before_training(here):
     assert not (here / "two").exists()
 
 
-@pytest.mark.parametrize(("index", "complaint"), [(0, "not all processes came to it"), (1, "cannot be reached")])
+@pytest.mark.parametrize(("index", "complaint"), [(0, "not all processes connected"), (1, "cannot be reached")])
 def test_a_process_waits_for_others_no_longer_than_it_was_told(here, index, complaint):
     ((status, _, stderr),) = end(begin(["--join-seconds", "3"], indices=[index]))
     assert status == 2, stderr

@@ -1,4 +1,4 @@
-"""Whose directory it is: the same run goes on, every other is refused with its difference named, nothing touched."""
+"""The run directory: the same run is continued, any other is refused naming the difference, and nothing is touched."""
 
 import dataclasses
 import json
@@ -6,17 +6,18 @@ import json
 import numpy as np
 import pytest
 
+from jresnet import models
 from jresnet.config import Config
 from jresnet.data.datasets import Dataset, Split
 from jresnet.errors import InputError
 from jresnet.records import run_directory
+from jresnet.records.files import read_json
 from jresnet.train.loop import describe
 from tests.support.studies import as_nobody, unprivileged
 
 CONFIG = Config(dataset="made", width=3, blocks=(1, 2), learning_rate=0.1, epochs=2)
 OTHER = {
     "model": "resnet34",
-    "dataset": "other",
     "validation": 5,
     "crop_padding": 2,
     "flip": 0.25,
@@ -38,7 +39,7 @@ OTHER = {
     "precision": "bfloat16",
     "batch_norm": "local",
 }
-FREE = {"data_dir": "elsewhere", "input": "tfds", "parallel": "pmap"}
+NOT_IDENTITY = {"dataset": "other", "data_dir": "elsewhere", "input": "tfds", "parallel": "pmap"}
 
 
 def made(train=20, validation=4, test=6):
@@ -50,13 +51,17 @@ def made(train=20, validation=4, test=6):
     return Dataset("made", split(train), split(validation), split(test), ("no", "yes"))
 
 
-def described(seed=0, sha256="abc", **changes):
+def make_run(seed=0, sha256="abc", **changes):
     return describe(dataclasses.replace(CONFIG, **changes), made(), sha256, seed, "trial")
 
 
+def check(workdir, run, resume=True):
+    return run_directory.check(workdir, run.config, run.seed, run.dataset["sha256"], resume)
+
+
 @pytest.fixture
-def claimed(tmp_path):
-    run_directory.claim(tmp_path / "run", described())
+def workdir(tmp_path):
+    run_directory.create(tmp_path / "run", make_run())
     return tmp_path / "run"
 
 
@@ -65,20 +70,20 @@ def files(directory):
 
 
 def refused(workdir, run, resume=True):
-    """The refusal's message; it is one line, and nothing beside or inside the directory has changed."""
+    """The one-line message of the refusal, after which nothing in or beside the directory has changed."""
     before = files(workdir.parent)
     with pytest.raises(InputError) as caught:
-        run_directory.look(workdir, run, resume)
+        check(workdir, run, resume)
     assert files(workdir.parent) == before
     message = str(caught.value)
     assert "\n" not in message and message.count(": ") >= 2
     return message
 
 
-def test_the_record_holds_what_the_result_depends_on(claimed):
-    record = json.loads((claimed / "config.json").read_text())
+def test_config_json_holds_the_run(workdir):
+    record = json.loads((workdir / "config.json").read_text())
     assert record["experiment"] == "trial" and record["seed"] == 0
-    assert record["config"] == json.loads(json.dumps(dataclasses.asdict(CONFIG)))
+    assert record["config"] == json.loads(json.dumps(dataclasses.asdict(models.explicit(CONFIG))))
     assert record["config"]["blocks"] == [1, 2]
     assert record["dataset"] == {
         "name": "made", "train": 20, "validation": 4, "test": 6, "classes": 2, "sha256": "abc",
@@ -87,95 +92,114 @@ def test_the_record_holds_what_the_result_depends_on(claimed):
     assert record["mean"] == [0.5, 0.1, 0.0] and record["std"] == [0.5, 0.1, 1.0]
 
 
-def test_looking_writes_nothing_and_claiming_makes_the_directory(tmp_path):
+def test_check_writes_nothing_and_create_makes_the_directory(tmp_path):
     workdir = tmp_path / "a" / "b"
     for resume in (False, True):
-        assert run_directory.look(workdir, described(), resume) is None
+        assert check(workdir, make_run(), resume) is None
     assert list(tmp_path.iterdir()) == []
-    run_directory.claim(workdir, described())
+    run_directory.create(workdir, make_run())
     assert sorted(path.name for path in workdir.iterdir()) == ["config.json"]
 
 
-def test_an_existing_directory_without_a_run_is_free(tmp_path):
+def test_an_existing_directory_without_a_run_can_be_used(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    assert run_directory.look(tmp_path, described(), resume=False) is None
-    run_directory.claim(tmp_path, described())
+    assert check(tmp_path, make_run(), resume=False) is None
+    run_directory.create(tmp_path, make_run())
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_the_same_run_needs_resume(claimed):
-    assert run_directory.look(claimed, described(), resume=True) is None
-    message = refused(claimed, described(), resume=False)
-    assert message.startswith(f"--workdir {claimed}: already holds this run") and "--resume" in message
+def test_the_same_run_needs_resume(workdir):
+    assert check(workdir, make_run(), resume=True) is None
+    message = refused(workdir, make_run(), resume=False)
+    assert message.startswith(f"--workdir {workdir}: already holds this run") and "--resume" in message
 
 
-def test_a_finished_run_gives_its_result(claimed):
-    (claimed / "result.json").write_text('{"test_accuracy": 0.5}')
-    assert run_directory.look(claimed, described(), resume=True) == {"test_accuracy": 0.5}
-    assert "already holds" in refused(claimed, described(), resume=False)
-    assert "width 3, not 4" in refused(claimed, described(width=4))
+def test_a_finished_run_returns_its_result(workdir):
+    (workdir / "result.json").write_text('{"test_accuracy": 0.5}')
+    assert check(workdir, make_run(), resume=True) == {"test_accuracy": 0.5}
+    assert "already holds" in refused(workdir, make_run(), resume=False)
+    assert "width 3, not 4" in refused(workdir, make_run(width=4))
 
 
-def test_claiming_again_keeps_the_first_record(claimed):
-    before = (claimed / "config.json").read_bytes()
-    run_directory.claim(claimed, described(input="tfds"))
-    assert (claimed / "config.json").read_bytes() == before
+def test_creating_again_keeps_the_first_record(workdir):
+    before = (workdir / "config.json").read_bytes()
+    run_directory.create(workdir, make_run(input="tfds"))
+    assert (workdir / "config.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("name", OTHER)
-def test_another_configuration_is_refused_by_the_name_of_its_difference(claimed, name, resume):
-    recorded, value = getattr(CONFIG, name), OTHER[name]
-    as_json = [list(v) if isinstance(v, tuple) else v for v in (recorded, value)]
-    message = refused(claimed, described(**{name: value}), resume)
-    assert message.startswith(f"--workdir {claimed}: holds another run ({name} {as_json[0]}, not {as_json[1]})")
+def test_another_configuration_is_refused_naming_the_difference(workdir, name, resume):
+    recorded, value = getattr(models.explicit(CONFIG), name), OTHER[name]
+    message = refused(workdir, make_run(**{name: value}), resume)
+    assert message.startswith(f"--workdir {workdir}: holds another run ({name} {recorded}, not {value}")
     assert "choose another directory" in message
 
 
-def test_every_field_decides_whose_run_it_is_or_is_free():
-    assert set(OTHER) | set(FREE) == {field.name for field in dataclasses.fields(Config)}
-    assert not set(OTHER) & set(FREE)
+def test_every_option_is_part_of_the_identity_or_not():
+    assert set(OTHER) | set(NOT_IDENTITY) == {field.name for field in dataclasses.fields(Config)}
+    assert not set(OTHER) & set(NOT_IDENTITY)
 
 
-@pytest.mark.parametrize("name", FREE)
-def test_where_data_lie_and_how_they_travel_may_change(claimed, name):
-    assert run_directory.look(claimed, described(**{name: FREE[name]}), resume=True) is None
+@pytest.mark.parametrize("name", NOT_IDENTITY)
+def test_the_datas_path_and_the_input_may_change(workdir, name):
+    assert check(workdir, make_run(**{name: NOT_IDENTITY[name]}), resume=True) is None
 
 
-def test_another_seed_or_other_data_are_refused(claimed):
-    assert "(seed 0, not 3)" in refused(claimed, described(seed=3))
-    assert "(data sha256 abc, not def)" in refused(claimed, described(sha256="def"))
-    both = refused(claimed, described(seed=1, width=9))
+def test_another_seed_or_other_data_are_refused(workdir):
+    assert "(seed 0, not 3)" in refused(workdir, make_run(seed=3))
+    assert "(data sha256 abc, not def)" in refused(workdir, make_run(sha256="def"))
+    both = refused(workdir, make_run(seed=1, width=9))
     assert "width 3, not 9; seed 0, not 1" in both
 
 
+def test_a_run_reads_back_as_it_was_written(workdir):
+    assert run_directory.read_run(workdir) == make_run()
+
+
+def test_an_option_added_later_has_its_default_in_older_records(workdir):
+    record = json.loads((workdir / "config.json").read_text())
+    del record["config"]["batch_norm"], record["config"]["warmup_epochs"]
+    (workdir / "config.json").write_text(json.dumps(record))
+    assert check(workdir, make_run()) is None
+    assert run_directory.read_run(workdir) == make_run()
+    assert "batch_norm synchronised, not local" in refused(workdir, make_run(batch_norm="local"))
+
+
+def test_an_option_of_a_later_version_is_refused(workdir):
+    record = json.loads((workdir / "config.json").read_text())
+    record["config"]["mixup"] = 0.2
+    (workdir / "config.json").write_text(json.dumps(record))
+    assert "is not a record of this version" in refused(workdir, make_run())
+
+
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[1]", b"3", b'{"config": 1}', b'{"seed": 0}', b"{}"])
-def test_a_config_that_is_no_record_is_refused(claimed, content):
-    (claimed / "config.json").write_bytes(content)
-    message = refused(claimed, described())
-    assert str(claimed / "config.json") in message and "record of a run" in message and "choose" in message
+def test_a_config_that_is_no_record_is_refused(workdir, content):
+    (workdir / "config.json").write_bytes(content)
+    message = refused(workdir, make_run())
+    assert str(workdir / "config.json") in message and "record of a run" in message and "choose" in message
 
 
 def test_a_config_that_is_a_directory_is_refused(tmp_path):
     (tmp_path / "run" / "config.json").mkdir(parents=True)
-    assert "config.json" in refused(tmp_path / "run", described())
+    assert "config.json" in refused(tmp_path / "run", make_run())
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"null"])
-def test_a_result_that_is_no_record_is_refused(claimed, content):
-    (claimed / "result.json").write_bytes(content)
-    assert str(claimed / "result.json") in refused(claimed, described())
+def test_a_result_that_is_no_record_is_refused(workdir, content):
+    (workdir / "result.json").write_bytes(content)
+    assert str(workdir / "result.json") in refused(workdir, make_run())
 
 
 def test_a_missing_record_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"none\.json: not a readable record"):
-        run_directory.read_json(tmp_path / "none.json")
+    with pytest.raises(InputError, match=r"none\.json: "):
+        read_json(tmp_path / "none.json")
 
 
 @pytest.mark.parametrize("below", ["", "sub", "sub/deeper"])
 def test_a_file_in_the_path_is_refused(tmp_path, below):
     (tmp_path / "file").write_text("kept")
-    message = refused(tmp_path / "file" / below, described())
+    message = refused(tmp_path / "file" / below, make_run())
     assert f"{tmp_path / 'file'} is not a directory: choose another" in message
     assert (tmp_path / "file").read_text() == "kept"
 
@@ -188,7 +212,7 @@ def test_a_directory_that_cannot_be_written_is_refused(mode, below):
         closed.mkdir()
         closed.chmod(mode)
         with as_nobody(), pytest.raises(InputError) as caught:
-            run_directory.look(closed / below, described(), resume=True)
+            check(closed / below, make_run())
         message = str(caught.value)
         assert message.startswith(f"--workdir {closed / below}: {closed}") and "choose another" in message
         assert list(closed.iterdir()) == []
@@ -201,8 +225,8 @@ def test_writing_that_fails_though_permitted_is_refused(tmp_path, monkeypatch):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("pathlib.Path.touch", fail)
-    assert "is not writable: choose another directory" in refused(tmp_path / "run", described())
+    assert "is not writable: choose another directory" in refused(tmp_path / "run", make_run())
 
 
 def test_a_name_that_no_file_system_takes_is_refused(tmp_path):
-    assert "choose another" in refused(tmp_path / ("x" * 300), described())
+    assert "choose another" in refused(tmp_path / ("x" * 300), make_run())

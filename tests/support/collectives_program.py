@@ -10,8 +10,8 @@ from jresnet import models
 from jresnet.config import Config
 from jresnet.parallel.devices import Devices
 from jresnet.train import optim
-from jresnet.train.programs import init_program
 from jresnet.train.step import make_train_step
+from jresnet.train.trainer import init_program
 
 
 def reduced(config):

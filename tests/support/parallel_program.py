@@ -15,11 +15,12 @@ from jax.extend import backend
 from jresnet import models
 from jresnet.config import Config
 from jresnet.data.datasets import Dataset, Split
-from jresnet.data.pipeline import Work, batches_of, make_input, pick, plan_for
+from jresnet.data.pipeline import Chunk, batches_of, plan_for, take_batch
 from jresnet.parallel.devices import Devices
 from jresnet.train.checkpoint import Checkpoints
-from jresnet.train.signals import Flag
-from jresnet.train.trainer import Training
+from jresnet.train.loop import describe
+from jresnet.train.signals import StopSignal
+from jresnet.train.trainer import Trainer
 
 EPOCHS = 4  # 12 steps
 CONFIG = Config(width=3, blocks=(1,), batch_size=16, epochs=EPOCHS, learning_rate=0.05, dropout=0.1, input="resident")
@@ -35,7 +36,7 @@ class Silent:
 class Doubles:
     """The epochs' plans as batches of float64 images, not augmented: any difference is then the devices' own."""
 
-    fetch = staticmethod(pick)
+    get_batch = staticmethod(take_batch)
 
     def __init__(self, split: Split, config: Config, devices: Devices):
         self.split, self.config, self.devices = split, config, devices
@@ -53,7 +54,7 @@ class Doubles:
         order = np.asarray(order)
         batches = {"images": self.images[order], "labels": self.split.labels[order]}
         batches |= {} if mask is None else {"mask": np.asarray(mask)}
-        return Work(self.devices.split(self.devices.own(batches)), first, last, order.size)
+        return Chunk(self.devices.split(self.devices.local_shard(batches)), first, last, order.size)
 
 
 def make_dataset() -> Dataset:
@@ -66,28 +67,19 @@ def make_dataset() -> Dataset:
     return Dataset("made", split(38), split(0), split(21), ("a", "b", "c"))
 
 
-def make_training(config: Config, dataset: Dataset, dtype: str) -> Training:
+def make_trainer(config: Config, dataset: Dataset, dtype: str) -> Trainer:
     devices = Devices(config)
-    statistics = dataset.channel_statistics
-    doubles = dtype == "float64"
-    source = Doubles(dataset.train, config, devices) if doubles else None
-    return Training(
-        config=config,
-        seed=0,
-        model=models.from_config(config, 3).clone(dtype=np.dtype(dtype), param_dtype=np.dtype(dtype)),
-        source=source or make_input(dataset.train, config, 0, statistics, devices),
-        statistics=statistics,
-        image_shape=(8, 8, 3),
-        images=len(dataset.train),
-        devices=devices,
-    )
+    model = models.from_config(config, 3).clone(dtype=np.dtype(dtype), param_dtype=np.dtype(dtype))
+    source = Doubles(dataset.train, config, devices) if dtype == "float64" else None
+    run = describe(config, dataset, dataset.sha256, 0, "test")
+    return Trainer(run, dataset.train, devices, model, source)
 
 
-def arrays_of(training: Training) -> dict:
+def arrays_of(trainer: Trainer) -> dict:
     """The state and the epoch's sums by name, as one device holds them."""
-    state, sums = training.devices.unreplicate((training.state, training.sums))
+    state, metrics = trainer.devices.unreplicate((trainer.state, trainer.metrics))
     leaves = jax.tree_util.tree_leaves_with_path((state.variables, state.opt_state, state.step))
-    return jax.device_get({jax.tree_util.keystr(place): leaf for place, leaf in leaves} | sums._asdict())
+    return jax.device_get({jax.tree_util.keystr(place): leaf for place, leaf in leaves} | metrics._asdict())
 
 
 def run(way: str, folder: pathlib.Path, dtype: str) -> None:
@@ -101,19 +93,19 @@ def run(way: str, folder: pathlib.Path, dtype: str) -> None:
     backend.clear_backends()
     jax.config.update("jax_num_cpu_devices", devices)
     dataset = make_dataset()
-    training = make_training(dataclasses.replace(CONFIG, parallel=target.rstrip("0123456789")), dataset, dtype)
-    assert training.devices.count == devices
+    trainer = make_trainer(dataclasses.replace(CONFIG, parallel=target.rstrip("0123456789")), dataset, dtype)
+    assert trainer.devices.count == devices
     with Checkpoints(folder / source) as checkpoints:
-        training.start(checkpoints)
-        if training.step:
-            np.savez(folder / f"{way}-restored.npz", **arrays_of(training))
-        for epoch in range(training.step // training.steps, EPOCHS):
-            training.train_epoch(epoch, Silent(), Flag())
+        trainer.start(checkpoints)
+        if trainer.step:
+            np.savez(folder / f"{way}-restored.npz", **arrays_of(trainer))
+        for epoch in range(trainer.step // trainer.steps_per_epoch, EPOCHS):
+            trainer.train_epoch(epoch, Silent(), StopSignal())
             if epoch + 1 == EPOCHS // 2:
-                training.save(checkpoints)
-                np.savez(folder / f"{way}-saved.npz", **arrays_of(training))
-    outputs = training.evaluator(training.state.variables, dataset.test)
-    np.savez(folder / f"{way}.npz", **arrays_of(training) | outputs._asdict())
+                trainer.save(checkpoints)
+                np.savez(folder / f"{way}-saved.npz", **arrays_of(trainer))
+    outputs = trainer.evaluate(trainer.state.variables, dataset.test)
+    np.savez(folder / f"{way}.npz", **arrays_of(trainer) | outputs._asdict())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Checkpoints: every bit comes back, the latest stay, and a damaged one is refused in one line."""
+"""Checkpoints: restored bit for bit, the latest are kept, and a damaged one is refused in one line."""
 
 import chex
 import jax
@@ -28,7 +28,7 @@ def bits(tree):
     return jax.tree.map(np.asarray, tree | {"key": jax.random.key_data(tree["key"])})
 
 
-def test_every_bit_and_the_record_come_back(tmp_path):
+def test_state_and_metadata_are_restored_bit_for_bit(tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.steps() == []
         checkpoints.save(7, state(7), {"seconds": 1.25})
@@ -40,7 +40,7 @@ def test_every_bit_and_the_record_come_back(tmp_path):
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(2, [3, 4]), (1, [4]), (None, [1, 2, 3, 4])])
-def test_the_latest_stay(tmp_path, keep, kept):
+def test_the_latest_are_kept(tmp_path, keep, kept):
     with Checkpoints(tmp_path, keep) as checkpoints:
         for step in range(1, 5):
             checkpoints.save(step, state(step), {})
@@ -48,7 +48,7 @@ def test_the_latest_stay(tmp_path, keep, kept):
         assert checkpoints.steps() == kept
 
 
-def test_a_step_that_exists_stays_as_it_is(tmp_path):
+def test_an_existing_step_is_not_overwritten(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state(1), {})
         checkpoints.save(1, state(2), {})
@@ -68,7 +68,7 @@ def test_the_state_may_be_donated_while_it_is_written(tmp_path):
     np.testing.assert_array_equal(found["a"], np.arange(100_000))
 
 
-def test_a_checkpoint_cut_off_while_written_does_not_count(tmp_path):
+def test_an_unfinished_checkpoint_is_ignored(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state(1), {})
     (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
@@ -85,4 +85,4 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path):
             path.write_bytes(b"damaged")
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(InputError) as caught:
         checkpoints.restore(1, like(state()))
-    assert "delete it to go on from an earlier one" in str(caught.value) and "\n" not in str(caught.value)
+    assert "delete it to continue from an earlier one" in str(caught.value) and "\n" not in str(caught.value)

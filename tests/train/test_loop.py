@@ -21,8 +21,9 @@ from jresnet import models
 from jresnet.errors import Diverged, InputError, Interrupted
 from jresnet.parallel.devices import Devices
 from jresnet.records import run_directory
-from jresnet.train import loop, programs, trainer
+from jresnet.train import loop, trainer
 from jresnet.train.checkpoint import Checkpoints
+from jresnet.train.evaluate import summarise
 from jresnet.use.classifier import Classifier
 from tests.support.runs import CONFIG, final_state, make_dataset, strip
 
@@ -69,16 +70,16 @@ def test_a_signal_at_any_step_saves_and_resume_ends_in_the_same_bits(whole, tmp_
     config, source = whole
     monkeypatch.setattr(trainer, "CALL_SECONDS", 0.0)
     monkeypatch.setattr("jresnet.data.pipeline.STREAMED_IMAGES", 16)
-    agree = trainer.Training.agree
+    synchronise = trainer.Trainer.synchronise
     calls = []
 
-    def stop(self, flag, seconds=0.0):
-        calls.append(seconds > 0)  # one step of training, else a piece of an evaluation
+    def stop(self, received, seconds=0.0):
+        calls.append(seconds > 0)  # after a training step, not a chunk of an evaluation
         if sum(calls) == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return agree(self, flag, seconds)
+        return synchronise(self, received, seconds)
 
-    monkeypatch.setattr(trainer.Training, "agree", stop)
+    monkeypatch.setattr(trainer.Trainer, "synchronise", stop)
     with pytest.raises(Interrupted, match="the state is saved") as caught:
         loop.fit(config, make_dataset(), tmp_path / "run")
     assert caught.value.signal == signal.SIGTERM
@@ -104,17 +105,17 @@ def test_kill_9_loses_at_most_the_work_since_the_last_checkpoint(tmp_path):
     root = pathlib.Path(__file__).parents[2]
     killed = tmp_path / "killed"
     script = textwrap.dedent(KILLED.format(root=str(root), tests=str(root / "tests"), workdir=str(killed)))
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
     metrics = killed / "metrics.jsonl"
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if metrics.exists() and metrics.read_bytes().count(b"\n") >= 6:
-            break
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) as process:
+        while time.monotonic() < deadline and process.poll() is None:
+            if metrics.exists() and metrics.read_bytes().count(b"\n") >= 6:
+                break
+            time.sleep(0.02)
+        process.kill()
+        complaint = process.stderr.read().decode()
     recorded = metrics.read_bytes().count(b"\n")
-    assert 6 <= recorded < 400, process.stderr.read().decode()
+    assert 6 <= recorded < 400, complaint
     with Checkpoints(killed / "checkpoints", 3) as checkpoints:
         # The checkpoint of the epoch before is on disk before the next epoch is recorded.
         assert checkpoints.steps()[-1] >= 5 * (recorded - 1)
@@ -141,10 +142,10 @@ def test_a_finished_run_is_returned_and_not_repeated(whole):
     before = (source / "metrics.jsonl").read_bytes()
     result = loop.fit(config, make_dataset(), source)
     assert (source / "metrics.jsonl").read_bytes() == before
-    assert json.loads(json.dumps(result.record())) == json.loads((source / "result.json").read_text())
+    assert json.loads(json.dumps(result.to_json())) == json.loads((source / "result.json").read_text())
 
 
-def test_figures_count_every_image_once(whole):
+def test_metrics_count_every_image_once(whole):
     config, source = whole
     last = strip(source)[-1]
     result = json.loads((source / "result.json").read_text())
@@ -166,10 +167,10 @@ def test_figures_count_every_image_once(whole):
     assert last["test_accuracy_batch_mean"] == pytest.approx(np.mean(batches), rel=1e-12)
 
 
-def test_batch_means_are_the_reports_arithmetic():
+def test_the_mean_over_batches_is_the_reports():
     correct = np.zeros(10_000, bool)
     correct[:9110] = True
-    found = trainer.figures(np.zeros(10_000), correct, 32)
+    found = summarise(np.zeros(10_000), correct, 32)
     assert found.accuracy == 0.911
     # 312 full batches and one of 16: its images weigh twice as much.
     assert found.accuracy_batch_mean == pytest.approx((284 + 22 / 32) / 313, rel=1e-12)
@@ -197,16 +198,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 def test_parameters_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
     good = dataclasses.replace(CONFIG, epochs=2)
     calls = []
-    train_epoch = trainer.Training.train_epoch
+    train_epoch = trainer.Trainer.train_epoch
 
-    def poisoned(self, epoch, log, flag):
-        train_epoch(self, epoch, log, flag)
+    def poisoned(self, epoch, log, signal):
+        train_epoch(self, epoch, log, signal)
         calls.append(epoch)
         if epoch == 1:
             bad = jax.tree.map(lambda leaf: leaf * jnp.nan, self.state.params)
             self.state = self.state.replace(params=bad)
 
-    monkeypatch.setattr(trainer.Training, "train_epoch", poisoned)
+    monkeypatch.setattr(trainer.Trainer, "train_epoch", poisoned)
     with pytest.raises(Diverged, match=r"epoch 1, step 4 \(update 9\)"):
         loop.fit(good, make_dataset(), tmp_path)
     assert calls == [0, 1]
@@ -241,14 +242,14 @@ def test_another_run_in_the_directory_is_refused_and_left_alone(whole):
 
 def test_one_compilation_serves_all_epochs(tmp_path, monkeypatch):
     traces = []
-    make = programs.make_train_step
-    programs.train_program.cache_clear()
+    make = trainer.make_train_step
+    trainer.train_program.cache_clear()
 
     def counted(*arguments):
         step = make(*arguments)
         return lambda state, batch: (traces.append(batch["labels"].shape), step(state, batch))[1]
 
-    monkeypatch.setattr(programs, "make_train_step", counted)
+    monkeypatch.setattr(trainer, "make_train_step", counted)
     loop.fit(CONFIG, make_dataset(), tmp_path)
     assert sorted(set(traces)) == [(8,), (16,)]
     assert len(traces) <= 4, "each shape is traced once, and once more where JAX checks the loop's carry"
@@ -256,7 +257,7 @@ def test_one_compilation_serves_all_epochs(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["resident", "tfds"])
-def test_runs_of_equal_shape_share_their_compiled_programs(tmp_path, source):
+def test_runs_of_equal_shape_share_compiled_programs(tmp_path, source):
     """Rate, decay, seed, flips, gray, validation images and channel statistics change; nothing compiles again."""
     compiled = []
 
@@ -274,7 +275,7 @@ def test_runs_of_equal_shape_share_their_compiled_programs(tmp_path, source):
         loop.fit(other, make_dataset(), tmp_path / "other", seed=3)
         assert compiled == []
         loop.fit(dataclasses.replace(other, width=2), make_dataset(), tmp_path / "another width")
-        assert compiled, "another network needs programs of its own"
+        assert compiled, "another network needs its own programs"
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     rates = [final_state(tmp_path / run)[1][0]["opt_state"][0]["hyperparams"] for run in ("first", "other")]
@@ -282,10 +283,10 @@ def test_runs_of_equal_shape_share_their_compiled_programs(tmp_path, source):
         (np.float32(0.05), np.float32(5e-4)), (np.float32(0.02), np.float32(1e-3)),
     ]  # fmt: skip
     means = [json.loads((tmp_path / run / "config.json").read_text())["mean"] for run in ("first", "other")]
-    assert means[0] != means[1], "the runs' statistics differ, and so their programs' inputs"
+    assert means[0] != means[1], "the runs' channel statistics differ"
 
 
-def test_predictions_of_the_test_images_are_kept(whole):
+def test_predictions_of_the_test_images_are_written(whole):
     _, source = whole
     with np.load(source / "predictions.npz", allow_pickle=False) as archive:
         predictions, confidences = archive["test_predictions"], archive["test_confidences"]
@@ -301,7 +302,7 @@ def edited(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
-def test_a_finished_runs_records_are_sealed(whole, tmp_path):
+def test_a_finished_runs_records_match_their_checksums(whole, tmp_path):
     _, source = whole
     run_directory.verify(source)
     assert subprocess.run(["sha256sum", "-c", "--quiet", run_directory.SUMS], cwd=source).returncode == 0
@@ -319,7 +320,7 @@ def test_a_finished_runs_records_are_sealed(whole, tmp_path):
             shutil.rmtree(target)
 
 
-def test_without_test_images_no_test_figure_is_made(tmp_path):
+def test_without_test_images_there_are_no_test_metrics(tmp_path):
     dataset = dataclasses.replace(make_dataset(validation=12), test=make_dataset(test=0).test)
     result = loop.fit(dataclasses.replace(CONFIG, epochs=1), dataset, tmp_path)
     assert result.validation_accuracy is not None and result.test_accuracy is None

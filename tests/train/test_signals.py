@@ -1,4 +1,4 @@
-"""Signals as a flag: the first is collected, the second acts at once, and nothing stays changed."""
+"""Stop signals: the first is recorded, the second acts at once, and the handlers are restored."""
 
 import os
 import signal
@@ -6,29 +6,29 @@ import threading
 
 import pytest
 
-from jresnet.train.signals import stop_flag
+from jresnet.train.signals import catch_stop_signals
 
 
 @pytest.fixture(autouse=True)
 def python_handler():
-    """Python's own handler of SIGINT, which a shell's background jobs start without: they ignore the signal."""
+    """Python's own SIGINT handler: a process started in a shell's background ignores the signal."""
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, previous)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_raises_the_flag_alone(number):
-    with stop_flag() as flag:
-        assert flag.signal is None
+def test_the_first_signal_is_only_recorded(number):
+    with catch_stop_signals() as received:
+        assert received.number is None
         os.kill(os.getpid(), number)
-        assert flag.signal == number
+        assert received.number == number
 
 
-def test_the_second_signal_acts_as_without_the_context():
-    with pytest.raises(KeyboardInterrupt), stop_flag() as flag:
+def test_the_second_signal_has_its_usual_effect():
+    with pytest.raises(KeyboardInterrupt), catch_stop_signals() as received:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert flag.signal == signal.SIGTERM
+        assert received.number == signal.SIGTERM
         os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -36,7 +36,7 @@ def test_handlers_are_restored():
     seen = []
     previous = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
     try:
-        with stop_flag():
+        with catch_stop_signals():
             pass
         os.kill(os.getpid(), signal.SIGTERM)
         assert seen == [signal.SIGTERM]
@@ -45,14 +45,14 @@ def test_handlers_are_restored():
         signal.signal(signal.SIGTERM, previous)
 
 
-def test_other_threads_run_without_it():
-    flags = []
+def test_other_threads_record_nothing():
+    numbers = []
 
     def work():
-        with stop_flag() as flag:
-            flags.append(flag.signal)
+        with catch_stop_signals() as received:
+            numbers.append(received.number)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert flags == [None]
+    assert numbers == [None]

@@ -14,8 +14,7 @@ from jresnet.config import Config
 from jresnet.models import ResNet, from_config, resnet18
 from jresnet.models.layers import Dropout
 from jresnet.train.optim import optimizer
-from jresnet.train.state import TrainState, create
-from jresnet.train.step import Sums, make_eval_step, make_train_step
+from jresnet.train.step import Metrics, TrainState, create_train_state, make_eval_step, make_train_step
 from tests.support.torch_twin import Case, assert_close, from_torch
 
 CONFIG = Config(width=3, blocks=(1,), pool_size=4, batch_size=8, learning_rate=0.05)
@@ -38,7 +37,7 @@ def double(batch):
 def start(config=CONFIG, seed=0):
     """Network, optimizer and initial state."""
     model, tx = from_config(config, CLASSES), optimizer(config, 3)
-    return model, tx, jax.jit(lambda seed: create(model, tx, seed, SHAPE))(seed)
+    return model, tx, jax.jit(lambda seed: create_train_state(model, tx, seed, SHAPE))(seed)
 
 
 def numbers(state):
@@ -123,7 +122,7 @@ def test_devices_that_share_a_batch_take_the_step_of_the_whole_batch():
     with jax.enable_x64():
         model = ResNet(stage_sizes=(1,), width=3, num_classes=CLASSES, dtype=jnp.float64, param_dtype=jnp.float64)
         tx = optimizer(CONFIG, 3)
-        state = jax.jit(lambda: create(model, tx, 0, SHAPE))()
+        state = jax.jit(lambda: create_train_state(model, tx, 0, SHAPE))()
         alone, sums = jax.jit(make_train_step(model, tx))(state, real)
         mapped = make_train_step(model.clone(axis_name="devices"), tx, "devices")
         shares = jax.tree.map(lambda a: a.reshape(4, 3, *a.shape[1:]), batch | {"mask": mask})
@@ -174,7 +173,7 @@ def test_a_device_with_padding_alone_takes_no_part_at_full_depth():
     """In float32, where activations that nothing normalises would overflow."""
     model = resnet18(num_classes=CLASSES, width=4, pool_size=1, axis_name="devices", local_norm=True)
     tx = optimizer(CONFIG, 3)
-    state = jax.jit(lambda: create(model.clone(axis_name=None), tx, 0, SHAPE))()
+    state = jax.jit(lambda: create_train_state(model.clone(axis_name=None), tx, 0, SHAPE))()
     step = jax.vmap(make_train_step(model, tx, "devices"), in_axes=(None, 0), axis_name="devices")
     shares = jax.tree.map(lambda a: a.reshape(4, 2, *a.shape[1:]), draw_batch(0) | {"mask": np.arange(8) < 6})
     step = jax.jit(step)
@@ -188,13 +187,13 @@ def test_a_device_with_padding_alone_takes_no_part_at_full_depth():
 
 def test_sums_add_and_the_earlier_bad_step_wins():
     def sums(*values):
-        return Sums(jnp.float32(values[0]), *map(jnp.int32, values[1:]))
+        return Metrics(jnp.float32(values[0]), *map(jnp.int32, values[1:]))
 
     for first, second, expected in ((-1, -1, -1), (3, -1, 3), (-1, 5, 5), (3, 5, 3), (0, 4, 0)):
         found = sums(1.5, 2, 8, first) + sums(2.25, 3, 4, second)
         assert tuple(map(float, found)) == (3.75, 5, 12, expected)
     some = sums(1.5, 2, 8, 3)
-    for found in (Sums.zero() + some, some + Sums.zero()):
+    for found in (Metrics.zero() + some, some + Metrics.zero()):
         chex.assert_trees_all_equal(found, some)
         chex.assert_trees_all_equal_dtypes(found, some)
 
@@ -234,7 +233,7 @@ def test_a_loss_that_is_not_finite_reports_its_step(trained, spoil):
     bad = step(*spoil(state, draw_batch(0)))[1]
     assert (int(good.bad_step), int(bad.bad_step)) == (-1, 7)
     assert np.isfinite(good.loss) and not np.isfinite(bad.loss)
-    assert int((Sums.zero() + good + bad).bad_step) == 7
+    assert int((Metrics.zero() + good + bad).bad_step) == 7
 
 
 def test_dropout_masks_differ_by_step_and_repeat_at_the_same_step():
@@ -295,3 +294,66 @@ def test_evaluation_is_cross_entropy_and_argmax_of_every_image(trained):
 
     part = jax.jit(make_eval_step(model))(variables, batch["images"][:7], batch["labels"][:7])
     np.testing.assert_allclose(part[0], losses[:7], rtol=1e-5, atol=1e-6)
+
+
+STATE_CONFIG = Config(width=4, blocks=(1, 1), pool_size=2, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def jitted_create():
+    return jax.jit(
+        lambda seed: create_train_state(from_config(STATE_CONFIG, 5), optimizer(STATE_CONFIG, 3), seed, SHAPE)
+    )
+
+
+def numbers_of(state):
+    """The state with its key as plain numbers."""
+    return state.replace(key=jax.random.key_data(state.key))
+
+
+def test_creation_is_a_pure_function_of_the_seed(jitted_create):
+    chex.assert_trees_all_equal(numbers_of(jitted_create(3)), numbers_of(jitted_create(3)))
+    outside = create_train_state(from_config(STATE_CONFIG, 5), optimizer(STATE_CONFIG, 3), 3, SHAPE)
+    chex.assert_trees_all_close(numbers_of(jitted_create(3)), numbers_of(outside), rtol=1e-6)
+
+
+def test_seeds_differ_in_every_random_array_and_in_the_key(jitted_create):
+    first, second = (numbers_of(jitted_create(seed)) for seed in (0, 1))
+    chex.assert_trees_all_equal(first.batch_stats, second.batch_stats)
+    for (path, mine), theirs in zip(
+        jax.tree_util.tree_leaves_with_path(first.params), jax.tree.leaves(second.params), strict=True
+    ):
+        drawn = path[-1].key == "kernel" or path[-2].key == "linear"
+        assert np.array_equal(mine, theirs) != drawn, jax.tree_util.keystr(path)
+    assert not np.array_equal(first.key, second.key)
+
+
+def test_the_state_starts_at_nothing_done(jitted_create):
+    state = jitted_create(0)
+    assert (int(state.step), state.step.dtype) == (0, jnp.int32)
+    assert set(state.variables) == {"params", "batch_stats"}
+    momenta = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
+    assert [leaf.shape for leaf in momenta] == [leaf.shape for leaf in jax.tree.leaves(state.params)]
+    assert not any(leaf.any() for leaf in momenta)
+
+
+def test_the_shapes_are_known_without_computing(jitted_create):
+    shapes = jax.eval_shape(jitted_create, 0)
+    chex.assert_trees_all_equal_shapes_and_dtypes(numbers_of(jitted_create(0)), jax.eval_shape(numbers_of, shapes))
+
+
+def test_float64_parameters_have_a_float64_optimizer():
+    with jax.enable_x64():
+        model = ResNet(stage_sizes=(1,), width=2, dtype=jnp.float64, param_dtype=jnp.float64)
+        shapes = jax.eval_shape(lambda seed: create_train_state(model, optimizer(STATE_CONFIG, 3), seed, SHAPE), 0)
+    floats = {leaf.dtype for leaf in jax.tree.leaves(shapes) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    assert floats == {jnp.dtype("float64")}
+
+
+def test_the_key_never_changes(jitted_create):
+    state = jitted_create(0)
+    step = jax.jit(make_train_step(from_config(STATE_CONFIG, 5), optimizer(STATE_CONFIG, 3)))
+    batch = {"images": jnp.ones((4, *SHAPE)), "labels": jnp.arange(4)}
+    after = step(step(state, batch)[0], batch)[0]
+    assert int(after.step) == 2
+    np.testing.assert_array_equal(jax.random.key_data(after.key), jax.random.key_data(state.key))

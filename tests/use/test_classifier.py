@@ -1,4 +1,4 @@
-"""Classifier: what it predicts is what the run's own evaluation found, and what it cannot load it refuses."""
+"""Classifier: predicts as the run's own evaluation did, and refuses what it cannot load."""
 
 import gc
 import json
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jresnet
-from jresnet.use.classifier import MOST_IMAGES, Classifier
+from jresnet.use.classifier import MAX_BATCH_SIZE, Classifier
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def trained(tmp_path_factory):
     return workdir, dataset, jresnet.fit(config, dataset, workdir)
 
 
-def test_it_predicts_what_the_run_found(trained):
+def test_it_predicts_as_the_run_evaluated(trained):
     workdir, dataset, result = trained
     classifier = Classifier.load(workdir)
     probabilities = classifier.predict(dataset.test.images)
@@ -35,11 +35,11 @@ def test_it_predicts_what_the_run_found(trained):
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-6)
 
 
-def test_every_image_has_its_own_prediction_however_many_come(trained):
+def test_predictions_do_not_depend_on_the_number_of_images(trained):
     workdir, dataset, _ = trained
     classifier = Classifier.load(workdir)
     images = np.tile(dataset.test.images, (10, 1, 1, 1))
-    assert len(images) > MOST_IMAGES
+    assert len(images) > MAX_BATCH_SIZE
     whole = classifier.predict(images)
     np.testing.assert_allclose(whole, np.tile(whole[:30], (10, 1)), atol=1e-6)
     np.testing.assert_allclose(classifier.predict(images[4:7]), whole[4:7], atol=1e-6)
@@ -52,7 +52,7 @@ def test_loading_changes_nothing_in_the_directory(trained):
     def contents():
         return {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
 
-    # As of a run that is writing a checkpoint at this moment.
+    # As if a run were writing a checkpoint at this moment.
     unfinished = workdir / "checkpoints" / "999.orbax-checkpoint-tmp"
     unfinished.mkdir()
     before = contents()
@@ -65,16 +65,16 @@ def test_loading_changes_nothing_in_the_directory(trained):
     "images",
     [np.zeros((2, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8), np.zeros((2, 8, 9, 3), np.uint8)],
 )
-def test_other_images_are_refused(trained, images):
+def test_images_of_another_shape_or_dtype_are_refused(trained, images):
     with pytest.raises(jresnet.InputError, match=r"give uint8 of shape \(n, 8, 8, 3\)"):
         Classifier.load(trained[0]).predict(images)
 
 
-def test_what_is_no_run_is_refused(tmp_path, trained):
+def test_a_directory_without_a_run_is_refused(tmp_path, trained):
     with pytest.raises(jresnet.InputError, match=r"config\.json"):
         Classifier.load(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(jresnet.InputError, match="not a record of a run"):
+    with pytest.raises(jresnet.InputError, match="not the record of a run"):
         Classifier.load(tmp_path)
     (tmp_path / "config.json").write_text((trained[0] / "config.json").read_text())
     with pytest.raises(jresnet.InputError, match="no checkpoint yet"):
@@ -90,10 +90,10 @@ def test_a_record_of_another_network_than_the_checkpoint_is_refused(tmp_path, tr
     (tmp_path / "checkpoints").symlink_to(trained[0] / "checkpoints")
     with pytest.raises(jresnet.InputError, match="cannot be restored"):
         Classifier.load(tmp_path)
-    gc.collect()  # TensorStore's reads that were given up warn here, not in whatever test comes next
+    gc.collect()  # abandoned TensorStore reads warn here, not in whichever test comes next
 
 
-def test_the_variables_are_the_models(trained):
+def test_the_variables_are_those_of_the_model(trained):
     workdir, dataset, _ = trained
     classifier = Classifier.load(workdir)
     mean, std = (json.loads((workdir / "config.json").read_text())[name] for name in ("mean", "std"))

@@ -1,0 +1,79 @@
+"""Directories of a study's runs: found by what they hold, whatever version or data path they were begun with."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+
+import pytest
+
+from experiments.study import runs
+from jresnet import models
+from jresnet.config import Config
+from jresnet.records import run_directory
+from jresnet.train.loop import describe
+from tests.support.studies import five_classes
+
+CONFIG = Config(width=4, blocks=(1, 1), epochs=2)
+
+
+def begin(run, directory):
+    """Create the run's directory as `fit` does."""
+    run_directory.create(directory, describe(run.config, run.dataset, run.dataset.sha256, run.seed, run.experiment))
+
+
+def first_version_digest(config, sha256):
+    """The digest of the first version, over every option but four, the data set's name included."""
+    left_out = ("data_dir", "input", "parallel", "budget")
+    options = {name: value for name, value in dataclasses.asdict(config).items() if name not in left_out}
+    return hashlib.sha256(json.dumps([options, sha256], sort_keys=True).encode()).hexdigest()[:10]
+
+
+def test_a_study_begun_by_the_first_version_is_continued(tmp_path):
+    dataset = five_classes()
+    run = runs.make("width", CONFIG, 0, dataset, tmp_path)
+    name = f"{runs.name(run.config)}-{first_version_digest(run.config, dataset.sha256)}"
+    assert name != run.place.parent.name
+    begin(run, tmp_path / runs.RUNS / name / "seed-0")
+    for seed in (0, 1):
+        assert runs.make("width", CONFIG, seed, dataset, tmp_path).place == tmp_path / runs.RUNS / name / f"seed-{seed}"
+
+
+@pytest.mark.parametrize("changes", [{"dataset": "npz:/moved.npz"}, {"data_dir": "/moved"}, {"input": "tfds"}])
+def test_the_same_data_under_another_path_are_the_same_run(tmp_path, changes):
+    dataset = five_classes()
+    moved = dataclasses.replace(dataset, name=changes.get("dataset", dataset.name))
+    first = runs.make("width", CONFIG, 0, dataset, tmp_path)
+    again = runs.make("width", dataclasses.replace(CONFIG, **changes), 0, moved, tmp_path)
+    assert again.place == first.place
+    begin(first, first.place)
+    assert runs.make("width", dataclasses.replace(CONFIG, **changes), 0, moved, tmp_path).place == first.place
+
+
+def test_another_configuration_seed_or_data_set_has_another_directory(tmp_path):
+    dataset = five_classes()
+    first = runs.make("width", CONFIG, 0, dataset, tmp_path)
+    begin(first, first.place)
+    others = [
+        runs.make("width", dataclasses.replace(CONFIG, momentum=0.5), 0, dataset, tmp_path),
+        runs.make("width", CONFIG, 1, dataset, tmp_path),
+        runs.make("width", CONFIG, 0, dataset.subset(train=10), tmp_path),
+    ]
+    assert len({run.place for run in (first, *others)}) == 4
+
+
+def test_options_at_their_defaults_do_not_enter_the_digest():
+    config = models.explicit(CONFIG)
+    assert runs.digest(config, "a") == runs.digest(dataclasses.replace(config, batch_norm="synchronised"), "a")
+    assert runs.digest(config, "a") != runs.digest(dataclasses.replace(config, batch_norm="local"), "a")
+    assert runs.digest(config, "a") != runs.digest(config, "b")
+
+
+def test_a_damaged_record_beside_the_run_does_not_hide_it(tmp_path):
+    dataset = five_classes()
+    run = runs.make("width", CONFIG, 0, dataset, tmp_path)
+    begin(run, run.place)
+    damaged = run.place.parent.with_name(f"{runs.name(run.config)}-0000000000") / "seed-0"
+    shutil.copytree(run.place, damaged)
+    (damaged / "config.json").write_text("{")
+    assert runs.make("width", CONFIG, 0, dataset, tmp_path).place == run.place
