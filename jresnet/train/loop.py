@@ -99,7 +99,7 @@ def fit(
     >>> config = jresnet.Config(width=2, blocks=(1,), pool_size=8, epochs=2, batch_size=32)
     >>> result = jresnet.fit(config, dataset, tempfile.mkdtemp())
     >>> result.epochs, result.parameters
-    (2, 484)
+    (2, 468)
 
     Args:
       config: the configuration; its `validation` images are held out of the training split.
