@@ -1,8 +1,7 @@
-"""Whole epochs of the library's own training under a clock.
+"""Whole epochs of the library's own training, timed.
 
-The clock of an epoch covers all that an epoch costs: planning its order and augmentations, the steps, and waiting for
-the last. Compilation, initial weights and carrying the images to the device are set-up, timed apart; no checkpoint is
-written.
+An epoch's time covers planning its order and augmentations, the steps, and waiting for the last one. Compilation,
+initial weights and copying the images to the device are set-up, timed separately; no checkpoint is written.
 """
 
 import signal
@@ -19,17 +18,17 @@ from jresnet.train.signals import Flag
 
 
 class Stopwatch:
-    """A training run at its beginning, everything compiled but the last, smaller batch's program.
+    """A training run before its first epoch, with everything compiled but the program of a last, smaller batch.
 
     Args:
       config: the configuration.
       dataset: the data, validation images already held out.
-      seed: of the run.
+      seed: the run's seed.
       statistics: mean and standard deviation of the channels.
 
     Attributes:
       training: the run.
-      setup_seconds: spent on it outside of epochs, so far.
+      setup_seconds: time spent outside of epochs so far.
     """
 
     def __init__(self, config: Config, dataset: Dataset, seed: int, statistics: Statistics):
@@ -37,7 +36,7 @@ class Stopwatch:
         self.training = loop.prepare(config, dataset, seed, Devices(config), statistics)
         self._log = RunLog(Path(), epochs=config.epochs, steps_per_epoch=self.training.steps, writes=False)
         self.training.start()
-        # With the flag raised before, the epoch ends after its first call.
+        # A raised flag ends the epoch after its first call, which compiles.
         raised = Flag()
         raised.signal = signal.SIGINT
         self.training.train_epoch(0, self._log, raised)
@@ -45,10 +44,10 @@ class Stopwatch:
         self.setup_seconds = time.perf_counter() - started
 
     def epoch(self, epoch: int, flag: Flag) -> float:
-        """Train on an epoch; if the flag is raised meanwhile, on a part of it, and `training.asked` says so.
+        """Train for an epoch, or until the flag is raised; then `training.asked` is set.
 
         Returns:
-          Seconds, compilation left out.
+          Seconds, without compilation.
 
         Raises:
           Diverged: a loss was not finite.
@@ -58,3 +57,13 @@ class Stopwatch:
         compilation = self.training.compile_seconds - compiled
         self.setup_seconds += compilation
         return time.perf_counter() - started - compilation
+
+    def memory(self) -> dict[str, int]:
+        """Bytes that the training program needs at once, as planned by XLA; `aliased` outputs reuse arguments."""
+        training = self.training
+        work = next(training.source.epoch(0, 0, lambda left: 1))
+        program = training.program.lower(training.state, training.sums, work.arrays, work.first, work.last)
+        plan = program.compile().memory_analysis()
+        kinds = {"arguments": "argument", "outputs": "output", "aliased": "alias", "temporary": "temp"}
+        sizes = {name: int(getattr(plan, f"{kind}_size_in_bytes")) for name, kind in kinds.items()}
+        return sizes | {"total": sizes["arguments"] + sizes["outputs"] - sizes["aliased"] + sizes["temporary"]}
