@@ -7,6 +7,7 @@ initial weights and copying the images to the device are set-up, timed separatel
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from jresnet.config import Config
 from jresnet.data.datasets import Dataset
@@ -60,7 +61,7 @@ class Stopwatch:
 
     def memory(self) -> dict[str, int]:
         """Bytes that the training program needs at once, as planned by XLA; `aliased` outputs reuse arguments."""
-        training = self.training
+        training: Any = self.training
         work = next(training.source.epoch(0, 0, lambda left: 1))
         program = training.program.lower(training.state, training.sums, work.arrays, work.first, work.last)
         plan = program.compile().memory_analysis()

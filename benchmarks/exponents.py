@@ -26,7 +26,7 @@ LARGEST_MARGIN = 0.1
 """An exponent near 1 with a larger margin of error is not judged."""
 
 
-def fit(values: Sequence[float], costs: Sequence[float]) -> dict[str, float | None]:
+def fit(values: Sequence[float], costs: Sequence[float]) -> dict[str, Any]:
     """Fit the power law cost = factor * value ** exponent by least squares on logarithms.
 
     Args:

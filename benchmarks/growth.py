@@ -5,8 +5,8 @@
 
 Each is varied alone around a base point, and the power law cost = factor * value ** exponent is fitted by least squares
 on logarithms. Epochs are whole, of random images, on one device, and timed as `benchmarks.epochs` says. Memory is what
-the compiled program needs for arguments, outputs and temporary arrays, as planned by XLA. The exponent of the arithmetic
-is what that of time would be if every operation cost the same. The figure is written beside the JSON file.
+the compiled program needs for arguments, outputs and temporary arrays, as planned by XLA. The arithmetic's exponent is
+what that of time would be if every operation cost the same. The figure is written beside the JSON file.
 """
 
 import dataclasses
