@@ -165,16 +165,15 @@ def run(arguments: Sequence[str]) -> None:
     for name in ("axes", "rounds", "output", "resume"):
         del record["options"][name]  # a later call may differ in these
     record = open_record(options.output, record, options.resume, ("points", "fits"))
-    interrupted = False
     try:
         for axis in options.axes:
             measure_axis(axis, record, options)
     except KeyboardInterrupt:
-        interrupted = True
-    exponents.show(record, options.output)
-    if interrupted:
         again = cli.command(PROGRAM, [*arguments, *([] if options.resume else ["--resume"])])
-        raise Interrupted(f"interrupted; go on with: {again}" if options.output else "interrupted", signal.SIGINT)
+        message = f"interrupted; go on with: {again}" if options.output else "interrupted"
+        raise Interrupted(message, signal.SIGINT) from None
+    finally:
+        exponents.show(record, options.output)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -214,10 +214,7 @@ def run(options: Options) -> list[dict[str, Any]]:
             record["cases"].append(measure(width, count, options))
             write_record(options.output, record)
     timing.print_table(f"Replicas at batch {options.batch}", HEADER, rows(record["cases"]))
-    for case in record["cases"]:
-        for name, rival in case["rivals"].items():
-            if rival["error"]:
-                print(f"width {case['width']}, {case['count']} at once: {name} failed: {rival['error']}")
+    timing.print_failures((f"width {c['width']}, {c['count']} at once", c["rivals"]) for c in record["cases"])
     return record["cases"]
 
 

@@ -191,32 +191,19 @@ def ceiling_line(ceiling: Mapping[str, Any]) -> str:
 
 def table_rows(cases: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """A row per case and rival: time with quartiles, rates, and the library's speed relative to the rival's."""
-    rows = []
-    for case in cases:
-        for name, record in case["rivals"].items():
-            rows.append(
-                [
-                    _case_name(case),
-                    name,
-                    timing.spread_text(record.get("seconds_per_step"), ".1f", 1e3) or "failed",
-                    _number(record, "images_per_second", 1, ".0f"),
-                    _number(record, "flops_per_second", 1e-12, ".3f"),
-                    _number(record, "share_of_ceiling", 100, ".0f"),
-                    _number(record, "compile_seconds", 1, ".1f"),
-                    timing.spread_text(case["speed_of_jax_over"].get(name), ".3f"),
-                ]
-            )
-    return rows
-
-
-def failures(cases: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line per rival that failed, even if after some rounds."""
     return [
-        f"{_case_name(case)}: {name} failed: {record['error']}"
+        [
+            _case_name(case), name,
+            timing.spread_text(record.get("seconds_per_step"), ".1f", 1e3) or "failed",
+            _number(record, "images_per_second", 1, ".0f"),
+            _number(record, "flops_per_second", 1e-12, ".3f"),
+            _number(record, "share_of_ceiling", 100, ".0f"),
+            _number(record, "compile_seconds", 1, ".1f"),
+            timing.spread_text(case["speed_of_jax_over"].get(name), ".3f"),
+        ]
         for case in cases
         for name, record in case["rivals"].items()
-        if record["error"]
-    ]
+    ]  # fmt: skip
 
 
 def _case_name(case: Mapping[str, Any]) -> str:
@@ -254,16 +241,13 @@ def run(options: Options) -> None:
       Interrupted: by Ctrl-C; the record holds the finished cases.
     """
     record = start_record(options)
-    interrupted = False
     try:
         measure(options, record)
     except KeyboardInterrupt:
-        interrupted = True
-    timing.print_table("Training step", HEADER, table_rows(record["cases"]))
-    for line in failures(record["cases"]):
-        print(line)
-    if interrupted:
-        raise Interrupted("interrupted", signal.SIGINT)
+        raise Interrupted("interrupted", signal.SIGINT) from None
+    finally:
+        timing.print_table("Training step", HEADER, table_rows(record["cases"]))
+        timing.print_failures((_case_name(case), case["rivals"]) for case in record["cases"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

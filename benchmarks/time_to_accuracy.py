@@ -190,8 +190,11 @@ def measure_all(options: Options, dataset: Dataset, record: dict[str, Any]) -> N
     def keep() -> None:
         record["summary"] = summarise(record["runs"])
         records.write_record(options.output, record)
-        if history := record["runs"][-1]["history"]:
-            print(epoch_line(record["runs"][-1]["seed"], history), file=sys.stderr, flush=True)
+        run = record["runs"][-1]
+        if run["history"]:
+            last, seconds = run["history"][-1], run["training_seconds"]
+            progress = f"test acc {last['test_accuracy']:.4f} after {seconds:,.1f} s of training"
+            print(f"seed {run['seed']}, epoch {last['epoch']}: {progress}", file=sys.stderr, flush=True)
 
     with signals.stop_flag() as flag:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
@@ -204,13 +207,6 @@ def measure_all(options: Options, dataset: Dataset, record: dict[str, Any]) -> N
             except Diverged as error:
                 entry |= {"outcome": "diverged", "error": str(error)}
                 keep()
-
-
-def epoch_line(seed: int, history: Sequence[Mapping[str, Any]]) -> str:
-    """Text about the latest epoch."""
-    seconds = sum(line["training_seconds"] for line in history)
-    accuracy = history[-1]["test_accuracy"]
-    return f"seed {seed}, epoch {history[-1]['epoch']}: test acc {accuracy:.4f} after {seconds:,.1f} s of training"
 
 
 def rows(record: Mapping[str, Any]) -> list[list[str]]:

@@ -7,7 +7,7 @@ order that rotates from round to round, and rivals are compared within rounds (p
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from rich import box
@@ -225,3 +225,11 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     console = Console()
     # Piped output has no width, and rich would cut the table to 80 columns.
     Console(width=console.width if console.is_terminal else 160).print(table)
+
+
+def print_failures(cases: Iterable[tuple[str, Mapping[str, Mapping[str, Any]]]]) -> None:
+    """Print a line for every rival that failed, even if after some rounds; cases are names with rivals' records."""
+    for case, rivals in cases:
+        for name, record in rivals.items():
+            if record["error"]:
+                print(f"{case}: {name} failed: {record['error']}")
