@@ -113,8 +113,10 @@ class Replicas:
 
     def variables(self) -> list[Any]:
         """Each replica's parameters and batch statistics, on the host."""
-        found = [jax.device_get(state.variables) for state, _ in self.carries]
-        return [jax.tree.map(lambda a, i=i: a[i], found[0]) for i in range(self.count)] if self.together else found
+        variables = [jax.device_get(state.variables) for state, _ in self.carries]
+        if not self.together:
+            return variables
+        return [jax.tree.map(lambda a, i=i: a[i], variables[0]) for i in range(self.count)]
 
 
 def stacked(trees: list[Any]) -> Any:
