@@ -1,1 +1,1 @@
-"""Speed, measured: the library against PyTorch, alternated in one run, with spread, versions and device."""
+"""Benchmarks of the library, which record median, quartiles, versions and device."""

@@ -1,18 +1,16 @@
-"""Whole epochs of the library's own training under a clock.
+"""Whole epochs of the library's own training, timed.
 
-The clock of an epoch covers all that an epoch costs: planning its order and augmentations, the steps, and waiting for
-the last. Compilation, initial weights and carrying the images to the device are set-up, timed apart; no checkpoint is
-written.
+An epoch's time covers planning its order and augmentations, the steps, and waiting for the last one. Compilation,
+initial weights and copying the images to the device are set-up, timed separately; no checkpoint is written.
 """
 
-import dataclasses
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from jresnet.config import Config
 from jresnet.data.datasets import Dataset
-from jresnet.data.pipeline import Statistics
 from jresnet.parallel.devices import Devices
 from jresnet.records.log import RunLog
 from jresnet.train import loop
@@ -21,44 +19,52 @@ from jresnet.train.trainer import Trainer
 
 
 class Stopwatch:
-    """A training run at its beginning, everything compiled but the last, smaller batch's program.
+    """A training run before its first epoch, with everything compiled but the program of a last, smaller batch.
 
     Args:
       config: the configuration.
       dataset: the data, validation images already held out.
-      seed: of the run.
-      statistics: mean and standard deviation of the channels.
+      seed: the run's seed.
 
     Attributes:
-      training: the run.
-      setup_seconds: spent on it outside of epochs, so far.
+      trainer: the run.
+      setup_seconds: time spent outside of epochs so far.
     """
 
-    def __init__(self, config: Config, dataset: Dataset, seed: int, statistics: Statistics):
+    def __init__(self, config: Config, dataset: Dataset, seed: int):
         started = time.perf_counter()
         run = loop.describe(config, dataset, dataset.sha256, seed, "benchmark")
-        run = dataclasses.replace(run, mean=statistics[0], std=statistics[1])
-        self.training = Trainer(run, dataset.train, Devices(config))
-        self._log = RunLog(Path(), epochs=config.epochs, steps_per_epoch=self.training.steps_per_epoch, writes=False)
-        self.training.start()
-        # With the flag raised before, the epoch ends after its first call.
+        self.trainer = Trainer(run, dataset.train, Devices(config))
+        self._log = RunLog(Path(), epochs=config.epochs, steps_per_epoch=self.trainer.steps_per_epoch, writes=False)
+        self.trainer.start()
+        # A stop signal ends the epoch after its first call, which compiles.
         raised = StopSignal()
         raised.number = signal.SIGINT
-        self.training.train_epoch(0, self._log, raised)
-        self.training.start()
+        self.trainer.train_epoch(0, self._log, raised)
+        self.trainer.start()
         self.setup_seconds = time.perf_counter() - started
 
-    def epoch(self, epoch: int, flag: StopSignal) -> float:
-        """Train on an epoch; if the flag is raised meanwhile, on a part of it, and `training.stop_signal` says so.
+    def epoch(self, epoch: int, received: StopSignal) -> float:
+        """Train for an epoch, or until a stop signal is received; then `trainer.stop_signal` is set.
 
         Returns:
-          Seconds, compilation left out.
+          Seconds, without compilation.
 
         Raises:
           Diverged: a loss was not finite.
         """
-        started, compiled = time.perf_counter(), self.training.compile_seconds
-        self.training.train_epoch(epoch, self._log, flag)
-        compilation = self.training.compile_seconds - compiled
+        started, compiled = time.perf_counter(), self.trainer.compile_seconds
+        self.trainer.train_epoch(epoch, self._log, received)
+        compilation = self.trainer.compile_seconds - compiled
         self.setup_seconds += compilation
         return time.perf_counter() - started - compilation
+
+    def memory(self) -> dict[str, int]:
+        """Bytes that the training program needs at once, as planned by XLA; `aliased` outputs reuse arguments."""
+        trainer: Any = self.trainer
+        chunk = next(trainer.source.epoch(0, 0, lambda left: 1))
+        program = trainer.program.lower(trainer.state, trainer.metrics, chunk.arrays, chunk.first, chunk.last)
+        plan = program.compile().memory_analysis()
+        kinds = {"arguments": "argument", "outputs": "output", "aliased": "alias", "temporary": "temp"}
+        sizes = {name: int(getattr(plan, f"{kind}_size_in_bytes")) for name, kind in kinds.items()}
+        return sizes | {"total": sizes["arguments"] + sizes["outputs"] - sizes["aliased"] + sizes["temporary"]}

@@ -1,14 +1,16 @@
-"""Exponents of growing cost, from a record of `benchmarks.growth` alone: power laws, verdicts, tables, the figure."""
+"""Growth of cost, evaluated from a record of `benchmarks.growth`: power laws, verdicts, tables and the figure."""
 
 import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from benchmarks import timing
-from jresnet.records.figures import STYLES
+import numpy as np
+from scipy import stats
+
+from benchmarks import figures, timing
 
 Axis = Literal["images", "width", "batch", "blocks"]
 AXES: dict[Axis, str] = {
@@ -21,86 +23,73 @@ COSTS = {"seconds": "time", "memory": "memory", "flops": "arithmetic"}
 POINT_HEADER = ("varied", "value", "s/epoch", "images/s", "GFLOP/s", "memory MB", "parameters", "compile s")
 FIT_HEADER = ("exponent in", "", "of time", "by round", "of memory", "of arithmetic")
 LARGEST_MARGIN = 0.1
-"""An exponent near 1 that is known less exactly than this is not judged."""
+"""An exponent near 1 with a larger margin of error is not judged."""
 
 
-class Fit(NamedTuple):
-    """cost = factor * value ** exponent; the error is the exponent's standard error, None from two points."""
-
-    exponent: float
-    error: float | None
-    factor: float
-
-
-def fit(values: Sequence[float], costs: Sequence[float]) -> Fit:
-    """Fit a power law by least squares on logarithms.
+def fit(values: Sequence[float], costs: Sequence[float]) -> dict[str, Any]:
+    """Fit the power law cost = factor * value ** exponent by least squares on logarithms.
 
     Args:
       values: at least two, not all equal, above 0.
-      costs: as many, above 0.
+      costs: one per value, above 0.
+
+    Returns:
+      exponent; error, the exponent's standard error, None for two points; factor.
     """
-    xs, ys = [math.log(value) for value in values], [math.log(cost) for cost in costs]
-    x, y = statistics.fmean(xs), statistics.fmean(ys)
-    spread = sum((one - x) ** 2 for one in xs)
-    exponent = sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / spread
-    factor = math.exp(y - exponent * x)
-    if len(xs) == 2:
-        return Fit(exponent, None, factor)
-    residue = sum((b - y - exponent * (a - x)) ** 2 for a, b in zip(xs, ys, strict=True))
-    return Fit(exponent, math.sqrt(residue / (len(xs) - 2) / spread), factor)
+    line = stats.linregress(np.log(values), np.log(costs))
+    # The error is NaN for constant costs, which a power law fits exactly.
+    error = float(np.nan_to_num(line.stderr)) if len(values) > 2 else None
+    return {"exponent": float(line.slope), "error": error, "factor": math.exp(line.intercept)}
 
 
-def of_axis(record: Mapping[str, Any], axis: Axis) -> list[dict[str, Any]]:
-    """The points of an axis that were measured, ascending."""
-    found = [entry for entry in record["points"] if entry["axis"] == axis and entry["seconds"]]
-    return sorted(found, key=lambda entry: entry["value"])
+def along(axis: Axis, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The measured points of an axis, ascending."""
+    points = [entry for entry in record["points"] if entry["axis"] == axis and entry["seconds"]]
+    return sorted(points, key=lambda entry: entry["value"])
 
 
 def cost(entry: Mapping[str, Any], name: str) -> float:
-    """What a point cost: seconds (the median over rounds), bytes, or floating-point operations."""
-    return {
-        "seconds": statistics.median(entry["seconds"]),
-        "memory": entry["memory"]["total"],
-        "flops": entry["flops"],
-    }[name]
+    """A point's cost: seconds (the median over rounds), bytes or floating-point operations."""
+    if name == "seconds":
+        return statistics.median(entry["seconds"])
+    return entry["memory"]["total"] if name == "memory" else entry["flops"]
 
 
-def fits(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The fits along one axis, from its points, cost -> record; empty with fewer than two.
+def fits(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The fit of each cost along one axis; empty with fewer than two points.
 
-    `by_round` holds the least and the greatest exponent of time over single rounds.
+    `by_round` is the least and the greatest exponent of time over single rounds.
     """
-    if len(found) < 2:
+    if len(points) < 2:
         return {}
-    values = [entry["value"] for entry in found]
-    result: dict[str, Any] = {name: fit(values, [cost(entry, name) for entry in found])._asdict() for name in COSTS}
-    rounds = zip(*(entry["seconds"] for entry in found), strict=False)
-    each = [fit(values, seconds).exponent for seconds in rounds]
-    result["seconds"]["by_round"] = [min(each), max(each)]
+    values = [entry["value"] for entry in points]
+    result: dict[str, Any] = {name: fit(values, [cost(entry, name) for entry in points]) for name in COSTS}
+    rounds = zip(*(entry["seconds"] for entry in points), strict=False)
+    by_round = [fit(values, seconds)["exponent"] for seconds in rounds]
+    result["seconds"]["by_round"] = [min(by_round), max(by_round)]
     return result
 
 
-def verdict(name: str, one: Mapping[str, Any], count: int) -> str:
+def verdict(name: str, law: Mapping[str, Any], count: int) -> str:
     """Whether a cost is at most linear in the training images, by a one-sided t-test at 5 % on `count` points."""
-    exponent, error = one["exponent"], one["error"]
+    exponent, error = law["exponent"], law["error"]
     if error is None:
         return f"{COSTS[name]} in the images: exponent {exponent:.3f} from two points, of unknown error: not judged"
-    from scipy import stats
-
     margin = float(stats.t.ppf(0.95, count - 2)) * error
-    said = f"{COSTS[name]} in the images: exponent {exponent:.3f}, standard error {error:.3f}"
     if exponent - margin > 1:
-        return f"{said}: SUPER-LINEAR"
-    if exponent + margin > 1 and margin > LARGEST_MARGIN:
-        return f"{said}: too uncertain to judge: raise --rounds, or measure on an idle machine"
-    return f"{said}: at most linear"
+        judgement = "SUPER-LINEAR"
+    elif exponent + margin > 1 and margin > LARGEST_MARGIN:
+        judgement = "too uncertain to judge: raise --rounds, or measure on an idle machine"
+    else:
+        judgement = "at most linear"
+    return f"{COSTS[name]} in the images: exponent {exponent:.3f}, standard error {error:.3f}: {judgement}"
 
 
 def point_rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """A line for every point."""
+    """A row per point."""
     rows = []
     for axis, title in AXES.items():
-        for entry in of_axis(record, axis):
+        for entry in along(axis, record):
             spread = timing.summary(entry["seconds"])
             rows.append(
                 [
@@ -117,51 +106,43 @@ def point_rows(record: Mapping[str, Any]) -> list[list[str]]:
 
 
 def fit_rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """A line for every axis with exponents."""
+    """A row per axis with fits."""
     rows = []
     for axis, title in AXES.items():
-        if found := record["fits"].get(axis):
-            low, high = found["seconds"]["by_round"]
-            errors = [shown(found[name]) for name in COSTS]
-            rows.append([title, "", errors[0], f"{low:.3f} to {high:.3f}", *errors[1:]])
+        if laws := record["fits"].get(axis):
+            low, high = laws["seconds"]["by_round"]
+            time, *others = [text(laws[name]) for name in COSTS]
+            rows.append([title, "", time, f"{low:.3f} to {high:.3f}", *others])
     return rows
 
 
-def shown(one: Mapping[str, Any]) -> str:
+def text(law: Mapping[str, Any]) -> str:
     """An exponent with its standard error."""
-    return f"{one['exponent']:.3f}" + ("" if one["error"] is None else f" ± {one['error']:.3f}")
+    return f"{law['exponent']:.3f}" + ("" if law["error"] is None else f" ± {law['error']:.3f}")
 
 
-def draw(record: Mapping[str, Any], path: Path, caption: str) -> None:
-    """Time and memory against each size as an SVG, logarithmic, with the fitted power laws."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    axes = [axis for axis in AXES if record["fits"].get(axis)]
-    figure = Figure(figsize=(3.2 * len(axes), 6), layout="constrained")
-    figure.suptitle(caption, fontsize="small", wrap=True)
-    rows = {"seconds": ("seconds per epoch", 1.0, "train"), "memory": ("memory (MB)", 1e6, "test")}
-    grid = figure.subplots(len(rows), len(axes), squeeze=False)
-    for panels, (name, (label, unit, style)) in zip(grid, rows.items(), strict=True):
+def draw(record: Mapping[str, Any], path: Path) -> None:
+    """Draw time and memory against each size as an SVG, with the fitted power laws."""
+    options = record["options"]
+    base = ", ".join(f"{name} {options[f'base_{axis}']:,}" for axis, name in AXES.items())
+    caption = f"Cost of an epoch; where not varied: {base}; {options['precision']}; {record['environment']['device']}"
+    drawn = [axis for axis in AXES if record["fits"].get(axis)]
+    figure = figures.new((3.2 * len(drawn), 6), caption)
+    rows = {"seconds": ("seconds per epoch", 1.0, figures.BLUE), "memory": ("memory (MB)", 1e6, figures.ORANGE)}
+    grid = figure.subplots(len(rows), len(drawn), squeeze=False)
+    for panels, (name, (label, unit, color)) in zip(grid, rows.items(), strict=True):
         panels[0].set_ylabel(label)
-        for panel, axis in zip(panels, axes, strict=True):
-            found, law = of_axis(record, axis), record["fits"][axis][name]
-            values = [entry["value"] for entry in found]
-            color = STYLES[style]["color"]
-            costs = [cost(entry, name) / unit for entry in found]
+        for panel, axis in zip(panels, drawn, strict=True):
+            points, law = along(axis, record), record["fits"][axis][name]
+            values = [entry["value"] for entry in points]
+            costs = [cost(entry, name) / unit for entry in points]
             panel.plot(values, costs, "o", color=color)
             line = [law["factor"] * value ** law["exponent"] / unit for value in values]
-            panel.plot(values, line, color=color, linewidth=1, label=f"exponent {shown(law)}")
-            panel.set_xscale("log")
-            panel.set_yscale("log")
-            panel.set_xticks(values, [f"{value:,}" for value in values])
+            panel.plot(values, line, color=color, linewidth=1, label=f"exponent {text(law)}")
             ticks = [min(costs), math.sqrt(min(costs) * max(costs)), max(costs)]
-            panel.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
-            panel.minorticks_off()
-            panel.set_xlabel(AXES[axis])
-            panel.grid(color="#dddddd", linewidth=0.6)
+            figures.logarithmic(panel, AXES[axis], values, ticks, ".3g")
             panel.legend(frameon=False, fontsize="small")
-    FigureCanvasSVG(figure).print_svg(str(path))
+    figures.save_svg(figure, path)
 
 
 def show(record: Mapping[str, Any], output: Path | None) -> None:
@@ -171,18 +152,11 @@ def show(record: Mapping[str, Any], output: Path | None) -> None:
     for entry in record["points"]:
         if entry["error"]:
             print(f"{AXES[entry['axis']]} {entry['value']:,}: failed: {entry['error']}")
-    if found := record["fits"].get("images"):
+    if laws := record["fits"].get("images"):
         for name in ("seconds", "memory"):
-            print(verdict(name, found[name], len(of_axis(record, "images"))))
+            print(verdict(name, laws[name], len(along("images", record))))
     if output:
         print(output)
         if any(record["fits"].values()):
-            draw(record, output.with_suffix(".svg"), caption(record))
+            draw(record, output.with_suffix(".svg"))
             print(output.with_suffix(".svg"))
-
-
-def caption(record: Mapping[str, Any]) -> str:
-    """What was held fixed, and where."""
-    options, where = record["options"], record["environment"]
-    base = ", ".join(f"{AXES[axis]} {options[f'base_{axis}']:,}" for axis in AXES)
-    return f"Cost of an epoch; where not varied: {base}; {options['precision']}; {where['device']}"

@@ -1,80 +1,108 @@
-"""The library's own training step as a rival: the program that `jresnet.fit` runs, on random images."""
+"""The library's training step for the benchmarks: the compiled program that `jresnet.fit` runs, on random images."""
 
 import itertools
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from benchmarks.timing import POOL_IMAGES, Case, Rival
 from jresnet import models
-from jresnet.config import Config, Parallel
+from jresnet.config import Config
 from jresnet.data.datasets import Split
-from jresnet.data.pipeline import Chunk, make_input
+from jresnet.data.pipeline import Chunk, Input, make_input
 from jresnet.parallel.devices import Devices
 from jresnet.train import optim
-from jresnet.train.step import Metrics
 from jresnet.train.trainer import init_program, train_program
 
+CLASSES = 10
+IMAGE_SIZE = (32, 32)
 STATISTICS = ((0.5,) * 3, (0.25,) * 3)
+"""Mean and standard deviation of the channels of `pool`, about."""
+Source = Literal["resident", "tfds"]
 
 
-def jax_rival(
+class Step(NamedTuple):
+    """A compiled training step and what it starts from.
+
+    Attributes:
+      source: the training images.
+      devices: where the step runs.
+      program: `(state, metrics, arrays, first, last) -> (state, metrics)`, see `trainer.train_program`.
+      create: `() -> (state, metrics)`, the initial ones on one device.
+    """
+
+    source: Input
+    devices: Devices
+    program: Callable
+    create: Callable[[], tuple]
+
+
+def pool(images: int) -> Split:
+    """Random images, uint8 [images, 32, 32, 3], with random labels, int32 [images], of ten classes."""
+    rng = np.random.default_rng(0)
+    return Split(
+        rng.integers(0, 256, (images, *IMAGE_SIZE, 3), np.uint8),
+        rng.integers(0, CLASSES, images).astype(np.int32),
+    )
+
+
+def training_step(
     case: Case,
     devices: int | None = None,
-    source: Literal["resident", "tfds"] = "resident",
+    source: Source = "resident",
     images: int = POOL_IMAGES,
-) -> Rival:
-    """The library's training step on `case`: shuffling, augmentation, forward, backward and update in one program.
+    seed: int = 0,
+    learning_rate: float = 0.01,
+) -> Step:
+    """The library's training step: gather, crop, flip, grayscale, normalise, forward, backward and update.
 
     Args:
-      case: what it works on.
-      devices: how many share each batch under pmap; None: the jitted step of one device.
-      source: where the images lie, as `--input` says it. A call must end where a stack of tfds does, as epochs do.
-      images: how many an epoch has, rounded down to whole batches.
+      case: the work of one step.
+      devices: the number that share each batch under pmap; None: the jitted step of one device.
+      source: where the images are, as `--input` says.
+      images: images of an epoch, rounded down to whole batches.
+      seed: decides initial weights, order and augmentation.
+      learning_rate: of every step.
     """
-    parallel: Parallel = "jit" if devices is None else "pmap"
     config = Config(
-        width=case.width,
-        batch_size=case.batch_size,
-        precision=case.precision,
-        epochs=1,
-        parallel=parallel,
-        input=source,
-    )
+        width=case.width, batch_size=case.batch_size, precision=case.precision, learning_rate=learning_rate, epochs=1,
+        parallel="jit" if devices is None else "pmap", input=source,
+    )  # fmt: skip
     steps_per_epoch = max(1, images // case.batch_size)
     shared = Devices(config, jax.devices()[: devices or 1])
-    fed = make_input(pool(steps_per_epoch * case.batch_size), config, 0, STATISTICS, shared)
-    model = models.from_config(config, 10)
+    fed = make_input(pool(steps_per_epoch * case.batch_size), config, seed, STATISTICS, shared)
+    model = models.from_config(config, CLASSES)
     tx = optim.shared_optimizer(config, steps_per_epoch)
-    program = train_program(model.clone(axis_name=shared.axis_name), tx, fed.get_batch, shared)
-    initial, _ = init_program(model, tx, (32, 32, 3))(0, config.learning_rate, config.weight_decay)
-    state, zero = shared.replicate((initial, Metrics.zero()))
+    return Step(
+        source=fed,
+        devices=shared,
+        program=train_program(model.clone(axis_name=shared.axis_name), tx, fed.get_batch, shared),
+        create=partial(init_program(model, tx, (*IMAGE_SIZE, 3)), seed, config.learning_rate, config.weight_decay),
+    )
+
+
+def jax_rival(case: Case, devices: int | None = None, source: Source = "resident", images: int = POOL_IMAGES) -> Rival:
+    """The library's `training_step` as a rival; with tfds a call must end where a stack of batches does."""
+    step = training_step(case, devices, source, images)
+    state, zero = step.devices.replicate(step.create())
     left = 0
 
-    def works() -> Iterator[Chunk]:
+    def endless() -> Iterator[Chunk]:
         for epoch in itertools.count():
-            yield from fed.epoch(epoch, 0, lambda in_epoch: min(in_epoch, left))
+            yield from step.source.epoch(epoch, 0, lambda in_epoch: min(in_epoch, left))
 
-    endless = works()
+    work_ahead = endless()
 
     def run(steps: int) -> None:
         nonlocal state, left
         left = steps
         while left:
-            work = next(endless)
-            state, sums = program(state, zero, work.arrays, work.first, work.last)
-            left -= work.last - work.first
-        jax.block_until_ready(sums)
+            chunk = next(work_ahead)
+            state, metrics = step.program(state, zero, chunk.arrays, chunk.first, chunk.last)
+            left -= chunk.last - chunk.first
+        jax.block_until_ready(metrics)
 
     return Rival("jresnet", run)
-
-
-def pool(images: int) -> Split:
-    """Random images, uint8 [images, 32, 32, 3], with random labels of ten classes."""
-    rng = np.random.default_rng(0)
-    return Split(
-        rng.integers(0, 256, (images, 32, 32, 3), np.uint8),
-        rng.integers(0, 10, images).astype(np.int32),
-    )

@@ -1,86 +1,165 @@
-"""What the benchmark programs share around their measuring: rules for options, and records on disk."""
+"""Records of benchmarks: rules for options, the machine they ran on, and JSON files that --resume continues."""
 
 import dataclasses
+import datetime
+import importlib.metadata
+import importlib.util
 import json
-from collections.abc import Sequence
+import os
+import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import timing
+import jax
+
 from benchmarks.timing import Device
 from jresnet.config import numbers, require
 from jresnet.errors import InputError
-from jresnet.records import run_directory
+from jresnet.records.environment import commit, cpu_cores, cpu_instructions, cpu_name
+from jresnet.records.files import read_json, write_json
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
+VARIABLES = ("XLA_FLAGS", "OMP_NUM_THREADS")
+# Measurements of two calls belong in one record only if these entries of the environment agree.
+_FIXED = ("device", "cores", "versions", "commit")
 
 
-def require_values(options: Any, *names: str) -> None:
-    """Raise InputError unless each of these tuples of options has a value."""
-    for name in names:
+def check_options(
+    options: Any, *, filled: Sequence[str] = (), distinct: Sequence[str] = (), positive: Sequence[str] = ()
+) -> None:
+    """Check options of these names.
+
+    Args:
+      options: a dataclass.
+      filled: tuples that need a value.
+      distinct: tuples that have no value twice.
+      positive: numbers, tuples of numbers or None, all at least 1.
+
+    Raises:
+      InputError: a value breaks its rule.
+    """
+    for name in filled:
         require(options, name, len(getattr(options, name)) > 0, "give at least one value")
-
-
-def require_distinct(options: Any, *names: str) -> None:
-    """Raise InputError if one of these tuples of options has a value twice."""
-    for name in names:
+    for name in distinct:
         values = getattr(options, name)
         require(options, name, len(set(values)) == len(values), "a value is given twice")
-
-
-def require_positive(options: Any, *names: str) -> None:
-    """Raise InputError if one of these options, a number, several or None, has a number below 1."""
-    for name in names:
+    for name in positive:
         require(options, name, min(numbers(getattr(options, name)), default=1) >= 1, "must be at least 1")
 
 
+def select_device(device: Device) -> None:
+    """Make JAX compute on `device`; call it before JAX has computed anything.
+
+    Raises:
+      InputError: JAX has no such device.
+    """
+    if device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    try:
+        jax.devices(device)
+    except RuntimeError:
+        raise InputError(f"--device {device}: JAX sees none here; install jax[cuda12], or use --device cpu") from None
+
+
+def environment(device: Device) -> dict[str, Any]:
+    """Everything a speed depends on besides the code under test, as JSON.
+
+    Call it after the number of threads is set and before any load, so that `load_average` is that of other processes.
+    """
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {package: _version(package) for package in PACKAGES},
+        "device": cpu_name() if device == "cpu" else jax.devices(device)[0].device_kind,
+        "cpu": cpu_name(),
+        "cpu_instructions": cpu_instructions(),
+        "cores": cpu_cores(),
+        "torch_threads": _torch_threads(),
+        "variables": {name: os.environ.get(name) for name in VARIABLES},
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _torch_threads() -> int | None:
+    if importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+
+    return torch.get_num_threads()
+
+
 def new_record(benchmark: str, options: Any, device: Device) -> dict[str, Any]:
-    """The beginning of a record: what is measured, by which options, where; no path of this machine is in it.
+    """The header of a record: benchmark, options and environment, without any path of this machine.
 
     Args:
       benchmark: its name.
-      options: a dataclass with the field `output`, a path or None, of which the file's name is recorded.
-      device: see `timing.environment`.
+      options: a dataclass with a field `output`, a path or None; only the file's name is recorded.
+      device: where the benchmark runs.
     """
-    shown = dataclasses.asdict(options) | {"output": options.output.name if options.output else None}
-    return {"benchmark": benchmark, "options": shown, "environment": timing.environment(device)}
+    values = dataclasses.asdict(options) | {"output": options.output.name if options.output else None}
+    return {"benchmark": benchmark, "options": values, "environment": environment(device)}
 
 
-# Of an environment, what makes measurements of two calls one record.
-_SAME = ("device", "cores", "versions", "commit")
+def write_record(path: Path | None, record: Mapping[str, Any]) -> None:
+    """Write a record atomically, so that an interrupted run leaves the last good file; None: write nothing.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, record)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}: choose another --output") from None
 
 
 def open_record(path: Path | None, record: dict[str, Any], resume: bool, kept: Sequence[str]) -> dict[str, Any]:
-    """The record to fill, on disk if it has a path.
+    """Start a record on disk, or continue the one that is there.
 
     Args:
-      path: its file.
-      record: a new one: benchmark, options, environment, and what else must agree.
-      resume: go on with the record that the file holds.
-      kept: names of what has been measured, taken over from that record.
+      path: its file, or None.
+      record: a new record, which a continued one must agree with.
+      resume: continue the record in the file.
+      kept: keys of the measurements to take over from that record.
+
+    Returns:
+      The record to fill.
 
     Raises:
-      InputError: there is something in the file and it is not to be gone on with, or it is of another measurement, or
-        unreadable, or the file cannot be written.
+      InputError: the file exists and `resume` is off; it holds another measurement; it cannot be read or written.
     """
     if resume and path is None:
         raise InputError("--resume: goes on with the record in --output: name it")
     if path is not None and path.exists():
         if not resume:
             raise InputError(f"--output {path}: is there already: add --resume to go on with it, or choose another")
-        found = run_directory.read_json(path)
-        for name, old, new in _differences(found, record):
+        existing = read_json(path)
+        for name, old, new in _differences(existing, record):
             raise InputError(f"--output {path}: holds another measurement ({name} {old}, not {new}): choose another")
-        record = record | {name: found[name] for name in kept if name in found}
-    timing.write_record(path, record)
+        record = record | {name: existing[name] for name in kept if name in existing}
+    write_record(path, record)
     return record
 
 
-def _differences(found: dict[str, Any], record: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """What sets two records' measurements apart: name, the old value, the new one."""
+def _differences(existing: dict[str, Any], record: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Settings in which two records differ: name, existing value, new value."""
 
-    def flat(one: dict[str, Any]) -> dict[str, Any]:
-        values: dict[str, Any] = {name: one.get(name) for name in ("benchmark", "dataset")}
-        values |= {name: (one.get("environment") or {}).get(name) for name in _SAME}
-        return values | (one.get("options") or {})
+    def settings(record: dict[str, Any]) -> dict[str, Any]:
+        values: dict[str, Any] = {name: record.get(name) for name in ("benchmark", "dataset")}
+        values |= {name: (record.get("environment") or {}).get(name) for name in _FIXED}
+        return values | (record.get("options") or {})
 
-    old, new = flat(found), flat(json.loads(json.dumps(record)))
+    old, new = settings(existing), settings(json.loads(json.dumps(record)))
     return [(name, old.get(name), new.get(name)) for name in {**new, **old} if old.get(name) != new.get(name)]

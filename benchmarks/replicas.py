@@ -1,48 +1,49 @@
-"""Several runs at once: images/s of ways to train replicas side by side, over training them one after another.
+"""Several runs at once: images/s of replicas under one vmapped step, over training them one after another.
 
     python -m benchmarks.replicas --device gpu --width 42 --batch 32 --counts 1 2 4 8 --output replicas.json
 
-A small network at a small batch leaves most of a GPU idle; a sweep has many runs that could fill it. Every way is
-checked before it is timed: each replica, with a seed and a learning rate of its own, must come to the parameters that
-it comes to alone. The ceiling is one run on as many images per step as all replicas have together: it does the same
-arithmetic in larger pieces, but trains one network.
+A small network at a small batch leaves most of a GPU idle, and a sweep has many runs that could fill it. Before it is
+timed, the vmapped step is checked: each replica, with its own seed and learning rate, must reach the parameters that it
+reaches alone. The ceiling is one run on as many images per step as all replicas have together: the same arithmetic in
+larger pieces, but for one network. On CPUs nothing was gained (see LOG.md); GPUs have not been measured.
 """
 
-import contextlib
 import dataclasses
+import inspect
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from benchmarks import timing
-from benchmarks.jax_step import jax_rival
-from benchmarks.records import new_record, require_distinct, require_positive, require_values
-from benchmarks.replica_ways import IN_TURN, WAYS, Replicas, difference
-from benchmarks.timing import POOL_IMAGES, Case, Device, Rival, Timing
+from benchmarks.jax_step import jax_rival, training_step
+from benchmarks.records import check_options, new_record, select_device, write_record
+from benchmarks.timing import POOL_IMAGES, Case, Device, Rival
 from jresnet import cli
 from jresnet.errors import InputError
 
-Name = Literal["dispatched", "threads", "unrolled", "vmap", "products"]
-NAMES: tuple[Name, ...] = get_args(Name)
-CEILING = "ceiling"
+IN_TURN, VMAP, CEILING = "in turn", "vmap", "ceiling"
+HEADER = ("width", "way", "at once", "images/s", "over in turn", "difference after 1, 2 steps")
+RATES = (0.01, 0.005, 0.001)
+"""Learning rates of the replicas in turn, those of the report's section 4.2.1; replica i has seed i."""
 STEPS: dict[Device, int] = {"cpu": 2, "gpu": 50}
 """Training steps per timed call and replica."""
 TOLERANCES = (0.01, 0.3)
-"""Most difference from replicas alone after the first and the second step, see `replica_ways.difference`.
+"""Largest allowed `difference` after the first and the second step.
 
-Float32's rounding makes 0.0007 in one step and up to 0.05 in two, where ReLUs fall on their other sides; another
-learning rate makes 0.5 or more, another seed 1. The second step needs the momentum of the first and the next batch.
+Rounding in float32 makes 0.0007 after one step and up to 0.05 after two, as ReLUs switch; another learning rate makes
+0.5 or more, another seed 1. The second step depends on the momentum of the first and on the next batch.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Time ways of training several runs at once, alternated with one after another.
+    """Time several runs at once under one vmapped step, alternated with one after another.
 
     Raises:
       InputError: a value breaks its rule.
@@ -55,12 +56,9 @@ class Options:
     batch: int = 32
     """Images per step of each replica."""
     counts: tuple[int, ...] = (1, 2, 4, 8)
-    """Replicas to train at once."""
-    ways: tuple[Name, ...] = NAMES
-    """Ways to time: calls of one program each, dispatched by one thread or by a thread each; one program that holds all
-    their steps, unrolled; one vmapped step, its convolutions grouped, or as products of matrices."""
+    """Numbers of replicas to train at once."""
     rounds: int = 5
-    """Times each way is timed."""
+    """Timed calls of each way."""
     steps: int | None = None
     """Steps per timed call and replica (default: 2 on a CPU, 50 on a GPU)."""
     output: Path | None = None
@@ -68,9 +66,8 @@ class Options:
 
     def __post_init__(self):
         """Check the values."""
-        require_values(self, "width", "counts", "ways")
-        require_distinct(self, "width", "counts", "ways")
-        require_positive(self, "width", "batch", "counts", "rounds", "steps")
+        lists = ("width", "counts")
+        check_options(self, filled=lists, distinct=lists, positive=(*lists, "batch", "rounds", "steps"))
         most = POOL_IMAGES // max(len(TOLERANCES), self.call_steps)
         if self.batch > most:
             raise InputError(f"--batch {self.batch}: must be at most {most} for {self.call_steps} steps per call")
@@ -81,135 +78,154 @@ class Options:
         return self.steps or STEPS[self.device]
 
 
-def check(name: str, replicas: Replicas, device: Device) -> tuple[Callable[[int], None], list[float]]:
-    """Build a way of training the replicas, and train it and each replica alone for a step per tolerance.
+class Replicas:
+    """Replicas of one case under training, each with its own seed, learning rate, batches and state.
+
+    Args:
+      case: the work of one step of one replica.
+      count: the number of replicas.
+      together: call one vmapped program for all of them, not the library's program for one after another.
+    """
+
+    def __init__(self, case: Case, count: int, together: bool):
+        runs = [training_step(case, seed=i, learning_rate=RATES[i % len(RATES)]) for i in range(count)]
+        self.count, self.together, self._next = count, together, 0
+        self.program, self.carries = runs[0].program, [run.create() for run in runs]
+        # Each replica's epoch as the work of one call, its arrays ((images, labels, statistics), plan, no mask).
+        epochs = [next(iter(run.source.epoch(0, 0, lambda left: left))) for run in runs]
+        data, self._epoch_steps = epochs[0].arrays[0], epochs[0].last
+        self.arrays = [(data, *epoch.arrays[1:]) for epoch in epochs]
+        if together:
+            # The images are shared; states, metrics and plans get a leading axis of replicas.
+            axes = (0, 0, (None, 0, None), None, None)
+            # The function itself: JAX allows nothing around a program that has compiler options.
+            vmapped = jax.vmap(inspect.unwrap(self.program), in_axes=axes)
+            self.program = runs[0].devices.compile(vmapped, donate=(0,))
+            self.carries = [stacked(self.carries)]
+            self.arrays = [(data, stacked([plan for _, plan, _ in self.arrays]), None)]
+
+    def train(self, steps: int) -> None:
+        """Train every replica for that many steps and wait; where the epoch's rest is too short, from its start."""
+        first = self._next if self._next + steps <= self._epoch_steps else 0
+        self._next = first + steps
+        for i, arrays in enumerate(self.arrays):
+            self.carries[i] = jax.block_until_ready(self.program(*self.carries[i], arrays, first, self._next))
+
+    def variables(self) -> list[Any]:
+        """Each replica's parameters and batch statistics, on the host."""
+        variables = [jax.device_get(state.variables) for state, _ in self.carries]
+        if not self.together:
+            return variables
+        return [jax.tree.map(lambda a, i=i: a[i], variables[0]) for i in range(self.count)]
+
+
+def stacked(trees: list[Any]) -> Any:
+    """Trees of equal shapes as one tree with a leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def difference(variables: Any, expected: Any, start: Any) -> float:
+    """Distance of variables from the expected ones, relative to how far training moved these from the start.
 
     Returns:
-      What trains all replicas for some steps; and after each step of the check the largest difference from alone.
+      The largest, over arrays, of |variables - expected| / |expected - start|, Euclidean: 1 for an array that was not
+      trained at all.
     """
-    differences = []
-    with full_float32(device):
-        start = jax.device_get([state.variables for state, _ in replicas.start()])
-        alone, way = WAYS[IN_TURN](replicas), WAYS[name](replicas)
+    leaves = zip(
+        *(jax.tree.leaves(jax.tree.map(np.float64, tree)) for tree in (variables, expected, start)), strict=True
+    )
+    return float(max(np.linalg.norm(a - b) / np.linalg.norm(b - before) for a, b, before in leaves))
+
+
+def check(case: Case, count: int) -> tuple[Callable[[int], None], list[float]]:
+    """Build the vmapped replicas and train them beside others in turn, for a step per tolerance.
+
+    On a GPU both are compiled in full float32 for this, as TF32's rounding alone would exceed any useful tolerance; the
+    arithmetic that is timed is compiled afterwards.
+
+    Returns:
+      What trains the vmapped replicas for some steps, and the largest `difference` after each step of the check.
+    """
+    in_turn, together = Replicas(case, count, together=False), Replicas(case, count, together=True)
+    start, differences = in_turn.variables(), []
+    with jax.default_matmul_precision("highest" if case.device == "gpu" else None):
         for _ in TOLERANCES:
-            alone.train(1)
-            way.train(1)
-            found, expected = jax.device_get((way.variables(), alone.variables()))
-            differences.append(max(map(difference, found, expected, start)))
-    return way.train, differences
+            in_turn.train(1)
+            together.train(1)
+            differences.append(max(map(difference, together.variables(), in_turn.variables(), start)))
+    return together.train, differences
 
 
 def agrees(differences: Sequence[float]) -> bool:
-    """Whether the differences after each step of the check are within their tolerances."""
-    return all(found <= most for found, most in zip(differences, TOLERANCES, strict=True))
-
-
-@contextlib.contextmanager
-def full_float32(device: Device) -> Iterator[None]:
-    """Compile products and convolutions in all of float32, in every thread.
-
-    On a GPU the default is TF32, whose rounding alone would exceed any useful tolerance; the arithmetic that is timed
-    is compiled after the check.
-    """
-    if device == "gpu":
-        jax.config.update("jax_default_matmul_precision", "highest")
-    try:
-        yield
-    finally:
-        if device == "gpu":
-            jax.config.update("jax_default_matmul_precision", None)
+    """Whether the difference after each step of the check is within its tolerance."""
+    return all(value <= most for value, most in zip(differences, TOLERANCES, strict=True))
 
 
 def measure(width: int, count: int, options: Options) -> dict[str, Any]:
-    """The record of so many replicas: every way's difference from alone, its speed, and its gain over one in turn."""
+    """Time `count` replicas; returns the record with each way's speed, and the vmapped step's differences."""
     case = Case(width, options.batch, "float32", options.device)
-    replicas = Replicas(case, count)
-    found: dict[str, dict[str, Any]] = {}
+    checked: dict[str, Any] = {}
 
-    def build(name: str) -> Rival:
+    def vmapped() -> Rival:
         started = time.perf_counter()
-        train, differences = check(name, replicas, options.device)
-        found[name] = {"differences": differences, "build_seconds": time.perf_counter() - started}
+        train, differences = check(case, count)
+        checked.update(differences=differences, build_seconds=time.perf_counter() - started)
         if not agrees(differences):
-            raise RuntimeError(f"differs from replicas alone by {shown(differences)}, more than rounding: not timed")
-        return Rival(name, train)
+            raise RuntimeError(f"differs from replicas alone by {text(differences)}, more than rounding: not timed")
+        return Rival(VMAP, train)
 
-    builders: dict[str, Callable[[], Rival]] = {name: partial(build, name) for name in (IN_TURN, *options.ways)}
+    builders = {IN_TURN: lambda: Rival(IN_TURN, Replicas(case, count, together=False).train), VMAP: vmapped}
     if count > 1:
         builders[CEILING] = lambda: jax_rival(dataclasses.replace(case, batch_size=count * options.batch))
     timings = timing.contest(builders, options.call_steps, options.rounds)
-    rivals = {
-        name: found.get(name, {}) | entry(count * options.batch, one, timings[IN_TURN]) for name, one in timings.items()
-    }
+    rivals = {name: result.record(images_per_second=count * options.batch) for name, result in timings.items()}
+    for name, result in timings.items():
+        if gain := timing.compared(result.seconds, timings[IN_TURN].seconds):
+            rivals[name]["gain"] = gain
+    rivals[VMAP] |= checked
     return {"width": width, "batch_size": options.batch, "count": count, "rivals": rivals}
 
 
-def entry(images: int, one: Timing, in_turn: Timing) -> dict[str, Any]:
-    """What one way did with `images` images per step over all replicas: images/s, and gain over in turn, by rounds."""
-    record: dict[str, Any] = {"steps": one.steps, "seconds": one.seconds, "error": one.error}
-    if not one.seconds:
-        return record
-    spread = timing.summary(one.seconds)
-    record |= {"seconds_per_step": dataclasses.asdict(spread), "images_per_second": images / spread.median}
-    if gain := timing.compared(one.seconds, in_turn.seconds):
-        record["gain"] = gain
-    return record
-
-
 def rows(cases: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """A line per case and way."""
-    lines = []
-    for case in cases:
-        for name, record in case["rivals"].items():
-            line = [str(case["width"]), name, str(case["count"])]
-            if record["seconds"]:
-                line += [f"{record['images_per_second']:,.0f}", timing.spread_text(record.get("gain"), ".2f")]
-            else:
-                line += ["failed", ""]
-            lines.append([*line, shown(record.get("differences", ()))])
-    return lines
+    """A row per case and way."""
+    return [
+        [
+            str(case["width"]), name, str(case["count"]),
+            f"{record['images_per_second']:,.0f}" if record["seconds"] else "failed",
+            timing.spread_text(record.get("gain"), ".2f"),
+            text(record.get("differences", ())),
+        ]
+        for case in cases
+        for name, record in case["rivals"].items()
+    ]  # fmt: skip
 
 
-def shown(differences: Sequence[float]) -> str:
-    """Differences after each step of the check, in words."""
+def text(differences: Sequence[float]) -> str:
+    """Differences after each step of the check."""
     return ", ".join(f"{value:.1e}" for value in differences)
 
 
-def failures(cases: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line for every way that failed, also where it had finished some rounds."""
-    return [
-        f"width {case['width']}, {case['count']} at once: {name} failed: {record['error']}"
-        for case in cases
-        for name, record in case["rivals"].items()
-        if record["error"]
-    ]
-
-
-HEADER = ("width", "way", "at once", "images/s", "over in turn", "difference after 1, 2 steps")
-
-
 def run(options: Options) -> list[dict[str, Any]]:
-    """Time every width and count; print the table, write and return the record's cases."""
-    timing.select_device(options.device)
+    """Time every width and count; print the table, write the record and return its cases."""
+    select_device(options.device)
     record = new_record("replicas", options, options.device) | {"tolerances": TOLERANCES, "cases": []}
-    timing.write_record(options.output, record)
+    write_record(options.output, record)
     for width in options.width:
         for count in options.counts:
             print(f"timing width {width}, {count} at once ...", file=sys.stderr, flush=True)
             record["cases"].append(measure(width, count, options))
-            timing.write_record(options.output, record)
+            write_record(options.output, record)
     timing.print_table(f"Replicas at batch {options.batch}", HEADER, rows(record["cases"]))
-    for line in failures(record["cases"]):
-        print(line)
+    timing.print_failures((f"width {c['width']}, {c['count']} at once", c["rivals"]) for c in record["cases"])
     return record["cases"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; the exit status is `cli.exit_status`'s, or 1 where a way trains other networks."""
+    """Run the benchmark; the exit status is `cli.exit_status`'s, or 1 if vmapped replicas train differently."""
     cases: list[dict[str, Any]] = []
     status = cli.exit_status(lambda: cases.extend(run(cli.parse(Options, arguments, "python -m benchmarks.replicas"))))
-    checked = (record.get("differences") for case in cases for record in case["rivals"].values())
-    return status if all(agrees(found) for found in checked if found) else 1
+    checked = (case["rivals"][VMAP].get("differences") for case in cases)
+    return status if all(agrees(differences) for differences in checked if differences) else 1
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
     python -m benchmarks.time_to_accuracy --target 0.9095 --output time-to-accuracy.json
 
-Network and training are the report's final ones unless options say otherwise; 0.9095 is the accuracy that the report
-found for them. The test images are evaluated after every epoch; a seed ends as soon as it has reached the target, or
-after --epochs, over which a schedule of the learning rate extends in any case. Training, evaluation and set-up
-(compilation, initial weights, images to the device) are clocked apart; see `benchmarks.epochs`.
+Network and training are the report's final ones unless options say otherwise; 0.9095 is the test accuracy that the
+report gives for them. The test images are evaluated after every epoch; a seed ends when it reaches the target, or after
+--epochs, which is also the length of the learning rate's schedule. Set-up (compilation, initial weights, copying images
+to the device), training and evaluation are timed separately; see `benchmarks.epochs`.
 
-Stopping by the test images makes this a measure of speed alone: an accuracy that ended its own run is none to quote. A
-seed that was interrupted is timed from its start again, as a clock that was stopped does not compare.
+Stopping by the test images makes this a measure of speed alone: the accuracies must not be quoted. An interrupted seed
+is timed from its start again, because a time with a break in it compares with no other.
 """
 
 import dataclasses
@@ -20,10 +20,9 @@ from typing import Any
 
 import jax
 
-from benchmarks import timing
+from benchmarks import records, timing
 from benchmarks.epochs import Stopwatch
-from benchmarks.records import open_record
-from benchmarks.throughput import flops_of
+from benchmarks.flops import training_flops
 from experiments import final
 from jresnet import cli, models
 from jresnet.config import Config, require
@@ -38,22 +37,22 @@ from jresnet.train import signals
 PROGRAM = "python -m benchmarks.time_to_accuracy"
 HEADER = ("seed", "outcome", "epochs", "training s", "evaluation s", "set-up s", "PFLOP", "best test acc (%)")
 MEASURES = {"epochs": ".4g", "training_seconds": ",.1f", "evaluation_seconds": ",.1f", "petaflop": ".4g"}
-"""What a seed's way to the target is measured by, and how it is shown."""
+"""Measures of a seed's way to the target, and their formats."""
 UNFINISHED = "interrupted"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(Config):
-    """Train until a test accuracy is reached, and say what it took.
+    """Train until a test accuracy is reached, and report the time.
 
     Raises:
       InputError: a value breaks its rule.
     """
 
     target: float = 0.9095
-    """Test accuracy to reach (the report's final one: 0.9095)."""
+    """Test accuracy to reach (the report's final model: 0.9095)."""
     seeds: int = 3
-    """Runs, with seeds from --first-seed on."""
+    """Number of runs, with seeds from --first-seed on."""
     first_seed: int = 0
     """Seed of the first run."""
     train_images: int | None = None
@@ -63,10 +62,10 @@ class Options(Config):
     output: Path | None = None
     """JSON file for the record, written after every epoch."""
     resume: bool = False
-    """Go on with the record in --output; seeds that ended are kept."""
+    """Continue the record in --output; finished seeds are kept."""
 
     def __post_init__(self):
-        """Check the options beyond the configuration, and the configuration."""
+        """Check these options and the configuration."""
         super().__post_init__()
         require(self, "target", 0 < self.target <= 1, "must be an accuracy above 0 and at most 1, as in 0.9095")
         require(self, "seeds", self.seeds >= 1, "must be at least 1")
@@ -74,36 +73,36 @@ class Options(Config):
 
     @property
     def config(self) -> Config:
-        """The configuration alone."""
+        """The configuration without these options."""
         return Config(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Config)})
 
 
 def flops_per_image(config: Config, dataset: Dataset) -> int:
-    """Floating-point operations of training the configuration's network on one image; see `throughput.flops_of`."""
-    return flops_of(models.from_config(config, len(dataset.classes)), dataset.image_size)
+    """Floating-point operations of training the configuration's network on one image."""
+    return training_flops(models.from_config(config, len(dataset.classes)), dataset.image_size)
 
 
 def open_run(config: Config, dataset: Dataset, seed: int) -> Stopwatch:
     """A run ready for its first epoch and evaluation; `dataset` has its validation images held out."""
     started = time.perf_counter()
-    watch = Stopwatch(config, dataset, seed, dataset.channel_statistics)
-    # As many images as an evaluation takes at once: its program is compiled for their number.
-    watch.training.evaluate(watch.training.state.variables, dataset.test.take(slice(STREAMED_IMAGES)))
+    watch = Stopwatch(config, dataset, seed)
+    # The evaluation's program is compiled for this number of images.
+    watch.trainer.evaluate(watch.trainer.state.variables, dataset.test.take(slice(STREAMED_IMAGES)))
     watch.setup_seconds = time.perf_counter() - started
     return watch
 
 
 def measure(
-    options: Options, dataset: Dataset, entry: dict[str, Any], flag: signals.StopSignal, keep: Callable
+    options: Options, dataset: Dataset, entry: dict[str, Any], received: signals.StopSignal, keep: Callable
 ) -> None:
-    """Train one seed until it reaches the target, or to the end.
+    """Train one seed until it reaches the target, or to the last epoch.
 
     Args:
-      options: what to train, and the target.
+      options: the configuration and the target.
       dataset: the data.
       entry: the seed's part of the record, to fill.
-      flag: raised when a signal asks to stop.
-      keep: called when the entry has changed.
+      received: raised when a signal asks to stop.
+      keep: called after every change of the entry.
 
     Raises:
       Interrupted: the flag was raised.
@@ -114,20 +113,21 @@ def measure(
     watch = open_run(options.config, held_out, entry["seed"])
 
     def stop_if_asked() -> None:
-        watch.training.synchronise(flag)
-        if watch.training.stop_signal is not None:
-            raise Interrupted(f"interrupted in seed {entry['seed']}", watch.training.stop_signal)
+        watch.trainer.synchronise(received)
+        if watch.trainer.stop_signal is not None:
+            raise Interrupted(f"interrupted in seed {entry['seed']}", watch.trainer.stop_signal)
 
     for epoch in range(options.epochs):
-        seconds = watch.epoch(epoch, flag)
+        seconds = watch.epoch(epoch, received)
         stop_if_asked()
         started = time.perf_counter()
-        outputs = watch.training.evaluate(watch.training.state.variables, held_out.test, stop_if_asked)
-        line = {"epoch": epoch, "test_accuracy": float((outputs.predictions == held_out.test.labels).mean())}
+        outputs = watch.trainer.evaluate(watch.trainer.state.variables, held_out.test, stop_if_asked)
+        accuracy = float((outputs.predictions == held_out.test.labels).mean())
+        line = {"epoch": epoch, "test_accuracy": accuracy}
         line |= {"training_seconds": seconds, "evaluation_seconds": time.perf_counter() - started}
         entry["history"].append(line)
         entry |= totals(entry["history"], flops) | {"setup_seconds": watch.setup_seconds}
-        reached = line["test_accuracy"] >= options.target
+        reached = accuracy >= options.target
         if reached or epoch + 1 == options.epochs:
             entry["outcome"] = "reached" if reached else "not reached"
         keep()
@@ -136,7 +136,7 @@ def measure(
 
 
 def totals(history: Sequence[Mapping[str, Any]], flops: int) -> dict[str, Any]:
-    """What the epochs of `flops` operations each took together, and the best accuracy among them."""
+    """Totals over epochs of `flops` operations each, and the best accuracy among them."""
     return {
         "epochs": len(history),
         "training_seconds": sum(line["training_seconds"] for line in history),
@@ -147,112 +147,107 @@ def totals(history: Sequence[Mapping[str, Any]], flops: int) -> dict[str, Any]:
 
 
 def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How many seeds reached the target of those that ended, and median and quartiles of what it took them."""
+    """Numbers of seeds that ended and that reached the target; medians and quartiles over the latter."""
     ended = [run for run in runs if run["outcome"] != UNFINISHED]
     reached = [run for run in ended if run["outcome"] == "reached"]
-    found: dict[str, Any] = {"ended": len(ended), "reached": len(reached)}
+    summary: dict[str, Any] = {"ended": len(ended), "reached": len(reached)}
     if reached:
         spreads = {name: timing.summary([run[name] for run in reached]) for name in MEASURES}
-        found |= {name: dataclasses.asdict(spread) for name, spread in spreads.items()}
-    return found
+        summary |= {name: dataclasses.asdict(spread) for name, spread in spreads.items()}
+    return summary
 
 
 def start_record(options: Options, dataset: Dataset) -> dict[str, Any]:
-    """The record, new or gone on with: what is measured on what data, without the names of this machine's places.
+    """Start the record, or continue the one in --output; it names no path of this machine.
 
     Raises:
       InputError: the output file cannot be used.
     """
     free = ("dataset", "data_dir", "seeds", "first_seed", "output", "resume")
     explicit = dataclasses.asdict(options) | dataclasses.asdict(models.explicit(options.config))
-    shown = {name: value for name, value in explicit.items() if name not in free}
     data = dataset_record(dataset.hold_out(options.validation, options.first_seed), dataset.sha256)
-    kind, colon, place = data_name(data).partition(":")
+    kind, colon, path = data_name(data).partition(":")
     record: dict[str, Any] = {
         "benchmark": "time-to-accuracy",
-        "options": shown,
-        "dataset": data | {"name": f"{kind}:{Path(place).name}" if colon else kind},
-        "environment": timing.environment("cpu" if jax.default_backend() == "cpu" else "gpu"),
+        "options": {name: value for name, value in explicit.items() if name not in free},
+        "dataset": data | {"name": f"{kind}:{Path(path).name}" if colon else kind},
+        "environment": records.environment("cpu" if jax.default_backend() == "cpu" else "gpu"),
         "devices": environment.device(),
         "training_flops_per_image": flops_per_image(options.config, dataset),
         "summary": {},
         "runs": [],
     }
-    record = open_record(options.output, record, options.resume, ("runs",))
+    record = records.open_record(options.output, record, options.resume, ("runs",))
     record["runs"] = [run for run in record["runs"] if run["outcome"] != UNFINISHED]
     return record
 
 
 def measure_all(options: Options, dataset: Dataset, record: dict[str, Any]) -> None:
-    """Measure every seed that the record does not hold yet.
+    """Train every seed that the record does not hold yet.
 
     Raises:
-      Interrupted: a signal came; the record holds what was measured.
+      Interrupted: by a signal; the finished epochs are recorded.
     """
 
     def keep() -> None:
         record["summary"] = summarise(record["runs"])
-        timing.write_record(options.output, record)
-        if history := record["runs"][-1]["history"]:
-            print(epoch_line(record["runs"][-1]["seed"], history), file=sys.stderr, flush=True)
+        records.write_record(options.output, record)
+        run = record["runs"][-1]
+        if run["history"]:
+            last, seconds = run["history"][-1], run["training_seconds"]
+            progress = f"test acc {last['test_accuracy']:.4f} after {seconds:,.1f} s of training"
+            print(f"seed {run['seed']}, epoch {last['epoch']}: {progress}", file=sys.stderr, flush=True)
 
-    with signals.catch_stop_signals() as flag:
+    with signals.catch_stop_signals() as received:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             if any(run["seed"] == seed for run in record["runs"]):
                 continue
             entry: dict[str, Any] = {"seed": seed, "outcome": UNFINISHED, "history": []}
             record["runs"].append(entry)
             try:
-                measure(options, dataset, entry, flag, keep)
+                measure(options, dataset, entry, received, keep)
             except Diverged as error:
                 entry |= {"outcome": "diverged", "error": str(error)}
                 keep()
 
 
-def epoch_line(seed: int, history: Sequence[Mapping[str, Any]]) -> str:
-    """The latest epoch in words."""
-    seconds = sum(line["training_seconds"] for line in history)
-    accuracy = history[-1]["test_accuracy"]
-    return f"seed {seed}, epoch {history[-1]['epoch']}: test acc {accuracy:.4f} after {seconds:,.1f} s of training"
-
-
 def rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """A line per seed, and one of medians with quartiles over the seeds that reached the target."""
-    found = []
+    """A row per seed, and one of medians with quartiles over the seeds that reached the target."""
+    table = []
     for run in record["runs"]:
         numbers = [format(run[name], form) if name in run else "-" for name, form in MEASURES.items()]
         numbers.insert(3, f"{run['setup_seconds']:,.1f}" if run["history"] else "-")
         best = f"{100 * run['best_test_accuracy']:.2f}" if run["history"] else "-"
-        found.append([str(run["seed"]), run["outcome"], *numbers, best])
+        table.append([str(run["seed"]), run["outcome"], *numbers, best])
     if record["summary"].get("reached", 0) > 1:
         spreads = [timing.spread_text(record["summary"][name], form) for name, form in MEASURES.items()]
-        found.append(["median", "of those that reached it", *spreads[:3], "", spreads[3], ""])
-    return found
+        table.append(["median", "of those that reached it", *spreads[:3], "", spreads[3], ""])
+    return table
 
 
 def show(record: Mapping[str, Any], output: Path | None) -> None:
-    """Print the table, and what a reader must know of it."""
+    """Print the table, the failures, and where it was measured."""
     target, data, where = record["options"]["target"], record["dataset"], record["environment"]
     timing.print_table(f"Time to a test accuracy of {target:.2%}", HEADER, rows(record))
     summary = record["summary"]
     if summary.get("ended"):
-        print(f"{summary['reached']} of {summary['ended']} seeds reached {target:.2%}", end="")
-        print("" if summary["reached"] else ": no time to it is known")
+        unknown = "" if summary["reached"] else ": no time to it is known"
+        print(f"{summary['reached']} of {summary['ended']} seeds reached {target:.2%}{unknown}")
     for run in record["runs"]:
         if "error" in run:
             print(f"seed {run['seed']}: {run['error']}")
     print(f"Data: {data['name']}, {data['train']:,} train, {data['test']:,} test images, sha256 {data['sha256'][:12]}")
     print(f"Device: {record['devices']}; jax {where['versions']['jax']}; commit {where['commit']}")
-    print("The test images decided when to stop: this measures speed, and no accuracy here is one to quote")
+    print("The test images decided when to stop: this measures speed; do not quote these accuracies")
     if output:
         print(output)
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Check everything, measure every seed, print the table.
+    """Check everything, train every seed, print the table.
 
     Raises:
-      Interrupted: a signal came; what was measured is recorded.
+      Interrupted: by a signal; the finished epochs are recorded.
     """
     options = cli.parse(Options, arguments, PROGRAM, Options(**vars(final.CONFIG)))
     dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)

@@ -1,6 +1,6 @@
-"""The rival: the same network and the same training step, written as a good PyTorch user would.
+"""PyTorch's side of the benchmark: the same network and training step, as a good PyTorch user would write them.
 
-The module names are those of kuangliu/pytorch-cifar, so that state dicts compare key by key.
+Modules have the names of kuangliu/pytorch-cifar, so that state dicts can be compared key by key.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,24 +13,20 @@ from benchmarks.timing import POOL_IMAGES, Case, Device, Rival
 from jresnet.config import Precision
 from jresnet.records.environment import cpu_cores
 
-"""Random images held on the device; a step's time does not depend on what they show."""
 PADDING = 4
 """Pixels of zero padding around an image before the random crop."""
-# The CIFAR-10 training set's channel statistics, on a scale of 0 to 1.
+# Mean and standard deviation of the channels of CIFAR-10's training images, scaled to 0..1.
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
-# torchvision's weights of red, green and blue in a gray image (ITU-R BT.601).
+# Weights of red, green and blue in a gray image, as in torchvision (ITU-R BT.601).
 GRAY = (0.2989, 0.587, 0.114)
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions with batch normalisation and a shortcut; He et al. 2016, figure 2.
-
-    The shortcut is a projection (1x1 convolution and batch normalisation) where the shape changes.
-    """
+    """Two convolutions with batch normalisation and a shortcut, projected where the shape changes; He et al. 2016."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, kernel_size: int):
-        """Make a block from `inputs` to `outputs` channels, its first convolution of stride `stride`."""
+        """Build a block from `inputs` to `outputs` channels whose first convolution has this stride."""
         super().__init__()
         self.conv1 = _conv(inputs, outputs, kernel_size, stride)
         self.bn1 = nn.BatchNorm2d(outputs)
@@ -58,15 +54,15 @@ class ResNet(nn.Module):
         num_classes: int = 10,
         image_size: tuple[int, int] = (32, 32),
     ):
-        """Make the network with PyTorch's default initial weights.
+        """Build the network with PyTorch's default initial weights.
 
         Args:
           width: channels of the first stage.
-          blocks: residual blocks per stage; every stage but the first halves the sides, rounding up.
-          kernel_size: side of the stem's and the blocks' kernels, odd.
+          blocks: residual blocks per stage; every stage but the first halves height and width, rounding up.
+          kernel_size: of the stem and the blocks, odd.
           pool_size: side and stride of the final average pooling.
           num_classes: logits per image.
-          image_size: (height, width) of the images; the linear layer's inputs follow from it.
+          image_size: (height, width), which decides the linear layer's number of inputs.
         """
         super().__init__()
         self.pool_size = pool_size
@@ -95,9 +91,9 @@ def _conv(inputs: int, outputs: int, kernel_size: int, stride: int) -> nn.Conv2d
 
 
 def augment(padded: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor, gray: Tensor) -> Tensor:
-    """Crop, flip, gray out and normalise a batch of padded images.
+    """Crop, flip, convert to gray and normalise a batch of padded images.
 
-    Batch, crop and flip are one gather of bytes: flipping reads the columns in the opposite order.
+    Batch, crop and flip are one gather of bytes: a flip reads the columns in reverse.
 
     Args:
       padded: uint8 [images, side + 2 * PADDING, side + 2 * PADDING, 3], zeros around each image.
@@ -105,7 +101,7 @@ def augment(padded: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Te
       top: int64 [batch], first row of each crop, 0 to 2 * PADDING.
       left: int64 [batch], first column of each crop.
       flip: bool [batch], which crops are mirrored left to right.
-      gray: bool [batch], which crops lose their colour.
+      gray: bool [batch], which crops become gray.
 
     Returns:
       float32 [batch, 3, side, side] in channels-last memory.
@@ -120,13 +116,13 @@ def augment(padded: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Te
 
 
 class Objective(nn.Module):
-    """A batch's loss from its indices, so that augmentation, network and loss compile as one.
+    """The loss of a batch from its indices, so that augmentation, network and loss compile together.
 
-    The images are buffers, not arguments: a captured CUDA graph reads buffers in place but copies arguments.
+    The images are buffers because a captured CUDA graph reads buffers in place but copies arguments.
     """
 
     def __init__(self, network: nn.Module, images: Tensor, labels: Tensor, precision: Precision):
-        """Hold `images`, uint8 [images, side, side, 3], padded once, and `labels`, int64 [images]."""
+        """Pad `images`, uint8 [images, side, side, 3], and keep them with `labels`, int64 [images]."""
         super().__init__()
         self.network = network
         self.mixed = precision == "bfloat16"
@@ -134,7 +130,7 @@ class Objective(nn.Module):
         self.register_buffer("labels", labels)
 
     def forward(self, indices: Tensor) -> Tensor:
-        """Mean cross entropy of the images at `indices`, int64 [batch], freshly augmented."""
+        """Mean cross-entropy of the images at `indices`, int64 [batch], with new augmentations."""
         padded, labels = self.get_buffer("padded"), self.get_buffer("labels")
         top, left = torch.randint(2 * PADDING + 1, (2, len(indices)), device=padded.device)
         flip, gray = torch.rand(2, len(indices), device=padded.device) < 0.5
@@ -144,7 +140,7 @@ class Objective(nn.Module):
 
 
 def batches(images: int, batch_size: int, device: str) -> Iterator[Tensor]:
-    """Indices [batch_size] of successive batches without end, shuffled anew in every epoch."""
+    """Indices [batch_size] of endless batches, shuffled anew in every epoch."""
     while True:
         order = torch.randperm(images, device=device)
         for start in range(0, images - batch_size + 1, batch_size):
@@ -162,10 +158,10 @@ def torch_device(device: Device) -> str:
 
 
 def set_up() -> None:
-    """Set PyTorch as a benchmark needs it: all cores; on a GPU measured cuDNN kernels and TF32 products.
+    """Use all cores; on a GPU use the fastest cuDNN kernels and TF32 matrix products.
 
-    JAX uses TF32 for float32 convolutions and products on NVIDIA GPUs, PyTorch by default only for
-    convolutions: both use it for both here.
+    On NVIDIA GPUs JAX uses TF32 for float32 convolutions and matrix products, PyTorch by default for convolutions
+    only.
     """
     torch.set_num_threads(cpu_cores())
     torch.set_float32_matmul_precision("high")
@@ -187,7 +183,7 @@ def torch_rival(case: Case, compiled: bool) -> Rival:
     pixels = torch.randint(256, (images, 32, 32, 3), dtype=torch.uint8, device=device)
     labels = torch.randint(10, (images,), device=device)
     objective = Objective(network, pixels, labels, case.precision)
-    # Kernels chosen by measurement, and CUDA graphs: launch latency is most of an eager step at these batch sizes.
+    # The fastest kernels, and CUDA graphs: launch latency is most of an eager step at these batch sizes.
     mode = "max-autotune" if case.device == "gpu" else None
     loss_of = torch.compile(objective, mode=mode) if compiled else objective
     optimizer = optimizer_of(network)
@@ -201,5 +197,5 @@ def torch_rival(case: Case, compiled: bool) -> Rival:
         if case.device == "gpu":
             torch.cuda.synchronize()
 
-    # Forgetting the compiled program matters: after eight of them PyTorch would quietly run eager.
+    # Without the reset PyTorch would silently run eager after eight compiled programs.
     return Rival("torch compile" if compiled else "torch eager", run, close=torch.compiler.reset)

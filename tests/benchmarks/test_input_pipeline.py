@@ -1,4 +1,4 @@
-"""The input benchmark: rates and shares by their definition on known times, and both real inputs on a tiny scale."""
+"""The input benchmark: rates and shares by definition on known times, and both real inputs at a tiny size."""
 
 import importlib.util
 import json
@@ -15,36 +15,36 @@ from benchmarks.timing import Timing
 TINY = "--width 2 --batches 8 --images 20 --train-batches 8 --train-images 20 --rounds 2".split()  # noqa: SIM905
 
 
-def timing(*seconds):
+def timing_of(*seconds):
     return Timing(1, first_seconds=9.0, seconds=list(seconds))
 
 
-def test_tf_datas_share_of_the_ceiling_is_paired_within_rounds():
-    found = input_pipeline.alone(50, 1000, {TF_DATA: timing(2.0, 8.0, 4.0), GATHER: timing(0.5, 2.0, 1.0)})
+def test_the_share_of_the_ceiling_is_paired_within_rounds():
+    found = input_pipeline.alone(50, 1000, {TF_DATA: timing_of(2.0, 8.0, 4.0), GATHER: timing_of(0.5, 2.0, 1.0)})
     assert found["share_of_ceiling"] == {"median": 0.25, "low": 0.25, "high": 0.25, "min": 0.25, "n": 3}
     assert found["rivals"][TF_DATA]["images_per_second"] == 250
     assert found["rivals"][GATHER]["images_per_second"] == 1000
     assert found["rivals"][TF_DATA]["seconds_per_batch"] == pytest.approx(0.2)
 
 
-def test_the_inputs_share_is_of_the_steps_time_and_the_fed_steps_speed_relative_to_device_memory():
-    times = {DEVICE_MEMORY: timing(1.0, 4.0), TF_DATA: timing(1.25, 5.0), INPUT: timing(0.03, 0.12)}
+def test_the_inputs_share_and_the_speed_of_the_fed_step_are_relative_to_device_memory():
+    times = {DEVICE_MEMORY: timing_of(1.0, 4.0), TF_DATA: timing_of(1.25, 5.0), INPUT: timing_of(0.03, 0.12)}
     found = input_pipeline.training(10, 100, times)
     assert found["input_share"]["median"] == pytest.approx(0.03)
     assert found["speed_of_fed_step"]["median"] == pytest.approx(0.8)
     assert found["rivals"][DEVICE_MEMORY]["images_per_second"] == pytest.approx(40)
 
 
-def test_a_failed_rival_has_no_ratio_and_says_how_it_failed():
+def test_a_failed_rival_has_no_ratio_and_its_error_is_shown():
     failed = Timing(1, error="RuntimeError: no memory")
-    found = input_pipeline.training(10, 100, {DEVICE_MEMORY: failed, INPUT: timing(0.1)})
+    found = input_pipeline.training(10, 100, {DEVICE_MEMORY: failed, INPUT: timing_of(0.1)})
     assert found["input_share"] is None and found["speed_of_fed_step"] is None
     lines = input_pipeline.rows([found], {INPUT: "input_share"})
     assert lines[0] == ["10", DEVICE_MEMORY, "failed", "RuntimeError: no memory", ""]
     assert lines[1] == ["10", INPUT, "10.000", "1,000", ""]
 
 
-def test_every_number_of_every_batch_is_in_the_sum_and_the_last_images_are_kept():
+def test_draining_sums_every_number_and_keeps_the_last_images():
     rng = np.random.default_rng(0)
     images, labels = rng.normal(size=(6, 4, 5)).astype(np.float32), rng.integers(0, 10, (6, 4))
     arrays = {"images": jnp.asarray(images), "labels": jnp.asarray(labels)}
@@ -68,7 +68,7 @@ def test_every_number_of_every_batch_is_in_the_sum_and_the_last_images_are_kept(
         ("--device gpu", "--device gpu: JAX sees none here"),
     ],
 )
-def test_unusable_options_are_refused_in_a_line(capsys, words, complaint):
+def test_a_bad_option_is_refused_in_one_line(capsys, words, complaint):
     assert input_pipeline.main([*TINY, *words.split()]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith(complaint) and err.count("\n") == 1
@@ -93,7 +93,7 @@ def test_both_real_inputs(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_without_tensorflow_its_part_is_left_out_and_said_to_be(tmp_path, capsys, monkeypatch):
+def test_without_tensorflow_its_part_is_left_out_with_a_notice(tmp_path, capsys, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorflow" else find(name))
     path = tmp_path / "input.json"

@@ -1,4 +1,4 @@
-"""Time to a test accuracy: definitions on known numbers, options, and tiny real runs, stopped and gone on with."""
+"""Time to a test accuracy: definitions on known numbers, options, and tiny real runs, interrupted and resumed."""
 
 import dataclasses
 import json
@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import epochs, throughput, time_to_accuracy
+from benchmarks import epochs, time_to_accuracy
 from benchmarks.epochs import Stopwatch
+from benchmarks.flops import resnet18_flops
 from experiments import final
 from jresnet import models
 from jresnet.config import Config
@@ -23,8 +24,8 @@ from tests.support.studies import TINY, five_classes, tiny_npz
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A directory with the tiny data set in it, to run in."""
+def folder(tmp_path, monkeypatch):
+    """A working directory with the tiny data set."""
     tiny_npz(tmp_path / "tiny.npz")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -34,15 +35,15 @@ def run(*words):
     return time_to_accuracy.main([*TINY, *words, "--output", "record.json"])
 
 
-def record_of(place):
-    return json.loads((place / "record.json").read_text())
+def record_of(folder):
+    return json.loads((folder / "record.json").read_text())
 
 
 def line(accuracy, training, evaluation):
     return {"test_accuracy": accuracy, "training_seconds": training, "evaluation_seconds": evaluation}
 
 
-def test_totals_are_sums_over_epochs_and_the_best_is_not_the_last():
+def test_totals_are_sums_over_epochs_with_the_best_accuracy():
     found = time_to_accuracy.totals([line(0.5, 2.0, 0.25), line(0.7, 3.0, 0.25), line(0.6, 4.0, 0.5)], 5 * 10**14)
     assert found == {
         "epochs": 3, "training_seconds": 9.0, "evaluation_seconds": 1.0, "petaflop": 1.5, "best_test_accuracy": 0.7,
@@ -54,7 +55,7 @@ def ended(outcome, epochs):
             "petaflop": 0.5 * epochs}  # fmt: skip
 
 
-def test_the_summary_is_of_the_seeds_that_reached_the_target():
+def test_the_summary_covers_the_seeds_that_reached_the_target():
     runs = [ended("reached", 4), ended("not reached", 99), ended("reached", 8), {"outcome": "diverged"}]
     found = time_to_accuracy.summarise([*runs, ended("interrupted", 50)])
     assert (found["ended"], found["reached"]) == (4, 2)
@@ -64,9 +65,9 @@ def test_the_summary_is_of_the_seeds_that_reached_the_target():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "preact_resnet18", "resnet20", "resnet50", "resnet_se443"])
-def test_the_arithmetic_is_that_of_the_configurations_network(name):
-    """Against the products in the traced forward pass, each counted from the shapes of its operands."""
-    # The customary figure is that of direct convolutions, and kernels of side 5 are never filtered.
+def test_flops_are_those_of_the_configurations_network(name):
+    """Against the products in the traced forward pass, counted from the shapes of their operands."""
+    # Direct convolutions are counted, and kernels of side 5 are never replaced by minimal filtering.
     config = Config(model=name, width=16, kernel_size=5)
     model = models.from_config(config, 5)
     images = jnp.zeros((1, 32, 32, 3))
@@ -93,9 +94,9 @@ def products(jaxpr):
     return found
 
 
-def test_the_final_network_costs_what_the_throughput_benchmark_says():
+def test_the_final_network_has_the_flops_of_the_throughput_benchmark():
     ten = dataclasses.replace(five_classes(), classes=tuple("abcdefghij"))
-    assert time_to_accuracy.flops_per_image(final.CONFIG, ten) == throughput.training_flops(42)
+    assert time_to_accuracy.flops_per_image(final.CONFIG, ten) == resnet18_flops(42)
 
 
 @pytest.mark.parametrize(
@@ -113,37 +114,40 @@ def test_the_final_network_costs_what_the_throughput_benchmark_says():
         (["--tarjet", "0.5"], "use --target"),
     ],
 )
-def test_unusable_options_are_refused_in_a_line(place, capsys, words, complaint):
+def test_a_bad_option_is_refused_in_one_line(folder, capsys, words, complaint):
     assert run(*words) == 2
     out, err = capsys.readouterr()
     assert out == "" and complaint in err and err.count("\n") == 1
-    assert not (place / "record.json").exists()
+    assert not (folder / "record.json").exists()
 
 
-def test_it_stops_at_the_first_evaluation_that_reaches_the_target(place, capsys):
-    """The epochs are those of `fit`, up to the first as good as its best."""
-    config = Config(dataset="npz:tiny.npz", width=2, blocks=(1, 1), pool_size=4, batch_size=16, learning_rate=0.05,
-                    epochs=6)  # fmt: skip
+def test_it_stops_at_the_first_evaluation_that_reaches_the_target(folder, capsys):
+    """The epochs are those of `fit`, up to the first with its best accuracy."""
+    config = Config(
+        dataset="npz:tiny.npz", width=2, blocks=(1, 1), pool_size=4, batch_size=16, learning_rate=0.05, epochs=6
+    )
     dataset = load_dataset("npz:tiny.npz")
-    loop.fit(config, dataset, place / "fit", seed=0)
-    accuracies = [json.loads(text)["test_accuracy"] for text in (place / "fit" / "metrics.jsonl").open()]
+    loop.fit(config, dataset, folder / "fit", seed=0)
+    accuracies = [
+        json.loads(line)["test_accuracy"] for line in (folder / "fit" / "metrics.jsonl").read_text().splitlines()
+    ]
     best = max(accuracies)
     first = accuracies.index(best)
     words = ["--epochs", "6", "--seeds", "1", "--target", str(best)]
     assert run(*words) == 0
-    (found,) = record_of(place)["runs"]
+    (found,) = record_of(folder)["runs"]
     assert found["outcome"] == "reached" and found["epochs"] == first + 1
     assert [one["test_accuracy"] for one in found["history"]] == accuracies[: first + 1]
     assert all(one["training_seconds"] > 0 and one["evaluation_seconds"] > 0 for one in found["history"])
     assert found["setup_seconds"] > 0
-    flops = record_of(place)["training_flops_per_image"]
+    flops = record_of(folder)["training_flops_per_image"]
     assert found["petaflop"] == pytest.approx((first + 1) * 36 * flops / 1e15)
     assert f"1 of 1 seeds reached {best:.2%}" in capsys.readouterr().out
 
 
-def test_a_target_out_of_reach_is_said_to_be(place, capsys):
+def test_a_target_out_of_reach_is_reported(folder, capsys):
     assert run("--epochs", "1", "--seeds", "1", "--target", "1", "--learning-rate", "1e-9") == 0
-    record = record_of(place)
+    record = record_of(folder)
     (found,) = record["runs"]
     assert found["outcome"] == "not reached" and found["best_test_accuracy"] < 1
     assert record["summary"] == {"ended": 1, "reached": 0}
@@ -152,28 +156,28 @@ def test_a_target_out_of_reach_is_said_to_be(place, capsys):
     assert f"{100 * found['best_test_accuracy']:.2f}" in out
 
 
-def test_a_record_names_no_place_of_this_machine(place):
-    data = str(place / "tiny.npz")
+def test_a_record_names_no_path_of_this_machine(folder):
+    data = str(folder / "tiny.npz")
     assert run("--epochs", "1", "--seeds", "1", "--dataset", f"npz:{data}") == 0
-    record = record_of(place)
-    assert str(place) not in json.dumps(record) and record["dataset"]["name"] == "npz:tiny.npz"
+    record = record_of(folder)
+    assert str(folder) not in json.dumps(record) and record["dataset"]["name"] == "npz:tiny.npz"
     assert record["dataset"]["train"] == 36 and len(record["dataset"]["sha256"]) == 64
     assert record["environment"]["versions"]["jax"] and record["devices"].startswith("cpu: ")
 
 
 @pytest.mark.slow
-def test_an_interrupted_seed_is_timed_again_and_the_others_are_kept(place, capsys, monkeypatch):
+def test_an_interrupted_seed_is_timed_again_and_finished_seeds_are_kept(folder, capsys, monkeypatch):
     train = Stopwatch.epoch
 
     def signalled(self, epoch, flag):
-        if self.training.source.seed == 1 and epoch == 1:
+        if self.trainer.source.seed == 1 and epoch == 1:
             signal.raise_signal(signal.SIGINT)
         return train(self, epoch, flag)
 
     words = ["--epochs", "2", "--seeds", "3", "--target", "1", "--learning-rate", "1e-9"]
     monkeypatch.setattr(Stopwatch, "epoch", signalled)
     assert run(*words) == 130
-    before = record_of(place)["runs"]
+    before = record_of(folder)["runs"]
     assert [(one["outcome"], len(one["history"])) for one in before] == [("not reached", 2), ("interrupted", 1)]
     out, err = capsys.readouterr()
     assert "interrupted in seed 1; go on with: " in err and err.endswith("--resume\n") and "not reached" in out
@@ -182,28 +186,28 @@ def test_an_interrupted_seed_is_timed_again_and_the_others_are_kept(place, capsy
     assert run(*words, "--resume", "--target", "0.9") == 2
     assert "holds another measurement (target 1.0, not 0.9)" in capsys.readouterr().err
     assert run(*words, "--resume") == 0
-    after = record_of(place)["runs"]
+    after = record_of(folder)["runs"]
     assert after[0] == before[0]
     assert [(one["seed"], len(one["history"])) for one in after] == [(0, 2), (1, 2), (2, 2)]
 
 
 @pytest.mark.slow
-def test_a_seed_that_diverges_is_recorded_and_the_next_one_follows(place, monkeypatch, capsys):
+def test_a_diverged_seed_is_recorded_and_the_next_one_follows(folder, monkeypatch, capsys):
     train = Stopwatch.epoch
 
     def poisoned(self, epoch, flag):
-        if self.training.source.seed == 0:
+        if self.trainer.source.seed == 0:
             raise Diverged("the loss is not finite at epoch 0, step 1")
         return train(self, epoch, flag)
 
     monkeypatch.setattr(Stopwatch, "epoch", poisoned)
     assert run("--epochs", "1", "--seeds", "2", "--target", "1", "--learning-rate", "1e-9") == 0
-    assert [one["outcome"] for one in record_of(place)["runs"]] == ["diverged", "not reached"]
+    assert [one["outcome"] for one in record_of(folder)["runs"]] == ["diverged", "not reached"]
     assert "seed 0: the loss is not finite at epoch 0, step 1" in capsys.readouterr().out
 
 
-def test_the_clock_leaves_compilation_out(monkeypatch):
-    """An epoch of 7 s, of which compiling its last batch's program takes 5."""
+def test_an_epochs_seconds_exclude_compilation(monkeypatch):
+    """An epoch of 7 s, 5 of which go to compiling the last batch's program."""
     clock = types.SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
     training = types.SimpleNamespace(compile_seconds=1.0)
 
@@ -213,7 +217,7 @@ def test_the_clock_leaves_compilation_out(monkeypatch):
 
     training.train_epoch = train_epoch
     watch = object.__new__(Stopwatch)
-    watch.training, watch.setup_seconds, watch._log = training, 3.0, None
+    watch.trainer, watch.setup_seconds, watch._log = training, 3.0, None
     monkeypatch.setattr(epochs, "time", clock)
     assert watch.epoch(0, StopSignal()) == 2.0
     assert watch.setup_seconds == 8.0

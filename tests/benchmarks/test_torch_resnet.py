@@ -1,4 +1,4 @@
-"""The PyTorch rival does the work it claims: golden counts, a real step, an exact augmentation."""
+"""PyTorch's side of the benchmark: parameter counts, flops, a real step, and exact augmentation."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from benchmarks.throughput import training_flops  # noqa: E402
+from benchmarks.flops import resnet18_flops  # noqa: E402
 from benchmarks.timing import Case  # noqa: E402
 from benchmarks.torch_resnet import (  # noqa: E402
     GRAY,
@@ -34,20 +34,20 @@ def test_parameter_counts(width, count):
 
 
 @pytest.mark.parametrize("width", [8, 42])
-def test_the_work_of_a_step_is_counted_as_torch_counts_it(width):
+def test_flops_agree_with_torchs_counter(width):
     with torch.device("meta"):
         network, images = ResNet(width).eval(), torch.zeros(1, 3, 32, 32)
     with FlopCounterMode(display=False) as counter:
         network(images)
-    assert training_flops(width) == 3 * counter.get_total_flops()
+    assert resnet18_flops(width) == 3 * counter.get_total_flops()
 
 
 def test_flops_of_the_published_widths():
-    assert training_flops(42) / 3e6 == pytest.approx(479.2, abs=0.05)
-    assert training_flops(64) / 3e9 == pytest.approx(1.111, abs=0.0005)
+    assert resnet18_flops(42) / 3e6 == pytest.approx(479.2, abs=0.05)
+    assert resnet18_flops(64) / 3e9 == pytest.approx(1.111, abs=0.0005)
 
 
-def test_module_names_are_the_well_known_ones():
+def test_module_names_are_those_of_pytorch_cifar():
     with torch.device("meta"):
         keys = set(ResNet(8).state_dict())
     assert {"conv1.weight", "bn1.running_mean", "linear.weight", "linear.bias"} <= keys
@@ -77,11 +77,8 @@ def test_one_step_changes_every_parameter_and_statistic(precision):
 def test_the_step_is_sgd_with_momentum_and_coupled_decay():
     objective = small_objective()
     weight = objective.network.linear.weight
-    optimizer, velocity, expected = (
-        optimizer_of(objective.network),
-        torch.zeros_like(weight),
-        weight.detach().clone(),
-    )
+    optimizer = optimizer_of(objective.network)
+    velocity, expected = torch.zeros_like(weight), weight.detach().clone()
     for _ in range(3):
         optimizer.zero_grad(set_to_none=True)
         objective(torch.arange(8)).backward()
@@ -92,7 +89,7 @@ def test_the_step_is_sgd_with_momentum_and_coupled_decay():
 
 
 def reference_image(image, top, left, flip, gray):
-    """One image through the augmentation, step by step, float64 [3, height, width]."""
+    """One augmented and normalised image, float64 [3, height, width]."""
     height, width = image.shape[:2]
     canvas = np.zeros((height + 2 * PADDING, width + 2 * PADDING, 3))
     canvas[PADDING:-PADDING, PADDING:-PADDING] = image / 255.0
@@ -130,7 +127,7 @@ def test_objective_pads_with_zeros_and_draws_every_offset():
     objective.network = torch.nn.Module()
     objective.network.forward = lambda images: seen.append(images) or torch.zeros(len(images), 10)
     objective(torch.zeros(4096, dtype=torch.int64))
-    # 81 crops, mirrored or not, gray or not: 4096 draws miss one of the 324 with probability 0.001.
+    # 81 crops, flipped or not, gray or not, are 324 images: 4096 draws miss one of them with probability 0.001.
     assert len(torch.unique(seen[0].flatten(1), dim=0)) >= 320
 
 
@@ -142,7 +139,7 @@ def test_every_epoch_holds_each_image_once_in_a_new_order():
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_rival_takes_the_steps_it_is_asked_for(precision, monkeypatch):
+def test_the_rival_takes_that_many_steps(precision, monkeypatch):
     taken = []
     step = torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self: taken.append(step(self)))
