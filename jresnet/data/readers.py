@@ -1,6 +1,6 @@
-"""Images from the user's own disk: MedMNIST-style .npz files and folders of image files.
+"""Readers of images on the user's disk: MedMNIST-style .npz files and folders of image files.
 
-A reader finds the data and decodes them; `jresnet.datasets` holds them to its rules.
+The readers only decode; `jresnet.data.checks` validates what they return.
 """
 
 import math
@@ -15,34 +15,34 @@ import numpy as np
 from jresnet.errors import InputError
 
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
-"""Images and labels as stored, by split: "train", "test" and, where the source has one, "validation"."""
+"""Images and labels as stored, by split: "train", "test" and, if the source has it, "validation"."""
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 
 def refuse(message: str) -> NoReturn:
-    """Raise InputError with `message` on one line, whatever a quoted error or file name holds."""
+    """Raise an InputError, with the message on one line even if a quoted error or file name has several."""
     raise InputError(" ".join(message.splitlines()))
 
 
 def size(image: np.ndarray) -> str:
-    """Height x width of an image, or of a batch of them, for messages."""
+    """ "height x width" of [..., height, width, channels], for messages."""
     height, width = image.shape[-3:-1]
     return f"{height} x {width}"
 
 
 def read_npz(name: str, file: str) -> tuple[Arrays, tuple[str, ...] | None]:
-    """Read a file in MedMNIST's layout: {train,val,test}_{images,labels}, `val` and `classes` optional.
+    """Read a file in MedMNIST's layout: {train,val,test}_{images,labels}; `val` and `classes` are optional.
 
     Args:
-      name: what the user calls the data set, for messages.
+      name: the user's name of the data set, for messages.
       file: path of the file.
 
     Returns:
-      The arrays by split, and the class names where the file has an array `classes`.
+      The arrays by split, and the class names if the file has an array `classes`.
 
     Raises:
-      InputError: no such file, no such arrays, pickled objects (never unpickled), or a damaged file.
+      InputError: a missing file or array, pickled objects (never unpickled), or a damaged file.
     """
     path = os.path.abspath(os.path.expanduser(file))
     if not os.path.isfile(path):
@@ -53,42 +53,46 @@ def read_npz(name: str, file: str) -> tuple[Arrays, tuple[str, ...] | None]:
     try:
         with zipfile.ZipFile(path) as archive:
             return _npz_arrays(name, path, archive)
+    except InputError:
+        raise
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
         refuse(f"--dataset {name}: {path} is damaged ({error}): copy or write it again")
 
 
-def _check_readable(name: str, path: str, attempt: Callable) -> None:
-    """Refuse a path that `attempt`, open or os.scandir, fails on: is_zipfile and isdir only say no."""
+def _check_readable(name: str, path: str, open_path: Callable) -> None:
+    """Refuse a path that `open_path`, open or os.scandir, cannot open; is_zipfile and isdir only return False."""
     try:
-        attempt(path).close()
+        open_path(path).close()
     except OSError as error:
         refuse(f"--dataset {name}: {os.path.normpath(path)} cannot be read ({error.strerror}): check its permissions")
 
 
 def _npz_arrays(name: str, path: str, archive: zipfile.ZipFile) -> tuple[Arrays, tuple[str, ...] | None]:
-    there = sorted(member[:-4] for member in archive.namelist() if member.endswith(".npy"))
+    keys = sorted(member[:-4] for member in archive.namelist() if member.endswith(".npy"))
     prefixes = {"train": "train", "test": "test"}
-    if "val_images" in there or "val_labels" in there:
+    if "val_images" in keys or "val_labels" in keys:
         prefixes["validation"] = "val"
     pairs = {split: (f"{prefix}_images", f"{prefix}_labels") for split, prefix in prefixes.items()}
-    missing = [key for pair in pairs.values() for key in pair if key not in there]
+    missing = [key for pair in pairs.values() for key in pair if key not in keys]
     if missing:
         refuse(
-            f"--dataset {name}: {path} lacks {', '.join(missing)} (has {', '.join(there) or 'nothing'}): "
+            f"--dataset {name}: {path} lacks {', '.join(missing)} (has {', '.join(keys) or 'nothing'}): "
             "give it train_images, train_labels, test_images and test_labels"
         )
-    wanted = [key for pair in pairs.values() for key in pair] + ["classes"] * ("classes" in there)
-    read = {key: _npz_array(name, path, archive, key) for key in wanted}
-    classes = read.get("classes")
-    if classes is not None and (classes.dtype.kind != "U" or classes.ndim != 1):
+
+    def read(key: str) -> np.ndarray:
+        return _npz_array(name, path, archive, key)
+
+    arrays = {split: (read(images), read(labels)) for split, (images, labels) in pairs.items()}
+    if "classes" not in keys:
+        return arrays, None
+    classes = read("classes")
+    if classes.dtype.kind != "U" or classes.ndim != 1:
         refuse(
             f"--dataset {name}: classes in {path} is {classes.dtype} of shape {classes.shape}: "
             "make it a one-dimensional array of strings, one per class"
         )
-    arrays = {split: (read[images], read[labels]) for split, (images, labels) in pairs.items()}
-    return arrays, None if classes is None else tuple(map(str, classes))
+    return arrays, tuple(map(str, classes))
 
 
 def _npz_array(name: str, path: str, archive: zipfile.ZipFile, key: str) -> np.ndarray:
@@ -101,6 +105,7 @@ def _npz_array(name: str, path: str, archive: zipfile.ZipFile, key: str) -> np.n
             f"--dataset {name}: {key} in {path} holds pickled Python objects, which are never read because "
             f"they can run code: save it again as a plain array, np.stack({key}) or {key}.astype(...)"
         )
+    # read_array would allocate memory for the whole shape before it notices.
     if math.prod(shape) * dtype.itemsize > archive.getinfo(f"{key}.npy").file_size:
         raise ValueError(f"{key} is shorter than its header says")
     with archive.open(f"{key}.npy") as member:
@@ -108,28 +113,28 @@ def _npz_array(name: str, path: str, archive: zipfile.ZipFile, key: str) -> np.n
 
 
 def read_folder(name: str, directory: str) -> tuple[Arrays, tuple[str, ...]]:
-    """Read image files from train/<class>/, test/<class>/ and, where there is one, validation/<class>/.
+    """Read image files from train/<class>/, test/<class>/ and, if it exists, validation/<class>/.
 
-    Classes are the sub-directories of train in sorted order; hidden entries and files that are no images
-    by their suffix are passed over.
+    The classes are the sub-directories of train in sorted order. Hidden entries and files without the suffix
+    of an image are skipped.
 
     Args:
-      name: what the user calls the data set, for messages.
+      name: the user's name of the data set, for messages.
       directory: path of the directory.
 
     Returns:
-      The arrays by split, images uint8 [n, height, width, 3], and the class names.
+      The arrays by split, images uint8 [n, height, width, 3] and labels int32 [n], and the class names.
 
     Raises:
-      InputError: a missing directory, a test class that train lacks, an unreadable image, unequal sizes.
+      InputError: a missing directory, a class without training directory, an unreadable image, unequal sizes.
     """
     root = os.path.abspath(os.path.expanduser(directory))
     if os.path.isdir(root):
         _check_readable(name, os.path.join(root, "."), os.scandir)
-    for needed in (root, os.path.join(root, "train"), os.path.join(root, "test")):
-        if not os.path.isdir(needed):
+    for required in (root, os.path.join(root, "train"), os.path.join(root, "test")):
+        if not os.path.isdir(required):
             refuse(
-                f"--dataset {name}: there is no directory {needed}: images belong in train/<class>/ and test/<class>/"
+                f"--dataset {name}: there is no directory {required}: images belong in train/<class>/ and test/<class>/"
             )
     splits = ["train", "test"] + ["validation"] * os.path.isdir(os.path.join(root, "validation"))
     try:
@@ -143,8 +148,8 @@ def _folder_split(name: str, directory: str, classes: tuple[str, ...]) -> tuple[
     unknown = [entry for entry in _subdirectories(directory) if entry not in classes]
     if unknown:
         refuse(
-            f"--dataset {name}: {directory} has classes that train lacks: {_some(unknown)}: "
-            "add training images of them or remove them"
+            f"--dataset {name}: {directory} has classes that train lacks: {', '.join(unknown[:10])}"
+            f"{', ...' if len(unknown) > 10 else ''}: add training images of them or remove them"
         )
     files = [
         (os.path.join(directory, entry, file), label)
@@ -185,14 +190,10 @@ def _decode(name: str, file: str) -> np.ndarray:
 
     try:
         with Image.open(file) as image:
-            # Pillow would clip these to white instead of scaling them.
+            # Pillow would clip 16-bit and float images to white instead of scaling them.
             if image.mode[0] not in "IF":
                 return np.asarray(image.convert("RGB"))
             mode = image.mode
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         refuse(f"--dataset {name}: {file} cannot be read as an image ({error}): repair or remove it")
     refuse(f"--dataset {name}: {file} has more than 8 bits per channel (mode {mode}): convert it to 8 bits first")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
