@@ -9,8 +9,9 @@ import numpy as np
 
 from jresnet.data import synthetic
 from jresnet.data.checks import checked_arrays, checked_classes
-from jresnet.data.readers import read_folder, read_npz, refuse
+from jresnet.data.readers import Arrays, read_folder, read_npz
 from jresnet.data.tfds_reader import read_tfds
+from jresnet.errors import InputError
 
 # Mixed into the seed, so that each use of a seed has random numbers of its own.
 _HOLD_OUT_STREAM, _FOLD_STREAM, _SUBSET_STREAM = 0x486F6C64, 0x466F6C64, 0x53756273
@@ -95,16 +96,18 @@ class Dataset:
         if n == 0:
             return self
         if not 0 < n < len(self.train):
-            refuse(f"--validation {n}: must lie below {len(self.train)}, the training images of {self.name}")
+            raise InputError(f"--validation {n}: must lie below {len(self.train)}, the training images of {self.name}")
         if len(self.validation):
-            refuse(
+            raise InputError(
                 f"--validation {n}: {self.name} already has a validation split of {len(self.validation)} images: "
                 "omit --validation"
             )
         shares = _shares(self.train.labels, len(self.classes), n)
         emptied = np.flatnonzero(shares >= np.bincount(self.train.labels))
         if len(emptied):
-            refuse(f"--validation {n}: would take every training image of class {self.classes[emptied[0]]}: lower it")
+            raise InputError(
+                f"--validation {n}: would take every training image of class {self.classes[emptied[0]]}: lower it"
+            )
         held = _drawn(self.train.labels, shares, np.random.default_rng((seed, _HOLD_OUT_STREAM)))
         return dataclasses.replace(self, train=self.train.take(~held), validation=self.train.take(held))
 
@@ -125,7 +128,7 @@ class Dataset:
         counts = np.bincount(self.train.labels, minlength=len(self.classes))
         if not 2 <= folds <= counts.min():
             fewest = f"{self.classes[counts.argmin()]}, the smallest class, has {counts.min()} training images"
-            refuse(f"--folds {folds}: must lie from 2 to {counts.min()}, as {fewest}")
+            raise InputError(f"--folds {folds}: must lie from 2 to {counts.min()}, as {fewest}")
         rng = np.random.default_rng((seed, _FOLD_STREAM))
         by_class = [rng.permutation(np.flatnonzero(self.train.labels == label)) for label in range(len(counts))]
         held = np.zeros(len(self.train), bool)
@@ -147,44 +150,40 @@ class Dataset:
         """
         if train is None and test is None:
             return self
-        return dataclasses.replace(
-            self,
-            cut_from=self.cut_from or self.sha256,
-            train=self._part("train", train),
-            test=self._part("test", test),
-        )
+        train_split, test_split = self._part("train", train), self._part("test", test)
+        return dataclasses.replace(self, cut_from=self.cut_from or self.sha256, train=train_split, test=test_split)
 
     def _part(self, name: str, n: int | None) -> Split:
         split: Split = getattr(self, name)
         if n is None:
             return split
         if not 0 < n <= len(split):
-            refuse(f"--{name}-images {n}: must lie from 1 to {len(split)}, the {name} images of {self.name}")
+            raise InputError(f"--{name}-images {n}: must lie from 1 to {len(split)}, the {name} images of {self.name}")
         shares = _shares(split.labels, len(self.classes), n)
         if name == "train" and not shares.all():
-            refuse(f"--train-images {n}: leaves class {self.classes[shares.argmin()]} without an image: raise it")
+            raise InputError(
+                f"--train-images {n}: leaves class {self.classes[shares.argmin()]} without an image: raise it"
+            )
         stream = (len(split), _SUBSET_STREAM)
         return split.take(_drawn(split.labels, shares, np.random.default_rng(stream)))
 
     @functools.cached_property
-    def channel_statistics(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of the training images / 255 per channel, rounded to 4 decimals.
 
         The standard deviation is that of all pixels, not the average over images. It is 1.0 for a constant
         channel, so that normalisation can divide by it.
         """
-        # In integers, which are exact.
+        # Exact, in integers: numpy's for the sums, Python's for the products, which exceed 64 bits.
         totals, squares = np.zeros(3, np.int64), np.zeros(3, np.int64)
         for start in range(0, len(self.train), _CHUNK):
             chunk = self.train.images[start : start + _CHUNK].astype(np.uint16)
             totals += chunk.sum(axis=0).sum(axis=(0, 1), dtype=np.int64)
             squares += np.square(chunk).sum(axis=0).sum(axis=(0, 1), dtype=np.int64)
-        count = self.train.images.size // 3
-        mean, std = [], []
-        for total, square in zip(map(int, totals), map(int, squares), strict=True):
-            mean.append(round(total / count / 255, 4))
-            std.append(round(math.sqrt(count * square - total**2) / count / 255, 4) or 1.0)
-        return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+        n, sums = self.train.images.size // 3, list(zip(totals.tolist(), squares.tolist(), strict=True))
+        mean = tuple(round(total / n / 255, 4) for total, _ in sums)
+        std = tuple(round(math.sqrt(n * square - total**2) / n / 255, 4) or 1.0 for total, square in sums)
+        return mean, std
 
 
 def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
@@ -203,22 +202,27 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     Raises:
       InputError: the data are missing, unreadable or unusable; the message is one line with a remedy.
     """
-    classes: tuple[str, ...] | None
-    if name == "synthetic":
-        images, labels, test_images, test_labels = synthetic.draw(_SYNTHETIC_TRAIN, _SYNTHETIC_TEST)
-        arrays = {"train": (images, labels), "test": (test_images, test_labels)}
-        classes = synthetic.CLASSES
-    elif name.startswith("npz:"):
-        arrays, classes = read_npz(name, name.removeprefix("npz:"))
-    elif name.startswith("folder:"):
-        arrays, classes = read_folder(name, name.removeprefix("folder:"))
-    else:
-        arrays, classes = read_tfds(name, data_dir)
-    arrays = checked_arrays(name, arrays)
-    names = checked_classes(name, {split: labels for split, (_, labels) in arrays.items()}, classes)
+    try:
+        arrays, classes = _read(name, data_dir)
+        arrays = checked_arrays(arrays)
+        classes = checked_classes({split: labels for split, (_, labels) in arrays.items()}, classes)
+    except InputError as error:
+        # On one line, even if a quoted error or file name has several.
+        raise InputError(" ".join(f"--dataset {name}: {error}".splitlines())) from None
     splits = {split: Split(images, labels) for split, (images, labels) in arrays.items()}
     validation = splits.get("validation", splits["train"].take(slice(0)))
-    return Dataset(name, splits["train"], validation, splits["test"], names)
+    return Dataset(name, splits["train"], validation, splits["test"], classes)
+
+
+def _read(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...] | None]:
+    if name == "synthetic":
+        images, labels, test_images, test_labels = synthetic.draw(_SYNTHETIC_TRAIN, _SYNTHETIC_TEST)
+        return {"train": (images, labels), "test": (test_images, test_labels)}, synthetic.CLASSES
+    if name.startswith("npz:"):
+        return read_npz(name.removeprefix("npz:"))
+    if name.startswith("folder:"):
+        return read_folder(name.removeprefix("folder:"))
+    return read_tfds(name, data_dir)
 
 
 def _shares(labels: np.ndarray, classes: int, n: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Readers of images on the user's disk: MedMNIST-style .npz files and folders of image files.
 
-The readers only decode; `jresnet.data.checks` validates what they return.
+The readers only decode; `jresnet.data.checks` validates what they return, and `load_dataset` adds the name of the
+data set to their messages.
 """
 
 import math
@@ -8,7 +9,6 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable
-from typing import NoReturn
 
 import numpy as np
 
@@ -20,22 +20,16 @@ Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 
-def refuse(message: str) -> NoReturn:
-    """Raise an InputError, with the message on one line even if a quoted error or file name has several."""
-    raise InputError(" ".join(message.splitlines()))
-
-
 def size(image: np.ndarray) -> str:
     """ "height x width" of [..., height, width, channels], for messages."""
     height, width = image.shape[-3:-1]
     return f"{height} x {width}"
 
 
-def read_npz(name: str, file: str) -> tuple[Arrays, tuple[str, ...] | None]:
+def read_npz(file: str) -> tuple[Arrays, tuple[str, ...] | None]:
     """Read a file in MedMNIST's layout: {train,val,test}_{images,labels}; `val` and `classes` are optional.
 
     Args:
-      name: the user's name of the data set, for messages.
       file: path of the file.
 
     Returns:
@@ -46,28 +40,28 @@ def read_npz(name: str, file: str) -> tuple[Arrays, tuple[str, ...] | None]:
     """
     path = os.path.abspath(os.path.expanduser(file))
     if not os.path.isfile(path):
-        refuse(f"--dataset {name}: there is no file {path}: give the path of an .npz file after npz:")
-    _check_readable(name, path, open)
+        raise InputError(f"there is no file {path}: give the path of an .npz file after npz:")
+    _check_readable(path, open)
     if not zipfile.is_zipfile(path):
-        refuse(f"--dataset {name}: {path} is not an .npz file, or a truncated one: write it with np.savez")
+        raise InputError(f"{path} is not an .npz file, or a truncated one: write it with np.savez")
     try:
         with zipfile.ZipFile(path) as archive:
-            return _npz_arrays(name, path, archive)
+            return _npz_arrays(path, archive)
     except InputError:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
-        refuse(f"--dataset {name}: {path} is damaged ({error}): copy or write it again")
+        raise InputError(f"{path} is damaged ({error}): copy or write it again") from None
 
 
-def _check_readable(name: str, path: str, open_path: Callable) -> None:
+def _check_readable(path: str, open_path: Callable) -> None:
     """Refuse a path that `open_path`, open or os.scandir, cannot open; is_zipfile and isdir only return False."""
     try:
         open_path(path).close()
     except OSError as error:
-        refuse(f"--dataset {name}: {os.path.normpath(path)} cannot be read ({error.strerror}): check its permissions")
+        raise InputError(f"{os.path.normpath(path)} cannot be read ({error.strerror}): check its permissions") from None
 
 
-def _npz_arrays(name: str, path: str, archive: zipfile.ZipFile) -> tuple[Arrays, tuple[str, ...] | None]:
+def _npz_arrays(path: str, archive: zipfile.ZipFile) -> tuple[Arrays, tuple[str, ...] | None]:
     keys = sorted(member[:-4] for member in archive.namelist() if member.endswith(".npy"))
     prefixes = {"train": "train", "test": "test"}
     if "val_images" in keys or "val_labels" in keys:
@@ -75,34 +69,34 @@ def _npz_arrays(name: str, path: str, archive: zipfile.ZipFile) -> tuple[Arrays,
     pairs = {split: (f"{prefix}_images", f"{prefix}_labels") for split, prefix in prefixes.items()}
     missing = [key for pair in pairs.values() for key in pair if key not in keys]
     if missing:
-        refuse(
-            f"--dataset {name}: {path} lacks {', '.join(missing)} (has {', '.join(keys) or 'nothing'}): "
+        raise InputError(
+            f"{path} lacks {', '.join(missing)} (has {', '.join(keys) or 'nothing'}): "
             "give it train_images, train_labels, test_images and test_labels"
         )
 
     def read(key: str) -> np.ndarray:
-        return _npz_array(name, path, archive, key)
+        return _npz_array(path, archive, key)
 
     arrays = {split: (read(images), read(labels)) for split, (images, labels) in pairs.items()}
     if "classes" not in keys:
         return arrays, None
     classes = read("classes")
     if classes.dtype.kind != "U" or classes.ndim != 1:
-        refuse(
-            f"--dataset {name}: classes in {path} is {classes.dtype} of shape {classes.shape}: "
+        raise InputError(
+            f"classes in {path} is {classes.dtype} of shape {classes.shape}: "
             "make it a one-dimensional array of strings, one per class"
         )
     return arrays, tuple(map(str, classes))
 
 
-def _npz_array(name: str, path: str, archive: zipfile.ZipFile, key: str) -> np.ndarray:
+def _npz_array(path: str, archive: zipfile.ZipFile, key: str) -> np.ndarray:
     with archive.open(f"{key}.npy") as member:
         version = np.lib.format.read_magic(member)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(member)
     if dtype.hasobject:
-        refuse(
-            f"--dataset {name}: {key} in {path} holds pickled Python objects, which are never read because "
+        raise InputError(
+            f"{key} in {path} holds pickled Python objects, which are never read because "
             f"they can run code: save it again as a plain array, np.stack({key}) or {key}.astype(...)"
         )
     # read_array would allocate memory for the whole shape before it notices.
@@ -112,14 +106,13 @@ def _npz_array(name: str, path: str, archive: zipfile.ZipFile, key: str) -> np.n
         return np.lib.format.read_array(member, allow_pickle=False)
 
 
-def read_folder(name: str, directory: str) -> tuple[Arrays, tuple[str, ...]]:
+def read_folder(directory: str) -> tuple[Arrays, tuple[str, ...]]:
     """Read image files from train/<class>/, test/<class>/ and, if it exists, validation/<class>/.
 
     The classes are the sub-directories of train in sorted order. Hidden entries and files without the suffix
     of an image are skipped.
 
     Args:
-      name: the user's name of the data set, for messages.
       directory: path of the directory.
 
     Returns:
@@ -130,25 +123,23 @@ def read_folder(name: str, directory: str) -> tuple[Arrays, tuple[str, ...]]:
     """
     root = os.path.abspath(os.path.expanduser(directory))
     if os.path.isdir(root):
-        _check_readable(name, os.path.join(root, "."), os.scandir)
+        _check_readable(os.path.join(root, "."), os.scandir)
     for required in (root, os.path.join(root, "train"), os.path.join(root, "test")):
         if not os.path.isdir(required):
-            refuse(
-                f"--dataset {name}: there is no directory {required}: images belong in train/<class>/ and test/<class>/"
-            )
+            raise InputError(f"there is no directory {required}: images belong in train/<class>/ and test/<class>/")
     splits = ["train", "test"] + ["validation"] * os.path.isdir(os.path.join(root, "validation"))
     try:
         classes = tuple(_subdirectories(os.path.join(root, "train")))
-        return {split: _folder_split(name, os.path.join(root, split), classes) for split in splits}, classes
+        return {split: _folder_split(os.path.join(root, split), classes) for split in splits}, classes
     except OSError as error:
-        refuse(f"--dataset {name}: {error.filename} cannot be read ({error.strerror}): check its permissions")
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}): check its permissions") from None
 
 
-def _folder_split(name: str, directory: str, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _folder_split(directory: str, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     unknown = [entry for entry in _subdirectories(directory) if entry not in classes]
     if unknown:
-        refuse(
-            f"--dataset {name}: {directory} has classes that train lacks: {', '.join(unknown[:10])}"
+        raise InputError(
+            f"{directory} has classes that train lacks: {', '.join(unknown[:10])}"
             f"{', ...' if len(unknown) > 10 else ''}: add training images of them or remove them"
         )
     files = [
@@ -157,17 +148,16 @@ def _folder_split(name: str, directory: str, classes: tuple[str, ...]) -> tuple[
         for file in _image_files(os.path.join(directory, entry))
     ]
     if not files:
-        refuse(
-            f"--dataset {name}: there are no images in {directory}: put them into {directory}/<class>/ "
-            f"as {' '.join(_IMAGE_SUFFIXES)}"
+        raise InputError(
+            f"there are no images in {directory}: put them into {directory}/<class>/ as {' '.join(_IMAGE_SUFFIXES)}"
         )
-    first = _decode(name, files[0][0])
+    first = _decode(files[0][0])
     images = np.empty((len(files), *first.shape), np.uint8)
     for index, (file, _) in enumerate(files):
-        image = _decode(name, file)
+        image = _decode(file)
         if image.shape != first.shape:
-            refuse(
-                f"--dataset {name}: {file} is {size(image)} but {files[0][0]} is {size(first)} "
+            raise InputError(
+                f"{file} is {size(image)} but {files[0][0]} is {size(first)} "
                 "(height x width): resize all images to one size first"
             )
         images[index] = image
@@ -185,7 +175,7 @@ def _image_files(directory: str) -> list[str]:
     return sorted(name for name in names if name.lower().endswith(_IMAGE_SUFFIXES))
 
 
-def _decode(name: str, file: str) -> np.ndarray:
+def _decode(file: str) -> np.ndarray:
     from PIL import Image
 
     try:
@@ -195,5 +185,5 @@ def _decode(name: str, file: str) -> np.ndarray:
                 return np.asarray(image.convert("RGB"))
             mode = image.mode
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        refuse(f"--dataset {name}: {file} cannot be read as an image ({error}): repair or remove it")
-    refuse(f"--dataset {name}: {file} has more than 8 bits per channel (mode {mode}): convert it to 8 bits first")
+        raise InputError(f"{file} cannot be read as an image ({error}): repair or remove it") from None
+    raise InputError(f"{file} has more than 8 bits per channel (mode {mode}): convert it to 8 bits first")

@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from jresnet.data import cache
-from jresnet.data.readers import Arrays, refuse, size
-from jresnet.errors import first_line
+from jresnet.data.readers import Arrays, size
+from jresnet.errors import InputError, first_line
 
 _OTHER_SOURCES = "npz:FILE, folder:DIR or --dataset synthetic"
 _NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d+(\.(\d+|\*)){2})?")
@@ -46,38 +46,38 @@ def read_tfds(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...]]
         os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     )
     with _quiet():
-        tfds = _import("tensorflow_datasets", name)
+        tfds = _import("tensorflow_datasets")
         builder = _builder(tfds, name, directory)
-        _check_features(tfds, builder, name)
+        _check_features(tfds, builder)
         if not builder.is_prepared():
-            _check_network(builder, name, directory)
-            _import("tensorflow", name)
-            _download(builder, name, directory)
+            _check_network(builder, directory)
+            _import("tensorflow")
+            _download(builder, directory)
         files = sorted(path for path in pathlib.Path(builder.data_dir).iterdir() if path.is_file())
         key = f"{builder.name}-{cache.digest(files)}"
         decoded = cache.load(key)
         if decoded is None:
-            decoded = _decode(tfds, builder, name)
+            decoded = _decode(tfds, builder)
             cache.store(key, decoded)
         splits = [array.removesuffix("_images") for array in decoded if array.endswith("_images")]
         arrays = {split: (decoded[f"{split}_images"], decoded[f"{split}_labels"]) for split in splits}
         return arrays, tuple(builder.info.features["label"].names)
 
 
-def _decode(tfds: Any, builder: Any, name: str) -> dict[str, np.ndarray]:
+def _decode(tfds: Any, builder: Any) -> dict[str, np.ndarray]:
     """Decode every split with TensorFlow, into arrays named SPLIT_images and SPLIT_labels."""
-    _import("tensorflow", name)
+    _import("tensorflow")
     tensorflow = import_tensorflow()
     arrays = {}
     try:
-        for split in _splits(builder, name):
-            arrays[f"{split}_images"], arrays[f"{split}_labels"] = _read_split(tfds, builder, name, split)
+        for split in _splits(builder):
+            arrays[f"{split}_images"], arrays[f"{split}_labels"] = _read_split(tfds, builder, split)
         return arrays
     except tensorflow.errors.OpError as error:
-        refuse(
-            f"--dataset {name}: {builder.data_dir} is damaged ({first_line(error)}): "
+        raise InputError(
+            f"{builder.data_dir} is damaged ({first_line(error)}): "
             f"remove it and prepare it again, or use {_OTHER_SOURCES}"
-        )
+        ) from None
 
 
 def import_tensorflow() -> Any:
@@ -115,15 +115,15 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _import(module: str, name: str) -> Any:
+def _import(module: str) -> Any:
     try:
         return __import__(module)
     except ImportError as error:
         package = module.replace("_", "-")
-        refuse(
-            f"--dataset {name}: reading it needs {package}, which cannot be imported ({error}): "
+        raise InputError(
+            f"reading it needs {package}, which cannot be imported ({error}): "
             f"pip install {package}, or use {_OTHER_SOURCES}"
-        )
+        ) from None
 
 
 def _builder(tfds: Any, name: str, directory: str) -> Any:
@@ -135,25 +135,25 @@ def _builder(tfds: Any, name: str, directory: str) -> Any:
     except tfds.core.DatasetNotFoundError:
         _refuse_unknown(tfds, name)
     except Exception as error:
-        refuse(
-            f"--dataset {name}: TFDS cannot open it ({first_line(error)}): correct the name, or use {_OTHER_SOURCES}"
-        )
+        raise InputError(
+            f"TFDS cannot open it ({first_line(error)}): correct the name, or use {_OTHER_SOURCES}"
+        ) from None
 
 
 def _refuse_unknown(tfds: Any, name: str) -> NoReturn:
     known = tfds.list_builders(with_community_datasets=False)
     close = difflib.get_close_matches(name.lower(), known)
     hint = f" (close: {', '.join(close)})" if close else ""
-    refuse(f"--dataset {name!r}: TFDS has no such data set{hint}: correct the name, or use {_OTHER_SOURCES}")
+    raise InputError(f"TFDS has no such data set, {name!r}{hint}: correct the name, or use {_OTHER_SOURCES}")
 
 
-def _check_network(builder: Any, name: str, directory: str) -> None:
+def _check_network(builder: Any, directory: str) -> None:
     """Refuse a download within _PROBE_SECONDS if no host answers; TFDS would retry for over a minute."""
     urls = [urllib.parse.urlsplit(url) for url in builder.url_infos or {} if url.startswith("http")]
     hosts = sorted({f"{url.scheme}://{url.netloc}/" for url in urls})[:4]
     if hosts and not _any_answers(hosts):
-        refuse(
-            f"--dataset {name}: {builder.info.full_name} is not prepared in {directory}, and there is no "
+        raise InputError(
+            f"{builder.info.full_name} is not prepared in {directory}, and there is no "
             f"network to download it (no answer from {', '.join(hosts)}): set --data-dir or TFDS_DATA_DIR to "
             f"a directory that holds it prepared, connect to the network, or use {_OTHER_SOURCES}"
         )
@@ -178,17 +178,17 @@ def _any_answers(hosts: list[str]) -> bool:
     return bool(answers)
 
 
-def _download(builder: Any, name: str, directory: str) -> None:
+def _download(builder: Any, directory: str) -> None:
     try:
         builder.download_and_prepare()
     except Exception as error:
-        refuse(
-            f"--dataset {name}: TFDS could not prepare {builder.info.full_name} in {directory} "
+        raise InputError(
+            f"TFDS could not prepare {builder.info.full_name} in {directory} "
             f"({first_line(error)}): prepare it with TFDS first, or use {_OTHER_SOURCES}"
-        )
+        ) from None
 
 
-def _check_features(tfds: Any, builder: Any, name: str) -> None:
+def _check_features(tfds: Any, builder: Any) -> None:
     features = builder.info.features
     if not (
         isinstance(features, tfds.features.FeaturesDict)
@@ -196,23 +196,23 @@ def _check_features(tfds: Any, builder: Any, name: str) -> None:
         and isinstance(features["image"], tfds.features.Image)
         and isinstance(features["label"], tfds.features.ClassLabel)
     ):
-        refuse(
-            f"--dataset {name}: it does not consist of one image and one class label each, named image and "
-            f"label: choose an image-classification data set, or use {_OTHER_SOURCES}"
+        raise InputError(
+            "its features are not one image and one class label, named image and label: "
+            f"choose an image-classification data set, or use {_OTHER_SOURCES}"
         )
 
 
-def _splits(builder: Any, name: str) -> list[str]:
+def _splits(builder: Any) -> list[str]:
     available = list(builder.info.splits)
     if not {"train", "test"} <= set(available):
-        refuse(
-            f"--dataset {name}: its splits are {', '.join(available)}, but train and test are needed: "
+        raise InputError(
+            f"its splits are {', '.join(available)}, but train and test are needed: "
             f"choose another data set, or use {_OTHER_SOURCES}"
         )
     return [split for split in ("train", "validation", "test") if split in available]
 
 
-def _read_split(tfds: Any, builder: Any, name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_split(tfds: Any, builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of a split in stored order; TFDS decodes them in parallel."""
     known_size = None not in builder.info.features["image"].shape
     dataset = builder.as_dataset(
@@ -228,10 +228,10 @@ def _read_split(tfds: Any, builder: Any, name: str, split: str) -> tuple[np.ndar
         images.append(batch["image"])
         labels.append(batch["label"])
         if images[-1].shape[1:] != images[0].shape[1:]:
-            refuse(
-                f"--dataset {name}: its {split} images differ in size, {size(images[0])} and "
+            raise InputError(
+                f"its {split} images differ in size, {size(images[0])} and "
                 f"{size(images[-1])} (height x width): resize them and use npz:FILE or folder:DIR"
             )
     if not images:
-        refuse(f"--dataset {name}: its {split} split holds no images: prepare it again, or use {_OTHER_SOURCES}")
+        raise InputError(f"its {split} split holds no images: prepare it again, or use {_OTHER_SOURCES}")
     return np.concatenate(images), np.concatenate(labels)
