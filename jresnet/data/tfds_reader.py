@@ -20,7 +20,6 @@ from jresnet.data import cache
 from jresnet.data.readers import Arrays, size
 from jresnet.errors import InputError, first_line
 
-_OTHER_SOURCES = "npz:FILE, folder:DIR or --dataset synthetic"
 _NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d+(\.(\d+|\*)){2})?")
 _BATCH = 1000
 _PROBE_SECONDS = 3.0
@@ -42,26 +41,31 @@ def read_tfds(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...]]
       InputError: TFDS is not installed or does not have this data set, the data are not prepared and cannot be
         downloaded, or they are not images with class labels.
     """
-    directory = os.path.abspath(
-        os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    )
-    with _quiet():
-        tfds = _import("tensorflow_datasets")
-        builder = _builder(tfds, name, directory)
-        _check_features(tfds, builder)
-        if not builder.is_prepared():
-            _check_network(builder, directory)
-            _import("tensorflow")
-            _download(builder, directory)
-        files = sorted(path for path in pathlib.Path(builder.data_dir).iterdir() if path.is_file())
-        key = f"{builder.name}-{cache.digest(files)}"
-        decoded = cache.load(key)
-        if decoded is None:
-            decoded = _decode(tfds, builder)
-            cache.store(key, decoded)
-        splits = [array.removesuffix("_images") for array in decoded if array.endswith("_images")]
-        arrays = {split: (decoded[f"{split}_images"], decoded[f"{split}_labels"]) for split in splits}
-        return arrays, tuple(builder.info.features["label"].names)
+    directory = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    try:
+        with _quiet():
+            return _read(name, os.path.abspath(os.path.expanduser(directory)))
+    except InputError as error:
+        raise InputError(f"{error}, or use npz:FILE, folder:DIR or --dataset synthetic") from None
+
+
+def _read(name: str, directory: str) -> tuple[Arrays, tuple[str, ...]]:
+    tfds = _import("tensorflow_datasets")
+    builder = _builder(tfds, name, directory)
+    _check_features(tfds, builder)
+    if not builder.is_prepared():
+        _check_network(builder, directory)
+        _import("tensorflow")
+        _download(builder, directory)
+    files = sorted(path for path in pathlib.Path(builder.data_dir).iterdir() if path.is_file())
+    key = f"{builder.name}-{cache.digest(files)}"
+    decoded = cache.load(key)
+    if decoded is None:
+        decoded = _decode(tfds, builder)
+        cache.store(key, decoded)
+    splits = [array.removesuffix("_images") for array in decoded if array.endswith("_images")]
+    arrays = {split: (decoded[f"{split}_images"], decoded[f"{split}_labels"]) for split in splits}
+    return arrays, tuple(builder.info.features["label"].names)
 
 
 def _decode(tfds: Any, builder: Any) -> dict[str, np.ndarray]:
@@ -74,10 +78,8 @@ def _decode(tfds: Any, builder: Any) -> dict[str, np.ndarray]:
             arrays[f"{split}_images"], arrays[f"{split}_labels"] = _read_split(tfds, builder, split)
         return arrays
     except tensorflow.errors.OpError as error:
-        raise InputError(
-            f"{builder.data_dir} is damaged ({first_line(error)}): "
-            f"remove it and prepare it again, or use {_OTHER_SOURCES}"
-        ) from None
+        message = f"{builder.data_dir} is damaged ({first_line(error)}): remove it and prepare it again"
+        raise InputError(message) from None
 
 
 def import_tensorflow() -> Any:
@@ -120,10 +122,8 @@ def _import(module: str) -> Any:
         return __import__(module)
     except ImportError as error:
         package = module.replace("_", "-")
-        raise InputError(
-            f"reading it needs {package}, which cannot be imported ({error}): "
-            f"pip install {package}, or use {_OTHER_SOURCES}"
-        ) from None
+        message = f"reading it needs {package}, which cannot be imported ({error}): pip install {package}"
+        raise InputError(message) from None
 
 
 def _builder(tfds: Any, name: str, directory: str) -> Any:
@@ -135,16 +135,14 @@ def _builder(tfds: Any, name: str, directory: str) -> Any:
     except tfds.core.DatasetNotFoundError:
         _refuse_unknown(tfds, name)
     except Exception as error:
-        raise InputError(
-            f"TFDS cannot open it ({first_line(error)}): correct the name, or use {_OTHER_SOURCES}"
-        ) from None
+        raise InputError(f"TFDS cannot open it ({first_line(error)}): correct the name") from None
 
 
 def _refuse_unknown(tfds: Any, name: str) -> NoReturn:
     known = tfds.list_builders(with_community_datasets=False)
     close = difflib.get_close_matches(name.lower(), known)
     hint = f" (close: {', '.join(close)})" if close else ""
-    raise InputError(f"TFDS has no such data set, {name!r}{hint}: correct the name, or use {_OTHER_SOURCES}")
+    raise InputError(f"TFDS has no such data set, {name!r}{hint}: correct the name")
 
 
 def _check_network(builder: Any, directory: str) -> None:
@@ -155,7 +153,7 @@ def _check_network(builder: Any, directory: str) -> None:
         raise InputError(
             f"{builder.info.full_name} is not prepared in {directory}, and there is no "
             f"network to download it (no answer from {', '.join(hosts)}): set --data-dir or TFDS_DATA_DIR to "
-            f"a directory that holds it prepared, connect to the network, or use {_OTHER_SOURCES}"
+            f"a directory that holds it prepared, connect to the network"
         )
 
 
@@ -184,7 +182,7 @@ def _download(builder: Any, directory: str) -> None:
     except Exception as error:
         raise InputError(
             f"TFDS could not prepare {builder.info.full_name} in {directory} "
-            f"({first_line(error)}): prepare it with TFDS first, or use {_OTHER_SOURCES}"
+            f"({first_line(error)}): prepare it with TFDS first"
         ) from None
 
 
@@ -198,7 +196,7 @@ def _check_features(tfds: Any, builder: Any) -> None:
     ):
         raise InputError(
             "its features are not one image and one class label, named image and label: "
-            f"choose an image-classification data set, or use {_OTHER_SOURCES}"
+            "choose an image-classification data set"
         )
 
 
@@ -206,8 +204,7 @@ def _splits(builder: Any) -> list[str]:
     available = list(builder.info.splits)
     if not {"train", "test"} <= set(available):
         raise InputError(
-            f"its splits are {', '.join(available)}, but train and test are needed: "
-            f"choose another data set, or use {_OTHER_SOURCES}"
+            f"its splits are {', '.join(available)}, but train and test are needed: choose another data set"
         )
     return [split for split in ("train", "validation", "test") if split in available]
 
@@ -230,8 +227,8 @@ def _read_split(tfds: Any, builder: Any, split: str) -> tuple[np.ndarray, np.nda
         if images[-1].shape[1:] != images[0].shape[1:]:
             raise InputError(
                 f"its {split} images differ in size, {size(images[0])} and "
-                f"{size(images[-1])} (height x width): resize them and use npz:FILE or folder:DIR"
+                f"{size(images[-1])} (height x width): choose another data set"
             )
     if not images:
-        raise InputError(f"its {split} split holds no images: prepare it again, or use {_OTHER_SOURCES}")
+        raise InputError(f"its {split} split holds no images: prepare it again")
     return np.concatenate(images), np.concatenate(labels)
