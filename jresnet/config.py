@@ -1,8 +1,8 @@
-"""One run's configuration: a frozen record that checks itself, and the counts that follow from it.
+"""The configuration of a run: a frozen dataclass that validates its values.
 
 Standard library only, so that bad values are refused before anything expensive is imported.
-The defaults are the report's model after section 4.1: data augmentation on, every other value as
-in the table at the head of section 4.
+The defaults are the report's model after section 4.1: with data augmentation, and otherwise as in the table
+at the beginning of section 4.
 """
 
 import dataclasses
@@ -30,83 +30,81 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "parallel": get_args(Parallel),
     "batch_norm": get_args(BatchNorm),
 }
-"""The fields that take one of a few words."""
+"""The allowed values of fields that name one of several alternatives."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything a run depends on besides its seed and its data; vary it with `dataclasses.replace`.
+    """Everything that a run depends on except its seed and its data; the docstrings are the help of the options.
 
     Raises:
-      InputError: a value breaks its rule, whichever way the record was made.
+      InputError: a value breaks its rule, in the constructor or in `dataclasses.replace`.
     """
 
     dataset: str = "cifar10"
-    """cifar10, cifar100 or another TFDS name; npz:FILE; folder:DIR; synthetic."""
+    """cifar10, cifar100 or any other TFDS name, npz:FILE, folder:DIR, or synthetic."""
     data_dir: str | None = None
-    """Directory of prepared TFDS data sets (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
+    """Directory of prepared TFDS data sets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
     validation: int = 0
-    """Images held out of the training set for validation, the same share of every class."""
+    """Number of training images held out for validation, the same share of every class."""
     input: Input = "auto"
-    """resident: images on the device, augmented inside the program; tfds: tf.data on the host."""
+    """resident: images on the device, augmented there; tfds: tf.data on the host; auto: resident if they fit."""
 
     crop_padding: int = 4
-    """Pixels of zero padding before the random crop (section 3.2); 0 turns cropping off."""
+    """Zero padding on each side before the random crop, in pixels (section 3.2); 0 disables cropping."""
     flip: float = 0.5
     """Probability of a horizontal flip (section 3.2)."""
     grayscale: float = 0.5
-    """Probability of conversion to gray (section 3.2)."""
+    """Probability of conversion to grayscale (section 3.2)."""
 
     model: Model = "resnet18"
-    """Which network; see `jresnet.models`. What the next five options leave out is the network's own."""
+    """The network; see `jresnet.models`. The next five options default to the network's own values."""
     width: int | None = None
-    """Channels of the first stage (the report's "channel"; resnet18: 64); each later stage doubles it."""
+    """Channels of the first stage (the report's "channel"; resnet18: 64), doubled in each later stage."""
     blocks: tuple[int, ...] | None = None
     """Residual blocks per stage (resnet18: 2 2 2 2)."""
     kernel_size: int | tuple[int, ...] | None = None
-    """K: side of the blocks' convolution kernels, odd (3); one number, or one for each stage."""
+    """K: odd kernel size of the convolutions in the blocks (3); one number, or one per stage."""
     pool_size: int | None = None
-    """P: side and stride of the final average pooling, in cells of the last feature map (resnet18: 4)."""
+    """P: window and stride of the final average pooling, in pixels of the last feature map (resnet18: 4)."""
     dropout: float | None = None
-    """Dropout rate, inside pre-activation blocks or before the linear layer of other networks (resnet18: 0)."""
+    """Dropout rate: inside the blocks of pre-activation networks, before the linear layer of others (resnet18: 0)."""
     budget: int | None = None
-    """Most trainable parameters allowed; checked before training (the report's is 5,000,000)."""
+    """Maximum number of trainable parameters, checked before training (5,000,000 in the report)."""
 
     epochs: int = 100
-    """Passes over the training images (section 4.1 logs epochs 0 to 99)."""
+    """Passes over the training set (section 4.1 logs epochs 0 to 99)."""
     batch_size: int = 64
-    """Images per step, over all devices together."""
+    """Images per training step, over all devices."""
     learning_rate: float = 0.01
     """Peak learning rate of SGD."""
     momentum: float = 0.9
     """Momentum of SGD (section 3.3.3)."""
     nesterov: bool = False
-    """Nesterov's form of the momentum."""
+    """Use Nesterov momentum."""
     weight_decay: float = 5e-4
-    """Weight decay on every parameter, coupled as in torch.optim.SGD (section 3.3.3)."""
+    """Weight decay of every parameter, added to the gradient as in torch.optim.SGD (section 3.3.3)."""
     schedule: Schedule = "constant"
-    """Course of the learning rate; step divides it by 10 at one half and three quarters of the run."""
+    """Learning rate schedule; step divides the rate by 10 after one half and after three quarters of the run."""
     warmup_epochs: float = 0.0
-    """Epochs over which the learning rate first rises linearly from 0."""
+    """Epochs of linear warm-up from 0 at the start of the run."""
 
     precision: Precision = "float32"
-    """Arithmetic of the network; parameters and statistics are float32 in both."""
+    """Precision of the network's arithmetic; parameters and batch statistics are always float32."""
     parallel: Parallel = "auto"
-    """jit: one device; pmap: all devices, of all processes; auto: pmap where there are several."""
+    """jit: one device; pmap: all devices of all processes; auto: pmap if there are several devices."""
     batch_norm: BatchNorm = "synchronised"
-    """Over several devices: statistics of the whole batch, or local, each device's own share's."""
+    """Batch statistics on several devices: synchronised, of the whole batch; local, of each device's share."""
 
     def __post_init__(self):
-        """Check every value that can be judged without the data."""
+        """Check every value that can be checked without the data."""
         for name, choices in CHOICES.items():
             require(self, name, getattr(self, name) in choices, f"must be one of {', '.join(choices)}")
-        for name in ("width", "kernel_size", "pool_size", "blocks", "epochs", "batch_size"):
+        smallest = dict.fromkeys(("width", "kernel_size", "pool_size", "blocks", "epochs", "batch_size"), 1)
+        for name, least in (smallest | {"validation": 0, "crop_padding": 0}).items():
             for number in numbers(getattr(self, name)):
-                require(self, name, number >= 1, "must be at least 1")
-                require(self, name, number < 2**31, "must be below 2147483648, as JAX counts in 32 bits")
-        for name in ("validation", "crop_padding"):
-            require(self, name, getattr(self, name) >= 0, "must not be negative")
-            require(self, name, getattr(self, name) < 2**31, "must be below 2147483648, as JAX counts in 32 bits")
+                require(self, name, number >= least, f"must be at least {least}")
+                require(self, name, number < 2**31, "must be below 2147483648, the limit of JAX's 32-bit integers")
         for name in ("flip", "grayscale"):
             require(self, name, 0 <= getattr(self, name) <= 1, "must be a probability from 0 to 1")
         for name in ("dropout", "momentum"):
@@ -114,7 +112,7 @@ class Config:
             require(self, name, rate is None or 0 <= rate < 1, "must be at least 0 and below 1")
         require(self, "budget", self.budget is None or self.budget >= 1, "must be at least 1")
         odd = all(side % 2 == 1 for side in numbers(self.kernel_size))
-        require(self, "kernel_size", odd, "must be odd, so that borders stay symmetric")
+        require(self, "kernel_size", odd, "must be odd, so that the padding is symmetric")
         require(self, "blocks", self.blocks is None or len(self.blocks) > 0, "must name at least one stage")
         require(self, "blocks", max(numbers(self.blocks), default=1) < 1000, "must hold below 1000 blocks in any stage")
         require(self, "learning_rate", 0 < self.learning_rate < math.inf, "must be a finite number above 0")
@@ -124,24 +122,22 @@ class Config:
             require(self, "momentum", self.momentum > 0, "must be above 0 with --nesterov")
 
     def steps_per_epoch(self, images: int) -> int:
-        """Steps in one epoch over `images` images; the last, smaller batch counts as one."""
+        """Number of steps in an epoch over `images` images; a smaller last batch counts as a step."""
         return -(-images // self.batch_size)
 
 
 def require(config: Any, name: str, holds: bool, rule: str) -> None:
-    """Raise InputError with the option of field `name` of a dataclass, its value and the rule, unless `holds`.
+    """Raise an InputError "--option VALUE: rule" for the field `name` of a dataclass unless `holds`.
 
-    NaN fails every comparison, so it is refused too.
+    State `holds` positively: NaN makes every comparison false, so it is refused too.
     """
     if not holds:
-        option = f"--{name.replace('_', '-')} {_shown(getattr(config, name))}".rstrip()
+        value = getattr(config, name)
+        text = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        option = f"--{name.replace('_', '-')} {text}".rstrip()
         raise InputError(f"{option}: {rule}")
 
 
 def numbers(value: int | tuple[int, ...] | None) -> tuple[int, ...]:
-    """The numbers an option was given: none, one or several."""
+    """The value of an option as a tuple: () for None, (value,) for a single one."""
     return () if value is None else value if isinstance(value, tuple) else (value,)
-
-
-def _shown(value) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

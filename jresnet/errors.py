@@ -1,23 +1,23 @@
-"""What can go wrong, as types: each carries one plain line fit for a user's eyes.
+"""Errors that end a program, each with a message of one line for its user.
 
 A program's `main` maps them to exit statuses: `InputError` 2, `Diverged` 1, `Lost` 3, `Interrupted` 128 + signal.
 """
 
 
 class InputError(ValueError):
-    """The input cannot be used. The message is one line: the value, the rule it breaks, the remedy."""
+    """Unusable input. The message is one line: the value, the rule that it breaks, the remedy."""
 
 
 class Diverged(RuntimeError):
-    """The training loss became NaN or infinite; the message names epoch and step."""
+    """The training loss became NaN or infinite; the message names the epoch and the step."""
 
 
 class Lost(RuntimeError):
-    """Another process of the run is gone, so that this one cannot go on; the latest checkpoint stays."""
+    """Another process of the run has ended, so this one cannot continue; the latest checkpoint remains."""
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop, and its state was saved first.
+    """The run stopped on a signal, after saving its state.
 
     Attributes:
       signal: the signal's number, 2 (SIGINT) or 15 (SIGTERM).
@@ -29,5 +29,5 @@ class Interrupted(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, or its type's name where it says nothing."""
+    """The first line of an exception's message, or the name of its type if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

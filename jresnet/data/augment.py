@@ -1,12 +1,13 @@
-"""Data augmentation in pure JAX: random numbers drawn apart, then applied to a batch (report section 3.2).
+"""Data augmentation in JAX: random draws, and their application to a batch of images (report section 3.2).
 
-Drawing and applying are separate, so that every input path applies the same draws.
-Semantics are torchvision's, in the report's order: RandomCrop(padding), RandomHorizontalFlip,
-RandomGrayscale, ToTensor, Normalize.
+Drawing and applying are separate, so that every input pipeline can apply the same draws. The semantics are
+torchvision's, in the report's order: RandomCrop(padding), RandomHorizontalFlip, RandomGrayscale, ToTensor, Normalize.
+All functions check shapes and dtypes when they are traced, and raise AssertionError.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -17,12 +18,12 @@ GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
 
 
 class Draws(NamedTuple):
-    """The random numbers one batch of augmentations needs.
+    """The random draws for a batch of images.
 
     Attributes:
-      offsets: int32 [..., 2], row and column of the crop in the zero-padded image, 0 to 2 x padding.
-      flips: bool [...], mirror the image left to right.
-      grays: bool [...], make the image gray.
+      offsets: int32 [batch, 2], row and column of the crop in the padded image, from 0 to 2 * padding.
+      flips: bool [batch], whether to flip the image horizontally.
+      grays: bool [batch], whether to convert the image to grayscale.
     """
 
     offsets: jax.Array
@@ -31,72 +32,99 @@ class Draws(NamedTuple):
 
 
 def draw(key: jax.Array, images: int, padding: int, flip: float, grayscale: float) -> Draws:
-    """Draw augmentations, each image's apart from the others'.
+    """Draw the augmentations of `images` images, independently of each other.
 
     Args:
-      key: typed PRNG key; decides everything.
-      images: how many draws.
-      padding: pixels of zeros on every border, 4 in the report; all (2 x padding + 1)^2 crops are equally likely.
-      flip: probability of a flip, 0.5 in the report.
-      grayscale: probability of gray, 0.5 in the report (section 3.2, all three).
-
-    Returns:
-      Draws of shapes [images, 2], [images] and [images].
+      key: typed PRNG key, as from `jax.random.key`.
+      images: number of draws.
+      padding: zero padding on each side in pixels (4 in the report); all (2 * padding + 1)**2 crops are equally likely.
+      flip: probability of a horizontal flip (0.5 in the report).
+      grayscale: probability of grayscale (0.5 in the report).
     """
+    chex.assert_shape(key, (), custom_message="key must be one typed PRNG key")
     crop_key, flip_key, gray_key = jax.random.split(key, 3)
     return Draws(
-        offsets=jax.random.randint(crop_key, (images, 2), 0, 2 * padding + 1),
+        offsets=jax.random.randint(crop_key, (images, 2), 0, 2 * padding + 1, jnp.int32),
         flips=jax.random.bernoulli(flip_key, flip, (images,)),
         grays=jax.random.bernoulli(gray_key, grayscale, (images,)),
     )
 
 
 def augment(images: jax.Array, draws: Draws, padding: int) -> jax.Array:
-    """Crop out of a border of zeros, then flip, then make gray.
+    """Crop from the zero-padded images, then flip, then convert to grayscale.
 
     Args:
       images: uint8 [batch, height, width, 3].
       draws: one draw per image.
-      padding: pixels of zeros on every border before the crop.
+      padding: zero padding on each side in pixels; 0 skips the crop.
 
     Returns:
-      float32 [batch, height, width, 3], 0 to 255, not normalised.
+      float32 [batch, height, width, 3], from 0 to 255, not normalised.
     """
+    _check_images(images)
+    _check("flips", draws.flips, jnp.bool_, (len(images),))
     cropped = crop(images, draws.offsets, padding) if padding else images
     flipped = jnp.where(draws.flips[:, None, None, None], cropped[:, :, ::-1], cropped)
     return grayscale(flipped, draws.grays)
 
 
 def crop(images: jax.Array, offsets: jax.Array, padding: int) -> jax.Array:
-    """Cut [batch, height, width, channels] windows at `offsets`, int32 [batch, 2], out of the zero-padded images."""
-    border = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    padded = jnp.pad(images, border)
+    """Crop the zero-padded images to their original size.
+
+    Args:
+      images: uint8 [batch, height, width, 3].
+      offsets: int32 [batch, 2], row and column of the crop in the padded image.
+      padding: zero padding on each side in pixels.
+
+    Returns:
+      uint8 [batch, height, width, 3].
+    """
+    _check_images(images)
+    _check("offsets", offsets, jnp.int32, (len(images), 2))
+    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     return jax.vmap(lambda image, offset: lax.dynamic_slice(image, (*offset, 0), images.shape[1:]))(padded, offsets)
 
 
 def grayscale(images: jax.Array, grays: jax.Array) -> jax.Array:
-    """Make the images of [batch, height, width, 3] gray where `grays`, bool [batch], says so.
+    """Convert some images to grayscale with 3 equal channels, without rounding.
+
+    Args:
+      images: uint8 [batch, height, width, 3].
+      grays: bool [batch], which images to convert.
 
     Returns:
-      float32, 0 to 255.
+      float32 [batch, height, width, 3], from 0 to 255.
     """
+    _check_images(images)
+    _check("grays", grays, jnp.bool_, (len(images),))
     pixels = images.astype(jnp.float32)
-    # Written out, because XLA:CPU takes ten times as long for a sum over an axis of three.
+    # Written out because a sum over an axis of length 3 takes ten times as long on XLA:CPU.
     red, green, blue = (weight * pixels[..., channel] for channel, weight in enumerate(GRAY_WEIGHTS))
     return jnp.where(grays[:, None, None, None], (red + green + blue)[..., None], pixels)
 
 
 def normalise(pixels: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
-    """Scale pixels from 0..255 to 0..1, subtract the channels' mean and divide by their standard deviation.
+    """Scale pixels to 0..1, subtract the channels' mean and divide by their standard deviation.
 
     Args:
-      pixels: uint8 or float32 [batch, height, width, channels].
-      mean: [channels], on the scale 0..1.
-      std: [channels], on the scale 0..1.
+      pixels: uint8 or float32 [batch, height, width, 3], from 0 to 255.
+      mean: [3], of pixels scaled to 0..1.
+      std: [3], of pixels scaled to 0..1.
 
     Returns:
-      float32 [batch, height, width, channels].
+      float32 [batch, height, width, 3].
     """
-    mean_row = jnp.asarray(mean, jnp.float32)[None, None, None, :]
-    std_row = jnp.asarray(std, jnp.float32)[None, None, None, :]
-    return (pixels.astype(jnp.float32) / 255 - mean_row) / std_row
+    _check("pixels", pixels, jnp.uint8 if pixels.dtype == jnp.uint8 else jnp.float32, (None, None, None, 3))
+    means, stds = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    chex.assert_shape([means, stds], (3,), custom_message="mean and std must have shape (3,)")
+    return (pixels.astype(jnp.float32) / 255 - means[None, None, None, :]) / stds[None, None, None, :]
+
+
+def _check_images(images: jax.Array) -> None:
+    _check("images", images, jnp.uint8, (None, None, None, 3))
+
+
+def _check(name: str, array: jax.Array, dtype: Any, shape: tuple[int | None, ...]) -> None:
+    """Assert dtype and shape, where None matches any size; the message names the argument."""
+    chex.assert_type(array, dtype, custom_message=name)
+    chex.assert_shape(array, shape, custom_message=name)

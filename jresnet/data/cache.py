@@ -1,4 +1,4 @@
-"""What took long to make, kept in the user's cache directory: plain arrays, checked by size and digest before use."""
+"""Arrays cached in the user's cache directory, verified by size and digest before use."""
 
 import hashlib
 import json
@@ -10,26 +10,29 @@ import numpy as np
 
 from jresnet.records.files import cache_directory
 
-_READ = 1 << 24  # bytes at a time
+_CHUNK = 1 << 24  # bytes
 
 
 def digest(files: Sequence[pathlib.Path]) -> str:
-    """SHA-256 over names, sizes and contents of files."""
-    found = hashlib.sha256()
+    """SHA-256 hex digest of the names, sizes and contents of files."""
+    sha256 = hashlib.sha256()
     for path in files:
-        found.update(f"{path.name} {path.stat().st_size}\n".encode())
+        sha256.update(f"{path.name} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:
-            while piece := file.read(_READ):
-                found.update(piece)
-    return found.hexdigest()
+            while chunk := file.read(_CHUNK):
+                sha256.update(chunk)
+    return sha256.hexdigest()
 
 
 def load(name: str) -> dict[str, np.ndarray] | None:
-    """Arrays kept under `name`; None where there are none, or not as they were written."""
-    path, record = _places(name)
+    """Load the arrays stored under `name`; None if there are none or the file differs from what was written.
+
+    The arrays are copies in memory: later changes of the file do not reach them.
+    """
+    path, record = _paths(name)
     try:
-        kept = json.loads(record.read_text())
-        if path.stat().st_size != kept["size"] or digest([path]) != kept["sha256"]:
+        stored = json.loads(record.read_text())
+        if path.stat().st_size != stored["size"] or digest([path]) != stored["sha256"]:
             return None
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)
@@ -38,23 +41,23 @@ def load(name: str) -> dict[str, np.ndarray] | None:
 
 
 def store(name: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Keep arrays under `name`; where the cache cannot be written, nothing is kept."""
-    path, record = _places(name)
+    """Store arrays under `name`; does nothing if the cache cannot be written."""
+    path, record = _paths(name)
     temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            np.savez(temporary, **arrays)  # type: ignore[arg-type]  # numpy's stubs know no names of arrays
+            np.savez(temporary, **arrays)  # type: ignore[arg-type]  # the stubs take names for allow_pickle
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        # Last, and checked against the arrays: of two writers at once either may win.
+        # Last: if two processes write at once, `load` rejects a file that is not the recorded one.
         record.write_text(json.dumps({"size": path.stat().st_size, "sha256": digest([path])}))
     except OSError:
         return
 
 
-def _places(name: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """The arrays' file, and that of its size and digest."""
+def _paths(name: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """The file of the arrays, and the file of its size and digest."""
     directory = cache_directory() / "datasets"
     return directory / f"{name}.npz", directory / f"{name}.json"

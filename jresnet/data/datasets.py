@@ -1,4 +1,4 @@
-"""A name becomes a `Dataset`: training, validation and test images in memory, checked, with class names."""
+"""Data sets in memory: loading by name, stratified hold-out, folds and subsets, channel statistics."""
 
 import dataclasses
 import functools
@@ -8,43 +8,68 @@ import math
 import numpy as np
 
 from jresnet.data import synthetic
-from jresnet.data.readers import Arrays, read_folder, read_npz, refuse, size
+from jresnet.data.checks import checked_arrays, checked_classes
+from jresnet.data.readers import Arrays, read_folder, read_npz, size
 from jresnet.data.tfds_reader import read_tfds
+from jresnet.errors import InputError
 
-# Set these draws apart from every other use of a seed.
+# Mixed into the seed, so that each use of a seed has random numbers of its own.
 _HOLD_OUT_STREAM, _FOLD_STREAM, _SUBSET_STREAM = 0x486F6C64, 0x466F6C64, 0x53756273
 _CHUNK = 1024
-
-SYNTHETIC_TRAIN, SYNTHETIC_TEST = 4000, 1000
-"""Sizes of the data set "synthetic": enough for a small ResNet to learn it, few enough for seconds."""
+# Sizes of the data set "synthetic": enough for a small ResNet to learn it, and drawn within a second.
+_SYNTHETIC_TRAIN, _SYNTHETIC_TEST = 4000, 1000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a data set.
+    """One split of a data set: training, validation or test.
+
+    The arrays are not copied. Do not modify them while the split is in use: data sets cache what they compute from
+    them, and training may read them at any time.
 
     Attributes:
       images: uint8 [n, height, width, 3].
       labels: int32 [n].
+
+    Raises:
+      InputError: arrays of other dtypes or shapes.
     """
 
     images: np.ndarray
     labels: np.ndarray
+
+    def __post_init__(self):
+        images, labels = self.images, self.labels
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise InputError(
+                f"images are {images.dtype} of shape {images.shape}: give uint8 of shape (n, height, width, 3)"
+            )
+        if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
+            raise InputError(f"labels are {labels.dtype} of shape {labels.shape}: give int32 of shape ({len(images)},)")
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.images)
 
     def take(self, rows: np.ndarray | slice) -> "Split":
-        """The images of these rows, a mask, indices or a slice."""
+        """The split of these rows: a mask bool [n], indices, or a slice."""
         return Split(self.images[rows], self.labels[rows])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory; `validation` may hold 0 images.
+    """An image-classification data set in memory.
 
-    `cut_from` is the `sha256` of the data set that this one was cut from; None: it is whole.
+    Attributes:
+      name: as in `load_dataset`, or any other.
+      train: the training split.
+      validation: the validation split, often without images.
+      test: the test split.
+      classes: names of the classes, indexed by the labels.
+      cut_from: `sha256` of the data set that this one is a fold or a subset of; None for a complete one.
+
+    Raises:
+      InputError: labels beyond the classes, or splits with images of different sizes.
     """
 
     name: str
@@ -54,15 +79,29 @@ class Dataset:
     classes: tuple[str, ...]
     cut_from: str | None = None
 
+    def __post_init__(self):
+        for name in ("train", "validation", "test"):
+            split: Split = getattr(self, name)
+            if len(split) and not 0 <= split.labels.min() <= split.labels.max() < len(self.classes):
+                raise InputError(
+                    f"{name} labels go from {split.labels.min()} to {split.labels.max()}: "
+                    f"give indices from 0 to {len(self.classes) - 1}, into the {len(self.classes)} classes"
+                )
+            if len(split) and split.images.shape[1:3] != self.image_size:
+                raise InputError(
+                    f"{name} images are {size(split.images)}, train images {size(self.train.images)} (height x width): "
+                    "resize all to one size first"
+                )
+
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) of every image in pixels."""
+        """(height, width) of the images in pixels."""
         height, width = self.train.images.shape[1:3]
         return height, width
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Hex digest over shapes, pixels and labels of all splits: which copy of the data this is."""
+        """Hex digest of the shapes, pixels and labels of all splits; identifies the data."""
         digest = hashlib.sha256()
         for split in (self.train, self.validation, self.test):
             digest.update(repr(tuple(map(int, split.images.shape))).encode())
@@ -71,42 +110,46 @@ class Dataset:
         return digest.hexdigest()
 
     def hold_out(self, n: int, seed: int) -> "Dataset":
-        """Move `n` training images into the validation split, every class by its share of the training set.
+        """Move `n` training images into the validation split, stratified by class.
 
-        Shares are rounded by largest remainder. The remaining training images keep their order.
+        The counts per class are rounded by the largest-remainder method. Both splits keep the order of the images.
 
         Args:
-          n: number of validation images; 0 returns the data set as it is.
-          seed: with the data, decides which images are taken.
+          n: number of validation images; 0 returns the data set unchanged.
+          seed: seed of the random choice of images.
 
         Raises:
-          InputError: too many images, a class left without training images, or a validation split
-            that the data set already brings along.
+          InputError: too many images, a class without remaining training images, or a data set that already
+            has a validation split.
         """
         if n == 0:
             return self
         if not 0 < n < len(self.train):
-            refuse(f"--validation {n}: must lie below {len(self.train)}, the training images of {self.name}")
+            raise InputError(f"--validation {n}: must lie below {len(self.train)}, the training images of {self.name}")
         if len(self.validation):
-            refuse(f"--validation {n}: {self.name} has {len(self.validation)} validation images of its own: leave it 0")
+            raise InputError(
+                f"--validation {n}: {self.name} already has a validation split of {len(self.validation)} images: "
+                "omit --validation"
+            )
         shares = _shares(self.train.labels, len(self.classes), n)
         emptied = np.flatnonzero(shares >= np.bincount(self.train.labels))
         if len(emptied):
-            refuse(f"--validation {n}: would take every training image of class {self.classes[emptied[0]]}: lower it")
+            raise InputError(
+                f"--validation {n}: would take every training image of class {self.classes[emptied[0]]}: lower it"
+            )
         held = _drawn(self.train.labels, shares, np.random.default_rng((seed, _HOLD_OUT_STREAM)))
         return dataclasses.replace(self, train=self.train.take(~held), validation=self.train.take(held))
 
     def fold(self, folds: int, index: int, seed: int = 0) -> "Dataset":
-        """One of `folds` parts of the training set for validation, the others for training, and no test images.
+        """Split the training set for cross-validation: one of `folds` parts for validation, the others for training.
 
-        Every training image is validated on by exactly one fold. A class's images are shared out among the
-        folds equally, to within one image, and so are all images. Validation images that the data set
-        brings along are left out.
+        Each training image is in the validation split of exactly one fold. The folds have equally many images, in
+        total and of each class, to within one image. The data set's own validation and test images are dropped.
 
         Args:
-          folds: number of parts.
-          index: which of them is the validation split, from 0.
-          seed: with the data, decides which image is in which part.
+          folds: number of folds.
+          index: index of the fold, from 0.
+          seed: seed of the random assignment of images to folds.
 
         Raises:
           InputError: fewer than 2 folds, or a class with fewer images than folds.
@@ -114,7 +157,7 @@ class Dataset:
         counts = np.bincount(self.train.labels, minlength=len(self.classes))
         if not 2 <= folds <= counts.min():
             fewest = f"{self.classes[counts.argmin()]}, the smallest class, has {counts.min()} training images"
-            refuse(f"--folds {folds}: must lie from 2 to {counts.min()}, as {fewest}")
+            raise InputError(f"--folds {folds}: must lie from 2 to {counts.min()}, as {fewest}")
         rng = np.random.default_rng((seed, _FOLD_STREAM))
         by_class = [rng.permutation(np.flatnonzero(self.train.labels == label)) for label in range(len(counts))]
         held = np.zeros(len(self.train), bool)
@@ -129,173 +172,114 @@ class Dataset:
         )
 
     def subset(self, train: int | None = None, test: int | None = None) -> "Dataset":
-        """The data set with `train` training and `test` test images, every class by its share; None for all.
+        """Keep `train` training and `test` test images, stratified by class and the same every time; None keeps all.
 
         Raises:
-          InputError: more images than there are, or too few for every class to have one.
+          InputError: more images than the split has, or fewer training images than every class needs to keep one.
         """
         if train is None and test is None:
             return self
-        return dataclasses.replace(
-            self,
-            cut_from=self.cut_from or self.sha256,
-            train=self._part("train", train),
-            test=self._part("test", test),
-        )
+        train_split, test_split = self._part("train", train), self._part("test", test)
+        return dataclasses.replace(self, cut_from=self.cut_from or self.sha256, train=train_split, test=test_split)
 
     def _part(self, name: str, n: int | None) -> Split:
         split: Split = getattr(self, name)
         if n is None:
             return split
         if not 0 < n <= len(split):
-            refuse(f"--{name}-images {n}: must lie from 1 to {len(split)}, the {name} images of {self.name}")
+            raise InputError(f"--{name}-images {n}: must lie from 1 to {len(split)}, the {name} images of {self.name}")
         shares = _shares(split.labels, len(self.classes), n)
         if name == "train" and not shares.all():
-            refuse(f"--train-images {n}: leaves class {self.classes[shares.argmin()]} without an image: raise it")
+            raise InputError(
+                f"--train-images {n}: leaves class {self.classes[shares.argmin()]} without an image: raise it"
+            )
         stream = (len(split), _SUBSET_STREAM)
         return split.take(_drawn(split.labels, shares, np.random.default_rng(stream)))
 
     @functools.cached_property
-    def channel_statistics(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-        """Mean and standard deviation of the training pixels / 255 per channel, rounded to 4 decimals.
+    def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of the training images / 255 per channel, rounded to 4 decimals.
 
-        The deviation is over all pixels together, not the average of the images' own. A channel that
-        never varies gets 1.0, so that one can divide by it.
+        The standard deviation is that of all pixels, not the average over images. It is 1.0 for a constant
+        channel, so that normalisation can divide by it.
         """
+        # Exact, in integers: numpy's for the sums, Python's for the products, which exceed 64 bits.
         totals, squares = np.zeros(3, np.int64), np.zeros(3, np.int64)
         for start in range(0, len(self.train), _CHUNK):
             chunk = self.train.images[start : start + _CHUNK].astype(np.uint16)
             totals += chunk.sum(axis=0).sum(axis=(0, 1), dtype=np.int64)
             squares += np.square(chunk).sum(axis=0).sum(axis=(0, 1), dtype=np.int64)
-        count = self.train.images.size // 3
-        mean, std = [], []
-        for total, square in zip(map(int, totals), map(int, squares), strict=True):
-            mean.append(round(total / count / 255, 4))
-            std.append(round(math.sqrt(count * square - total**2) / count / 255, 4) or 1.0)
-        return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+        n, sums = self.train.images.size // 3, list(zip(totals.tolist(), squares.tolist(), strict=True))
+        mean = tuple(round(total / n / 255, 4) for total, _ in sums)
+        std = tuple(round(math.sqrt(n * square - total**2) / n / 255, 4) or 1.0 for total, square in sums)
+        return mean, std
 
 
 def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     """Load a data set by name.
 
+    >>> dataset = load_dataset("synthetic")
+    >>> dataset.train.images.shape, dataset.test.labels.shape, dataset.classes[:3]
+    ((4000, 32, 32, 3), (1000,), ('disc', 'ring', 'square'))
+
     Args:
-      name: "synthetic"; "npz:FILE" (MedMNIST's layout); "folder:DIR" (train/<class>/*, test/<class>/*,
-        optional validation/<class>/*); anything else is TFDS's name of an image-classification data set,
-        such as "cifar10".
-      data_dir: directory of prepared TFDS data sets (default: TFDS_DATA_DIR, else ~/tensorflow_datasets).
+      name: "synthetic", "npz:FILE" (in MedMNIST's layout), "folder:DIR" (train/<class>/*, test/<class>/*,
+        optionally validation/<class>/*), or the name of an image-classification data set in TFDS, such as
+        "cifar10".
+      data_dir: directory of prepared TFDS data sets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets).
 
     Returns:
-      The data set: gray images repeated to 3 channels, splits in stored order.
+      The data set, in arrays of its own that no later change of a file affects: splits in stored order, grayscale
+      images repeated to 3 channels.
 
     Raises:
-      InputError: the data cannot be found, read or used; one line says what to do.
+      InputError: the data are missing, unreadable or unusable; the message is one line with a remedy.
     """
-    classes: tuple[str, ...] | None
+    try:
+        arrays, classes = _read(name, data_dir)
+        arrays = checked_arrays(arrays)
+        classes = checked_classes({split: labels for split, (_, labels) in arrays.items()}, classes)
+    except InputError as error:
+        # On one line, even if a quoted error or file name has several.
+        raise InputError(" ".join(f"--dataset {name}: {error}".splitlines())) from None
+    splits = {split: Split(images, labels) for split, (images, labels) in arrays.items()}
+    validation = splits.get("validation", splits["train"].take(slice(0)))
+    return Dataset(name, splits["train"], validation, splits["test"], classes)
+
+
+def _read(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...] | None]:
     if name == "synthetic":
-        images, labels, test_images, test_labels = synthetic.draw(SYNTHETIC_TRAIN, SYNTHETIC_TEST)
-        arrays = {"train": (images, labels), "test": (test_images, test_labels)}
-        classes = synthetic.CLASSES
-    elif name.startswith("npz:"):
-        arrays, classes = read_npz(name, name.removeprefix("npz:"))
-    elif name.startswith("folder:"):
-        arrays, classes = read_folder(name, name.removeprefix("folder:"))
-    else:
-        arrays, classes = read_tfds(name, data_dir)
-    return _assemble(name, arrays, classes)
+        images, labels, test_images, test_labels = synthetic.draw(_SYNTHETIC_TRAIN, _SYNTHETIC_TEST)
+        return {"train": (images, labels), "test": (test_images, test_labels)}, synthetic.CLASSES
+    if name.startswith("npz:"):
+        return read_npz(name.removeprefix("npz:"))
+    if name.startswith("folder:"):
+        return read_folder(name.removeprefix("folder:"))
+    return read_tfds(name, data_dir)
 
 
 def _shares(labels: np.ndarray, classes: int, n: int) -> np.ndarray:
-    """How many of `n` images fall to each class by its share, int64 [classes], by largest remainder."""
+    """Distribute `n` images over the classes in proportion to `labels`, by largest remainder: int64 [classes]."""
     shares, remainders = np.divmod(n * np.bincount(labels, minlength=classes), len(labels))
     shares[np.argsort(-remainders, kind="stable")[: n - shares.sum()]] += 1
     return shares
 
 
 def _drawn(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A mask, bool [images], of `shares` images of each class drawn without replacement."""
+    """Choose `shares[c]` images of each class c at random: a mask, bool [images]."""
     chosen = np.zeros(len(labels), bool)
     for label, share in enumerate(shares):
         chosen[rng.choice(np.flatnonzero(labels == label), share, replace=False)] = True
     return chosen
 
 
-def _assemble(name: str, arrays: Arrays, classes: tuple[str, ...] | None) -> Dataset:
-    """Hold the arrays to the rules every data set must keep, whatever its source."""
-    splits = {split: _split(name, split, images, labels) for split, (images, labels) in arrays.items()}
-    train = splits["train"]
-    if "validation" not in splits:
-        splits["validation"] = Split(train.images[:0], train.labels[:0])
-    for split, data in splits.items():
-        if data.images.shape[1:] != train.images.shape[1:]:
-            refuse(
-                f"--dataset {name}: {split} images are {size(data.images)}, "
-                f"train images {size(train.images)} (height x width): resize all to one size first"
-            )
-    count = _count_classes(name, train.labels, classes)
-    for split, data in splits.items():
-        if len(data) and data.labels.max() >= count:
-            refuse(
-                f"--dataset {name}: {split}_labels reach {data.labels.max()}, train_labels only {count - 1}: "
-                "add training images of those classes or remove their test images"
-            )
-    names = classes or tuple(map(str, range(count)))
-    return Dataset(name, splits["train"], splits["validation"], splits["test"], names)
-
-
-def _split(name: str, split: str, images: np.ndarray, labels: np.ndarray) -> Split:
-    where = f"--dataset {name}: {split} images"
-    if images.dtype != np.uint8:
-        refuse(f"{where} are {images.dtype}: save them as uint8 from 0 to 255")
-    if images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)):
-        refuse(f"{where} have shape {images.shape}: make it (n, height, width), or that with 1 or 3 channels")
-    if 0 in images.shape[1:]:
-        refuse(f"{where} have shape {images.shape}, no pixels: give images of at least 1 x 1")
-    if len(images) == 0 and split != "validation":
-        refuse(f"{where}: there are none: give at least one")
-    labels = _checked_labels(name, split, labels)
-    if len(images) != len(labels):
-        refuse(f"{where} are {len(images)} and its labels {len(labels)}: give one label per image")
-    if images.shape[3:] != (3,):
-        images = np.repeat(images.reshape(*images.shape[:3], 1), 3, axis=3)
-    return Split(np.ascontiguousarray(images), labels)
-
-
-def _checked_labels(name: str, split: str, labels: np.ndarray) -> np.ndarray:
-    where = f"--dataset {name}: {split} labels"
-    if labels.dtype.kind not in "iu":
-        refuse(f"{where} are {labels.dtype}: save them as integers from 0")
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1:
-        refuse(f"{where} have shape {labels.shape}: give one class per image, shape (n,) or (n, 1), not several")
-    if len(labels) and labels.min() < 0:
-        refuse(f"{where} go down to {labels.min()}: number the classes from 0")
-    if len(labels) and labels.max() > np.iinfo(np.int32).max:
-        refuse(f"{where} go up to {labels.max()}: number the classes from 0 without gaps")
-    return labels.astype(np.int32)
-
-
-def _count_classes(name: str, labels: np.ndarray, classes: tuple[str, ...] | None) -> int:
-    present = set(np.unique(labels).tolist())
-    count = max(present) + 1
-    if classes is not None and len(classes) < count:
-        refuse(f"--dataset {name}: {len(classes)} class names for labels up to {count - 1}: give one name per class")
-    count = len(classes) if classes is not None else count
-    if len(present) < count:
-        # Bounded, so that one stray label of a million does not make a list of a million.
-        empty = [label for label in range(min(count, len(present) + 10)) if label not in present]
-        names = ", ".join(classes[label] if classes is not None else str(label) for label in empty[:10])
-        refuse(
-            f"--dataset {name}: {count - len(present)} of {count} classes have no training image ({names}"
-            f"{', ...' if count - len(present) > 10 else ''}): add some, or number the classes without gaps"
-        )
-    if count < 2:
-        refuse(f"--dataset {name}: it has {count} class: give at least 2 to tell apart")
-    return count
-
-
 def dataset_record(dataset: Dataset, sha256: str) -> dict:
-    """Name, sizes and digest of the data, and the digest of the whole that it was cut from, for records."""
+    """The record of a data set in JSON: name, sizes, digest, and the digest of the data set that it was cut from.
+
+    Args:
+      dataset: the data set that is trained on.
+      sha256: the digest to record, that of the data set before its hold-out.
+    """
     return {
         "name": dataset.name,
         "train": len(dataset.train),

@@ -159,7 +159,8 @@ class Resident:
         self.images, self.config, self.seed, self.devices = len(split), config, seed, devices
         self.get_batch = GatherAndAugment(config.crop_padding)
         mean, std = np.asarray(statistics, np.float32)
-        self.data = devices.replicate((split.images, split.labels, mean, std))
+        # Copied by jnp.array: on a CPU device_put can share the memory of a NumPy array.
+        self.data = devices.replicate(jax.tree.map(jnp.array, (split.images, split.labels, mean, std)))
 
     def epoch(self, epoch: int, first_step: int, pace: Pace) -> Iterator[Chunk]:
         """See `Input.epoch`."""

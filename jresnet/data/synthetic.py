@@ -1,11 +1,10 @@
-"""A ten-class image data set drawn from a seed: for trying the whole program without any download.
+"""A synthetic ten-class image data set, for trying the whole program without a download.
 
-The classes differ in shape and texture alone. Colour, position, size, contrast and background are
-drawn the same way for every class, so no single pixel tells much and a linear classifier fails,
-while a small convolutional network learns the classes within seconds. Every class keeps its name
-under the augmentations of training: shifts by a few pixels, horizontal flips, and gray.
+The classes differ only in shape and texture. Colour, position, size, contrast and background are drawn from the
+same distributions for every class, so a linear classifier fails, while a small convolutional network learns the
+classes within seconds. The augmentations of training (crops, horizontal flips, grayscale) preserve every class.
 
-Pixels come from integer arithmetic on draws of PCG64 only, so they are the same on every platform.
+Pixels are computed from PCG64's random integers in integer arithmetic, so they are the same on every platform.
 """
 
 import numpy as np
@@ -23,7 +22,7 @@ CLASSES = (
     "checkerboard",
 )
 
-# Chosen so that a small ResNet needs a few epochs and a linear classifier stays near chance.
+# In gray levels; chosen so that a small ResNet needs a few epochs and a linear classifier fails.
 _CONTRAST = (70, 150)
 _CHROMA = 30
 _TEXTURE = 30
@@ -33,17 +32,17 @@ _NOISE = 40
 def draw(
     train: int, test: int, seed: int = 0, image_size: int = 32
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draw a training and a test set; neither depends on the size of the other.
+    """Draw a training set and a test set; neither depends on the size of the other.
 
     Args:
-      train: number of training images, shared out equally among the classes (to within one image).
-      test: number of test images, shared out the same way.
-      seed: seed of everything drawn.
-      image_size: side of the square images in pixels, at least 16.
+      train: number of training images, the same for every class to within one image.
+      test: number of test images, balanced in the same way.
+      seed: seed of all random numbers.
+      image_size: height and width of the images in pixels, at least 16.
 
     Returns:
-      Training images uint8 [train, image_size, image_size, 3] and labels int32 [train] into `CLASSES`,
-      then the same for the test set.
+      Training images uint8 [train, image_size, image_size, 3] and labels int32 [train], indices of `CLASSES`,
+      then images and labels of the test set.
     """
     return *_draw_split(seed, 0, train, image_size), *_draw_split(seed, 1, test, image_size)
 
@@ -60,7 +59,8 @@ def _draw_split(seed: int, stream: int, count: int, size: int) -> tuple[np.ndarr
 
 
 def _masks(rng: np.random.Generator, labels: np.ndarray, size: int) -> np.ndarray:
-    """Each image's shape as bool [n, size, size]; all lengths are in half pixels."""
+    """The pixels of each image that are inside its shape, bool [n, size, size]."""
+    # All lengths are in half pixels.
     count = len(labels)
     radius = rng.integers(3 * size // 8, 11 * size // 16, count, endpoint=True)
     centre = rng.integers(radius, 2 * size - radius, (2, count), endpoint=True)
@@ -76,7 +76,7 @@ def _masks(rng: np.random.Generator, labels: np.ndarray, size: int) -> np.ndarra
 
 
 def _shape(name: str, y: np.ndarray, x: np.ndarray, radius: np.ndarray, thickness: np.ndarray) -> np.ndarray:
-    """Where the shape lies, at offsets `y` (down) and `x` from its centre."""
+    """The points inside a shape, bool, at offsets `y` (down) and `x` (right) from its centre."""
     square = np.maximum(abs(y), abs(x)) <= radius
     disc = y**2 + x**2 <= radius**2
     odd_row, odd_column = (y + radius) // thickness % 2 == 1, (x + radius) // thickness % 2 == 1
@@ -104,9 +104,9 @@ def _shape(name: str, y: np.ndarray, x: np.ndarray, radius: np.ndarray, thicknes
 
 
 def _colours(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Foreground and background, int16 [n, 3] each: as often light on dark as dark on light.
+    """Foreground and background colours, int16 [n, 3] each, light on dark as often as dark on light.
 
-    Their levels differ by more than their tints, so that the shapes survive conversion to gray.
+    The contrast in brightness exceeds that in colour, so that the shapes survive conversion to grayscale.
     """
     contrast = rng.integers(*_CONTRAST, count, endpoint=True)
     middle = rng.integers(contrast // 2, 255 - contrast // 2, count, endpoint=True)
@@ -118,14 +118,14 @@ def _colours(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarr
 
 
 def _texture(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
-    """Patches of 4 x 4 pixels lighter or darker than their surroundings, int16 [n, size, size]."""
+    """Random brightness offsets of patches of 4 x 4 pixels, int16 [n, size, size]."""
     cells = -(-size // 4)
     patches = _scaled_noise(rng, _TEXTURE, (count, cells, cells))
     return patches.repeat(4, axis=1).repeat(4, axis=2)[:, :size, :size]
 
 
 def _scaled_noise(rng: np.random.Generator, largest: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Uniform noise of an amplitude drawn per image from 0 to `largest`, int16 of `shape`."""
+    """Uniform noise with a random amplitude per image, from 0 to `largest`: int16 of the given shape."""
     amplitude = rng.integers(0, largest, shape[0], np.int16, endpoint=True).reshape(-1, *[1] * (len(shape) - 1))
     noise = rng.integers(-128, 127, shape, np.int8, endpoint=True)
     return noise * amplitude // np.int16(128)

@@ -1,6 +1,6 @@
-"""Images from TensorFlow Datasets: prepared ones from disk, others by download.
+"""Reader of data sets from TensorFlow Datasets, prepared on disk or downloaded.
 
-TFDS and TensorFlow are imported only when a data set is read, so that the rest works without them.
+TFDS and TensorFlow are imported only when a data set is read, so that everything else works without them.
 """
 
 import contextlib
@@ -8,90 +8,85 @@ import difflib
 import logging
 import os
 import pathlib
-import queue
 import re
 import threading
-import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import numpy as np
 
 from jresnet.data import cache
-from jresnet.data.readers import Arrays, refuse, size
-from jresnet.errors import first_line
+from jresnet.data.readers import Arrays, size
+from jresnet.errors import InputError, first_line
 
-_OTHER_SOURCES = "npz:FILE, folder:DIR or --dataset synthetic"
 _NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d+(\.(\d+|\*)){2})?")
 _BATCH = 1000
 _PROBE_SECONDS = 3.0
-_PROBE_HOSTS = 4
 
 
 def read_tfds(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...]]:
     """Read an image-classification data set with TFDS, in stored order; download it if it is not prepared.
 
-    Decoded once, the arrays are kept in the user's cache for as long as the prepared files stay the same;
-    reading them from there needs no TensorFlow.
+    The decoded arrays are cached, and read from the cache, without TensorFlow, while the prepared files are the same.
 
     Args:
-      name: TFDS's name, "name", "name/config" or with ":version" after either.
-      data_dir: directory of prepared data sets; None takes TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      name: the name in TFDS: "name" or "name/config", either with an optional ":version".
+      data_dir: directory of prepared data sets; None means $TFDS_DATA_DIR, or ~/tensorflow_datasets.
 
     Returns:
       The arrays by split, and the class names.
 
     Raises:
-      InputError: TFDS lacks this data set or is not installed, the data are neither prepared nor can be
-        downloaded, or they are not images with labels.
+      InputError: TFDS is not installed or does not have this data set, the data are not prepared and cannot be
+        downloaded, or they are not images with class labels.
     """
-    directory = os.path.abspath(
-        os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    )
-    with _quiet():
-        tfds = _import("tensorflow_datasets", name)
-        builder = _builder(tfds, name, directory)
-        _check_features(tfds, builder, name)
-        prepared = builder.is_prepared()
-        if not prepared:
-            _check_network(builder, name, directory)
-            _import("tensorflow", name)
-            _download(builder, name, directory)
-        files = sorted(path for path in pathlib.Path(builder.data_dir).iterdir() if path.is_file())
-        key = f"{builder.name}-{cache.digest(files)}"
-        kept = cache.load(key)
-        if kept is None:
-            kept = _decode(tfds, builder, name)
-            cache.store(key, kept)
-        splits = [array.removesuffix("_images") for array in kept if array.endswith("_images")]
-        arrays = {split: (kept[f"{split}_images"], kept[f"{split}_labels"]) for split in splits}
-        return arrays, tuple(builder.info.features["label"].names)
+    directory = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    try:
+        with _quiet():
+            return _read(name, os.path.abspath(os.path.expanduser(directory)))
+    except InputError as error:
+        raise InputError(f"{error}, or use npz:FILE, folder:DIR or --dataset synthetic") from None
 
 
-def _decode(tfds: Any, builder: Any, name: str) -> dict[str, np.ndarray]:
-    """SPLIT_images and SPLIT_labels of every split, decoded by TensorFlow."""
-    _import("tensorflow", name)
+def _read(name: str, directory: str) -> tuple[Arrays, tuple[str, ...]]:
+    tfds = _import("tensorflow_datasets")
+    builder = _builder(tfds, name, directory)
+    _check_features(tfds, builder)
+    if not builder.is_prepared():
+        _check_network(builder, directory)
+        _import("tensorflow")
+        _download(builder, directory)
+    files = sorted(path for path in pathlib.Path(builder.data_dir).iterdir() if path.is_file())
+    key = f"{builder.name}-{cache.digest(files)}"
+    decoded = cache.load(key)
+    if decoded is None:
+        decoded = _decode(tfds, builder)
+        cache.store(key, decoded)
+    splits = [array.removesuffix("_images") for array in decoded if array.endswith("_images")]
+    arrays = {split: (decoded[f"{split}_images"], decoded[f"{split}_labels"]) for split in splits}
+    return arrays, tuple(builder.info.features["label"].names)
+
+
+def _decode(tfds: Any, builder: Any) -> dict[str, np.ndarray]:
+    """Decode every split with TensorFlow, into arrays named SPLIT_images and SPLIT_labels."""
+    _import("tensorflow")
     tensorflow = import_tensorflow()
     arrays = {}
     try:
-        for split in _splits(builder, name):
-            arrays[f"{split}_images"], arrays[f"{split}_labels"] = _read_split(tfds, builder, name, split)
+        for split in _splits(builder):
+            arrays[f"{split}_images"], arrays[f"{split}_labels"] = _read_split(tfds, builder, split)
         return arrays
     except tensorflow.errors.OpError as error:
-        refuse(
-            f"--dataset {name}: {builder.data_dir} is damaged ({first_line(error)}): "
-            f"remove it and prepare it again, or use {_OTHER_SOURCES}"
-        )
+        message = f"{builder.data_dir} is damaged ({first_line(error)}): remove it and prepare it again"
+        raise InputError(message) from None
 
 
 def import_tensorflow() -> Any:
-    """TensorFlow, silent, and kept off the accelerator, whose memory it would take from JAX.
+    """Import TensorFlow without its log messages and without GPUs, whose memory it would take from JAX.
 
     Raises:
-      ImportError: it is not installed.
+      ImportError: TensorFlow is not installed.
     """
     _set_quiet()
     import tensorflow
@@ -103,13 +98,13 @@ def import_tensorflow() -> Any:
 
 def _set_quiet() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # The note on oneDNN ignores the level above; handling images makes no use of oneDNN.
+    # oneDNN's notice ignores the level above; reading images does not use oneDNN.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep TensorFlow's and TFDS's notes on their own insides off the console; errors still show."""
+    """Silence the log messages of TensorFlow and TFDS below the level of errors."""
     _set_quiet()
     loggers = [logging.getLogger(name) for name in ("absl", "tensorflow", "tensorflow_datasets")]
     levels = [logger.level for logger in loggers]
@@ -122,19 +117,17 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _import(module: str, name: str) -> Any:
+def _import(module: str) -> Any:
     try:
         return __import__(module)
     except ImportError as error:
         package = module.replace("_", "-")
-        refuse(
-            f"--dataset {name}: reading it needs {package}, which cannot be imported ({error}): "
-            f"pip install {package}, or use {_OTHER_SOURCES}"
-        )
+        message = f"reading it needs {package}, which cannot be imported ({error}): pip install {package}"
+        raise InputError(message) from None
 
 
 def _builder(tfds: Any, name: str, directory: str) -> Any:
-    # Other forms would have TFDS look in community registries over the network.
+    # With other forms TFDS would search community registries over the network.
     if not _NAME.fullmatch(name):
         _refuse_unknown(tfds, name)
     try:
@@ -142,67 +135,58 @@ def _builder(tfds: Any, name: str, directory: str) -> Any:
     except tfds.core.DatasetNotFoundError:
         _refuse_unknown(tfds, name)
     except Exception as error:
-        refuse(
-            f"--dataset {name}: TFDS cannot open it ({first_line(error)}): correct the name, or use {_OTHER_SOURCES}"
-        )
+        raise InputError(f"TFDS cannot open it ({first_line(error)}): correct the name") from None
 
 
 def _refuse_unknown(tfds: Any, name: str) -> NoReturn:
     known = tfds.list_builders(with_community_datasets=False)
     close = difflib.get_close_matches(name.lower(), known)
     hint = f" (close: {', '.join(close)})" if close else ""
-    refuse(f"--dataset {name!r}: TFDS has no such data set{hint}: correct the name, or use {_OTHER_SOURCES}")
+    raise InputError(f"TFDS has no such data set, {name!r}{hint}: correct the name")
 
 
-def _check_network(builder: Any, name: str, directory: str) -> None:
-    """Refuse at once where no host of the data set answers; TFDS would retry for over a minute."""
-    urls = builder.url_infos or {}
-    hosts = sorted({"{0.scheme}://{0.netloc}/".format(urllib.parse.urlsplit(url)) for url in urls})[:_PROBE_HOSTS]
+def _check_network(builder: Any, directory: str) -> None:
+    """Refuse a download within _PROBE_SECONDS if no host answers; TFDS would retry for over a minute."""
+    urls = [urllib.parse.urlsplit(url) for url in builder.url_infos or {} if url.startswith("http")]
+    hosts = sorted({f"{url.scheme}://{url.netloc}/" for url in urls})[:4]
     if hosts and not _any_answers(hosts):
-        refuse(
-            f"--dataset {name}: {builder.info.full_name} is not prepared in {directory}, and there is no "
+        raise InputError(
+            f"{builder.info.full_name} is not prepared in {directory}, and there is no "
             f"network to download it (no answer from {', '.join(hosts)}): set --data-dir or TFDS_DATA_DIR to "
-            f"a directory that holds it prepared, connect to the network, or use {_OTHER_SOURCES}"
-        )
-
-
-def _download(builder: Any, name: str, directory: str) -> None:
-    try:
-        builder.download_and_prepare()
-    except Exception as error:
-        refuse(
-            f"--dataset {name}: TFDS could not prepare {builder.info.full_name} in {directory} "
-            f"({first_line(error)}): prepare it with TFDS first, or use {_OTHER_SOURCES}"
+            f"a directory that holds it prepared, connect to the network"
         )
 
 
 def _any_answers(hosts: list[str]) -> bool:
-    """Whether one of the hosts answers in time; through a proxy where one is set, as the download would go.
+    """Whether one of the hosts answers, with any status, within _PROBE_SECONDS."""
+    import requests  # TFDS downloads with it, so that the same proxies are used
 
-    The threads are left behind: looking up a name has no timeout of its own.
-    """
-    answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
-    for host in hosts:
-        threading.Thread(target=lambda host=host: answers.put(_answers(host)), daemon=True).start()
-    deadline = time.monotonic() + _PROBE_SECONDS
-    with contextlib.suppress(queue.Empty):
-        for _ in hosts:
-            if answers.get(timeout=max(0.0, deadline - time.monotonic())):
-                return True
-    return False
+    answers = []
+
+    def ask() -> None:
+        for host in hosts:
+            with contextlib.suppress(requests.RequestException):
+                answers.append(requests.head(host, timeout=_PROBE_SECONDS))
+                return
+
+    # In a thread that may be abandoned, because name resolution has no timeout.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PROBE_SECONDS)
+    return bool(answers)
 
 
-def _answers(host: str) -> bool:
+def _download(builder: Any, directory: str) -> None:
     try:
-        urllib.request.urlopen(urllib.request.Request(host, method="HEAD"), timeout=_PROBE_SECONDS).close()
-    except urllib.error.HTTPError:
-        return True
-    except Exception:
-        return False
-    return True
+        builder.download_and_prepare()
+    except Exception as error:
+        raise InputError(
+            f"TFDS could not prepare {builder.info.full_name} in {directory} "
+            f"({first_line(error)}): prepare it with TFDS first"
+        ) from None
 
 
-def _check_features(tfds: Any, builder: Any, name: str) -> None:
+def _check_features(tfds: Any, builder: Any) -> None:
     features = builder.info.features
     if not (
         isinstance(features, tfds.features.FeaturesDict)
@@ -210,24 +194,23 @@ def _check_features(tfds: Any, builder: Any, name: str) -> None:
         and isinstance(features["image"], tfds.features.Image)
         and isinstance(features["label"], tfds.features.ClassLabel)
     ):
-        refuse(
-            f"--dataset {name}: it does not consist of one image and one class label each, named image and "
-            f"label: choose an image-classification data set, or use {_OTHER_SOURCES}"
+        raise InputError(
+            "its features are not one image and one class label, named image and label: "
+            "choose an image-classification data set"
         )
 
 
-def _splits(builder: Any, name: str) -> list[str]:
-    there = list(builder.info.splits)
-    if not {"train", "test"} <= set(there):
-        refuse(
-            f"--dataset {name}: its splits are {', '.join(there)}, but train and test are needed: "
-            f"choose another data set, or use {_OTHER_SOURCES}"
+def _splits(builder: Any) -> list[str]:
+    available = list(builder.info.splits)
+    if not {"train", "test"} <= set(available):
+        raise InputError(
+            f"its splits are {', '.join(available)}, but train and test are needed: choose another data set"
         )
-    return [split for split in ("train", "validation", "test") if split in there]
+    return [split for split in ("train", "validation", "test") if split in available]
 
 
-def _read_split(tfds: Any, builder: Any, name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of one split; TFDS decodes in parallel but keeps the stored order."""
+def _read_split(tfds: Any, builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of a split in stored order; TFDS decodes them in parallel."""
     known_size = None not in builder.info.features["image"].shape
     dataset = builder.as_dataset(
         split=split,
@@ -242,10 +225,10 @@ def _read_split(tfds: Any, builder: Any, name: str, split: str) -> tuple[np.ndar
         images.append(batch["image"])
         labels.append(batch["label"])
         if images[-1].shape[1:] != images[0].shape[1:]:
-            refuse(
-                f"--dataset {name}: its {split} images differ in size, {size(images[0])} and "
-                f"{size(images[-1])} (height x width): resize them and use npz:FILE or folder:DIR"
+            raise InputError(
+                f"its {split} images differ in size, {size(images[0])} and "
+                f"{size(images[-1])} (height x width): choose another data set"
             )
     if not images:
-        refuse(f"--dataset {name}: its {split} split holds no images: prepare it again, or use {_OTHER_SOURCES}")
+        raise InputError(f"its {split} split holds no images: prepare it again")
     return np.concatenate(images), np.concatenate(labels)

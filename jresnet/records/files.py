@@ -1,4 +1,4 @@
-"""Files written atomically, and records as JSON."""
+"""Atomic file writes, JSON records, and the user's cache directory."""
 
 import json
 import math
@@ -13,24 +13,28 @@ from jresnet.errors import InputError
 
 
 def write_json(path: str | os.PathLike, record: Any) -> None:
-    """Write `json_bytes` of a record, whole or not at all."""
+    """Write a record as JSON, atomically; see `json_bytes`."""
     write_bytes(path, json_bytes(record))
 
 
-def json_bytes(record: Any) -> bytes:
-    """`record` as indented JSON; NaN and infinity become null.
+def json_bytes(record: Any, indent: int | None = 2) -> bytes:
+    """Encode a record as JSON that ends in a line break; NaN and infinity become null.
+
+    Args:
+      record: mappings, sequences, strings, None, and numbers of Python or numpy.
+      indent: spaces per level; None puts everything on one line.
 
     Raises:
-      TypeError: the record holds something that JSON cannot express.
+      TypeError: the record contains something that JSON cannot express.
     """
-    return json.dumps(_strict(record), indent=2, allow_nan=False).encode() + b"\n"
+    return json.dumps(_jsonable(record), indent=indent, allow_nan=False).encode() + b"\n"
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file whole or not at all: after a crash at any moment `path` holds the old data or the new."""
+    """Write a file atomically: after a crash at any moment `path` holds either the old data or the new."""
     path = pathlib.Path(path)
-    # In the same directory, because only within one file system is a rename atomic.
-    # A process number does not tell containers apart, nor machines that share a file system.
+    # In the same directory, because a rename is atomic only within one file system. A random suffix, because
+    # processes in different containers or on different machines can have the same process ID.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -43,12 +47,12 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
         raise
 
 
-def _strict(value: Any) -> Any:
-    """`value` in JSON's own types: numpy's numbers as Python's, those that are not finite as None."""
+def _jsonable(value: Any) -> Any:
+    """Convert to JSON's own types: numpy numbers to Python's, non-finite numbers to None."""
     if isinstance(value, Mapping):
-        return {key: _strict(item) for key, item in value.items()}
+        return {key: _jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
+        return [_jsonable(item) for item in value]
     if isinstance(value, bool):
         return value
     if isinstance(value, numbers.Integral):
@@ -60,10 +64,10 @@ def _strict(value: Any) -> Any:
 
 
 def read_json(path: pathlib.Path) -> dict:
-    """A JSON object from a file of a run's directory.
+    """Read a JSON object from a file in a run's directory.
 
     Raises:
-      InputError: the file is missing or holds none.
+      InputError: the file is missing or contains no JSON object.
     """
     try:
         record = json.loads(path.read_text())
@@ -75,5 +79,5 @@ def read_json(path: pathlib.Path) -> dict:
 
 
 def cache_directory() -> pathlib.Path:
-    """The project's directory in the user's cache: $XDG_CACHE_HOME/jresnet, else ~/.cache/jresnet."""
+    """The project's cache directory: $XDG_CACHE_HOME/jresnet, or ~/.cache/jresnet if that is not set."""
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "jresnet"

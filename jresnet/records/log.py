@@ -1,22 +1,22 @@
-"""One run's record: metrics.jsonl and TensorBoard events in its directory, its progress on the console."""
+"""The log of one run: metrics.jsonl and TensorBoard events in its directory, progress on the console."""
 
+import contextlib
 import json
 import math
 import os
 import pathlib
-from typing import IO, TYPE_CHECKING
+from collections.abc import Callable
+from typing import IO
 
 import rich.console
 import rich.progress
 
 from jresnet.errors import InputError
-from jresnet.records.files import _strict, write_bytes
-
-if TYPE_CHECKING:
-    import tensorboardX
+from jresnet.records.files import json_bytes, write_bytes
 
 METRICS = "metrics.jsonl"
 
+# Keys of an epoch's record, and the names of their TensorBoard scalars.
 _TAGS = {
     "train_loss": "loss/train",
     "test_loss": "loss/test",
@@ -30,21 +30,21 @@ _TAGS = {
 
 
 class RunLog:
-    """Writes one run's record as the run proceeds; a context manager that closes itself.
+    """Logs one run while it trains; a context manager that closes its files.
 
-    `metrics.jsonl` holds one JSON object per epoch, on disk before `epoch` returns, so that a killed run
-    loses nothing but the epoch it was in. Nothing is created before `begin`.
+    `metrics.jsonl` holds one JSON object per epoch and is flushed to disk before `epoch` returns, so a killed
+    run loses only the epoch that it was training. `begin` opens the log; nothing is created before.
 
     Args:
       workdir: the run's directory.
-      epochs: epochs of the whole run.
+      epochs: number of epochs in the whole run.
       steps_per_epoch: training steps in one epoch.
-      console: where the epochs' lines go, and on a terminal a progress bar; None for silence.
+      console: prints a line per epoch and, on a terminal, a progress bar; None prints nothing.
       label: name of the run, shown beside the bar.
-      writes: whether this process is the one that writes; others keep the history only.
+      writes: whether this process writes files; the other processes of a run only keep `history`.
 
     Attributes:
-      history: the epochs' records so far, as `metrics.jsonl` holds them.
+      history: the records of the epochs so far, as in `metrics.jsonl`.
     """
 
     def __init__(
@@ -57,60 +57,49 @@ class RunLog:
         label: str = "",
         writes: bool = True,
     ):
-        """Remember where the record goes; see the class for the arguments."""
+        """Store the arguments; the class documents them."""
         self.history: list[dict] = []
-        self._workdir = pathlib.Path(workdir)
-        self._epochs = epochs
-        self._steps_per_epoch = steps_per_epoch
-        self._console = console
-        self._label = label
-        self._writes = writes
-        self._begun = False
+        self._workdir, self._console, self._label, self._writes = pathlib.Path(workdir), console, label, writes
+        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
+        self._closing = contextlib.ExitStack()
+        self._first_epoch: int | None = None  # None while the log is closed
         self._metrics: IO[bytes] | None = None
-        self._events: tensorboardX.SummaryWriter | None = None
-        self._events_from: int | None = None  # their first epoch, as long as they are not open
+        self._add_scalar: Callable[[str, float, int], None] | None = None
         self._progress: rich.progress.Progress | None = None
         self._task = rich.progress.TaskID(0)
-        self._speed = ""
 
     def begin(self, first_epoch: int, first_step: int = 0) -> None:
-        """Open the record for the epochs from `first_epoch` on; what it held of those is dropped.
+        """Open the log to continue with `first_epoch`; records of that epoch and later ones are dropped.
 
         Args:
-          first_epoch: first epoch still to be recorded, counted from 0.
-          first_step: steps of that epoch which are already done.
+          first_epoch: first epoch that is still to be logged, counted from 0.
+          first_step: number of steps of that epoch that are already done.
         """
         self.close()
         path = self._workdir / METRICS
-        self.history = [record for record in _surviving_records(path) if record["epoch"] < first_epoch]
-        self._begun = True
+        self.history = [record for record in _readable_records(path) if record["epoch"] < first_epoch]
+        self._first_epoch = first_epoch
         if not self._writes:
             return
         self._workdir.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, b"".join(map(_json_line, self.history)))
-        self._metrics = path.open("ab")
-        self._events_from = first_epoch
+        write_bytes(path, b"".join(json_bytes(record, indent=None) for record in self.history))
+        self._metrics = self._closing.enter_context(path.open("ab"))
         self._progress = self._start_progress(first_epoch, first_step)
 
     def advance(self, step_in_epoch: int, epoch: int, stage: str) -> None:
-        """Show on the bar that `step_in_epoch` training steps of `epoch` are done, and the stage it is in.
+        """Update the progress bar.
 
         Args:
-          step_in_epoch: training steps of this epoch done so far.
+          step_in_epoch: number of training steps of this epoch done so far.
           epoch: the epoch, counted from 0; the bar counts from 1.
           stage: "compile", "train" or "test".
         """
         if self._progress is not None:
-            self._progress.update(
-                self._task,
-                completed=epoch * self._steps_per_epoch + step_in_epoch,
-                epoch=epoch + 1,
-                stage=stage,
-                speed=self._speed,
-            )
+            completed = epoch * self._steps_per_epoch + step_in_epoch
+            self._progress.update(self._task, completed=completed, epoch=epoch + 1, stage=stage)
 
     def epoch(self, record: dict) -> None:
-        """Record one finished epoch on disk, as TensorBoard scalars, and as the report's line on the console.
+        """Log a finished epoch: a line of metrics.jsonl, TensorBoard scalars, and the report's line on the console.
 
         Args:
           record: epoch, train_loss, train_accuracy (losses in nats, accuracies from 0 to 1); optionally
@@ -118,63 +107,58 @@ class RunLog:
             images_per_second, seconds. NaN and infinity are written as null.
 
         Raises:
-          RuntimeError: the record is not open.
+          RuntimeError: the log is not open.
         """
-        if not self._begun:
-            raise RuntimeError("RunLog.epoch needs an open record: call begin first")
-        line = _json_line(record)
+        if self._first_epoch is None:
+            raise RuntimeError("RunLog.epoch needs an open log: call begin first")
+        line = json_bytes(record, indent=None)
         if self._metrics is not None:
             self._metrics.write(line)
             self._metrics.flush()
             os.fsync(self._metrics.fileno())
-        self.history.append(json.loads(line))
-        if self._events_from is not None:
-            self._events, self._events_from = self._open_events(self._events_from), None
-        if self._events is not None:
+            self._add_scalar = self._add_scalar or self._open_events(self._first_epoch)
             for key, tag in _TAGS.items():
                 if record.get(key) is not None:
-                    self._events.add_scalar(tag, record[key], record["epoch"])
-        if record.get("images_per_second") is not None:
-            self._speed = f"{record['images_per_second']:,.0f} images/s"
+                    self._add_scalar(tag, record[key], record["epoch"])
+        self.history.append(json.loads(line))
+        if self._progress is not None and record.get("images_per_second") is not None:
+            self._progress.update(self._task, speed=f"{record['images_per_second']:,.0f} images/s")
         self._print(epoch_line(record))
 
     def close(self) -> None:
-        """Close the files, with every event flushed, and take the bar away; does nothing a second time."""
-        self._begun, self._events_from = False, None
-        progress, self._progress = self._progress, None
-        events, self._events = self._events, None
-        metrics, self._metrics = self._metrics, None
-        if progress is not None:
-            progress.stop()
-        if events is not None:
-            events.close()
-        if metrics is not None:
-            metrics.close()
+        """Close the files, with every event flushed, and remove the bar; a second call does nothing."""
+        self._first_epoch = self._metrics = self._add_scalar = self._progress = None
+        self._closing.close()
 
     def __enter__(self) -> "RunLog":
-        """Return the record itself; `begin` opens it."""
+        """Return the log itself; `begin` opens it."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Close the record, whether or not the run succeeded."""
+        """Close the log, whether or not the run succeeded."""
         self.close()
 
-    def _open_events(self, first_epoch: int) -> "tensorboardX.SummaryWriter | None":
-        # When the first epoch has ended: tensorboardX imports PyTorch where that is installed, which takes seconds.
+    def _open_events(self, first_epoch: int) -> Callable[[str, float, int], None]:
+        """Create the events file; called after the first epoch, as importing tensorboardX takes seconds.
+
+        It imports PyTorch where that is installed.
+        """
         try:
             import tensorboardX
         except ImportError:
             self._print("tensorboardX is not installed: this run writes no TensorBoard events")
-            return None
-        # tensorboardX names a file by the second of its creation and truncates one that has the same
-        # name. The suffix keeps a quick resume from erasing the events of the epochs before it.
-        return tensorboardX.SummaryWriter(
+            return lambda tag, value, step: None
+        # tensorboardX names a file after the current second and truncates a file of the same name.
+        # The suffix keeps a quick resume from erasing the events of the epochs before it.
+        events = tensorboardX.SummaryWriter(
             str(self._workdir), purge_step=first_epoch, flush_secs=1, filename_suffix=f".{first_epoch}"
         )
+        self._closing.callback(events.close)
+        return events.add_scalar
 
     def _start_progress(self, first_epoch: int, first_step: int) -> rich.progress.Progress | None:
         console = self._console
-        # FORCE_COLOR makes rich take a pipe for a terminal; only a real one can redraw a bar.
+        # With FORCE_COLOR set rich takes a pipe for a terminal, but only a real one can redraw a bar.
         if console is None or not (console.is_interactive and console.file.isatty()):
             return None
         text = rich.progress.TextColumn
@@ -189,7 +173,7 @@ class RunLog:
             console=console,
             transient=True,
             refresh_per_second=4,
-            # Long enough for one update per epoch; where updates are frequent rich keeps the last 1000.
+            # Long enough for one update per epoch; with frequent updates rich uses the last 1000.
             speed_estimate_period=24 * 3600,
         )
         self._task = progress.add_task(
@@ -200,8 +184,7 @@ class RunLog:
             stage="",
             speed="",
         )
-        progress.start()
-        return progress
+        return self._closing.enter_context(progress)
 
     def _print(self, line: str) -> None:
         if self._console is not None:
@@ -209,10 +192,10 @@ class RunLog:
 
 
 def epoch_line(record: dict) -> str:
-    """The report's line for one epoch's record: "Epoch 83, Train loss 0.421626, Test loss ...".
+    """Format an epoch's record like the report: "Epoch 83, Train loss 0.421626, Test loss ...".
 
-    A null (in `metrics.jsonl`, a value that was not finite) reads as nan; a figure that the run does not
-    have is left out.
+    A null (how `metrics.jsonl` stores a value that is not finite) is printed as nan; values that the record
+    lacks are left out.
     """
     names = {
         "Train loss": "train_loss",
@@ -221,18 +204,18 @@ def epoch_line(record: dict) -> str:
         "Test acc": "test_accuracy",
         "Validation acc": "validation_accuracy",
     }
-    figures = {name: record[key] for name, key in names.items() if key in record}
-    shown = (f"{name} {math.nan if value is None else value:.6f}" for name, value in figures.items())
-    return ", ".join((f"Epoch {record['epoch']}", *shown))
+    values = {name: record[key] for name, key in names.items() if key in record}
+    parts = (f"{name} {math.nan if value is None else value:.6f}" for name, value in values.items())
+    return ", ".join((f"Epoch {record['epoch']}", *parts))
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
-    """The epochs' records in a `metrics.jsonl`, in order.
+    """Read the records of the epochs from a `metrics.jsonl`, in order.
 
-    A last line that a killed run left incomplete, which its missing line break shows, is passed over.
+    An incomplete last line, left by a killed run and recognised by its missing line break, is skipped.
 
     Raises:
-      InputError: the file is missing, or another of its lines is not an epoch's JSON object.
+      InputError: the file is missing, or another line is not a JSON object with an epoch.
     """
     try:
         lines = pathlib.Path(path).read_bytes().split(b"\n")
@@ -248,18 +231,14 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
     return records
 
 
-def _json_line(record: dict) -> bytes:
-    return json.dumps(_strict(record), allow_nan=False).encode() + b"\n"
-
-
-def _surviving_records(path: pathlib.Path) -> list[dict]:
-    """Every record that can be read, in a file that a killed run may have left in any state."""
+def _readable_records(path: pathlib.Path) -> list[dict]:
+    """Every record that can be read from a file that a killed run may have left in any state."""
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     return [record for record in map(_parse, lines) if record is not None]
 
 
 def _parse(line: bytes) -> dict | None:
-    """One line's record, or None: a beginning of a JSON object is never itself one, so torn lines fail."""
+    """The record on a line, or None; a truncated JSON object never parses as one."""
     try:
         record = json.loads(line.decode())
     except ValueError:

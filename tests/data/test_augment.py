@@ -1,8 +1,9 @@
-"""Augmentation against torchvision's semantics image by image, and its random numbers against their frequencies.
+"""Augmentation compared with torchvision's semantics image by image, and the frequencies of the random draws.
 
-Both ways to carry it out, in JAX, and with TensorFlow up to gray, are held to the same reference.
+Both implementations, in JAX and (crop and flip) in TensorFlow, are compared with the same reference.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,44 +20,44 @@ from tests.support.augmentation import DRAWN, reference, within_4_sigma
 def with_tensorflow(images, draws, padding):
     tf = import_tensorflow()
     cut = tf_crop(tf, tf.constant(images), draws.offsets, draws.flips, padding).numpy()
-    assert cut.dtype == images.dtype  # bytes stay bytes on their way to the device
-    return np.asarray(grayscale(cut, draws.grays))
+    assert cut.dtype == np.uint8
+    return np.asarray(jax.jit(grayscale)(cut, draws.grays))
 
 
-both_ways = pytest.mark.parametrize("way", [jax.jit(augment, static_argnums=2), with_tensorflow], ids=["jax", "tf"])
+jitted = jax.jit(augment, static_argnums=2)
+both_implementations = pytest.mark.parametrize("implementation", [jitted, with_tensorflow], ids=["jax", "tf"])
 
 
 def random_images(seed, count, height, width):
-    # No zeros among the pixels, so that padding cannot pass for image.
+    # No pixel is zero, so that padding cannot be mistaken for image.
     return np.random.default_rng(seed).integers(1, 256, size=(count, height, width, 3), dtype=np.uint8)
 
 
-@both_ways
+@both_implementations
 @settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1),
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     padding=st.integers(0, 8),
-    dtype=st.sampled_from([np.uint8, np.float32]),
 )
-@example(seed=0, size=(1, 1), padding=8, dtype=np.uint8)
-@example(seed=0, size=(3, 40), padding=0, dtype=np.float32)
-def test_a_batch_is_augmented_as_each_image_alone(way, seed, size, padding, dtype):
+@example(seed=0, size=(1, 1), padding=8)
+@example(seed=0, size=(3, 40), padding=0)
+def test_a_batch_equals_the_reference_image_by_image(implementation, seed, size, padding):
     rng = np.random.default_rng(seed)
     count = 8
-    images = random_images(seed, count, *size).astype(dtype)
+    images = random_images(seed, count, *size)
     offsets = rng.integers(2 * padding, size=(count, 2), endpoint=True).astype(np.int32)
     flips, grays = rng.random((2, count)) < 0.5
-    flips[:4], grays[:4] = [False, True, False, True], [False, False, True, True]  # each way at least once
-    found = way(images, Draws(offsets, flips, grays), padding)
-    expected = [reference(*one, padding) for one in zip(images, offsets, flips, grays, strict=True)]
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, np.stack(expected), rtol=0, atol=1e-4)
+    flips[:4], grays[:4] = [False, True, False, True], [False, False, True, True]  # every combination
+    augmented = implementation(images, Draws(offsets, flips, grays), padding)
+    expected = [reference(*image, padding) for image in zip(images, offsets, flips, grays, strict=True)]
+    assert augmented.dtype == np.float32
+    np.testing.assert_allclose(augmented, np.stack(expected), rtol=0, atol=1e-4)
 
 
-# torchvision 0.29.1 (torch 2.14.1) of the two images below, on float tensors from 0 to 1, times 255:
+# Results of torchvision 0.29.1 (torch 2.14.1) for the two images below, on float tensors from 0 to 1, times 255:
 # pad(2), crop at (0, 3), hflip, rgb_to_grayscale; and pad(2), crop at (4, 1), hflip.
-# On PIL images its gray is rounded to whole levels, and on uint8 tensors cut off to them; here it is neither.
+# For PIL images torchvision rounds gray levels, and for uint8 tensors it truncates them; here they stay as they are.
 TORCHVISION_GRAY = [
     [0, 0, 0, 0, 0],
     [0, 0, 0, 0, 0],
@@ -75,82 +76,116 @@ TORCHVISION_COLOUR = [
 ]
 
 
-@both_ways
-def test_torchvisions_own_values(way):
+@both_implementations
+def test_values_computed_by_torchvision(implementation):
     images = np.random.RandomState(0).randint(0, 256, (2, 6, 5, 3)).astype(np.uint8)
     draws = Draws(np.array([[0, 3], [4, 1]], np.int32), np.array([True, True]), np.array([True, False]))
-    gray, colour = np.asarray(way(images, draws, 2))
+    gray, colour = np.asarray(implementation(images, draws, 2))
     np.testing.assert_allclose(gray, np.stack([TORCHVISION_GRAY] * 3, -1), rtol=0, atol=1e-4)
     np.testing.assert_array_equal(colour, TORCHVISION_COLOUR)
 
 
-@both_ways
-def test_the_order_is_crop_then_flip(way):
-    """Shifted to the left by one and then mirrored, the column of zeros stands on the left; gray goes with either."""
+@both_implementations
+def test_the_order_is_crop_then_flip(implementation):
+    """An image shifted to the left by one pixel and then flipped has its column of zeros on the left."""
     images = random_images(0, 1, 4, 4)
     draws = Draws(np.array([[1, 2]], np.int32), np.array([True]), np.array([False]))
-    (found,) = np.asarray(way(images, draws, 1))
-    np.testing.assert_array_equal(found[:, 0], 0)
-    np.testing.assert_array_equal(found[:, 1:], images[0, :, :0:-1])
+    (augmented,) = np.asarray(implementation(images, draws, 1))
+    np.testing.assert_array_equal(augmented[:, 0], 0)
+    np.testing.assert_array_equal(augmented[:, 1:], images[0, :, :0:-1])
 
 
-def test_the_outermost_crops_reach_the_corners_of_the_border():
+def test_the_outermost_crops_reach_the_corners_of_the_padded_image():
     images = random_images(1, 3, 4, 5)
-    found = np.asarray(crop(images, np.array([[0, 0], [4, 4], [2, 2]], np.int32), 2))
+    cropped = np.asarray(crop(images, np.array([[0, 0], [4, 4], [2, 2]], np.int32), 2))
     expected = np.zeros_like(images)
     expected[0, 2:, 2:] = images[0, :2, :3]
     expected[1, :2, :3] = images[1, 2:, 2:]
     expected[2] = images[2]
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, expected)
+    assert cropped.dtype == np.uint8
+    np.testing.assert_array_equal(cropped, expected)
 
 
 @pytest.mark.parametrize("padding", [1, 4])
 def test_every_offset_is_equally_likely(padding):
     offsets = np.asarray(draw(jax.random.key(0), DRAWN, padding, 0.5, 0.5).offsets)
     assert (offsets.shape, offsets.dtype) == ((DRAWN, 2), np.int32)
-    places = 2 * padding + 1
+    values = 2 * padding + 1
     for axis in offsets.T:
-        counts = np.bincount(axis, minlength=places)
-        assert len(counts) == places
-        assert all(within_4_sigma(count, DRAWN, 1 / places) for count in counts)
-    # Rows and columns are drawn apart: every pair is equally likely too.
-    pairs = np.bincount(offsets @ [places, 1], minlength=places**2)
-    assert all(within_4_sigma(count, DRAWN, 1 / places**2) for count in pairs)
+        counts = np.bincount(axis, minlength=values)
+        assert len(counts) == values
+        assert all(within_4_sigma(count, DRAWN, 1 / values) for count in counts)
+    # Rows and columns are independent: every pair is equally likely too.
+    pairs = np.bincount(offsets @ [values, 1], minlength=values**2)
+    assert all(within_4_sigma(count, DRAWN, 1 / values**2) for count in pairs)
 
 
 @pytest.mark.parametrize(("flip", "grayscale"), [(0.5, 0.5), (0.5, 0.1), (0.0, 1.0), (1.0, 0.0), (0.3, 0.9)])
 def test_flips_and_grays_have_their_probabilities_and_are_independent(flip, grayscale):
-    drawn = draw(jax.random.key(1), DRAWN, 4, flip, grayscale)
-    flips, grays = np.asarray(drawn.flips), np.asarray(drawn.grays)
+    offsets, flips, grays = map(np.asarray, draw(jax.random.key(1), DRAWN, 4, flip, grayscale))
     assert flips.dtype == grays.dtype == bool
     assert within_4_sigma(flips.sum(), DRAWN, flip)
     assert within_4_sigma(grays.sum(), DRAWN, grayscale)
     assert within_4_sigma((flips & grays).sum(), DRAWN, flip * grayscale)
-    assert within_4_sigma((flips & (drawn.offsets[:, 0] == 0)).sum(), DRAWN, flip / 9)
-    assert within_4_sigma((grays & (drawn.offsets[:, 1] == 8)).sum(), DRAWN, grayscale / 9)
+    assert within_4_sigma((flips & (offsets[:, 0] == 0)).sum(), DRAWN, flip / 9)
+    assert within_4_sigma((grays & (offsets[:, 1] == 8)).sum(), DRAWN, grayscale / 9)
 
 
-def test_draws_follow_from_the_key():
+def test_draws_depend_on_the_key_alone():
     first, again, other = (draw(jax.random.key(key), 50, 4, 0.5, 0.5) for key in (0, 0, 1))
-    for mine, same, different in zip(first, again, other, strict=True):
-        np.testing.assert_array_equal(mine, same)
-        assert not np.array_equal(mine, different)
+    chex.assert_trees_all_equal(first, again)
+    assert not any(np.array_equal(*pair) for pair in zip(first, other, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_normalise_equals_float64(dtype):
+def test_normalise_equals_a_float64_reference(dtype):
     pixels = np.arange(256 * 3).reshape(8, 8, 4, 3).astype(np.uint8).astype(dtype)
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-    found = normalise(jnp.asarray(pixels), mean, std)
-    assert found.dtype == jnp.float32
+    normalised = normalise(jnp.asarray(pixels), mean, std)
+    assert normalised.dtype == jnp.float32
     expected = (pixels.astype(np.float64) / 255 - np.array(mean)) / np.array(std)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(normalised, expected, rtol=0, atol=1e-6)
 
 
 def test_padding_is_black_before_normalisation():
-    """As in torchvision, where ToTensor and Normalize come last: a padded pixel is -mean / std, not 0."""
+    """As in torchvision, where ToTensor and Normalize come last, padding becomes -mean / std, not 0."""
     draws = Draws(np.zeros((1, 2), np.int32), np.array([False]), np.array([False]))
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-    found = normalise(augment(random_images(2, 1, 4, 4), draws, 1), mean, std)
-    np.testing.assert_allclose(found[0, 0, 0], [-2, -2, -2], rtol=1e-6)
+    normalised = normalise(jitted(random_images(2, 1, 4, 4), draws, 1), mean, std)
+    np.testing.assert_allclose(normalised[0, 0, 0], [-2, -2, -2], rtol=1e-6)
+
+
+IMAGES, COINS, OFFSETS = np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, bool), np.zeros((2, 2), np.int32)
+MEAN = np.zeros(3)
+REFUSED = {
+    "float images": (
+        lambda: augment(np.float32(IMAGES), Draws(OFFSETS, COINS, COINS), 1),
+        "float32",
+        "uint8",
+        "images",
+    ),
+    "one image": (lambda: augment(IMAGES[0], Draws(OFFSETS, COINS, COINS), 1), "(4, 4, 3)", "images"),
+    "gray images": (lambda: augment(IMAGES[..., :1], Draws(OFFSETS, COINS, COINS), 0), "(2, 4, 4, 1)", "images"),
+    "integer flips": (lambda: augment(IMAGES, Draws(OFFSETS, np.int32(COINS), COINS), 0), "int32", "bool", "flips"),
+    "too few flips": (lambda: augment(IMAGES, Draws(OFFSETS, COINS[:1], COINS), 0), "(1,)", "expected (2)", "flips"),
+    "images of crop": (lambda: crop(np.int32(IMAGES), OFFSETS, 1), "int32", "uint8", "images"),
+    "wide offsets": (lambda: crop(IMAGES, np.int64(OFFSETS), 1), "int64", "int32", "offsets"),
+    "flat offsets": (lambda: crop(IMAGES, OFFSETS[:, 0], 1), "(2,)", "(2, 2)", "offsets"),
+    "images of grayscale": (lambda: grayscale(np.float32(IMAGES), COINS), "float32", "uint8", "images"),
+    "integer grays": (lambda: grayscale(IMAGES, np.uint8(COINS)), "uint8", "bool", "grays"),
+    "rows of grays": (lambda: grayscale(IMAGES, COINS[:, None]), "(2, 1)", "expected (2)", "grays"),
+    "integer pixels": (lambda: normalise(np.int32(IMAGES), MEAN, MEAN), "int32", "float32", "pixels"),
+    "one image's pixels": (lambda: normalise(IMAGES[0], MEAN, MEAN), "(4, 4, 3)", "pixels"),
+    "scalar mean": (lambda: normalise(IMAGES, 0.5, MEAN), "()", "(3,)", "mean and std"),
+    "scalar std": (lambda: normalise(IMAGES, MEAN, 0.5), "()", "(3,)", "mean and std"),
+    "several keys": (lambda: draw(jax.random.split(jax.random.key(0)), 4, 1, 0.5, 0.5), "(2,)", "()", "key"),
+    "an untyped key": (lambda: draw(np.zeros(2, np.uint32), 4, 1, 0.5, 0.5), "(2,)", "()", "typed PRNG key"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_other_shapes_and_dtypes_are_refused(case):
+    call, *parts = REFUSED[case]
+    with pytest.raises(AssertionError) as caught:
+        jax.eval_shape(call)
+    assert all(part in str(caught.value) for part in parts), caught.value

@@ -1,4 +1,4 @@
-"""Data sets: their digest, their held-out validation images, their channel statistics."""
+"""Data sets: digest, hold-out, folds, subsets and channel statistics."""
 
 import hashlib
 
@@ -10,14 +10,21 @@ from jresnet.errors import InputError
 from tests.support.datasets import pixels
 
 
-def made(labels, test=5, seed=0, **changes):
-    """A data set whose images carry their index in the first pixel."""
+def make_dataset(labels, seed=0, **changes):
+    """A data set whose training images store their index in the first pixel."""
     labels = np.asarray(labels, np.int32)
     images = np.random.default_rng(seed).integers(0, 256, (len(labels), 4, 4, 3), np.uint8)
     images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(len(labels)) % 256, np.arange(len(labels)) // 256
     empty = Split(images[:0], labels[:0])
-    parts = {"train": Split(images, labels), "validation": empty, "test": Split(images[:test], labels[:test])}
+    parts = {"train": Split(images, labels), "validation": empty, "test": Split(images[:5], labels[:5])}
     return Dataset(name="made", classes=tuple(map(str, range(labels.max() + 1))), **(parts | changes))
+
+
+def statistics_of(images):
+    """The channel statistics of a data set with these training images."""
+    labels = (np.arange(len(images)) % 2).astype(np.int32)
+    nothing = Split(images[:0], labels[:0])
+    return Dataset("made", Split(images, labels), nothing, nothing, ("a", "b")).channel_statistics
 
 
 def indices(split):
@@ -31,9 +38,9 @@ def test_synthetic():
     assert dataset.sha256 == load_dataset("synthetic").sha256
 
 
-def test_sha256_covers_every_split_its_labels_and_shapes():
-    base = made([0, 1, 2, 0, 1, 2])
-    assert base.sha256 == made([0, 1, 2, 0, 1, 2]).sha256
+def test_sha256_depends_on_the_pixels_labels_and_shapes_of_every_split():
+    base = make_dataset([0, 1, 2, 0, 1, 2])
+    assert base.sha256 == make_dataset([0, 1, 2, 0, 1, 2]).sha256
     expected = hashlib.sha256()
     for split in (base.train, base.validation, base.test):
         expected.update(
@@ -44,17 +51,21 @@ def test_sha256_covers_every_split_its_labels_and_shapes():
     other = base.train.images.copy()
     other[3, 2, 1, 0] ^= 1
     changed = [
-        made([0, 1, 2, 0, 2, 1]),
-        made([0, 1, 2, 0, 1, 2], train=Split(other, base.train.labels)),
-        made([0, 1, 2, 0, 1, 2], test=4),
-        made([0, 1, 2, 0, 1, 2], train=Split(base.train.images.reshape(6, 2, 8, 3), base.train.labels)),
+        make_dataset([0, 1, 2, 0, 2, 1]),
+        make_dataset([0, 1, 2, 0, 1, 2], train=Split(other, base.train.labels)),
+        make_dataset([0, 1, 2, 0, 1, 2], test=base.test.take(slice(4))),
+        make_dataset(
+            [0, 1, 2, 0, 1, 2],
+            train=Split(base.train.images.reshape(6, 2, 8, 3), base.train.labels),
+            test=Split(base.test.images.reshape(5, 2, 8, 3), base.test.labels),
+        ),
         base.hold_out(3, 0),
     ]
     assert len({base.sha256, *(dataset.sha256 for dataset in changed)}) == 6
 
 
-def test_hold_out_is_stratified_disjoint_and_keeps_the_order():
-    dataset = made(np.random.default_rng(1).permutation(np.repeat([0, 1, 2, 3], [100, 60, 30, 10])))
+def test_hold_out_is_stratified_and_disjoint_and_keeps_the_order():
+    dataset = make_dataset(np.random.default_rng(1).permutation(np.repeat([0, 1, 2, 3], [100, 60, 30, 10])))
     split = dataset.hold_out(40, seed=3)
     assert np.bincount(split.validation.labels).tolist() == [20, 12, 6, 2]
     kept, held = indices(split.train), indices(split.validation)
@@ -66,7 +77,7 @@ def test_hold_out_is_stratified_disjoint_and_keeps_the_order():
 
 
 def test_hold_out_depends_on_the_seed_alone():
-    dataset = made(np.arange(200) % 4)
+    dataset = make_dataset(np.arange(200) % 4)
     first, again, other = (indices(dataset.hold_out(20, seed).validation) for seed in (3, 3, 4))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     assert len(set(first // 10)) > 8
@@ -81,32 +92,33 @@ def test_hold_out_depends_on_the_seed_alone():
     ],
 )
 def test_hold_out_rounds_by_largest_remainder(counts, n, shares):
-    split = made(np.repeat(np.arange(3), counts)).hold_out(n, 0)
+    split = make_dataset(np.repeat(np.arange(3), counts)).hold_out(n, 0)
     assert np.bincount(split.validation.labels, minlength=3).tolist() == shares
 
 
-def test_hold_out_nothing_is_the_same_data_set():
-    dataset = made([0, 1])
+def test_hold_out_of_no_images_returns_the_data_set():
+    dataset = make_dataset([0, 1])
     assert dataset.hold_out(0, 5) is dataset
 
 
 @pytest.mark.parametrize(("n", "part"), [(6, "below 6"), (7, "below 6"), (-1, "below 6"), (5, "class 1")])
-def test_hold_out_too_many(n, part):
+def test_hold_out_of_too_many_images(n, part):
     with pytest.raises(InputError, match=rf"^--validation {n}: [^\n]*{part}"):
-        made([0, 0, 0, 1, 1, 2]).hold_out(n, 0)
+        make_dataset([0, 0, 0, 1, 1, 2]).hold_out(n, 0)
 
 
-def test_hold_out_from_a_data_set_with_validation():
-    dataset = made(np.arange(20) % 2).hold_out(4, 0)
-    with pytest.raises(InputError, match="4 validation images of its own"):
+def test_hold_out_with_an_existing_validation_split():
+    dataset = make_dataset(np.arange(20) % 2).hold_out(4, 0)
+    with pytest.raises(
+        InputError, match="--validation 2: made already has a validation split of 4 images: omit --validation"
+    ):
         dataset.hold_out(2, 0)
 
 
-def test_channel_statistics_are_those_of_all_pixels_together():
+def test_channel_statistics_are_those_of_all_pixels():
     images = pixels(2500, 3, 4, 3) // np.array([1, 2, 4], np.uint8) + np.array([0, 9, 50], np.uint8)
     images[:7] = 255
-    dataset = made(np.arange(2500) % 2, train=Split(images, np.arange(2500) % 2))
-    mean, std = dataset.channel_statistics
+    mean, std = statistics_of(images)
     scaled = images.astype(np.float64) / 255
     assert mean == tuple(np.round(scaled.mean(axis=(0, 1, 2)), 4))
     assert std == tuple(np.round(scaled.std(axis=(0, 1, 2)), 4))
@@ -116,20 +128,20 @@ def test_channel_statistics_are_those_of_all_pixels_together():
 def test_channel_statistics_of_a_constant_channel():
     images = pixels(10, 3, 4, 3)
     images[..., 1] = 51
-    mean, std = made([0, 1] * 5, train=Split(images, np.arange(10) % 2)).channel_statistics
+    mean, std = statistics_of(images)
     assert mean[1] == 0.2 and std[1] == 1.0 and 0.2 < std[0] < 0.4
 
 
 def test_channel_statistics_do_not_overflow():
-    """A chunk of white images of 64 x 64 sums to more than 2**32."""
+    """The pixels of a chunk of white 64 x 64 images add up to more than 2**32."""
     white = np.full((1100, 64, 64, 3), 255, np.uint8)
     white[0] = 254
-    mean, std = made([0, 1], train=Split(white, np.zeros(1100, np.int32))).channel_statistics
+    mean, std = statistics_of(white)
     assert mean == (1.0, 1.0, 1.0) and std == (0.0001,) * 3
 
 
-def test_folds_are_stratified_and_validate_on_every_image_once():
-    dataset = made(np.random.default_rng(1).permutation(np.repeat([0, 1, 2], [50, 31, 7])))
+def test_folds_are_stratified_and_validate_each_image_once():
+    dataset = make_dataset(np.random.default_rng(1).permutation(np.repeat([0, 1, 2], [50, 31, 7])))
     folds = [dataset.fold(5, index, seed=3) for index in range(5)]
     assert sorted(np.concatenate([indices(fold.validation) for fold in folds])) == list(range(88))
     for fold in folds:
@@ -143,13 +155,13 @@ def test_folds_are_stratified_and_validate_on_every_image_once():
 
 
 @pytest.mark.parametrize("folds", [-1, 0, 1, 4])
-def test_a_class_is_shared_among_at_most_as_many_folds_as_it_has_images(folds):
+def test_folds_are_at_most_the_images_of_the_smallest_class(folds):
     with pytest.raises(InputError, match=f"--folds {folds}: must lie from 2 to 3, as 1, the smallest class, has 3"):
-        made([0] * 9 + [1] * 3).fold(folds, 0)
+        make_dataset([0] * 9 + [1] * 3).fold(folds, 0)
 
 
 def test_subsets_are_stratified_and_the_same_every_time():
-    dataset = made(np.arange(60) % 3, test=30)
+    dataset = make_dataset(np.arange(60) % 3, test=30)
     small = dataset.subset(train=21, test=9)
     assert np.bincount(small.train.labels).tolist() == [7, 7, 7] and np.bincount(small.test.labels).tolist() == [3] * 3
     assert (np.diff(indices(small.train)) > 0).all()
@@ -164,3 +176,39 @@ def test_subsets_are_stratified_and_the_same_every_time():
     ):
         with pytest.raises(InputError, match=complaint):
             dataset.subset(**wanted)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "complaint"),
+    [
+        (
+            np.zeros((4, 8, 8, 3), np.float32),
+            np.zeros(4, np.int32),
+            r"images are float32 of shape \(4, 8, 8, 3\): give",
+        ),
+        (np.zeros((4, 8, 8), np.uint8), np.zeros(4, np.int32), r"images are uint8 of shape \(4, 8, 8\): give uint8"),
+        (np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4, np.int32), r"of shape \(4, 8, 8, 1\): give uint8"),
+        (np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, np.int64), r"labels are int64 of shape \(4,\): give int32"),
+        (np.zeros((4, 8, 8, 3), np.uint8), np.zeros(3, np.int32), r"labels are int32 of shape \(3,\): give int32"),
+        (
+            np.zeros((4, 8, 8, 3), np.uint8),
+            np.zeros((4, 1), np.int32),
+            r"of shape \(4, 1\): give int32 of shape \(4,\)",
+        ),
+    ],
+)
+def test_arrays_of_other_dtypes_or_shapes_are_refused(images, labels, complaint):
+    with pytest.raises(InputError, match=complaint):
+        Split(images, labels)
+
+
+def test_splits_that_do_not_go_together_are_refused():
+    base = make_dataset([0, 1, 2, 0, 1, 2])
+    parts = {"train": base.train, "validation": base.validation, "test": base.test}
+    with pytest.raises(InputError, match="train labels go from 0 to 2: give indices from 0 to 1, into the 2 classes"):
+        Dataset("made", **parts, classes=("a", "b"))
+    with pytest.raises(InputError, match="test labels go from -1 to -1: give indices from 0"):
+        Dataset("made", **parts | {"test": Split(base.test.images, -np.ones(5, np.int32))}, classes=base.classes)
+    wide = Split(np.zeros((2, 4, 9, 3), np.uint8), np.zeros(2, np.int32))
+    with pytest.raises(InputError, match="test images are 4 x 9, train images 4 x 4"):
+        Dataset("made", **parts | {"test": wide}, classes=base.classes)

@@ -1,10 +1,13 @@
-"""The TFDS reader: prepared data in stored order, and one plain line where there are none."""
+"""The TFDS reader: prepared data in stored order, the cache of decoded arrays, refusals of one line."""
 
+import http.server
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -17,8 +20,14 @@ from tests.support.datasets import pixels, refused
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def store(root, name, splits, image_shape=(6, 5, 3), names=("plane", "car", "bird"), **features):
-    """Write a prepared TFDS data set; splits: name -> (images, labels)."""
+@pytest.fixture
+def no_probe(monkeypatch):
+    """Fail if the network is probed."""
+    monkeypatch.setattr(tfds_reader, "_any_answers", lambda hosts: pytest.fail("probed the network"))
+
+
+def prepare(root, name, splits, image_shape=(6, 5, 3), names=("plane", "car", "bird"), **features):
+    """Prepare a data set as TFDS stores it; `splits` maps names to (images, labels)."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
@@ -44,12 +53,11 @@ def store(root, name, splits, image_shape=(6, 5, 3), names=("plane", "car", "bir
     )  # fmt: skip
 
 
-def test_tfds_reads_prepared_data_in_stored_order(tmp_path, monkeypatch):
-    train, labels = pixels(2300, 32, 32, 3), np.arange(2300) % 3
+def test_prepared_data_are_read_in_stored_order(tmp_path, monkeypatch, no_probe):
+    train, labels = pixels(1100, 32, 32, 3), np.arange(1100) % 3  # more than one batch of the reader
     test = pixels(4, 32, 32, 3)
     splits = {"train": (train, labels), "test": (test, labels[:4])}
-    store(tmp_path, "cifar10", splits, image_shape=(32, 32, 3))
-    monkeypatch.setattr(tfds_reader, "_answers", lambda host: pytest.fail("no need of the network"))
+    prepare(tmp_path, "cifar10", splits, image_shape=(32, 32, 3))
     dataset = load_dataset("cifar10", str(tmp_path))
     assert np.array_equal(dataset.train.images, train) and np.array_equal(dataset.train.labels, labels)
     assert np.array_equal(dataset.test.images, test)
@@ -65,105 +73,104 @@ print(jresnet.load_dataset("mine", sys.argv[1]).sha256, "tensorflow" in sys.modu
 """
 
 
-def test_what_was_decoded_once_is_read_again_while_it_is_the_same(tmp_path, monkeypatch):
-    decoded, decode = [], tfds_reader._decode
-    monkeypatch.setattr(tfds_reader, "_decode", lambda *where: decoded.append(where) or decode(*where))
+def test_decoded_arrays_are_cached_until_the_prepared_files_change(tmp_path, monkeypatch):
+    calls, decode = [], tfds_reader._decode
+    monkeypatch.setattr(tfds_reader, "_decode", lambda *arguments: calls.append(arguments) or decode(*arguments))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
 
     def read():
-        decoded.clear()
-        return load_dataset("mine", str(tmp_path)).sha256, len(decoded)
+        calls.clear()
+        return load_dataset("mine", str(tmp_path)).sha256, len(calls)
 
     images, labels = pixels(6, 6, 5, 3), np.arange(6) % 3
-    store(tmp_path, "mine", dict.fromkeys(("train", "validation", "test"), (images, labels)))
-    sha256, times = read()
-    assert times == 1 and read() == (sha256, 0)
-    # A process that only reads does without TensorFlow.
+    prepare(tmp_path, "mine", dict.fromkeys(("train", "validation", "test"), (images, labels)))
+    sha256, decoded = read()
+    assert decoded == 1 and read() == (sha256, 0)
+    # A process that reads from the cache does not import TensorFlow.
     words = [sys.executable, "-c", READ, tmp_path]
     done = subprocess.run(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [sha256, "False"]
-    (kept,) = (tmp_path / "user" / "jresnet" / "datasets").glob("*.npz")
-    whole = kept.read_bytes()
-    middle = len(whole) // 2
-    for damaged in (whole[:-9], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
-        kept.write_bytes(damaged)
-        assert read() == (sha256, 1) and kept.read_bytes() == whole
+    (cached,) = (tmp_path / "user" / "jresnet" / "datasets").glob("*.npz")
+    intact = cached.read_bytes()
+    middle = len(intact) // 2
+    for damaged in (intact[:-9], intact[:middle] + bytes([intact[middle] ^ 1]) + intact[middle + 1 :]):
+        cached.write_bytes(damaged)
+        assert read() == (sha256, 1) and cached.read_bytes() == intact
     shutil.rmtree(tmp_path / "mine")
-    store(tmp_path, "mine", dict.fromkeys(("train", "validation", "test"), (images[::-1], labels)))
-    changed, times = read()
-    assert changed != sha256 and times == 1
+    prepare(tmp_path, "mine", dict.fromkeys(("train", "validation", "test"), (images[::-1], labels)))
+    changed, decoded = read()
+    assert changed != sha256 and decoded == 1
 
 
-def test_a_cache_that_cannot_be_written_or_read_changes_nothing(tmp_path, monkeypatch):
-    store(tmp_path, "mine", dict.fromkeys(("train", "test"), (pixels(6, 6, 5, 3), np.arange(6) % 3)))
+def test_an_unusable_cache_is_ignored(tmp_path, monkeypatch):
+    prepare(tmp_path, "mine", dict.fromkeys(("train", "test"), (pixels(6, 6, 5, 3), np.arange(6) % 3)))
     expected = load_dataset("mine", str(tmp_path)).sha256
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert load_dataset("mine", str(tmp_path)).sha256 == expected
 
 
-def test_tfds_gray_validation_and_unregistered_name(tmp_path):
+def test_grayscale_validation_split_and_unregistered_name(tmp_path):
     image, label = pixels(6, 6, 5, 1), np.arange(6) % 3
-    store(tmp_path, "my_own", {s: (image, label) for s in ("train", "validation", "test")}, (6, 5, 1))
+    prepare(tmp_path, "my_own", {s: (image, label) for s in ("train", "validation", "test")}, (6, 5, 1))
     dataset = load_dataset("my_own", str(tmp_path))
     assert len(dataset.validation) == 6
     assert np.array_equal(dataset.train.images, np.repeat(image, 3, axis=3))
 
 
-def test_tfds_images_of_unstated_size(tmp_path):
+def test_images_of_unspecified_size(tmp_path):
     images, labels = [pixels(6, 5, 3) for _ in range(3)], np.arange(3)
-    store(tmp_path, "equal", {"train": (images, labels), "test": (images, labels)}, (None, None, 3))
+    prepare(tmp_path, "equal", {"train": (images, labels), "test": (images, labels)}, (None, None, 3))
     assert np.array_equal(load_dataset("equal", str(tmp_path)).train.images, np.stack(images))
     images[2] = pixels(7, 5, 3)
-    store(tmp_path, "unequal", {"train": (images, labels), "test": (images, labels)}, (None, None, 3))
+    prepare(tmp_path, "unequal", {"train": (images, labels), "test": (images, labels)}, (None, None, 3))
     refused("unequal", "train images differ in size", "6 x 5", "7 x 5", data_dir=str(tmp_path))
 
 
-def test_tfds_that_is_no_classification_or_lacks_a_split_or_is_damaged(tmp_path):
+def test_other_features_missing_splits_and_damaged_files_are_refused(tmp_path):
     import tensorflow_datasets as tfds
 
     pair = (pixels(3, 6, 5, 3), np.arange(3))
     image = tfds.features.Image(shape=(6, 5, 3))
-    store(tmp_path, "scores", {"train": pair, "test": pair}, image=image, label=tfds.features.Scalar(np.int64))
+    prepare(tmp_path, "scores", {"train": pair, "test": pair}, image=image, label=tfds.features.Scalar(np.int64))
     refused("scores", "class label", data_dir=str(tmp_path))
-    store(tmp_path, "no_test", {"train": pair})
+    prepare(tmp_path, "no_test", {"train": pair})
     refused("no_test", "splits are train", data_dir=str(tmp_path))
-    store(tmp_path, "damaged", {"train": pair, "test": pair})
+    prepare(tmp_path, "damaged", {"train": pair, "test": pair})
     next((tmp_path / "damaged").rglob("*train.tfrecord*")).write_bytes(b"damaged for a test")
     refused("damaged", tmp_path / "damaged", "is damaged", data_dir=str(tmp_path))
 
 
-def test_tfds_not_prepared_and_no_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(tfds_reader, "_answers", lambda host: False)
-    remedies = (
-        "--data-dir",
-        "TFDS_DATA_DIR",
-        "connect to the network",
-        "npz:FILE",
-        "folder:DIR",
-        "synthetic",
-    )
-    start = time.monotonic()
+def test_not_prepared_and_no_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds_reader, "_any_answers", lambda hosts: False)
+    remedies = ("--data-dir", "TFDS_DATA_DIR", "connect to the network", "npz:FILE", "folder:DIR", "synthetic")
     refused("cifar100", tmp_path / "none", "cs.toronto.edu", *remedies, data_dir=str(tmp_path / "none"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "other"))
     refused("mnist", tmp_path / "other", *remedies)
-    assert time.monotonic() - start < 5
     assert not list(tmp_path.iterdir())
 
 
-def test_network_probe_is_bounded_and_needs_one_answer(monkeypatch):
-    def answers(host):
-        time.sleep({"slow": 30, "down": 0, "up": 0.05}[host])
-        return host == "up"
+class NotFound(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.send_error(404)
 
-    monkeypatch.setattr(tfds_reader, "_answers", answers)
+    def log_message(self, *_):
+        pass
+
+
+def test_the_network_probe_needs_one_answer_in_time(monkeypatch):
     monkeypatch.setattr(tfds_reader, "_PROBE_SECONDS", 0.5)
-    start = time.monotonic()
-    assert tfds_reader._any_answers(["slow", "down", "up"])
-    assert not tfds_reader._any_answers(["down", "down"])
-    assert time.monotonic() - start < 0.5
-    assert not tfds_reader._any_answers(["slow"])
-    assert time.monotonic() - start < 2
+    with http.server.HTTPServer(("127.0.0.1", 0), NotFound) as server, socket.create_server(("127.0.0.1", 0)) as silent:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        up, slow = (f"http://127.0.0.1:{port}/" for port in (server.server_port, silent.getsockname()[1]))
+        down = "http://127.0.0.1:1/"
+        start = time.monotonic()
+        assert tfds_reader._any_answers([down, up])
+        assert not tfds_reader._any_answers([down, down])
+        assert time.monotonic() - start < 0.5
+        assert not tfds_reader._any_answers([slow])
+        assert time.monotonic() - start < 2
+        server.shutdown()
 
 
 def test_failed_download_is_one_line(tmp_path, monkeypatch):
@@ -172,14 +179,13 @@ def test_failed_download_is_one_line(tmp_path, monkeypatch):
     def fail(self):
         raise OSError("disk full\nand more")
 
-    monkeypatch.setattr(tfds_reader, "_answers", lambda host: True)
+    monkeypatch.setattr(tfds_reader, "_any_answers", lambda hosts: True)
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
     refused("cifar100", "disk full", tmp_path, data_dir=str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["cifar11", "CIFAR10", "", "a b\nc", "npz", "huggingface:mnist", "data/x.npz"])
-def test_unknown_name(name, monkeypatch):
-    monkeypatch.setattr(tfds_reader, "_answers", lambda host: pytest.fail("asked the network"))
+@pytest.mark.parametrize("name", ["cifar11", "CIFAR10", "", "a b\nc", "npz", "huggingface:mnist", "data/x.npz", "../x"])
+def test_unknown_name(name, no_probe):
     start = time.monotonic()
     message = refused(name, repr(name), "no such data set", "npz:FILE", "folder:DIR", "synthetic")
     assert time.monotonic() - start < 5

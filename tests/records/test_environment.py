@@ -1,4 +1,4 @@
-"""The commit is judged against repositories made here, the versions against the packages themselves."""
+"""The environment of a result: commits of repositories made here, package versions, device names."""
 
 import importlib.util
 import pathlib
@@ -23,7 +23,7 @@ def git(directory, *arguments):
 
 
 def imported_from(directory):
-    """The module as a program would see it that imported it from `directory`."""
+    """Copy the module into `directory` and import it from there."""
     path = directory / SOURCE.name
     path.write_bytes(SOURCE.read_bytes())
     spec = importlib.util.spec_from_file_location("environment_copy", path)
@@ -40,11 +40,11 @@ def repository(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_versions_are_those_of_the_packages():
-    found = environment.versions()
-    assert found["python"] == sys.version.split()[0]
-    assert found["numpy"] == numpy.__version__
-    assert {"jax", "jaxlib", "flax", "optax", "orbax-checkpoint"} <= set(found)
+def test_versions_of_python_and_the_packages():
+    versions = environment.versions()
+    assert versions["python"] == sys.version.split()[0]
+    assert versions["numpy"] == numpy.__version__
+    assert {"jax", "jaxlib", "flax", "optax", "orbax-checkpoint"} <= set(versions)
 
 
 def test_a_package_that_is_not_installed_is_left_out(monkeypatch):
@@ -58,26 +58,22 @@ class FakeDevice:
 
 
 def test_device_counts_gpus_by_kind(monkeypatch):
-    gpus = [
-        FakeDevice("gpu", "NVIDIA H200"),
-        FakeDevice("gpu", "NVIDIA H200"),
-        FakeDevice("gpu", "NVIDIA L4"),
-    ]
+    gpus = [FakeDevice("gpu", f"NVIDIA {name}") for name in ("H200", "H200", "L4")]
     monkeypatch.setattr("jax.devices", lambda: gpus)
     assert environment.device() == "NVIDIA H200 x2, NVIDIA L4 x1"
 
 
 @pytest.mark.parametrize(("count", "ending"), [(1, "cores"), (4, "cores, 4 devices")])
-def test_device_names_the_cpu_and_owns_up_to_emulated_devices(monkeypatch, count, ending):
+def test_device_names_the_cpu_and_counts_emulated_devices(monkeypatch, count, ending):
     monkeypatch.setattr("jax.devices", lambda: [FakeDevice("cpu", "cpu")] * count)
     assert re.fullmatch(rf"cpu: \S.* x[1-9]\d* {ending}", environment.device())
 
 
-def test_commit_of_a_clean_and_of_a_changed_tree(repository):
+def test_commit_of_a_clean_and_of_a_modified_tree(repository):
     module = imported_from(repository / "jresnet")
     git(repository, "add", ".")
     git(repository, "commit", "--quiet", "-m", "first")
-    git(repository, "tag", "-a", "v1", "-m", "a tag must not stand in for the hash")
+    git(repository, "tag", "-a", "v1", "-m", "a tag must not replace the hash")
     head = git(repository, "rev-parse", "HEAD")
     assert module.commit() == head
     (repository / "untracked.txt").write_text("not part of the source")
@@ -87,13 +83,13 @@ def test_commit_of_a_clean_and_of_a_changed_tree(repository):
 
 
 def test_commit_ignores_a_repository_that_does_not_track_the_package(repository):
-    (repository / "other.txt").write_text("somebody else's work")
+    (repository / "other.txt").write_text("unrelated")
     git(repository, "add", ".")
     git(repository, "commit", "--quiet", "-m", "first")
     assert imported_from(repository / "jresnet").commit() is None
 
 
-def test_commit_ignores_the_repository_that_a_hook_runs_for(repository, tmp_path_factory, monkeypatch):
+def test_commit_ignores_the_repository_of_a_running_git_hook(repository, tmp_path_factory, monkeypatch):
     module = imported_from(repository / "jresnet")
     git(repository, "add", ".")
     git(repository, "commit", "--quiet", "-m", "first")
@@ -102,9 +98,7 @@ def test_commit_ignores_the_repository_that_a_hook_runs_for(repository, tmp_path
     assert module.commit() == head
 
 
-def test_commit_is_none_before_the_first_commit_outside_a_checkout_and_without_git(
-    repository, tmp_path_factory, monkeypatch
-):
+def test_commit_is_none_without_a_commit_a_checkout_or_git(repository, tmp_path_factory, monkeypatch):
     module = imported_from(repository / "jresnet")
     git(repository, "add", ".")
     assert module.commit() is None
@@ -115,7 +109,7 @@ def test_commit_is_none_before_the_first_commit_outside_a_checkout_and_without_g
     assert module.commit() is None
 
 
-def test_commit_gives_up_on_a_git_that_hangs(repository, monkeypatch):
+def test_commit_is_none_if_git_hangs(repository, monkeypatch):
     slow = repository / "git"
     slow.write_text("#!/bin/sh\nexec sleep 30\n")
     slow.chmod(0o755)
@@ -125,6 +119,6 @@ def test_commit_gives_up_on_a_git_that_hangs(repository, monkeypatch):
     assert module.commit() is None
 
 
-def test_commit_of_a_copy_without_git_comes_from_the_environment(monkeypatch):
+def test_jresnet_commit_overrides_the_commit(monkeypatch):
     monkeypatch.setenv("JRESNET_COMMIT", "0123abc")
     assert environment.commit() == "0123abc"

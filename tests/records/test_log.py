@@ -1,4 +1,4 @@
-"""Records are read back with the standard library, events with the TFRecord reader written out here."""
+"""The log of a run, and JSON files: contents, durability, and what a resumed or killed run leaves."""
 
 import io
 import json
@@ -21,7 +21,7 @@ REPORT_LINE = "Epoch 83, Train loss 0.421626, Test loss 0.388598, Train acc 0.85
 
 
 def record(epoch, **changes):
-    figures = {
+    values = {
         "epoch": epoch,
         "train_loss": 0.421626,
         "test_loss": 0.388598,
@@ -31,7 +31,7 @@ def record(epoch, **changes):
         "images_per_second": 31250.0,
         "seconds": 1.6,
     }
-    return figures | changes
+    return values | changes
 
 
 def opened(workdir, first_epoch=0, first_step=0, console=None, epochs=100, steps_per_epoch=10):
@@ -40,31 +40,13 @@ def opened(workdir, first_epoch=0, first_step=0, console=None, epochs=100, steps
     return log
 
 
-def crc32c(data):
-    """CRC-32C (Castagnoli), bit by bit: RFC 3720, appendix B.4."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
-
-
-def masked(data):
-    crc = crc32c(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
 def read_events(path):
-    """The events of one file, every checksum of its TFRecord framing verified."""
+    """Read the events of a TFRecord file: length, its checksum, the event, its checksum."""
     data, events = path.read_bytes(), []
     while data:
-        header, payload = data[:8], data[12 : 12 + struct.unpack("<Q", data[:8])[0]]
-        end = 12 + len(payload)
-        assert struct.unpack("<I", data[8:12])[0] == masked(header)
-        assert struct.unpack("<I", data[end : end + 4])[0] == masked(payload)
-        events.append(Event.FromString(payload))
-        data = data[end + 4 :]
+        (length,) = struct.unpack("<Q", data[:8])
+        events.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
     return events
 
 
@@ -77,7 +59,25 @@ def test_nothing_is_created_before_begin(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_epochs_become_lines_of_strict_json_at_once(tmp_path):
+def test_a_log_that_does_not_write_keeps_the_history_only(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(json.dumps(record(0)).encode() + b"\n")
+    with RunLog(tmp_path, epochs=2, steps_per_epoch=1, writes=False) as log:
+        log.begin(1)
+        log.epoch(record(1))
+    assert log.history == [record(0), record(1)]
+    assert os.listdir(tmp_path) == ["metrics.jsonl"] and read_metrics(tmp_path / "metrics.jsonl") == [record(0)]
+
+
+def test_tensorboardx_is_imported_after_the_first_epoch_only(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "tensorboardX")
+    with opened(tmp_path) as log:
+        log.advance(3, 0, "train")
+        assert "tensorboardX" not in sys.modules
+        log.epoch(record(0))
+        assert "tensorboardX" in sys.modules
+
+
+def test_epochs_are_written_at_once_as_strict_json_lines(tmp_path):
     with opened(tmp_path) as log:
         log.epoch(record(0, train_loss=math.nan, test_loss=np.float32(math.inf), seconds=np.float32(0.5)))
         text = (tmp_path / "metrics.jsonl").read_text()
@@ -103,7 +103,7 @@ def test_an_epoch_is_synced_to_disk_before_the_call_returns(tmp_path, monkeypatc
     assert sizes == [os.stat(tmp_path / "metrics.jsonl").st_size]
 
 
-def test_epoch_outside_begin_and_close_is_refused(tmp_path):
+def test_epoch_needs_an_open_log_and_close_may_be_repeated(tmp_path):
     log = opened(tmp_path)
     log.close()
     log.close()
@@ -112,32 +112,25 @@ def test_epoch_outside_begin_and_close_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "torn",
-    [
-        b'{"epoch": 2, "train_lo',
-        b"\x00" * 40,
-        b'{"epoch": 2, "name": "caf\xc3',
-        b'{"epoch": 2',
-        b"",
-    ],
+    "truncated", [b'{"epoch": 2, "train_lo', b"\x00" * 40, b'{"epoch": 2, "name": "caf\xc3', b'{"epoch": 2', b""]
 )
-def test_resume_drops_later_epochs_and_a_torn_line(tmp_path, torn):
-    whole = b"".join(json.dumps(record(epoch)).encode() + b"\n" for epoch in range(2))
-    (tmp_path / "metrics.jsonl").write_bytes(whole + torn)
+def test_resume_drops_later_epochs_and_a_truncated_line(tmp_path, truncated):
+    complete = b"".join(json.dumps(record(epoch)).encode() + b"\n" for epoch in range(2))
+    (tmp_path / "metrics.jsonl").write_bytes(complete + truncated)
     with opened(tmp_path, first_epoch=1) as log:
         assert log.history == [record(0)]
         log.epoch(record(1, train_loss=0.25))
     assert read_metrics(tmp_path / "metrics.jsonl") == [record(0), record(1, train_loss=0.25)]
 
 
-def test_resume_keeps_a_whole_record_whose_line_break_was_lost(tmp_path):
+def test_resume_keeps_a_complete_record_without_its_line_break(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(json.dumps(record(0)).encode())
     with opened(tmp_path, first_epoch=1) as log:
         log.epoch(record(1))
     assert read_metrics(tmp_path / "metrics.jsonl") == [record(0), record(1)]
 
 
-def test_a_crash_while_the_record_is_rewritten_leaves_it_as_it_was(tmp_path, monkeypatch):
+def test_a_crash_in_begin_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     before = "".join(json.dumps(record(epoch)) + "\n" for epoch in range(3))
     (tmp_path / "metrics.jsonl").write_text(before)
 
@@ -151,22 +144,22 @@ def test_a_crash_while_the_record_is_rewritten_leaves_it_as_it_was(tmp_path, mon
     assert os.listdir(tmp_path) == ["metrics.jsonl"]
 
 
-def test_events_hold_every_figure_under_its_tag(tmp_path):
+def test_events_contain_every_value_under_its_tag(tmp_path):
     with opened(tmp_path) as log:
         log.epoch(record(0, train_loss=math.nan, validation_loss=0.5, validation_accuracy=0.75))
         log.epoch(record(1))
     (path,) = tmp_path.glob("events.*")
-    found = scalars(read_events(path))
-    assert math.isnan(found.pop(("loss/train", 0)))
-    at = {"loss/test": 0.388598, "accuracy/train": 0.85402, "accuracy/test": 0.86883}
-    at |= {"learning_rate": 0.01, "images_per_second": 31250.0}
-    expected = {(tag, step): value for step in (0, 1) for tag, value in at.items()}
+    written = scalars(read_events(path))
+    assert math.isnan(written.pop(("loss/train", 0)))
+    both = {"loss/test": 0.388598, "accuracy/train": 0.85402, "accuracy/test": 0.86883}
+    both |= {"learning_rate": 0.01, "images_per_second": 31250.0}
+    expected = {(tag, step): value for step in (0, 1) for tag, value in both.items()}
     expected |= {("loss/train", 1): 0.421626, ("loss/validation", 0): 0.5, ("accuracy/validation", 0): 0.75}
-    assert found == pytest.approx(expected, rel=1e-6)
+    assert written == pytest.approx(expected, rel=1e-6)
 
 
-def test_resumed_events_purge_from_the_first_epoch_and_spare_the_earlier_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("time.time", lambda: 1_700_000_000.0)  # both writers are made within one second
+def test_resumed_events_purge_later_steps_and_keep_the_earlier_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1_700_000_000.0)  # both writers are created in the same second
     with opened(tmp_path) as log:
         log.epoch(record(0, train_loss=0.5))
         log.epoch(record(1, train_loss=9.0))
@@ -180,7 +173,7 @@ def test_resumed_events_purge_from_the_first_epoch_and_spare_the_earlier_file(tm
     assert starts == [1]
 
 
-def test_without_tensorboardx_the_run_goes_on_and_says_so_once(tmp_path, monkeypatch):
+def test_without_tensorboardx_the_run_continues_and_prints_one_notice(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     screen = io.StringIO()
     with opened(tmp_path, console=rich.console.Console(file=screen)) as log:
@@ -191,7 +184,7 @@ def test_without_tensorboardx_the_run_goes_on_and_says_so_once(tmp_path, monkeyp
     assert screen.getvalue().count("tensorboardX is not installed") == 1
 
 
-def test_the_console_line_is_the_reports(tmp_path):
+def test_the_console_line_has_the_format_of_the_report(tmp_path):
     screen = io.StringIO()
     with opened(tmp_path, console=rich.console.Console(file=screen, width=20)) as log:
         log.advance(3, 83, "train")
@@ -201,7 +194,7 @@ def test_the_console_line_is_the_reports(tmp_path):
     assert screen.getvalue() == f"{REPORT_LINE}\n{second}\n"
 
 
-def test_a_pipe_gets_no_bar_even_where_colour_is_forced(tmp_path, monkeypatch):
+def test_a_pipe_gets_no_progress_bar_even_with_force_color(tmp_path, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     screen = io.StringIO()
     with opened(tmp_path, console=rich.console.Console(file=screen, width=20)) as log:
@@ -215,7 +208,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_resumed_bar_judges_the_time_left_by_its_own_speed(tmp_path, monkeypatch):
+def test_a_resumed_bar_estimates_the_remaining_time_from_its_own_steps(tmp_path, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     now, screen = [1000.0], Terminal()
     console = rich.console.Console(file=screen, width=120, get_time=lambda: now[0])
@@ -228,14 +221,14 @@ def test_a_resumed_bar_judges_the_time_left_by_its_own_speed(tmp_path, monkeypat
         now[0] += 2.0
         log.advance(9, 50, "train")
         log._progress.refresh()
-    shown = screen.getvalue()
-    # 1000 steps in all, 509 done: 491 remain at 2 s each.
+    output = screen.getvalue()
+    # Of 1000 steps 509 are done; 491 remain, at 2 s each.
     for part in ("final", "epoch 51/100", "train", "51%", "31,250 images/s", "0:16:22"):
-        assert part in shown
-    assert REPORT_LINE.replace("83,", "50,") in shown
+        assert part in output
+    assert REPORT_LINE.replace("83,", "50,") in output
 
 
-def test_read_metrics_passes_over_a_torn_last_line_only(tmp_path):
+def test_read_metrics_skips_a_truncated_line_only_at_the_end(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(json.dumps(record(0)) + '\n{"epoch": 1, "tr')
     assert read_metrics(path) == [record(0)]
@@ -250,7 +243,7 @@ def test_read_metrics_passes_over_a_torn_last_line_only(tmp_path):
         read_metrics(tmp_path / "absent.jsonl")
 
 
-def test_write_json_is_strict_and_ordinary(tmp_path):
+def test_write_json_is_strict_and_creates_an_ordinary_file(tmp_path):
     path = tmp_path / "result.json"
     previous = os.umask(0o022)
     try:
@@ -264,7 +257,7 @@ def test_write_json_is_strict_and_ordinary(tmp_path):
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_write_json_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, step):
+def test_a_failing_write_json_leaves_only_the_old_file(tmp_path, monkeypatch, step):
     path = tmp_path / "result.json"
     path.write_text("old")
 

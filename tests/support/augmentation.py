@@ -1,4 +1,4 @@
-"""Augmentation one image at a time in float64, and how often random draws should come."""
+"""Reference augmentation of one image in float64, and a test of the frequencies of random draws."""
 
 import numpy as np
 
@@ -6,12 +6,12 @@ DRAWN = 100_000
 
 
 def reference(image, offset, flip, gray, padding):
-    """One image the way torchvision does it: RandomCrop, RandomHorizontalFlip, RandomGrayscale, in float64."""
+    """Augment one image like torchvision: RandomCrop, RandomHorizontalFlip, RandomGrayscale, in float64."""
     height, width, _ = image.shape
-    framed = np.zeros((height + 2 * padding, width + 2 * padding, 3))
-    framed[padding : padding + height, padding : padding + width] = image
+    padded = np.zeros((height + 2 * padding, width + 2 * padding, 3))
+    padded[padding : padding + height, padding : padding + width] = image
     top, left = offset
-    pixels = framed[top : top + height, left : left + width]
+    pixels = padded[top : top + height, left : left + width]
     if flip:
         pixels = np.array([row[::-1] for row in pixels])
     if gray:
@@ -21,5 +21,6 @@ def reference(image, offset, flip, gray, padding):
 
 
 def within_4_sigma(count, draws, probability):
+    """Whether a count of `draws` events is within 4 standard deviations of its expectation."""
     sigma = np.sqrt(draws * probability * (1 - probability))
     return abs(count - draws * probability) <= 4 * sigma

@@ -1,4 +1,4 @@
-"""What the tests of data sets and their readers share: arrays of a valid data set, and how a refusal is judged."""
+"""Helpers for tests of data sets: the arrays of a valid file, and a check of refusals."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def pixels(*shape):
 
 
 def arrays(**changes):
-    """A valid file's arrays, with changes; None drops an array."""
+    """The arrays of a valid .npz file, with changes; None drops an array."""
     valid = {
         "train_images": pixels(9, 6, 5, 3),
         "train_labels": np.arange(9) % 3,
@@ -25,7 +25,7 @@ def arrays(**changes):
 
 
 def refused(name, *parts, data_dir=None):
-    """Loading fails with one line that holds every part."""
+    """Check that loading fails with a message of one line that contains every part, and return it."""
     with pytest.raises(InputError) as caught:
         load_dataset(str(name), data_dir)
     message = str(caught.value)

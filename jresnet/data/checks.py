@@ -1,0 +1,101 @@
+"""Validation of the arrays and class names that a reader returns, whatever the source."""
+
+import numpy as np
+
+from jresnet.data.readers import Arrays, size
+from jresnet.errors import InputError
+
+
+def checked_arrays(arrays: Arrays) -> Arrays:
+    """Check images and labels, and bring them into the form of `Split`.
+
+    Args:
+      arrays: images uint8 [n, height, width] or [n, height, width, 1 or 3] and integer labels [n] or [n, 1], by split.
+
+    Returns:
+      Images uint8 [n, height, width, 3], contiguous, and labels int32 [n], by split.
+
+    Raises:
+      InputError: other shapes or dtypes, images of different sizes, or labels that cannot be class indices.
+    """
+    checked = {split: _checked_split(split, *pair) for split, pair in arrays.items()}
+    train = checked["train"][0]
+    for split, (images, _) in checked.items():
+        if images.shape[1:] != train.shape[1:]:
+            raise InputError(
+                f"{split} images are {size(images)}, "
+                f"train images {size(train)} (height x width): resize all to one size first"
+            )
+    return checked
+
+
+def _checked_split(split: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    where = f"{split} images"
+    if images.dtype != np.uint8:
+        raise InputError(f"{where} are {images.dtype}: save them as uint8 from 0 to 255")
+    if images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)):
+        raise InputError(f"{where} have shape {images.shape}: make it (n, height, width), or that with 1 or 3 channels")
+    if 0 in images.shape[1:]:
+        raise InputError(f"{where} have shape {images.shape}, no pixels: give images of at least 1 x 1")
+    if len(images) == 0 and split != "validation":
+        raise InputError(f"{where}: there are none: give at least one")
+    labels = _checked_labels(split, labels)
+    if len(images) != len(labels):
+        raise InputError(f"{where} are {len(images)} and its labels {len(labels)}: give one label per image")
+    if images.shape[3:] != (3,):
+        images = np.repeat(images.reshape(*images.shape[:3], 1), 3, axis=3)
+    return np.ascontiguousarray(images), labels
+
+
+def _checked_labels(split: str, labels: np.ndarray) -> np.ndarray:
+    where = f"{split} labels"
+    if labels.dtype.kind not in "iu":
+        raise InputError(f"{where} are {labels.dtype}: save them as integers from 0")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        raise InputError(
+            f"{where} have shape {labels.shape}: give one class per image, shape (n,) or (n, 1), not several"
+        )
+    if len(labels) and labels.min() < 0:
+        raise InputError(f"{where} go down to {labels.min()}: number the classes from 0")
+    if len(labels) and labels.max() > np.iinfo(np.int32).max:
+        raise InputError(f"{where} go up to {labels.max()}: number the classes from 0 without gaps")
+    return labels.astype(np.int32)
+
+
+def checked_classes(labels: dict[str, np.ndarray], classes: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Check that every class has a training image and every label a class.
+
+    Args:
+      labels: int32 [n], by split.
+      classes: names of the classes, or None to number them.
+
+    Returns:
+      The names of the classes.
+
+    Raises:
+      InputError: fewer than 2 classes, too few names, or a class without training images.
+    """
+    present = set(np.unique(labels["train"]).tolist())
+    count = max(present) + 1
+    if classes is not None and len(classes) < count:
+        raise InputError(f"{len(classes)} class names for labels up to {count - 1}: give one name per class")
+    count = len(classes) if classes is not None else count
+    if len(present) < count:
+        # At most 10, so that a stray label of a million does not make a list of a million.
+        empty = [label for label in range(min(count, len(present) + 10)) if label not in present][:10]
+        names = ", ".join(classes[label] if classes is not None else str(label) for label in empty)
+        raise InputError(
+            f"{count - len(present)} of {count} classes have no training image ({names}"
+            f"{', ...' if count - len(present) > 10 else ''}): add some, or number the classes without gaps"
+        )
+    if count < 2:
+        raise InputError(f"it has {count} class: give at least 2")
+    for split, indices in labels.items():
+        if len(indices) and indices.max() >= count:
+            raise InputError(
+                f"{split}_labels reach {indices.max()}, train_labels only {count - 1}: "
+                "add training images of those classes or remove their test images"
+            )
+    return classes or tuple(map(str, range(count)))
