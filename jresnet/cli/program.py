@@ -31,7 +31,7 @@ def exit_status(program: Callable[[], None]) -> int:
     except Lost as error:
         status = _report(error, 3)
     except KeyboardInterrupt:  # outside the training, or for the second time
-        status = _report("interrupted at once: --resume goes on from the latest checkpoint, if there is one", 130)
+        status = _report("interrupted at once: --resume continues from the latest checkpoint, if there is one", 130)
     except BrokenPipeError:
         # Python flushes stdout once more on exit, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -158,7 +158,7 @@ def fail(error):
         (
             KeyboardInterrupt(),
             130,
-            "interrupted at once: --resume goes on from the latest checkpoint, if there is one",
+            "interrupted at once: --resume continues from the latest checkpoint, if there is one",
         ),
     ],
 )
