@@ -1,10 +1,10 @@
-# make quick   set up .venv and run the final experiment in small, without any download of data
+# make quick   set up .venv and run the final experiment in small, on generated images
 # make test    set up .venv with the test tools, then lint, check types and run the tests
 # make slow    run the tests that take minutes
-# make clean   remove .venv and everything that the tools leave behind; runs/ is kept
+# make clean   remove .venv and the tools' caches; keep runs/
 #
-# PYTHON=python3.12 chooses the interpreter that .venv is made with; 3.11 is the oldest that works.
-# EXTRAS=test leaves PyTorch out; the tests that compare with it are then skipped.
+# PYTHON=python3.12 selects the interpreter for .venv, 3.11 or newer.
+# EXTRAS=test leaves PyTorch out and skips the tests that compare with it.
 
 PYTHON ?= python3
 EXTRAS ?= test,torch
@@ -23,8 +23,8 @@ CHECK_PYTHON := import sys; v = "%d.%d" % sys.version_info[:2]; \
 quick: $(BASE_STAMP)
 	$(BIN)/python -m experiments.final --quick
 
-# A file's tests share what they trained, so each file stays in one process, and files keep their order: by number
-# of tests, the longest would come last and alone.
+# One process per file, because tests of a file share trained networks. Files keep their order: sorted by number of
+# tests, as by default, the slowest would run last and alone.
 test: $(TEST_STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -38,7 +38,7 @@ clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A venv that was made only in part would pass for a whole one next time.
+# An incomplete venv would be taken for a finished one next time, so it is removed.
 $(BIN)/python:
 	@$(PYTHON) -c '$(CHECK_PYTHON)'
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
@@ -47,7 +47,7 @@ $(BASE_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e .
 	touch $@
 
-# The extras include all that `quick` needs, so this answers for both stamps.
+# The extras include what `quick` needs, so this makes both stamps.
 $(TEST_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e ".[$(EXTRAS)]"
 	touch $(BASE_STAMP) $@

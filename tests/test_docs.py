@@ -1,34 +1,162 @@
-"""The job files under docs/: what they tell the programs is something that the programs understand."""
+"""README and docs/: code blocks run, command lines parse, links resolve, no option or exit status is left out."""
 
+import dataclasses
+import functools
+import importlib
+import itertools
 import pathlib
 import re
 import shlex
+import signal
 
 import pytest
 import yaml
 
-from experiments import final, reproduce
+import jresnet
+from experiments import cross_validation, final, reproduce
 from experiments.study import plan, single
-from jresnet import models
+from jresnet import cli, models
+from jresnet.cli.convert import Convert
+from jresnet.cli.inspect import Inspect
+from jresnet.config import Config
+from jresnet.errors import Diverged, InputError, Interrupted, Lost
+from jresnet.models import diagram, summary
 from jresnet.parallel import distributed
 
-DOCS = pathlib.Path(__file__).parent.parent / "docs"
+ROOT = pathlib.Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+SWEEPS = ("grayscale", "learning_rate", "batch_size", "width", "blocks", "kernel_size", "pool_size")
 
 
-def parsed(command):
-    """Options of the program that a command line runs."""
+def parse(command):
+    """Options that a program of the project reads from a command line.
+
+    Raises:
+      InputError: the program would refuse them.
+    """
     words = shlex.split(command)
-    module = words.index("-m")
-    name, arguments = words[module + 1], words[module + 2 :]
-    if name == "experiments.final":
-        return single.parse(name, final.CONFIG, arguments, single.SingleOptions)
-    assert name == "experiments.reproduce"
-    return plan.parse(arguments, reproduce.PROGRAM)
+    index = words.index("-m") + 1
+    name, arguments = words[index], words[index + 1 :]
+    if name == "jresnet":
+        return cli.parse({"inspect": Inspect, "convert": Convert}[arguments[0]], arguments[1:], name)
+    if name == "experiments.reproduce":
+        return plan.parse(arguments, reproduce.PROGRAM)
+    if name == "experiments.cross_validation":
+        return cross_validation.parse(arguments)
+    if name.startswith("experiments."):
+        sweep = name.removeprefix("experiments.") in SWEEPS
+        return single.parse(name, final.CONFIG, arguments, single.Options if sweep else single.SingleOptions)
+    return cli.parse(importlib.import_module(name).Options, arguments, name)
 
 
 def commands(text):
-    """Command lines of the programs in a shell script, continued lines joined."""
-    return re.findall(r"python -m experiments\.[^\n]*", text.replace("\\\n", " "))
+    """Command lines of the project's programs in a text, continued lines joined, comments and markup left out."""
+    joined = text.replace("\\\n", " ")
+    lines = re.findall(r"python -m (?:jresnet (?:inspect|convert)|experiments\.|benchmarks\.)[^\n`#)]*", joined)
+    return [line for line in lines if not line.startswith("python -m experiments.readme")]
+
+
+def code_block(path):
+    """The Python of a page's first code block."""
+    return re.search(r"```python\n(.*?)```", path.read_text(), re.DOTALL)[1]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_command_lines_parse(page):
+    for command in commands(page.read_text()):
+        assert parse(re.sub(r"\s--shard \S+| &.*", "", command)), command
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "use.md"], ids=lambda page: page.name)
+def test_examples_run(page, tmp_path, monkeypatch):
+    """On few images, for one epoch."""
+    monkeypatch.chdir(tmp_path)
+    load = jresnet.load_dataset
+    monkeypatch.setattr(jresnet, "load_dataset", lambda name: load(name).subset(200, 100))
+    names = {}
+    exec(code_block(page).replace("epochs=5", "epochs=1"), names)
+    assert names["probabilities"].shape == (100, 10)
+    assert (tmp_path / "runs" / "mine" / "result.json").exists()
+
+
+def test_the_loop_of_ones_own_learns(capsys):
+    names = {}
+    exec(code_block(DOCS / "own-loop.md"), names)
+    losses = names["losses"]
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+    assert names["accuracy"] > 0.3
+    assert f"test accuracy {names['accuracy']:.1%}" in capsys.readouterr().out
+
+
+def anchors(text):
+    """GitHub's anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_resolve(page):
+    text = page.read_text()
+    links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    for link in links:
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
+def test_readme_is_short():
+    """Generated tables aside."""
+    written = re.sub(r"<!-- (\w+): begin.*?<!-- \1: end -->", "", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert len(written.splitlines()) <= 130
+
+
+def test_readme_maps_every_package():
+    text = (ROOT / "README.md").read_text()
+    packages = [path.parent.name for path in (ROOT / "jresnet").glob("*/__init__.py")]
+    assert packages
+    for name in (*(f"jresnet/{package}" for package in packages), "experiments", "benchmarks", "docs", "tests"):
+        assert f"]({name})" in text, name
+
+
+@pytest.mark.parametrize(
+    "options", [single.SingleOptions, plan.StudyOptions, cross_validation.Options, Inspect, Convert]
+)
+def test_every_option_is_documented(options):
+    documented = set(re.findall(r"--[a-z][a-z-]*", (DOCS / "cli.md").read_text()))
+    for field in dataclasses.fields(options):
+        if field.default is not dataclasses.MISSING:
+            assert f"--{field.name.replace('_', '-')}" in documented
+
+
+def test_every_configuration_is_an_option():
+    assert {field.name for field in dataclasses.fields(Config)} <= {
+        field.name for field in dataclasses.fields(single.SingleOptions)
+    }
+
+
+def test_one_table_has_every_exit_status():
+    def fail(error):
+        raise error
+
+    errors = [Diverged(""), InputError(""), Lost(""), Interrupted("", signal.SIGINT), Interrupted("", signal.SIGTERM)]
+    # A program that succeeds, and one whose output nobody reads, which tests/cli/test_options.py runs.
+    statuses = {0, 141} | {cli.exit_status(functools.partial(fail, error)) for error in errors}
+    (table,) = re.findall(r"^\| status \|.*?\n\n|^\| status \|.*\Z", (DOCS / "cli.md").read_text(), re.M | re.S)
+    assert {int(status) for status in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == statuses
+    others = [page for page in PAGES if page.name != "cli.md"]
+    assert not any(re.search(r"^\| (130|143|141) \|", page.read_text(), re.MULTILINE) for page in others)
+
+
+def test_the_figure_is_the_reports_network(tmp_path):
+    path = tmp_path / "resnet18.svg"
+    title = "resnet18, width 42, 10 classes, images of 32 x 32"
+    diagram.draw(summary.layers(models.resnet18(width=42), (32, 32)), path, title)
+    committed, drawn = (re.findall(r">([^<>]+)</text>", p.read_text()) for p in (DOCS / path.name, path))
+    assert title in drawn and committed == drawn
 
 
 def settings(name):
@@ -38,7 +166,7 @@ def settings(name):
 
 def test_slurm_runs_one_process_per_gpu_of_one_run():
     (command,) = commands((DOCS / "slurm" / "run.sbatch").read_text())
-    options, given = parsed(command), settings("run.sbatch")
+    options, given = parse(command), settings("run.sbatch")
     assert options.resume and options.workdir and given["gres"] == f"gpu:{given['ntasks-per-node']}"
     count = int(given["nodes"]) * int(given["ntasks-per-node"])
     assert options.batch_size % count == 0
@@ -46,9 +174,9 @@ def test_slurm_runs_one_process_per_gpu_of_one_run():
     assert distributed.num_processes_and_id(options, environment) == (8, 3)
 
 
-def test_slurm_shares_a_study_out_over_an_array():
+def test_slurm_divides_a_study_over_an_array():
     (command,) = commands((DOCS / "slurm" / "study.sbatch").read_text())
-    assert parsed(command.replace("$SLURM_ARRAY_TASK_ID", "5")).shard_of == (5, 16)
+    assert parse(command.replace("$SLURM_ARRAY_TASK_ID", "5")).shard_of == (5, 16)
     assert settings("study.sbatch")["array"] == "1-16"
 
 
@@ -56,7 +184,7 @@ def test_kubernetes_runs_an_indexed_job_that_finds_its_first_pod():
     service, job = yaml.safe_load_all((DOCS / "kubernetes" / "run.yaml").read_text())
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    options = parsed(shlex.join(container["command"] + container["args"]))
+    options = parse(shlex.join(container["command"] + container["args"]))
     assert options.coordinator.startswith(f"{job['metadata']['name']}-0.{service['metadata']['name']}:")
     assert pod["subdomain"] == service["metadata"]["name"] and service["spec"]["clusterIP"] == "None"
     assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
@@ -66,16 +194,17 @@ def test_kubernetes_runs_an_indexed_job_that_finds_its_first_pod():
     assert options.batch_size % (options.num_processes * container["resources"]["limits"]["nvidia.com/gpu"]) == 0
 
 
-def test_kubernetes_shares_a_study_out_over_an_indexed_job():
+def test_kubernetes_divides_a_study_over_an_indexed_job():
     job = yaml.safe_load((DOCS / "kubernetes" / "study.yaml").read_text())
     (container,) = job["spec"]["template"]["spec"]["containers"]
-    (command,) = commands(container["args"][0])
-    options = parsed(command.replace("$((JOB_COMPLETION_INDEX + 1))", "16"))
+    (script,) = container["args"]
+    command = " ".join(itertools.dropwhile(lambda word: word != "python", script.split(" ")))
+    options = parse(command.replace("$((JOB_COMPLETION_INDEX + 1))", "16"))
     assert options.shard_of == (16, job["spec"]["completions"]) and job["spec"]["completionMode"] == "Indexed"
 
 
 @pytest.mark.parametrize("width", [42, 64])
-def test_the_traffic_is_that_of_the_networks(width):
+def test_the_traffic_follows_from_the_parameters(width):
     size = models.parameter_count(models.resnet18(width=width), (32, 32))
     text = (DOCS / "scaling.md").read_text()
     assert f"{size:,}" in text and f"{4 * size / 1e6:.1f} MB" in text

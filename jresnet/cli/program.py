@@ -13,27 +13,27 @@ from jresnet.parallel import distributed
 
 
 def exit_status(program: Callable[[], None]) -> int:
-    """Run a program; say what stopped it in one plain line on stderr, and return its exit status.
+    """Run a program; print what stopped it as one plain line on stderr, and return its exit status.
+
+    An unexpected exception keeps its traceback. One process of several that fails alone leaves the run and exits here.
 
     Returns:
       0: done; 1: the training diverged; 2: unusable input; 3: another process of the run is gone; 130 or
-      143: interrupted after saving, or 130 at once; 141: nobody reads the output any more. One process of
-      several that fails by itself ends here instead.
+      143: interrupted after saving, or 130 at once; 141: nobody reads the output any more.
     """
-    status = 0
-    error: Exception | str = ""
     try:
         program()
-    except (Diverged, Interrupted) as both:  # in all processes alike
-        return _stopped(both, 1 if isinstance(both, Diverged) else 128 + both.signal)
-    except InputError as found:
-        status, error = 2, found
-    except Lost as found:
-        status, error = 3, found
+        status = 0
+    except (Diverged, Interrupted) as error:  # in every process of the run at the same step
+        return _report(error, 1 if isinstance(error, Diverged) else 128 + error.signal)
+    except InputError as error:
+        status = _report(error, 2)
+    except Lost as error:
+        status = _report(error, 3)
     except KeyboardInterrupt:  # outside the training, or for the second time
-        status, error = 130, "interrupted at once: --resume goes on from the latest checkpoint, if there is one"
+        status = _report("interrupted at once: --resume continues from the latest checkpoint, if there is one", 130)
     except BrokenPipeError:
-        # Python flushes once more on exit, and would complain then.
+        # Python flushes stdout once more on exit, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except Exception:
@@ -41,13 +41,11 @@ def exit_status(program: Callable[[], None]) -> int:
             raise
         traceback.print_exc()
         status = 1
-    if error:
-        _stopped(error, status)
     distributed.exit_after_failure(status)
     return status
 
 
-def _stopped(error: Exception | str, status: int) -> int:
+def _report(error: Exception | str, status: int) -> int:
     print(" ".join(str(error).split()), file=sys.stderr)
     return status
 
@@ -58,7 +56,7 @@ def command(program: str, arguments: Sequence[str]) -> str:
 
 
 def make_console(quiet: bool = False) -> rich.console.Console:
-    """The console for tables and progress; a pipe, which has no width, gets room for a whole table."""
+    """The console for tables and progress; a pipe, which has no width of its own, gets 120 columns."""
     console = _Console(quiet=quiet)
     return console if console.is_terminal else _Console(width=120, quiet=quiet)
 

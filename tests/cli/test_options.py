@@ -1,4 +1,4 @@
-"""Command lines and exit statuses: what a user types, and the one line that answers a mistake."""
+"""Command lines and exit statuses: every option parses, every mistake is one line and a status."""
 
 import dataclasses
 import os
@@ -35,6 +35,8 @@ class Small:
     """How large."""
     colour: Literal["red", "dark-blue"] = "red"
     """Which colour."""
+    shades: tuple[Literal["light", "dark"], ...] = ("light",)
+    """Which shades."""
     two_words: bool = False
     """Whether."""
 
@@ -71,13 +73,13 @@ def test_options(line, field, value):
     assert getattr(parse(*shlex.split(line)), field) == value
 
 
-def test_defaults_come_from_the_program_and_given_options_win():
+def test_given_options_override_the_programs_defaults():
     default = Small(count=9, sizes=(4,), name="set")
     assert parse(default=default) == default
     assert parse("--count", "2", default=default) == dataclasses.replace(default, count=2)
 
 
-def test_without_words_the_processes_own_are_taken(monkeypatch):
+def test_the_arguments_of_this_process_are_the_default(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["program", "--count", "8"])
     assert cli.parse(Small, None, "program").count == 8
 
@@ -102,11 +104,12 @@ def test_without_words_the_processes_own_are_taken(monkeypatch):
         ("--sizes 1 two", "--sizes 1 two: must be whole numbers, as in 2 2 2 2"),
         ("--sizes=2,2", "--sizes 2,2: must be whole numbers, as in 2 2 2 2"),
         ("--colour blue", "--colour blue: must be one of red, dark-blue"),
+        ("--shades light pale", "--shades pale: must be some of light, dark"),
         ("--count 0", "--count 0: must be at least 1"),
         ("--count 5 --count x", "--count x: must be a whole number"),
     ],
 )
-def test_mistakes_are_answered_in_one_line(line, message, capsys):
+def test_mistakes_are_one_line(line, message, capsys):
     with pytest.raises(InputError) as caught:
         parse(*shlex.split(line))
     assert str(caught.value) == message
@@ -155,28 +158,28 @@ def fail(error):
         (
             KeyboardInterrupt(),
             130,
-            "interrupted at once: --resume goes on from the latest checkpoint, if there is one",
+            "interrupted at once: --resume continues from the latest checkpoint, if there is one",
         ),
     ],
 )
-def test_what_stops_a_program_is_one_line_and_a_status(error, status, line, capsys):
+def test_an_error_becomes_one_line_and_a_status(error, status, line, capsys):
     assert cli.exit_status(fail(error)) == status
     assert capsys.readouterr() == ("", line + "\n")
 
 
-def test_a_program_that_ends_is_0_and_says_nothing(capsys):
+def test_success_is_0_and_silent(capsys):
     assert cli.exit_status(lambda: None) == 0
     assert capsys.readouterr() == ("", "")
 
 
-def test_an_error_of_our_own_is_not_hidden():
+def test_an_unexpected_error_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         cli.exit_status(lambda: print(1 / 0))
 
 
 @pytest.mark.parametrize("printing", ["print('x' * 100, flush=True)", "console.print('x' * 100)"])
-def test_output_that_nobody_reads_is_141_and_silent(printing):
-    """Both ways the programs print: Python would complain of what is left in its buffer, rich exit by itself."""
+def test_a_closed_pipe_is_141_and_silent(printing):
+    """Whether Python prints, which would fail again when it flushes on exit, or rich, which would exit by itself."""
     program = f"""
         import sys
         from jresnet import cli
@@ -190,28 +193,28 @@ def test_output_that_nobody_reads_is_141_and_silent(printing):
         sys.exit(cli.exit_status(program))
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program)],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    process.stdout.read(10)
-    process.stdout.close()
-    assert (process.stderr.read(), process.wait()) == (b"", 141)
+    ) as process:  # fmt: skip
+        process.stdout.read(10)
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 141)
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))))
-def test_a_command_reads_back_as_its_words(words):
+def test_a_command_splits_into_its_words(words):
     assert shlex.split(cli.command("python -m program", words)) == ["python", "-m", "program", *words]
 
 
-def test_a_shell_reads_a_command_back():
+def test_a_shell_parses_a_command():
     words = ["--dataset", "npz:my images/a'b$HOME.npz", "*", "a;b", ""]
     line = cli.command(f"{sys.executable} -c 'import sys; print(sys.argv[1:])'", words)
     shown = subprocess.run(line, shell=True, capture_output=True, text=True, check=True).stdout
     assert shown == f"{words}\n"
 
 
-def test_a_pipe_gets_room_for_a_whole_table(monkeypatch):
+def test_a_pipe_gets_120_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
     read, write = os.pipe()
     with os.fdopen(write, "w") as pipe, os.fdopen(read):

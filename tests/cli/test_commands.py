@@ -1,4 +1,4 @@
-"""`python -m jresnet`: a network's table and figure, and weights carried between files and runs, bit for bit."""
+"""`python -m jresnet`: inspect prints a network's table and draws it, convert keeps every bit of the weights."""
 
 import json
 import re
@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 import jresnet
-from jresnet import __main__ as program
+from jresnet.cli import commands
 from jresnet.models import torch_weights
 
 NORMALISATION = ["--mean", "0.5", "0.4", "0.3", "--std", "0.2", "0.25", "0.3"]
 
 
 def run(capsys, *words):
-    status = program.main([str(word) for word in words])
+    status = commands.main([str(word) for word in words])
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
@@ -72,7 +72,8 @@ def test_inspect_reads_every_option(capsys, tmp_path):
         ("inspect resnet18 --figure network.bmp", "--figure network.bmp: must end in one of"),
         ("inspect resnet18 --widht 3", "--widht: no such option: use --width"),
         ("inspect resnet_se443 --width 8", "squeeze 16: exceeds the stem's channels, 8"),
-        ("convert a.pth", "SOURCE and TARGET: must be given"),
+        ("convert a.pth", "TARGET: must be given"),
+        ("convert --layout kuangliu", "SOURCE and TARGET: must be given"),
         ("convert none.pth b.pth", "none.pth: there is no such file"),
         ("convert a.pth b.pth --layout keras", "--layout keras: must be one of kuangliu, torchvision"),
         ("convert a.pth b.pth --classes x y", "--classes x y: only a target directory records it"),
@@ -123,12 +124,12 @@ def test_files_convert_bit_for_bit_and_back(capsys, weights, tmp_path):
     same_tensors(torch_weights.load(back), original)
 
 
-def test_a_file_becomes_a_run_and_a_run_a_file(capsys, weights, tmp_path):
+def test_convert_turns_a_file_into_a_run_and_a_run_into_a_file(capsys, weights, tmp_path):
     torch = pytest.importorskip("torch")
-    place, back = tmp_path / "run", tmp_path / "back.pth"
+    directory, back = tmp_path / "run", tmp_path / "back.pth"
     names = ["--classes", "cat", "dog", "owl"]
-    assert run(capsys, "convert", weights, place, "--width", 4, *names, *NORMALISATION)[0] == 0
-    classifier = jresnet.Classifier.load(place)
+    assert run(capsys, "convert", weights, directory, "--width", 4, *names, *NORMALISATION)[0] == 0
+    classifier = jresnet.Classifier.load(directory)
     assert classifier.classes == ("cat", "dog", "owl")
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
 
@@ -141,25 +142,27 @@ def test_a_file_becomes_a_run_and_a_run_a_file(capsys, weights, tmp_path):
     logits = network.eval()(torch.tensor(pixels.transpose(0, 3, 1, 2), dtype=torch.float32))
     np.testing.assert_allclose(classifier.predict(images), logits.softmax(1).detach().numpy(), atol=1e-6)
 
-    assert run(capsys, "convert", place, back)[0] == 0
+    assert run(capsys, "convert", directory, back)[0] == 0
     original = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
-    found = torch_weights.load(back)
+    converted = torch_weights.load(back)
     same_tensors(
-        {name: tensor for name, tensor in found.items() if "tracked" not in name},
+        {name: tensor for name, tensor in converted.items() if "tracked" not in name},
         {name: tensor for name, tensor in original.items() if "tracked" not in name},
     )
 
 
-def test_what_a_run_records_is_not_given_again(capsys, weights, tmp_path):
-    place = tmp_path / "run"
-    run(capsys, "convert", weights, place, "--width", 4, *NORMALISATION)
+def test_options_that_contradict_a_runs_record_are_refused(capsys, weights, tmp_path):
+    directory = tmp_path / "run"
+    run(capsys, "convert", weights, directory, "--width", 4, *NORMALISATION)
     before = sorted(path for path in tmp_path.rglob("*"))
     target = tmp_path / "out.pth"
-    assert refusal(capsys, "convert", place, target, "--width", 4).startswith("--width 4: the run's own record says it")
-    assert "both are directories" in refusal(capsys, "convert", place, tmp_path / "other", *NORMALISATION)
-    assert "is there already" in refusal(capsys, "convert", weights, place, "--width", 4, *NORMALISATION)
-    # Training does not go on from weights that came from elsewhere.
-    config = json.loads((place / "config.json").read_text())
+    assert refusal(capsys, "convert", directory, target, "--width", 4).startswith(
+        "--width 4: the run's own record says it"
+    )
+    assert "both are directories" in refusal(capsys, "convert", directory, tmp_path / "other", *NORMALISATION)
+    assert "is there already" in refusal(capsys, "convert", weights, directory, "--width", 4, *NORMALISATION)
+    # Another experiment's name, so that training does not resume from converted weights.
+    config = json.loads((directory / "config.json").read_text())
     assert config["experiment"] == "converted" and config["config"]["width"] == 4
     assert sorted(path for path in tmp_path.rglob("*")) == before
 
@@ -173,4 +176,4 @@ def test_weights_of_another_network_are_listed_and_nothing_is_written(capsys, we
         assert "layer3.5.conv2.weight (16, 16, 3, 3) is missing" in message
         assert not target.exists()
     message = refusal(capsys, "convert", weights, tmp_path / "run", "--width", 4, "--classes", "a", *NORMALISATION)
-    assert message.startswith("--classes a: the weights tell 3 classes apart")
+    assert message.startswith("--classes a: the weights have 3 classes: give 3 names")

@@ -1,0 +1,45 @@
+"""The commands of `python -m jresnet`: each is a module of this package with its options and a function."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jresnet.cli import convert, inspect
+from jresnet.cli.options import parse
+from jresnet.cli.program import exit_status
+from jresnet.errors import InputError
+
+USAGE = """\
+python -m jresnet inspect resnet18 --width 42 --figure resnet18.svg
+python -m jresnet convert resnet18.pth resnet18.safetensors --layout torchvision
+
+python -m jresnet COMMAND --help lists a command's options.
+"""
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "inspect": (inspect.Inspect, inspect.run),
+    "convert": (convert.Convert, convert.run),
+}
+"""The options of each command, and what runs it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; see `jresnet.cli.exit_status` for the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return exit_status(lambda: run(words))
+
+
+def run(words: Sequence[str]) -> None:
+    """Run the command that the first word names.
+
+    Raises:
+      InputError: there is no such command, or its options are unusable.
+    """
+    if words and words[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return
+    if not words or words[0] not in COMMANDS:
+        name = words[0] if words else "the command"
+        raise InputError(f"{name}: must be one of {', '.join(COMMANDS)}: see python -m jresnet --help")
+    options, command = COMMANDS[words[0]]
+    command(parse(options, words[1:], f"python -m jresnet {words[0]}"))

@@ -1,0 +1,52 @@
+"""`python -m jresnet inspect`: a network layer by layer, and its figure."""
+
+import dataclasses
+
+import tyro.conf
+
+from jresnet import models
+from jresnet.cli.network import NetworkOptions
+from jresnet.cli.program import make_console
+from jresnet.config import Model
+from jresnet.errors import InputError
+from jresnet.models import diagram, summary
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inspect(NetworkOptions):
+    """Show a network layer by layer: output shapes, kernels, parameters and multiply-adds."""
+
+    model: tyro.conf.Positional[Model]
+    """Which network."""
+    num_classes: int | None = None
+    """Number of classes (default: the network's own)."""
+    budget: int = summary.BUDGET
+    """Trainable parameters allowed (section 4.3)."""
+    figure: str | None = None
+    """File for a drawing of the architecture: .svg, .png or .pdf."""
+
+
+def run(options: Inspect) -> None:
+    """Print the table of a network's layers, and draw its figure if a file is named.
+
+    Raises:
+      InputError: an option is out of range, options do not go together, or the figure cannot be written.
+    """
+    if options.figure:
+        diagram.check_path(options.figure)
+    variant = models.VARIANTS[options.model]()
+    image_size = options.size(variant)
+    num_classes = variant.num_classes if options.num_classes is None else options.num_classes
+    for name, values in (("image-size", image_size), ("num-classes", (num_classes,)), ("budget", (options.budget,))):
+        if not all(1 <= value < 2**31 for value in values):
+            raise InputError(f"--{name} {' '.join(map(str, values))}: must be from 1 to 2147483647")
+    config = options.config(options.model)
+    models.check_network(config, num_classes, image_size)
+    network = models.from_config(config, num_classes)
+    layers = summary.layers(network, image_size)
+    title = f"{options.model}, width {network.width}, {num_classes} classes, images of {summary.by(image_size)}"
+    console = make_console()
+    console.print(summary.table(layers, title, options.budget))
+    if options.figure:
+        diagram.draw(layers, options.figure, title)
+        console.print(options.figure, highlight=False, soft_wrap=True)
