@@ -11,8 +11,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from experiments import report
-from experiments.page import figures, mistakes
+from experiments import augmentation, report
+from experiments.page import figures, predictions
 from jresnet.data import augment
 from jresnet.records.figures import STYLES
 from tests.support import pages as page_helpers
@@ -75,10 +75,13 @@ def test_curves_are_the_mean_in_a_band_from_lowest_to_highest(tmp_path):
 
 def test_the_report_s_epochs_are_drawn_over_ours_in_its_own_units(tmp_path):
     _, cells = page_helpers.rates(tmp_path, page_helpers.dataset(), seeds=(3, 3, 0), epochs=100)
-    log = report.experiment("augmentation").log["crop + flip + grayscale"]
+    log = augmentation.EXPERIMENT.log["crop + flip + grayscale"]
     figure = figures.curves(cells, ["a", "b", "c"], [log, (), ()])
     assert_legible(figure)
-    for axes, columns, scale in ((figure.axes[0], (1, 2), 1), (figure.axes[3], (3, 4), 100)):
+    for axes, columns, scale in (
+        (figure.axes[0], ("train_loss", "test_loss"), 1),
+        (figure.axes[3], ("train_accuracy", report.COMPARED), 100),
+    ):
         drawn = [line for line in axes.lines if to_hex(line.get_color()) == "#000000"]
         assert [text.get_text() for text in axes.texts] == []
         assert len(drawn) == 2
@@ -111,7 +114,7 @@ def test_settings_share_their_axes_alone_and_together(tmp_path):
 def test_a_figure_is_the_same_bytes_each_time_and_leaves_matplotlib_as_it_was(tmp_path):
     _, cells = page_helpers.rates(tmp_path, page_helpers.dataset())
     before = dict(matplotlib.rcParams)
-    once, again = (figures.drawn("rates", "", figures.curves(cells, ["a", "b", "c"])) for _ in range(2))
+    once, again = (figures.render("rates", "", figures.curves(cells, ["a", "b", "c"])) for _ in range(2))
     assert once == again
     assert dict(matplotlib.rcParams) == before
     # Letters are outlines: their width does not depend on the reader's fonts.
@@ -174,7 +177,7 @@ def test_confusion_shows_shares_of_the_true_class():
 @pytest.mark.parametrize("count", [1, 7, 20])
 def test_mistakes_are_legible(count):
     data = page_helpers.dataset([LONG, "b" * 40, "truck"])
-    found = [mistakes.Mistake(i % 24, i % 3, (i + 1) % 3, 1 - i / 100) for i in range(count)]
+    found = [predictions.Mistake(i % 24, i % 3, (i + 1) % 3, 1 - i / 100) for i in range(count)]
     assert_legible(figures.mistakes(found, data))
 
 
@@ -191,11 +194,11 @@ def test_the_budget_is_legible_and_tells_what_fits(counts):
 def test_counts_accuracies_and_order_of_mistakes():
     data = page_helpers.dataset(per_class=2)
     test = dataclasses.replace(data.test, labels=np.array([0, 0, 1, 1, 1, 0], np.int32))
-    one = mistakes.Predictions(np.array([0, 1, 1, 2, 2, 1], np.int32), np.array([0.9, 0.5, 0.4, 0.6, 0.7, 0.7]))
-    assert mistakes.confusion([one, one], test, 3).tolist() == [[2, 4, 0], [0, 2, 4], [0, 0, 0]]
-    first, second, third = mistakes.class_accuracies(one, test, 3)
+    one = predictions.Predictions(np.array([0, 1, 1, 2, 2, 1], np.int32), np.array([0.9, 0.5, 0.4, 0.6, 0.7, 0.7]))
+    assert predictions.confusion([one, one], test, 3).tolist() == [[2, 4, 0], [0, 2, 4], [0, 0, 0]]
+    first, second, third = predictions.class_accuracies(one, test, 3)
     assert (first, second) == (1 / 3, 1 / 3) and np.isnan(third)
-    assert [mistake.index for mistake in mistakes.most_confident(one, test, 3)] == [4, 5, 3]
+    assert [mistake.index for mistake in predictions.most_confident(one, test, 3)] == [4, 5, 3]
 
 
 def test_large_pictures_are_thinned_out():

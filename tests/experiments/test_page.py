@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import report
+from experiments import augmentation
 from experiments.page import figures, page, sections
 from experiments.study.experiment import Setting
 from jresnet import models
@@ -108,12 +108,12 @@ def parsed(written):
 @pytest.fixture
 def quick(monkeypatch):
     """Pages whose figures are blank, for tests of their words."""
-    monkeypatch.setattr(figures, "drawn", lambda name, text, _, part=False: figures.Drawing(name, text, b"", b""))
+    monkeypatch.setattr(figures, "render", lambda name, text, _, part=False: figures.Drawing(name, text, b"", b""))
 
 
 def recorded(cell, key):
     """The figure in every result.json of a cell, from the files."""
-    return [json.loads((place / "result.json").read_text())[key] for place in cell.places]
+    return [json.loads((place / "result.json").read_text())[key] for place in cell.directories]
 
 
 def test_the_page_needs_nothing_but_itself(parsed, written):
@@ -136,7 +136,7 @@ def test_the_head_says_what_was_run_and_where(parsed, study):
     # The made-up sweep of batch sizes has the labels of rates.
     assert "batch size 0.01, 0.005, 0.001 stand for 64, 64, 64;" in text and "learning rate 0.0" not in text
     assert "175,947 parameters in final model, not 4,815,940." in text
-    assert "Not in this study, or waiting for another experiment of it: Initial model, Data augmentation," in text
+    assert "Not in this study, or waiting for another of its experiments: Initial model, Data augmentation," in text
 
 
 def test_the_table_shows_the_records_beside_the_report(parsed, study):
@@ -182,7 +182,7 @@ def test_every_experiment_has_its_section_with_curves_and_commands(parsed, study
 
 
 def test_what_was_not_run_is_said(parsed):
-    assert "Not wholly run yet: 0.005 has 1 of 2 runs, 0.001 has no run." in parsed.text("learning_rate")
+    assert "Not completely run yet: 0.005 has 1 of 2 runs, 0.001 has no run." in parsed.text("learning_rate")
     assert "Not run yet." in parsed.text("batch_size") and parsed.images["batch_size"] == []
     assert "ot run yet" not in parsed.text("final")
 
@@ -190,12 +190,12 @@ def test_what_was_not_run_is_said(parsed):
 def test_seeds_that_no_setting_has_yet_are_missing_too(tmp_path, data, quick):
     final = page_helpers.final(tmp_path / "runs", data, seeds=2)
     page.write(page_helpers.outcome([final], data, seeds=3), tmp_path)
-    assert "Not wholly run yet: final has 2 of 3 runs." in Page((tmp_path / "report.html").read_text()).text("final")
+    assert "Not completely run yet: final has 2 of 3 runs." in Page((tmp_path / "report.html").read_text()).text("final")
 
 
 @pytest.mark.parametrize("epochs", [3, 90])
 def test_the_reports_log_stands_beside_the_epochs_that_were_run(tmp_path, data, quick, epochs):
-    published = report.experiment("augmentation")
+    published = augmentation.EXPERIMENT
     setting = dataclasses.replace(published.settings[1].config, width=8, epochs=epochs, dataset=data.name)
     cells = tuple(
         page_helpers.cell(tmp_path / "runs", "augmentation", label, setting, data, 0.87, seeds)
@@ -235,25 +235,25 @@ def test_findings_are_in_words_with_paired_differences(tmp_path, data, quick):
 
 def test_names_of_classes_are_text_and_nothing_else(parsed):
     assert "b" not in parsed.tags
-    shown = [row[0] for row in parsed.tables["errors"][0][1:]]
+    shown = [row[0] for row in parsed.tables["mistakes"][0][1:]]
     assert shown == list(CLASSES)
 
 
 def test_errors_are_those_of_the_predictions(parsed, study):
-    test, places = study.dataset.test, study.experiments[2][1][0].places
+    test, places = study.dataset.test, study.experiments[2][1][0].directories
     runs = [np.load(place / "predictions.npz") for place in places]
-    for label, row in enumerate(parsed.tables["errors"][0][1:]):
+    for label, row in enumerate(parsed.tables["mistakes"][0][1:]):
         a, b = (100 * np.mean(run["test_predictions"][test.labels == label] == label) for run in runs)
         assert row[1:3] == ["8", f"{(a + b) / 2:.1f} ± {abs(a - b) / math.sqrt(2):.1f}"]
     first = runs[0]
     wrong = np.flatnonzero(first["test_predictions"] != test.labels)
     order = sorted(wrong, key=lambda i: -first["test_confidences"][i])
-    pictures = parsed.images["errors"][1:]
+    pictures = parsed.images["mistakes"][1:]
     assert len(pictures) == len(order) > 0
     for i, image in zip(order, pictures, strict=True):
         assert (decoded(image["src"]) == test.images[i]).all()
         assert f"taken for {CLASSES[first['test_predictions'][i]]}, {100 * first['test_confidences'][i]:.1f} %" in (
-            parsed.text("errors")
+            parsed.text("mistakes")
         )
 
 
@@ -312,16 +312,16 @@ def test_the_outcome_names_every_run_from_its_own_directory(written, study):
         assert listed["name"] == experiment.name
         for cell, setting in zip(cells, listed["settings"], strict=True):
             assert setting["label"] == cell.setting.label
-            assert [(directory / run).resolve() for run in setting["runs"]] == [p.resolve() for p in cell.places]
+            assert [(directory / run).resolve() for run in setting["runs"]] == [p.resolve() for p in cell.directories]
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({}, "chose on a validation split"),
-        ({}, "held fixed what the report held fixed"),
-        ({"select": "test"}, "chose on the test set, as the report did"),
-        ({"follow": True}, "held fixed what this study's own earlier sweeps had chosen"),
+        ({}, "chose settings on a validation split"),
+        ({}, "built on the report's choices"),
+        ({"select": "test"}, "chose settings on the test set, as the report did"),
+        ({"follow": True}, "built on the choices of this study's earlier sweeps"),
     ],
 )
 def test_the_page_says_how_settings_were_chosen(tmp_path, data, quick, changes, said):
@@ -340,7 +340,7 @@ def test_a_study_without_runs_is_a_page_that_says_so(tmp_path, data, quick):
     shown = Page((tmp_path / "report.html").read_text())
     assert "No run has finished yet." in shown.text()
     assert "Not run yet." in shown.text("learning_rate")
-    assert "no run has left predictions" in shown.text("errors")
+    assert "no run has predictions" in shown.text("mistakes")
 
 
 def test_a_study_whose_experiments_all_wait_is_a_page_too(tmp_path, data):
@@ -352,7 +352,7 @@ def test_a_study_whose_experiments_all_wait_is_a_page_too(tmp_path, data):
 @pytest.mark.parametrize("damage", ["other", "short", "torn", "nameless"])
 def test_predictions_that_are_not_the_runs_are_refused_before_anything_is_written(tmp_path, data, damage):
     final = page_helpers.final(tmp_path / "runs", data, seeds=1, epochs=1)
-    path = final[1][0].places[0] / "predictions.npz"
+    path = final[1][0].directories[0] / "predictions.npz"
     found, sure = (np.load(path)[f"test_{name}"] for name in ("predictions", "confidences"))
     if damage == "other":
         found = np.where(found == data.test.labels, (found + 1) % 3, found)
@@ -385,11 +385,11 @@ def test_a_study_at_the_reports_scale_carries_no_warning(tmp_path, data):
         dataclasses.replace(cell, records=tuple(record | {"dataset": dataset} for record in cell.records))
         for cell in cells
     )
-    assert sections.scale(page_helpers.outcome([(experiment, cells)], data)) == []
+    assert sections.scale_differences(page_helpers.outcome([(experiment, cells)], data)) == []
     scaled = dataclasses.replace(
         cells[0], setting=Setting("0.01", dataclasses.replace(cells[0].setting.config, learning_rate=0.02))
     )
-    (warning,) = sections.scale(page_helpers.outcome([(experiment, (scaled, *cells[1:]))], data))
+    (warning,) = sections.scale_differences(page_helpers.outcome([(experiment, (scaled, *cells[1:]))], data))
     assert warning == "learning rate 0.01 stands for 0.02"
 
 
@@ -398,6 +398,6 @@ def test_of_many_classes_the_page_shows_the_worst_and_the_files_all(tmp_path, qu
     page.write(page_helpers.outcome([page_helpers.final(tmp_path / "runs", many, seeds=1, epochs=1)], many), tmp_path)
     rows = list(csv.DictReader((tmp_path / "tables" / "classes.csv").open(newline="")))
     assert [row["class"] for row in rows] == list(many.classes)
-    shown = Page((tmp_path / "report.html").read_text()).tables["errors"][0][1:]
+    shown = Page((tmp_path / "report.html").read_text()).tables["mistakes"][0][1:]
     assert len(shown) == 30
     assert [float(row[2]) for row in shown] == sorted(100 * float(row["mean"]) for row in rows)[:30]

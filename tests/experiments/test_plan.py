@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from experiments import report
-from experiments.study import plan, progress, runs
+from experiments.study import plan, runs
 from experiments.study.plan import Plan, StudyOptions
+from experiments.study.progress import Progress, duration
 from jresnet import cli
 from jresnet.data.datasets import Split
 from jresnet.errors import Diverged, InputError
@@ -21,7 +22,7 @@ DATASET = five_classes()
 
 def made(tmp_path, dataset=DATASET, **options):
     options = {"seeds": 2, "epochs": 1, "workdir": str(tmp_path / "study"), "dataset": "made"} | options
-    return Plan(StudyOptions(**options), dataset, progress.Ledger(cli.make_console()))
+    return Plan(StudyOptions(**options), dataset, Progress(cli.make_console()))
 
 
 def everything(study):
@@ -37,7 +38,7 @@ def fit(monkeypatch):
 
 def train(study):
     stages, waiting = study.ready()
-    study.ledger.train(study.mine(stages), study.groups([e for stage in stages for e in stage]))
+    study.progress.train(study.mine(stages), study.groups([e for stage in stages for e in stage]))
     return waiting
 
 
@@ -66,7 +67,7 @@ def test_directories_can_be_read(tmp_path):
 
 
 def test_a_run_is_its_configuration_seed_and_data(tmp_path):
-    config = report.final()
+    config = report.FINAL
 
     def place(dataset=DATASET, seed=0, **changes):
         return runs.make("x", dataclasses.replace(config, **changes), seed, dataset, tmp_path).place
@@ -140,7 +141,7 @@ def test_a_study_goes_on_where_it_was(tmp_path, fit):
     again = made(tmp_path, only=("learning_rate",), seeds=3)
     cells = again.cells(everything(again)[0])
     assert [[record["seed"] for record in cell.records] for cell in cells] == [[0, 1, 2]] * 3
-    assert all(len(cell.histories) == len(cell.places) == 3 for cell in cells)
+    assert all(len(cell.histories) == len(cell.directories) == 3 for cell in cells)
 
 
 def test_a_cells_command_makes_its_runs_again(tmp_path):
@@ -175,8 +176,8 @@ def test_a_run_held_by_another_process_is_running_and_left_alone(tmp_path, fit):
             assert not free
         train(study)
         assert len(fit.made) == 2
-        table = study.ledger.table(study.groups(everything(study)), [])
-        assert [[*column.cells][-1] for column in table.columns] == ["distinct runs", "3", "2", "1", "0", "0"]
+        table = study.progress.table(study.groups(everything(study)), [])
+        assert table.cells[-1] == ["distinct runs", "3", "2", "1", "0", "0"]
         other.stdin.close()
     assert not runs.running(first)
     train(study)
@@ -192,25 +193,25 @@ def test_a_run_that_diverges_does_not_stop_the_others(tmp_path, fit):
     fit.accuracy = accuracy
     study = made(tmp_path, only=("learning_rate",))
     train(study)
-    assert len(fit.made) == 4 and len(study.ledger.failed) == 2
-    table = study.ledger.table(study.groups(everything(study)), study.mine(study.ready()[0]))
-    assert [[*column.cells][-1] for column in table.columns] == ["distinct runs", "6", "4", "0", "2", "0"]
+    assert len(fit.made) == 4 and len(study.progress.failed) == 2
+    table = study.progress.table(study.groups(everything(study)), study.mine(study.ready()[0]))
+    assert table.cells[-1] == ["distinct runs", "6", "4", "0", "2", "0"]
 
 
 def test_time_left_is_by_work(tmp_path, fit):
     study = made(tmp_path, only=("width",), seeds=1)
     mine = study.mine(study.ready()[0])
-    assert study.ledger.time_left(mine, mine) == "unknown"
-    study.ledger.train(mine[:1], study.groups(everything(study)))
+    assert study.progress.time_left(mine, mine) == "unknown"
+    study.progress.train(mine[:1], study.groups(everything(study)))
     left = sum(run.work for run in mine[1:]) / mine[0].work * 3.0
     assert mine[1].work / mine[0].work == pytest.approx(11_173_962 / 4_815_940, rel=0.01)
-    assert study.ledger.time_left(mine, mine) == progress.duration(left)
-    assert study.ledger.time_left(mine, mine[:1]) == "none"
+    assert study.progress.time_left(mine, mine) == duration(left)
+    assert study.progress.time_left(mine, mine[:1]) == "none"
 
 
 def test_durations():
     seconds = (0.4, 59, 60, 3599, 3600, 7500, 90_000)
-    assert [*map(progress.duration, seconds)] == [
+    assert [*map(duration, seconds)] == [
         "0 s",
         "59 s",
         "1 min",

@@ -8,8 +8,9 @@ import signal
 
 import pytest
 
-from experiments import report, reproduce
+from experiments import readme, reproduce
 from experiments.page import page
+from experiments.registry import NAMES
 from experiments.study import plan
 from jresnet.errors import Diverged, Interrupted
 from jresnet.train import loop
@@ -45,7 +46,7 @@ def test_every_experiment_is_trained_and_shown(fit, outcomes, capsys):
     status, out, err = main(capsys, *words)
     assert (status, err) == (0, "")
     (outcome,) = outcomes
-    assert tuple(experiment.name for experiment, _ in outcome.experiments) == report.NAMES
+    assert tuple(experiment.name for experiment, _ in outcome.experiments) == NAMES
     assert all(len(cell.records) == 2 for _, cells in outcome.experiments for cell in cells)
     assert len(fit.made) == 32
     assert (outcome.select, outcome.follow) == ("validation", False)
@@ -76,7 +77,7 @@ def test_a_shard_shows_what_there_is_and_says_what_waits(fit, outcomes, capsys):
     assert first == 3
     for shard in ("2/2", "1/2", "2/2", "1/2", "2/2", "1/2", "2/2", "1/2"):
         assert main(capsys, *words, shard)[0] == 0
-    assert tuple(experiment.name for experiment, _ in outcomes[-1].experiments) == report.NAMES
+    assert tuple(experiment.name for experiment, _ in outcomes[-1].experiments) == NAMES
     assert len({str(run) for run in fit.made}) == len(fit.made), "no run was made twice"
 
 
@@ -137,8 +138,6 @@ def test_bad_options(fit, capsys, tmp_path, words, complaint):
 
 
 def test_check_is_about_the_readme_alone(monkeypatch, capsys):
-    from experiments import readme
-
     monkeypatch.setattr(readme, "check", lambda: [])
     assert main(capsys, "--check") == (0, "", "")
     monkeypatch.setattr(readme, "check", lambda: ["README.md: the table differs", "no record of x"])
@@ -156,6 +155,6 @@ def test_quick_does_every_experiment_and_the_page(tmp_path, monkeypatch, capsys)
     assert len(results) == 32 and {result["dataset"]["name"] for result in results} == {"synthetic"}
     assert sum(result["compile_seconds"] > 1 for result in results) <= 14, "one program serves all seeds and rates"
     assert (place / "report.html").stat().st_size > 10_000
-    assert all(name in out for name in report.NAMES)
+    assert all(name in out for name in NAMES)
     written = [line for line in out.splitlines() if line.startswith(str(place))]
     assert written and all(pathlib.Path(line).exists() for line in written if "/runs/" not in line)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import pathlib
 
 import pytest
 
@@ -17,12 +16,12 @@ T = {1: 12.706205, 2: 4.302653, 4: 2.776445}
 
 def cell(label, accuracies, first_seed=0, key="test_accuracy"):
     records = tuple({"seed": first_seed + i, key: value} for i, value in enumerate(accuracies))
-    return Cell(Setting(label, Config()), records, (), tuple(pathlib.Path(str(r["seed"])) for r in records), "")
+    return Cell(Setting(label, Config()), records)
 
 
 def experiment(*claim):
     settings = tuple(Setting(label, Config()) for label in claim)
-    return Experiment("trial", "0", "Trial", None, settings, {label: {} for label in claim}, claim, None)
+    return Experiment("trial", "0", "Trial", settings, {label: {} for label in claim}, claim)
 
 
 def test_a_mean_and_its_interval():
