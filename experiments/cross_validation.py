@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from experiments import report
 from experiments.study import runs, statistics
-from experiments.study.options import QUICK, ConfigOptions, parse, resumable
+from experiments.study.options import ConfigOptions, parse, resumable
 from experiments.study.progress import Progress
 from experiments.study.runs import Run
 from experiments.study.statistics import Summary
@@ -112,7 +112,7 @@ def run(arguments: list[str]) -> None:
 
 def parse_options(arguments: list[str]) -> Options:
     """The options; their defaults are the final model's configuration."""
-    return parse(PROGRAM, Options(**vars(report.FINAL)), arguments, QUICK)
+    return parse(PROGRAM, report.FINAL, arguments, Options)
 
 
 def parse_grid(options: Options) -> tuple[tuple[str, ...], Grid]:

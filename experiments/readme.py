@@ -8,7 +8,6 @@ it is among them, and the speed recorded in benchmarks/results/; results at a re
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from experiments.study.committed import Setting, Speed, Study
 from experiments.study.results import data_name, provenance
 from jresnet import cli
 from jresnet.errors import InputError
+from jresnet.records import run_directory
 from jresnet.records.files import write_bytes
 from jresnet.records.tables import Column, Row, Table, interval, number, spread, text
 
@@ -188,8 +188,8 @@ def headline(studies: Sequence[Study], speed: Speed) -> list[str]:
 def _full_scale(record: dict) -> bool:
     """Whether a run has the final model's configuration, 50,000 training and 10,000 test images."""
     free = ("dataset", "data_dir", "validation", "input", "parallel", "budget")
-    config = {name: value for name, value in dataclasses.asdict(report.FINAL).items() if name not in free}
-    same = all(record["config"].get(name) == value for name, value in json.loads(json.dumps(config)).items())
+    changes: dict[str, Any] = {name: getattr(report.FINAL, name) for name in free}
+    same = dataclasses.replace(run_directory.config_of(record), **changes) == report.FINAL
     data = record["dataset"]
     return same and (data["train"] + data["validation"], data["test"]) == (50_000, 10_000)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from experiments.page.page import OUTCOME
+from jresnet.config import Config
 from jresnet.errors import InputError
 from jresnet.records import run_directory
 from jresnet.records.files import read_json
@@ -78,7 +79,8 @@ def _read_result(run: pathlib.Path) -> dict:
     path = run / run_directory.RESULT
     record = read_json(path)
     loop.recorded_result(record, path)
-    if not {"name", "train", "test", "sha256"} <= record["dataset"].keys() or "width" not in record["config"]:
+    known = record["config"].keys() <= vars(Config()).keys() and "width" in record["config"]
+    if not known or not {"name", "train", "test", "sha256"} <= record["dataset"].keys():
         raise InputError(f"{path}: does not name its data set and width: copy the file from the run again")
     return record
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from jresnet import cli
@@ -37,14 +37,14 @@ class ConfigOptions(Config):
         return Config(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Config)})
 
 
-Options = TypeVar("Options")
+Options = TypeVar("Options", bound=ConfigOptions)
 
 
-def parse(program: str, default: Options, arguments: Sequence[str], quick: Mapping[str, Any]) -> Options:
-    """Parse options of the default's type; with --quick the values of `quick` replace the defaults."""
+def parse(program: str, config: Config, arguments: Sequence[str], kind: type[Options]) -> Options:
+    """Options of a program that start from a configuration, or with --quick from its small scale."""
     if "--quick" in arguments:
-        default = dataclasses.replace(default, **quick)  # type: ignore[type-var]
-    return cli.parse(type(default), arguments, program, default)
+        config = dataclasses.replace(config, **QUICK)
+    return cli.parse(kind, arguments, program, kind(**vars(config)))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from typing import Any, Literal, cast
 
 from experiments import report
 from experiments.registry import EXPERIMENTS, NAMES
-from experiments.study import options as shared
 from experiments.study import runs, statistics
 from experiments.study.experiment import Cell, Experiment
 from experiments.study.progress import Progress
@@ -278,4 +277,5 @@ def command(config: Config, options: StudyOptions) -> str:
 
 def parse(arguments: list[str], program: str) -> StudyOptions:
     """Options from the command line; --quick changes their defaults to the tiny scale's."""
-    return shared.parse(program, StudyOptions(), arguments, QUICK)
+    default = StudyOptions(**QUICK) if "--quick" in arguments else StudyOptions()
+    return cli.parse(StudyOptions, arguments, program, default)

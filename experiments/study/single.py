@@ -5,7 +5,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from experiments.study.options import QUICK, ConfigOptions, parse, resumable
+from experiments.study.options import ConfigOptions, parse, resumable
 from experiments.study.results import results_table
 from jresnet import cli
 from jresnet.config import Config, require
@@ -77,7 +77,7 @@ def main(experiment: str, config: Config, arguments: Sequence[str] | None = None
 def run(experiment: str, config: Config, arguments: list[str]) -> None:
     """Parse the options, train every seed, and print the table and the files written."""
     program = f"python -m experiments.{experiment}"
-    options = parse(program, SingleOptions(**vars(config)), arguments, QUICK)
+    options = parse(program, config, arguments, SingleOptions)
     distributed.join(options)
     workdir = options.directory(experiment)
     dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)

@@ -60,7 +60,7 @@ def configure(program: str, experiment: Experiment, arguments: list[str]) -> tup
     configs = [setting.config for setting in experiment.settings]
     fields = [field.name for field in dataclasses.fields(Config)]
     varying = {name for name in fields if len({getattr(config, name) for config in configs}) > 1}
-    options = parse(program, Options(**vars(configs[0])), arguments, QUICK)
+    options = parse(program, configs[0], arguments, Options)
     quick: dict[str, Any] = QUICK if options.quick else {}
     default = dataclasses.replace(configs[0], **quick)
     given = {name: getattr(options, name) for name in fields if getattr(options, name) != getattr(default, name)}

@@ -1,4 +1,4 @@
-"""The page is parsed as a browser would, and its numbers are compared with figures worked out here from the records."""
+"""The page is parsed as a browser would, and its numbers are compared with values computed here from the records."""
 
 import base64
 import csv
@@ -25,6 +25,10 @@ CLASSES = ("cat <b>bold</b>", 'dog & "co"', "it's $5 and $6")
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 # Quantile 0.975 of Student's t with one degree of freedom, from printed tables.
 T1 = 12.7062
+
+
+def read(directory):
+    return Page((directory / "report.html").read_text())
 
 
 class Page(html.parser.HTMLParser):
@@ -102,18 +106,29 @@ def written(study, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def parsed(written):
-    return Page((written[0] / "report.html").read_text())
+    return read(written[0])
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Pages whose figures are blank, for tests of their words."""
+    """Pages whose figures are blank, for tests of their text."""
+    for name in ("samples", "augmentations", "budget", "confusion", "curves", "limits", "mistakes"):
+        monkeypatch.setattr(figures, name, lambda *_: None)
     monkeypatch.setattr(figures, "render", lambda name, text, _, part=False: figures.Drawing(name, text, b"", b""))
 
 
 def recorded(cell, key):
-    """The figure in every result.json of a cell, from the files."""
-    return [json.loads((place / "result.json").read_text())[key] for place in cell.directories]
+    """The value in every result.json of a cell, from the files."""
+    return [json.loads((directory / "result.json").read_text())[key] for directory in cell.directories]
+
+
+def csv_rows(path):
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def arrays(path):
+    with np.load(path) as archive:
+        return dict(archive)
 
 
 def test_the_page_needs_nothing_but_itself(parsed, written):
@@ -190,7 +205,7 @@ def test_what_was_not_run_is_said(parsed):
 def test_seeds_that_no_setting_has_yet_are_missing_too(tmp_path, data, quick):
     final = page_helpers.final(tmp_path / "runs", data, seeds=2)
     page.write(page_helpers.outcome([final], data, seeds=3), tmp_path)
-    assert "Not completely run yet: final has 2 of 3 runs." in Page((tmp_path / "report.html").read_text()).text("final")
+    assert "Not completely run yet: final has 2 of 3 runs." in read(tmp_path).text("final")
 
 
 @pytest.mark.parametrize("epochs", [3, 90])
@@ -202,7 +217,7 @@ def test_the_reports_log_stands_beside_the_epochs_that_were_run(tmp_path, data, 
         for label, seeds in zip(published.claim, (2, 1), strict=True)
     )
     page.write(page_helpers.outcome([(published, cells)], data), tmp_path)
-    shown = Page((tmp_path / "report.html").read_text())
+    shown = read(tmp_path)
     if epochs == 3:
         assert "prints epochs 83 to 99 of crop + flip + grayscale; no run here" in shown.text("augmentation")
         assert not (tmp_path / "tables" / "augmentation-log.csv").exists()
@@ -220,7 +235,7 @@ def test_the_reports_log_stands_beside_the_epochs_that_were_run(tmp_path, data, 
 def test_findings_are_in_words_with_paired_differences(tmp_path, data, quick):
     rates = page_helpers.rates(tmp_path / "runs", data)
     page.write(page_helpers.outcome([rates], data), tmp_path)
-    shown = Page((tmp_path / "report.html").read_text())
+    shown = read(tmp_path)
     assert re.search(r"Learning rate: (supported|refuted|undecided)", shown.text("findings"))
     table = shown.tables["findings"][0]
     by_label = {cell.setting.label: recorded(cell, "test_accuracy") for cell in rates[1]}
@@ -240,8 +255,8 @@ def test_names_of_classes_are_text_and_nothing_else(parsed):
 
 
 def test_errors_are_those_of_the_predictions(parsed, study):
-    test, places = study.dataset.test, study.experiments[2][1][0].directories
-    runs = [np.load(place / "predictions.npz") for place in places]
+    test, directories = study.dataset.test, study.experiments[2][1][0].directories
+    runs = [arrays(directory / "predictions.npz") for directory in directories]
     for label, row in enumerate(parsed.tables["mistakes"][0][1:]):
         a, b = (100 * np.mean(run["test_predictions"][test.labels == label] == label) for run in runs)
         assert row[1:3] == ["8", f"{(a + b) / 2:.1f} ± {abs(a - b) / math.sqrt(2):.1f}"]
@@ -272,13 +287,13 @@ def test_parameters_stand_against_the_budget(parsed, study):
 
 
 def test_csv_holds_the_values_unrounded(written, study):
-    rows = list(csv.DictReader((written[0] / "tables" / "learning_rate.csv").open(newline="")))
+    rows = csv_rows(written[0] / "tables" / "learning_rate.csv")
     assert [row["setting"] for row in rows] == ["0.01", "0.005", "0.001"]
     values = recorded(study.experiments[0][1][0], "test_accuracy_batch_mean")
     assert float(rows[0]["mean"]) == pytest.approx(sum(values) / 2, rel=1e-15)
     assert float(rows[0]["difference"]) == pytest.approx(sum(values) / 2 - 0.87, rel=1e-12)
     assert rows[1]["std"] == rows[2]["mean"] == ""
-    classes = list(csv.DictReader((written[0] / "tables" / "classes.csv").open(newline="")))
+    classes = csv_rows(written[0] / "tables" / "classes.csv")
     assert [row["class"] for row in classes] == list(CLASSES)
 
 
@@ -329,7 +344,7 @@ def test_the_page_says_how_settings_were_chosen(tmp_path, data, quick, changes, 
     best = max(rates[1], key=lambda cell: np.mean(recorded(cell, f"{changes.get('select', 'validation')}_accuracy")))
     final = page_helpers.final(tmp_path / "runs", data, seeds=1, epochs=1)
     page.write(page_helpers.outcome([rates, final], data, **changes), tmp_path)
-    shown = Page((tmp_path / "report.html").read_text())
+    shown = read(tmp_path)
     assert said in shown.text("choices")
     assert shown.tables["choices"][0][1] == ["Learning rate", "0.001", best.setting.label, "0.001"]
 
@@ -337,7 +352,7 @@ def test_the_page_says_how_settings_were_chosen(tmp_path, data, quick, changes, 
 def test_a_study_without_runs_is_a_page_that_says_so(tmp_path, data, quick):
     rates = page_helpers.rates(tmp_path / "runs", data, seeds=(0, 0, 0))
     page.write(page_helpers.outcome([rates], data), tmp_path)
-    shown = Page((tmp_path / "report.html").read_text())
+    shown = read(tmp_path)
     assert "No run has finished yet." in shown.text()
     assert "Not run yet." in shown.text("learning_rate")
     assert "no run has predictions" in shown.text("mistakes")
@@ -345,7 +360,7 @@ def test_a_study_without_runs_is_a_page_that_says_so(tmp_path, data, quick):
 
 def test_a_study_whose_experiments_all_wait_is_a_page_too(tmp_path, data):
     page.write(page_helpers.outcome([], data), tmp_path)
-    shown = Page((tmp_path / "report.html").read_text())
+    shown = read(tmp_path)
     assert "No run has finished yet." in shown.text() and "No experiment has a network yet." in shown.text("parameters")
 
 
@@ -353,7 +368,7 @@ def test_a_study_whose_experiments_all_wait_is_a_page_too(tmp_path, data):
 def test_predictions_that_are_not_the_runs_are_refused_before_anything_is_written(tmp_path, data, damage):
     final = page_helpers.final(tmp_path / "runs", data, seeds=1, epochs=1)
     path = final[1][0].directories[0] / "predictions.npz"
-    found, sure = (np.load(path)[f"test_{name}"] for name in ("predictions", "confidences"))
+    found, sure = arrays(path).values()
     if damage == "other":
         found = np.where(found == data.test.labels, (found + 1) % 3, found)
         np.savez(path, test_predictions=found, test_confidences=sure)
@@ -373,7 +388,7 @@ def test_the_copy_of_cifar_goes_by_its_own_name(tmp_path, data, quick, monkeypat
     cifar = dataclasses.replace(data, name="cifar10")
     rates = page_helpers.rates(tmp_path / "runs", cifar, epochs=1)
     page.write(page_helpers.outcome([rates], cifar), tmp_path)
-    text = Page((tmp_path / "report.html").read_text()).text()
+    text = read(tmp_path).text()
     assert "the data are CIFAR-10 (JPEG q75), not CIFAR-10 as published" in text
     assert "Data set CIFAR-10 (JPEG q75): 3 classes" in text and "cifar10" not in text
 
@@ -396,8 +411,8 @@ def test_a_study_at_the_reports_scale_carries_no_warning(tmp_path, data):
 def test_of_many_classes_the_page_shows_the_worst_and_the_files_all(tmp_path, quick):
     many = page_helpers.dataset([f"class {i}" for i in range(40)], per_class=5)
     page.write(page_helpers.outcome([page_helpers.final(tmp_path / "runs", many, seeds=1, epochs=1)], many), tmp_path)
-    rows = list(csv.DictReader((tmp_path / "tables" / "classes.csv").open(newline="")))
+    rows = csv_rows(tmp_path / "tables" / "classes.csv")
     assert [row["class"] for row in rows] == list(many.classes)
-    shown = Page((tmp_path / "report.html").read_text()).tables["mistakes"][0][1:]
+    shown = read(tmp_path).tables["mistakes"][0][1:]
     assert len(shown) == 30
     assert [float(row[2]) for row in shown] == sorted(100 * float(row["mean"]) for row in rows)[:30]

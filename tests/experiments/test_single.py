@@ -8,6 +8,7 @@ import pathlib
 import pytest
 
 from experiments.study import single
+from experiments.study.options import QUICK
 from jresnet import models
 from jresnet.config import Config
 from jresnet.errors import InputError
@@ -43,23 +44,23 @@ def parse(*words, config=CONFIG):
 
 def test_an_experiments_values_are_its_options_defaults():
     assert parse().config == CONFIG
-    options = parse("--width", "9", "--seeds", "3", "--first-seed", "2", "--workdir", "w", "--resume")
-    assert options.config == dataclasses.replace(CONFIG, width=9)
-    assert (options.seeds, options.first_seed, options.workdir, options.resume) == (3, 2, "w", True)
+    given = parse("--width", "9", "--seeds", "3", "--first-seed", "2", "--workdir", "w", "--resume")
+    assert given.config == dataclasses.replace(CONFIG, width=9)
+    assert (given.seeds, given.first_seed, given.workdir, given.resume) == (3, 2, "w", True)
     assert (parse().seeds, parse().first_seed, parse().workdir, parse().resume) == (1, 0, None, False)
 
 
 def test_quick_changes_the_scale_and_given_options_still_win():
-    assert parse("--quick").config == dataclasses.replace(CONFIG, **single.QUICK)
+    assert parse("--quick").config == dataclasses.replace(CONFIG, **QUICK)
     # Values that equal the experiment's own count as given, too.
-    options = parse("--width", "5", "--quick", "--dataset", "npz:mine.npz", "--blocks", "2", "2")
-    changes = single.QUICK | {"width": 5, "dataset": "npz:mine.npz", "blocks": (2, 2)}
-    assert options.config == dataclasses.replace(CONFIG, **changes)
+    given = parse("--width", "5", "--quick", "--dataset", "npz:mine.npz", "--blocks", "2", "2")
+    changes = QUICK | {"width": 5, "dataset": "npz:mine.npz", "blocks": (2, 2)}
+    assert given.config == dataclasses.replace(CONFIG, **changes)
 
 
 def test_quick_keeps_what_it_does_not_name():
     config = dataclasses.replace(CONFIG, budget=123_456, momentum=0.5)
-    assert parse("--quick", config=config).config == dataclasses.replace(config, **single.QUICK)
+    assert parse("--quick", config=config).config == dataclasses.replace(config, **QUICK)
 
 
 @pytest.mark.parametrize(
@@ -86,21 +87,24 @@ def test_default_directories_are_numbered_and_resume_takes_the_latest(tmp_path, 
     monkeypatch.chdir(tmp_path)
     new, again = parse(), parse("--resume")
     for name in ("final", "final-2", "final-3"):
-        assert single.default_workdir("final", new) == pathlib.Path("runs", name)
+        assert new.directory("final") == pathlib.Path("runs", name)
         (tmp_path / "runs" / name).mkdir(parents=True)
-        assert single.default_workdir("final", again) == pathlib.Path("runs", name)
-    assert single.default_workdir("final", parse("--quick")) == pathlib.Path("runs/final-quick")
-    assert single.default_workdir("other", again) == pathlib.Path("runs/other")
+        assert again.directory("final") == pathlib.Path("runs", name)
+    assert parse("--quick").directory("final") == pathlib.Path("runs/final-quick")
+    assert again.directory("other") == pathlib.Path("runs/other")
+    assert parse("--workdir", "w").directory("final") == pathlib.Path("w")
 
 
-def test_the_command_that_goes_on():
-    words = ["--width", "5"]
-    place = pathlib.Path("runs/final")
-    assert single.resumed(words, parse(), place) == ["--width", "5", "--workdir", "runs/final", "--resume"]
-    words = ["--workdir", "w"]
-    assert single.resumed(words, parse(*words), pathlib.Path("w")) == ["--workdir", "w", "--resume"]
-    words = ["--workdir", "w", "--resume"]
-    assert single.resumed(words, parse(*words), pathlib.Path("w")) == words
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["--width", "5"], "p --width 5 --workdir runs/final --resume"),
+        (["--workdir", "w"], "p --workdir w --resume"),
+        (["--workdir", "w", "--resume"], "p --workdir w --resume"),
+    ],
+)
+def test_the_command_that_resumes(words, command):
+    assert parse(*words).resuming("p", words, pathlib.Path("runs/final")) == command
 
 
 @pytest.fixture

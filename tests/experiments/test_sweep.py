@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments import cross_validation, report
+from experiments import cross_validation, learning_rate, report
 from experiments.study import sweep
 from jresnet.errors import InputError
 from tests.support.studies import tiny_npz, tree
@@ -17,16 +17,16 @@ SWEEPS = ("grayscale", "learning_rate", "batch_size", "width", "blocks", "kernel
 
 
 def parsed(name, *words):
-    options, experiment = sweep.parse("program", report.experiment(name), list(words))
+    experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
+    options, experiment = sweep.configure("program", experiment, list(words))
     return options, {setting.label: setting.config for setting in experiment.settings}
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_a_sweep_runs_the_reports_settings(name):
-    _, configs = parsed(name)
-    assert configs == {setting.label: setting.config for setting in report.experiment(name).settings}
-    source = pathlib.Path(importlib.import_module(f"experiments.{name}").__file__).read_text()
-    assert f'sweep.main("{name}")' in source
+def test_a_sweeps_settings_are_its_own_unless_options_change_them(name):
+    module = importlib.import_module(f"experiments.{name}")
+    assert parsed(name)[1] == {setting.label: setting.config for setting in module.EXPERIMENT.settings}
+    assert "sweep.main(EXPERIMENT)" in pathlib.Path(module.__file__).read_text()
 
 
 def test_options_hold_for_every_setting():
@@ -69,7 +69,7 @@ def records(place):
 
 def test_a_sweep_from_end_to_end(here, capsys):
     words = [*SMALL, "--batch-size", "15", "--seeds", "2", "--workdir", "w"]
-    assert sweep.main("learning_rate", words) == 0
+    assert sweep.main(learning_rate.EXPERIMENT, words) == 0
     out, err = capsys.readouterr()
     assert err == ""
     found = records(here / "w")
@@ -82,13 +82,13 @@ def test_a_sweep_from_end_to_end(here, capsys):
     assert len(paths) == 7 and all(pathlib.Path(path).exists() for path in paths)
 
     before = tree(here / "w")
-    assert sweep.main("learning_rate", words) == 2
+    assert sweep.main(learning_rate.EXPERIMENT, words) == 2
     assert "already holds runs of this experiment: add --resume" in capsys.readouterr().err
     assert tree(here / "w") == before
-    assert sweep.main("learning_rate", [*words, "--resume"]) == 0
+    assert sweep.main(learning_rate.EXPERIMENT, [*words, "--resume"]) == 0
     assert "Epoch" not in capsys.readouterr().out
     assert len(records(here / "w")) == 6
-    assert sweep.main("learning_rate", [*words, "--train-images", "30", "--resume"]) == 2
+    assert sweep.main(learning_rate.EXPERIMENT, [*words, "--train-images", "30", "--resume"]) == 2
     assert "is of other data (npz:tiny.npz, sha256" in capsys.readouterr().err
 
 
@@ -129,15 +129,15 @@ def test_cross_validation_from_end_to_end(here, capsys):
 
 
 def test_the_grid():
-    options = cross_validation.parse(["--grid", "learning-rate=0.1,0.2", "blocks=1 1,2 2", "momentum=0.5"])
+    options = cross_validation.parse_options(["--grid", "learning-rate=0.1,0.2", "blocks=1 1,2 2", "momentum=0.5"])
     names, grid = cross_validation.parse_grid(options)
     assert names == ("learning-rate", "blocks", "momentum")
     assert list(grid) == [(rate, blocks, "0.5") for rate in ("0.1", "0.2") for blocks in ("1 1", "2 2")]
     assert grid["0.2", "1 1", "0.5"] == dataclasses.replace(
-        report.final(), learning_rate=0.2, blocks=(1, 1), momentum=0.5
+        report.FINAL, learning_rate=0.2, blocks=(1, 1), momentum=0.5
     )
-    names, grid = cross_validation.parse_grid(cross_validation.parse(["--width", "9"]))
-    assert (names, grid) == ((), {(): dataclasses.replace(report.final(), width=9)})
+    names, grid = cross_validation.parse_grid(cross_validation.parse_options(["--width", "9"]))
+    assert (names, grid) == ((), {(): dataclasses.replace(report.FINAL, width=9)})
 
 
 @pytest.mark.parametrize(
