@@ -49,7 +49,8 @@ def read(directory: pathlib.Path, record: dict, test: Split) -> Predictions | No
     """
     path = directory / PREDICTIONS
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: numpy leaves a file that it cannot read open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             predictions = Predictions(arrays["test_predictions"], arrays["test_confidences"])
     except FileNotFoundError:
         return None

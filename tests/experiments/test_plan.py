@@ -42,7 +42,7 @@ def train(study):
     return waiting
 
 
-def test_cells_that_coincide_are_one_run(tmp_path):
+def test_equal_settings_of_several_experiments_are_one_run(tmp_path):
     study = made(tmp_path)
     every = study.runs(everything(study))
     # 26 cells; rate 0.01 is the augmented run, batch 64 the rate 0.001, width 64 the batch 32, 42 the final model, ...
@@ -55,7 +55,7 @@ def test_cells_that_coincide_are_one_run(tmp_path):
     assert places["final"][0] == places["width"][0] == places["blocks"][1] == places["pool_size"][2]
 
 
-def test_directories_can_be_read(tmp_path):
+def test_directories_have_readable_names(tmp_path):
     study = made(tmp_path, width_scale=0.125, epochs=5)
     (final,) = (e for e in everything(study) if e.name == "final")
     place = study.runs([final])[0].place.relative_to(tmp_path / "study" / "runs")
@@ -79,7 +79,7 @@ def test_a_run_is_its_configuration_seed_and_data(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
-def test_shards_share_out_every_run_once(tmp_path, count):
+def test_every_run_is_in_one_shard(tmp_path, count):
     stages = made(tmp_path).ready()[0]
     shares = [made(tmp_path, shard=f"{i}/{count}").mine(stages) for i in range(1, count + 1)]
     every = [run.place for share in shares for run in share]
@@ -107,7 +107,7 @@ def test_validation_images(tmp_path):
         assert StudyOptions().held_out(dataset) == expected
     assert StudyOptions(select="test").held_out(DATASET) == 0
     assert StudyOptions(validation=9, select="test").held_out(DATASET) == 9
-    assert StudyOptions().held_out(five_classes(validation=10)) == 0, "it brings its own"
+    assert StudyOptions().held_out(five_classes(validation=10)) == 0, "it has validation images"
     for options, dataset in ((StudyOptions(validation=0), DATASET), (StudyOptions(), five_classes(train=9))):
         with pytest.raises(InputError, match="--select validation: needs validation images"):
             options.held_out(dataset)
@@ -131,7 +131,7 @@ def test_bad_options(options, complaint):
     assert str(caught.value).startswith(complaint)
 
 
-def test_a_study_goes_on_where_it_was(tmp_path, fit):
+def test_a_study_resumes(tmp_path, fit):
     train(made(tmp_path, only=("learning_rate",)))
     assert len(fit.made) == 6
     train(made(tmp_path, only=("learning_rate", "augmentation")))
@@ -144,7 +144,7 @@ def test_a_study_goes_on_where_it_was(tmp_path, fit):
     assert all(len(cell.histories) == len(cell.directories) == 3 for cell in cells)
 
 
-def test_a_cells_command_makes_its_runs_again(tmp_path):
+def test_the_command_of_a_cell_repeats_its_runs(tmp_path):
     study = made(tmp_path, first_seed=4, train_images=50)
     found = {setting.label: setting.config for e in everything(study) if e.name == "blocks" for setting in e.settings}
     assert plan.command(found["1 1 1 1"], study.options) == (
@@ -198,7 +198,7 @@ def test_a_run_that_diverges_does_not_stop_the_others(tmp_path, fit):
     assert table.cells[-1] == ["distinct runs", "6", "4", "0", "2", "0"]
 
 
-def test_time_left_is_by_work(tmp_path, fit):
+def test_time_left_is_in_proportion_to_work(tmp_path, fit):
     study = made(tmp_path, only=("width",), seeds=1)
     mine = study.mine(study.ready()[0])
     assert study.progress.time_left(mine, mine) == "unknown"
@@ -222,8 +222,8 @@ def test_durations():
     ]
 
 
-def test_following_goes_on_with_this_studys_winners(tmp_path, fit):
-    """Here 0.005, 128 and, among the networks within the budget, 42 are best."""
+def test_a_study_that_follows_builds_on_its_own_choices(tmp_path, fit):
+    """The best are 0.005, 128 and, among the networks within the budget, 42."""
     best = {"learning_rate": {0.005: 0.2}, "batch_size": {128: 0.2}, "width": {80: 0.2, 42: 0.1}}
     fit.accuracy = lambda config, seed: 0.1 + sum(of.get(getattr(config, name), 0) for name, of in best.items())
     study = made(tmp_path, follow=True)
@@ -243,7 +243,7 @@ def test_following_goes_on_with_this_studys_winners(tmp_path, fit):
     assert (by_default.learning_rate, by_default.batch_size, by_default.width) == (0.001, 32, 42)
 
 
-def test_only_what_was_asked_for_waits(tmp_path, fit):
+def test_only_requested_experiments_wait(tmp_path, fit):
     study = made(tmp_path, follow=True, only=("final",))
     assert study.ready() == ([[]], {"final": "learning_rate"})
 
@@ -294,7 +294,7 @@ def test_records_of_other_data_or_versions_and_damaged_ones_are_refused(tmp_path
     made(tmp_path, **only).check()
 
 
-def test_a_run_moved_to_anothers_directory_is_refused(tmp_path, fit):
+def test_a_run_in_the_directory_of_another_is_refused(tmp_path, fit):
     study = made(tmp_path, only=("learning_rate",), seeds=1)
     train(study)
     first, second, _ = (run.place for run in study.mine(study.ready()[0]))

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from experiments import final, report
+from experiments import augmentation, final, initial, report
 from experiments.registry import EXPERIMENTS
 from jresnet import models
 from jresnet.config import Config
@@ -30,7 +30,7 @@ def test_every_experiment_with_the_reports_accuracies():
     assert {e.name: {k: v[report.COMPARED] for k, v in e.reported.items()} for e in EXPERIMENTS} == REPORTED
 
 
-def test_the_final_models_figures():
+def test_the_final_models_values():
     assert final.EXPERIMENT.reported["final"] == {
         "train_loss": 0.050407, "test_loss": 0.358776, "train_accuracy": 0.982726, "test_accuracy_batch_mean": 0.909545,
         "parameters": 4_815_940,
@@ -48,12 +48,16 @@ def test_labels_claims_and_choices_belong_to_settings():
         assert accuracies == sorted(accuracies, reverse=True), "a claim is the order of the report's accuracies"
 
 
-def test_what_each_sweep_holds_fixed():
-    network = {"blocks": (2, 2, 2, 2), "kernel_size": 3, "pool_size": 4, "dropout": 0.0}
-    base = Config(width=64, **network, batch_size=64, learning_rate=0.01, epochs=100)
+def test_the_configurations_of_every_experiment():
+    base = Config(
+        dataset="cifar10", width=64, blocks=(2, 2, 2, 2), kernel_size=3, pool_size=4, dropout=0.0, batch_size=64,
+        learning_rate=0.01, epochs=100, momentum=0.9, nesterov=False, weight_decay=5e-4, schedule="constant",
+        warmup_epochs=0.0, crop_padding=4, flip=0.5, grayscale=0.5, validation=0, precision="float32",
+    )  # fmt: skip
     plain = dataclasses.replace(base, crop_padding=0, flip=0.0, grayscale=0.0)
     change = dataclasses.replace
     assert configs("initial") == {"initial": plain}
+    assert (plain, base) == (initial.CONFIG, augmentation.CONFIG)
     assert configs("grayscale") == {
         "none": plain, "grayscale": change(plain, grayscale=0.5), "crop + flip": change(base, grayscale=0.0),
         "crop + flip + grayscale": base,
@@ -63,14 +67,14 @@ def test_what_each_sweep_holds_fixed():
     assert configs("batch_size") == {b: change(slow, batch_size=int(b)) for b in ("32", "64", "128")}
     small = change(slow, batch_size=32)
     assert configs("width") == {w: change(small, width=int(w)) for w in ("42", "64", "80")}
-    final = change(small, width=42)
-    assert configs("final") == {"final": change(final, budget=5_000_000)}
-    assert configs("kernel_size") == {k: change(final, kernel_size=int(k)) for k in "135"}
-    assert configs("pool_size") == {p: change(final, pool_size=int(p)) for p in "124"}
-    assert configs("blocks") == {" ".join(4 * n): change(final, blocks=(int(n),) * 4) for n in "123"}
+    around = change(small, width=42)
+    assert configs("final") == {"final": final.CONFIG} == {"final": change(around, budget=5_000_000)}
+    assert configs("kernel_size") == {k: change(around, kernel_size=int(k)) for k in "135"}
+    assert configs("pool_size") == {p: change(around, pool_size=int(p)) for p in "124"}
+    assert configs("blocks") == {" ".join(4 * n): change(around, blocks=(int(n),) * 4) for n in "123"}
 
 
-def test_other_choices_are_followed_from_there_on():
+def test_other_choices_change_the_experiments_after_them():
     choices = {"learning_rate": 0.005, "batch_size": 128, "width": 80}
     assert configs("learning_rate", **choices) == configs("learning_rate")
     assert {c.learning_rate for c in configs("batch_size", **choices).values()} == {0.005}

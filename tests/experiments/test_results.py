@@ -33,7 +33,7 @@ def result(seed=0, test_accuracy=0.909545, experiment="final", config=None, **ch
 
 
 def cells(text):
-    """The rows of a Markdown table as lists of cells, without the rule under the head."""
+    """The rows of a Markdown table as lists of cells, without the rule below the header."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in (lines[0], *lines[2:])]
 
@@ -75,7 +75,7 @@ def test_runs_are_averaged_only_within_their_configuration():
     assert [row[2] for row in rows] == ["0", "1", "mean ± std, n = 2"] * 2
 
 
-def test_a_figure_that_is_missing_or_was_not_finite_spoils_its_mean():
+def test_without_one_value_there_is_no_mean():
     first = result(0, validation_loss=0.5, validation_accuracy=0.875, train_loss=None)
     header, one, two, mean = cells(results_table([first, result(1)]).markdown())
     column = header.index("validation acc (%)")
@@ -84,7 +84,7 @@ def test_a_figure_that_is_missing_or_was_not_finite_spoils_its_mean():
     assert "validation" not in " ".join(cells(results_table([result()]).markdown())[0])
 
 
-def test_provenance_names_every_distinct_origin_once():
+def test_provenance_has_every_distinct_value_once():
     text = results_table([result(0), result(1), result(2, device="cpu: Z x2 cores", commit=None)]).markdown()
     assert "Device: NVIDIA H200 x1; cpu: Z x2 cores" in text
     assert f"Commit: {'f' * 40}; unknown" in text
@@ -92,7 +92,7 @@ def test_provenance_names_every_distinct_origin_once():
     assert "cifar10 (50,000 train, 0 validation, 10,000 test images; sha256 0123456789ab)" in text
 
 
-def test_console_table_fits_eighty_columns_and_loses_no_digit():
+def test_the_table_fits_eighty_columns_without_losing_a_digit():
     results = [result(seed, 0.90 + seed / 100) for seed in range(10)]
     text = printed(results_table(results), 80)
     assert "…" not in text and max(map(len, text.splitlines())) <= 80
@@ -102,7 +102,7 @@ def test_console_table_fits_eighty_columns_and_loses_no_digit():
     assert "…" not in squeezed
 
 
-def test_a_copy_of_the_data_is_named_as_one_also_where_it_is_a_part():
+def test_a_copy_of_the_data_has_its_own_name_also_in_part():
     copy = "1abb6cef1d3dfc07289d52cf1a9b2029c13dce3d311ac5d3861e9ce6a9500ea3"
     assert data_name({"name": "cifar10", "sha256": copy}) == "CIFAR-10 (JPEG q75)"
     assert data_name({"name": "cifar10", "sha256": "0" * 64, "cut_from": copy}) == "CIFAR-10 (JPEG q75)"
