@@ -3,7 +3,7 @@
     python -m experiments.blocks
 
 Three blocks per stage have 7,517,380 parameters, more than the final model's budget of 5 million.
-Measured here: not yet run at full scale. At reduced width: see docs/results.md.
+Measured here: not yet run at full scale; at an eighth of the width, see docs/results.md.
 """
 
 from dataclasses import replace

@@ -4,7 +4,7 @@
 
 The report, after 100 epochs: test accuracy 0.808. It does not say whether momentum and weight decay were used from the
 start; `experiments.report` says why they are here.
-Measured here: not yet run at full scale. At reduced width: see docs/results.md.
+Measured here: not yet run at full scale; at an eighth of the width, see docs/results.md.
 """
 
 from experiments import report

@@ -3,7 +3,7 @@
     python -m experiments.learning_rate
 
 The report, test accuracy after 100 epochs: 0.8755, 0.8836, 0.8865; it goes on with 0.001.
-Measured here: not yet run at full scale. At reduced width: see docs/results.md.
+Measured here: not yet run at full scale; at an eighth of the width, see docs/results.md.
 """
 
 from experiments import report

@@ -3,7 +3,7 @@
     python -m experiments.pool_size
 
 The report gives no table.
-Measured here: not yet run at full scale. At reduced width: see docs/results.md.
+Measured here: not yet run at full scale; at an eighth of the width, see docs/results.md.
 """
 
 from dataclasses import replace

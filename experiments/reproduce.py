@@ -7,7 +7,7 @@
 
 The same command resumes an interrupted study; finished runs are not repeated.
 
-Measured here: not yet run at full scale. At an eighth of the width: see docs/results.md.
+Measured here: not yet run at full scale; at an eighth of the width, see docs/results.md.
 """
 
 import sys
