@@ -24,6 +24,7 @@ from benchmarks import records, timing
 from benchmarks.epochs import Stopwatch
 from benchmarks.flops import training_flops
 from experiments import final
+from experiments.study.results import data_name
 from jresnet import cli, models
 from jresnet.config import Config, require
 from jresnet.data.datasets import Dataset, dataset_record, load_dataset
@@ -31,7 +32,6 @@ from jresnet.data.pipeline import STREAMED_IMAGES
 from jresnet.errors import Diverged, Interrupted
 from jresnet.parallel.devices import Devices
 from jresnet.records import environment
-from jresnet.records.tables import data_name
 from jresnet.train import signals
 
 PROGRAM = "python -m benchmarks.time_to_accuracy"

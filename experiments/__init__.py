@@ -1,1 +1,1 @@
-"""The report's experiments, and those beyond it: each module is a configuration and a main."""
+"""The report's experiments, one module each: a configuration, the report's values, and a main."""

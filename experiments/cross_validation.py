@@ -1,12 +1,14 @@
-"""Cross-validation (the report's abstract promises it): every setting of a grid on every fold of the training set.
+"""Cross-validation, which the report's abstract promises: every setting of a grid on every fold of the training set.
 
     python -m experiments.cross_validation --folds 5 --grid learning-rate=0.01,0.005,0.001 batch-size=32,64
     python -m experiments.cross_validation --quick --folds 3 --grid learning-rate=0.05,0.01
 
-Settings start from the final model; options and then the grid change it. The folds are stratified, and the test
-images are taken away before them: no fold's run can see one. The setting with the best mean accuracy over the
-folds is then trained on all training images, and that one run is evaluated on the test set. The same command
-goes on where it was stopped, and may run in several processes that share --workdir.
+Settings start from the final model; options and then the grid change it. The folds are stratified and taken from the
+training images, so that no run on a fold sees a test image. The setting with the best mean accuracy over the folds is
+then trained on all training images, and only that run is evaluated on the test set. The same command resumes an
+interrupted cross-validation, and several processes that share --workdir may run it.
+
+Measured here: not yet run.
 """
 
 import dataclasses
@@ -15,30 +17,27 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-import rich.box
-import rich.table
-
 from experiments import report
-from experiments.study import runs, single, statistics
-from experiments.study.progress import Ledger
+from experiments.study import runs, statistics
+from experiments.study.options import ConfigOptions, parse, resumable
+from experiments.study.progress import Progress
 from experiments.study.runs import Run
 from experiments.study.statistics import Summary
 from jresnet import cli, models
 from jresnet.config import Config, require
-from jresnet.data.datasets import Dataset, load_dataset
-from jresnet.errors import Diverged, InputError, Interrupted
+from jresnet.data.datasets import load_dataset
+from jresnet.errors import InputError
 from jresnet.records.files import write_bytes
+from jresnet.records.tables import Table, interval, number
 
 NAME = "cross_validation"
 PROGRAM = f"python -m experiments.{NAME}"
-HEADS = ("mean accuracy (%)", "std", "95 % interval", "folds")
-NOTE = "The interval is Student's over folds; as folds share training images, it is somewhat too narrow."
 
 Grid = dict[tuple[str, ...], Config]
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(Config):
+class Options(ConfigOptions):
     """Options of a cross-validation: those of its settings, and how to run it."""
 
     folds: int = 5
@@ -47,29 +46,18 @@ class Options(Config):
     """What to compare, as in learning-rate=0.01,0.005 blocks="1 1 1 1,2 2 2 2": every combination is a setting."""
     seed: int = 0
     """Seed of the folds and of every run."""
-    train_images: int | None = None
-    """Use only this many training images, the same share of every class."""
-    test_images: int | None = None
-    """Use only this many test images, the same share of every class."""
     workdir: str | None = None
-    """Directory of the runs, which go on where they were (default: runs/cross_validation)."""
-    quick: bool = False
-    """Run at a small scale on synthetic data; other options still count."""
+    """Directory of the runs, in which they also resume (default: runs/cross_validation)."""
 
     def __post_init__(self):
-        """Check the options beyond the configuration, and the configuration."""
+        """Check all options."""
         super().__post_init__()
         require(self, "folds", self.folds >= 2, "must be at least 2")
         require(self, "seed", 0 <= self.seed < 2**32, "must lie from 0 to 2**32 - 1")
         require(self, "validation", self.validation == 0, "each fold is its own validation split: leave it out")
 
     @property
-    def config(self) -> Config:
-        """The configuration alone."""
-        return Config(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Config)})
-
-    @property
-    def place(self) -> pathlib.Path:
+    def directory(self) -> pathlib.Path:
         """The directory of the runs."""
         return pathlib.Path(self.workdir or f"runs/{NAME}{'-quick' if self.quick else ''}")
 
@@ -81,50 +69,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: list[str]) -> None:
-    """Parse the options, train every setting on every fold, retrain the winner, and print the table."""
-    options = parse(arguments)
+    """Parse the options, train every setting on every fold and the best one on all images, and print the table."""
+    options = parse_options(arguments)
     names, grid = parse_grid(options)
     dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
     folds = [dataset.fold(options.folds, index, options.seed) for index in range(options.folds)]
     groups = {
-        shown(names, values): [runs.make(NAME, config, options.seed, fold, options.place) for fold in folds]
+        describe(names, values): [runs.make(NAME, config, options.seed, fold, options.directory) for fold in folds]
         for values, config in grid.items()
     }
-    finals = [runs.make(NAME, config, options.seed, dataset, options.place) for config in grid.values()]
-    check(grid, dataset, [*itertools.chain(*groups.values()), *finals], options.place)
-    ledger = Ledger(cli.make_console())
-    try:
-        ledger.train([run for of_fold in zip(*groups.values(), strict=True) for run in of_fold], groups)
-        best = winner(groups, ledger)
+    finals = {
+        name: runs.make(NAME, config, options.seed, dataset, options.directory)
+        for name, config in zip(groups, grid.values(), strict=True)
+    }
+    for config in grid.values():
+        models.check_network(config, len(dataset.classes), dataset.image_size)
+    runs.check([*itertools.chain(*groups.values()), *finals.values()], options.directory)
+    progress = Progress(cli.make_console())
+    with resumable(cli.command(PROGRAM, arguments)):
+        progress.train([run for of_fold in zip(*groups.values(), strict=True) for run in of_fold], groups)
+        best = winner(groups, progress)
         if best is not None:
-            again = finals[list(groups).index(best)]
-            ledger.say(f"Best on the folds: {best}; now trained on all training images")
-            ledger.train([again], {"winner": [again]})
-    except Interrupted as stop:
-        raise Interrupted(f"{stop}; go on with: {cli.command(PROGRAM, arguments)}", stop.signal) from None
-    conclude(options, names, grid, groups, None if best is None else (best, ledger.result(again)), ledger)
+            progress.say(f"Best on the folds: {best}; now trained on all training images")
+            progress.train([finals[best]], {"winner": [finals[best]]})
+    notes = [
+        f"{options.folds} stratified folds of {options.dataset}, seed {options.seed}. The interval is Student's over "
+        "folds; as folds share training images, it is somewhat too narrow."
+    ]
+    if best is None:
+        notes.append("Not every fold is done yet: run the same command again; the test set is untouched.")
+    elif (final := progress.result(finals[best])) is not None:
+        notes.append(
+            f"Best: {best}. Trained on all {final['dataset']['train']:,} training images: test accuracy "
+            f"{100 * final['test_accuracy']:.2f} %, test loss {final['test_loss']:.4f}."
+        )
+    rows = []
+    for values, of_folds in zip(grid, groups.values(), strict=True):
+        accuracy = summary(of_folds, progress)
+        rows.append(dict(zip(names, values, strict=True)) | (vars(accuracy) if accuracy else {"n": 0}))
+    conclude(names, rows, notes, options.directory / "table.md", progress)
 
 
-def parse(arguments: list[str]) -> Options:
-    """Options with the final model's values as defaults, or, with --quick, the small scale's."""
-    options = cli.parse(Options, arguments, PROGRAM, Options(**vars(report.final())))
-    if not options.quick:
-        return options
-    return cli.parse(Options, arguments, PROGRAM, Options(**vars(dataclasses.replace(report.final(), **single.QUICK))))
+def parse_options(arguments: list[str]) -> Options:
+    """The options; their defaults are the final model's configuration."""
+    return parse(PROGRAM, report.FINAL, arguments, Options)
 
 
 def parse_grid(options: Options) -> tuple[tuple[str, ...], Grid]:
     """The names of the options that the grid varies, and their values -> the configuration, in the grid's order.
 
     Raises:
-      InputError: a word of the grid is no option with values, names one twice, or gives it an unusable value.
+      InputError: a word of the grid is no option with values, repeats an option, or has an invalid value.
     """
     axes: dict[str, list[str]] = {}
-    known = {field.name.replace("_", "-") for field in dataclasses.fields(Config)} - {
-        "dataset",
-        "data-dir",
-        "validation",
-    }
+    fixed = ("dataset", "data_dir", "validation")
+    known = {field.name.replace("_", "-") for field in dataclasses.fields(Config) if field.name not in fixed}
     for word in options.grid:
         name, equals, values = word.partition("=")
         name = name.replace("_", "-")
@@ -143,82 +142,54 @@ def parse_grid(options: Options) -> tuple[tuple[str, ...], Grid]:
     return tuple(axes), grid
 
 
-def check(grid: Grid, dataset: Dataset, every: Sequence[Run], place: pathlib.Path) -> None:
-    """Check all that can be checked before the first run is trained; nothing is written.
-
-    Raises:
-      InputError: a network is impossible or over its budget, or the directory cannot be used.
-    """
-    for config in grid.values():
-        models.check_network(config, len(dataset.classes), dataset.image_size)
-    runs.check(every, place)
-
-
-def winner(groups: dict[str, list[Run]], ledger: Ledger) -> str | None:
-    """The setting with the best mean accuracy; None while a fold is missing that could still make another the best.
+def winner(groups: dict[str, list[Run]], progress: Progress) -> str | None:
+    """The setting with the best mean accuracy; None while a missing fold could still change it.
 
     A setting that diverged on a fold cannot win.
     """
-    diverged = {name for name, of_folds in groups.items() if any(str(run.place) in ledger.failed for run in of_folds)}
-    left = [name for name in groups if name not in diverged]
-    if not left or not all(ledger.finished(groups[name]) for name in left):
-        return None
-    return max(left, key=lambda name: summary(groups[name], ledger).mean)
+    means: dict[str, float] = {}
+    for name, of_folds in groups.items():
+        if any(str(run.place) in progress.failed for run in of_folds):
+            continue
+        accuracy = summary(of_folds, progress)
+        if accuracy is None or accuracy.n < len(of_folds):
+            return None
+        means[name] = accuracy.mean
+    return max(means, key=lambda name: means[name]) if means else None
 
 
-def summary(of_folds: Sequence[Run], ledger: Ledger) -> Summary:
-    """The held-out accuracies of a setting's finished folds, summed up."""
-    records = [record for run in of_folds if (record := ledger.result(run)) is not None]
-    return statistics.summarise(record["validation_accuracy"] for record in records)
+def summary(of_folds: Sequence[Run], progress: Progress) -> Summary | None:
+    """Mean, deviation and interval of the held-out accuracies of a setting's finished folds; None without any."""
+    records = [record for run in of_folds if (record := progress.result(run)) is not None]
+    return statistics.summarise(record["validation_accuracy"] for record in records) if records else None
 
 
-def shown(names: Sequence[str], values: Sequence[str]) -> str:
+def describe(names: Sequence[str], values: Sequence[str]) -> str:
     """A setting in words: "learning-rate 0.01, batch-size 32"."""
     return ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True)) or "as configured"
 
 
 def conclude(
-    options: Options, names: Sequence[str], grid: Grid, groups: dict[str, list[Run]],
-    best: tuple[str, dict | None] | None, ledger: Ledger,
-) -> None:  # fmt: skip
-    """Write and print the table, and say what became of the winner.
+    names: Sequence[str], rows: Sequence[dict], notes: Sequence[str], path: pathlib.Path, progress: Progress
+) -> None:
+    """Write the table to `path`, and print it with its notes.
 
     Raises:
-      Diverged: a run did, after everything else has been said.
+      Diverged: a run did; everything else has been printed before.
     """
-    rows = []
-    for values, of_folds in zip(grid, groups.values(), strict=True):
-        done = any(ledger.result(run) is not None for run in of_folds)
-        rows.append([*values, *(cells(summary(of_folds, ledger)) if done else ("", "", "", "0"))])
-    lines = [f"{options.folds} stratified folds of {options.dataset}, seed {options.seed}. {NOTE}"]
-    if best is None:
-        lines.append("Not every fold is done yet: run the same command again; the test set is untouched.")
-    elif best[1] is not None:
-        found = best[1]
-        lines.append(
-            f"Best: {best[0]}. Trained on all {found['dataset']['train']:,} training images: test accuracy "
-            f"{100 * found['test_accuracy']:.2f} %, test loss {found['test_loss']:.4f}."
-        )
-    heads = [*names, *HEADS]
-    markdown = [heads, ["--:"] * len(heads), *rows]
-    text = "\n".join(["| " + " | ".join(row) + " |" for row in markdown] + ["", *(f"- {line}" for line in lines)])
-    write_bytes(options.place / "table.md", f"{text}\n".encode())
-    table = rich.table.Table(*heads, box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    ledger.console.print(table)
-    for line in [*lines, str(options.place / "table.md")]:
-        ledger.say(line)
-    if ledger.failed:
-        raise Diverged("; ".join(f"{place}: {why}" for place, why in ledger.failed.items()))
-
-
-def cells(found: Summary) -> tuple[str, str, str, str]:
-    """A summary of accuracies as the table shows it, in percent."""
-    if found.std is None or found.low is None or found.high is None:
-        return f"{100 * found.mean:.2f}", "", "", str(found.n)
-    interval = f"{100 * found.low:.2f} to {100 * found.high:.2f}"
-    return f"{100 * found.mean:.2f}", f"{100 * found.std:.2f}", interval, str(found.n)
+    columns = [
+        *(number(name, name) for name in names),
+        number("mean accuracy (%)", "mean", ".2f", 100, missing=""),
+        number("std", "std", ".2f", 100, missing=""),
+        interval("95 % interval", "low", "high", ".2f", 100, missing=""),
+        number("folds", "n", "d"),
+    ]
+    table = Table(columns, rows)
+    write_bytes(path, dataclasses.replace(table, caption="\n".join(notes)).markdown().encode())
+    progress.console.print(table)
+    for line in [*notes, str(path)]:
+        progress.say(line)
+    progress.raise_failures()
 
 
 if __name__ == "__main__":

@@ -1,205 +1,242 @@
-"""README's table of results, made from the records in experiments/results/: `check` compares, `update` rewrites.
+"""The tables of results in README.md and docs/results.md, generated from committed records.
 
-    python -m experiments.readme        # rewrite it
+    python -m experiments.readme                # rewrite them
+    python -m experiments.reproduce --check     # fail if they differ from the records, or a record contradicts itself
 
-A directory there is one study: outcome.json, as `experiments.page` writes it, names its experiments, settings and
-runs; a run's directory holds result.json, metrics.jsonl and their sha256sums.txt. Nothing else is read.
+docs/results.md has every study in experiments/results/. README.md has the final model at the report's scale, as soon as
+it is among them, and the speed recorded in benchmarks/results/; results at a reduced scale do not appear there.
 """
 
-import math
+import dataclasses
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from experiments import report
-from experiments.page import tables
-from experiments.page.page import OUTCOME
-from experiments.page.tables import Column, Row
-from experiments.study import statistics
+from experiments import final, report
+from experiments.study import committed, statistics
+from experiments.study.committed import Setting, Speed, Study
+from experiments.study.results import data_name, provenance
 from jresnet import cli
 from jresnet.errors import InputError
-from jresnet.records import run_directory
 from jresnet.records.files import write_bytes
-from jresnet.records.log import METRICS, read_metrics
-from jresnet.records.tables import data_name, provenance
-from jresnet.train import loop
+from jresnet.records.run import config_from_json
+from jresnet.records.tables import Column, Row, Table, interval, number, spread, text
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-RESULTS, README = pathlib.Path("experiments", "results"), "README.md"
-BEGIN = "<!-- results: begin; made from experiments/results by `python -m experiments.readme` -->"
-END = "<!-- results: end -->"
 
-_FIGURES = ("_loss", "_accuracy", "_batch_mean")  # endings of what result.json repeats of the last epoch
-
+_MODES = ("eager", "compile")  # of PyTorch
 _COLUMNS = (
-    tables.plain("experiment", "experiment"),
-    tables.plain("setting", "setting"),
-    tables.number("parameters", "parameters", ",d"),
-    tables.plain("n", "n"),
-    tables.spread("test accuracy (%)", "accuracy_mean", "accuracy_std", ".2f", 100),
-    tables.interval("95 % CI (%)", "accuracy_low", "accuracy_high", ".2f", 100),
-    tables.spread("mean of test batches (%)", "batches_mean", "batches_std", ".2f", 100),
-    tables.spread("test loss", "loss_mean", "loss_std", ".4f"),
+    text("experiment", "experiment"),
+    text("setting", "setting"),
+    number("parameters", "parameters", ",d"),
+    number("n", "n", "d"),
+    spread("test accuracy (%)", "test_accuracy_mean", "test_accuracy_std", ".2f", 100),
+    interval("95 % CI (%)", "test_accuracy_low", "test_accuracy_high", ".2f", 100),
+    spread("mean of test batches (%)", f"{report.COMPARED}_mean", f"{report.COMPARED}_std", ".2f", 100),
+    spread("test loss", "test_loss_mean", "test_loss_std", ".4f"),
+)
+_FINAL_COLUMNS = (
+    text("final model", "source"),
+    text("device", "device"),
+    text("data", "data"),
+    number("n", "n", "d"),
+    spread("test accuracy (%)", f"{report.COMPARED}_mean", f"{report.COMPARED}_std", ".2f", 100),
+    spread("time (h)", "seconds_mean", "seconds_std", ".2f", 1 / 3600),
+    number("parameters", "parameters", ",d"),
+)
+_SPEED_COLUMNS = (
+    number("width", "width", "d"),
+    number("batch", "batch", "d"),
+    number("images/s", "rate", ".0f"),
+    *(
+        Column(
+            f"over {mode}", tuple(f"{mode} {part}" for part in ("median", "low", "high")), ".2f", 1, "{} [{}, {}]", True
+        )
+        for mode in _MODES
+    ),
 )
 
 
+class Block(NamedTuple):
+    """Generated lines of a file, between two comments."""
+
+    path: pathlib.Path
+    name: str
+    lines: Callable[[Sequence[Study], Speed], list[str]]
+
+    @property
+    def begin(self) -> str:
+        """The comment before the lines."""
+        return f"<!-- {self.name}: begin; generated from committed records by `python -m experiments.readme` -->"
+
+    @property
+    def end(self) -> str:
+        """The comment after the lines."""
+        return f"<!-- {self.name}: end -->"
+
+    def split(self, root: pathlib.Path) -> tuple[list[str], list[str], list[str]]:
+        """The file's lines before, between and after the comments.
+
+        Raises:
+          InputError: the file cannot be read, or lacks one of the comments.
+        """
+        path = root / self.path
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}: run this in a checkout of the source") from None
+        if [lines.count(self.begin), lines.count(self.end)] != [1, 1] or lines.index(self.begin) > lines.index(
+            self.end
+        ):
+            raise InputError(f"{path}: lacks its markers: restore the lines {self.begin!r} and {self.end!r}, once each")
+        begin, end = lines.index(self.begin), lines.index(self.end)
+        return lines[:begin], lines[begin + 1 : end], lines[end + 1 :]
+
+
 def check(root: pathlib.Path = ROOT) -> list[str]:
-    """Compare README's table with the records, and each record with its own epochs and its sum.
+    """Compare the generated tables with the records, and each record with its own raw data.
 
     Args:
       root: the source tree.
 
     Returns:
-      A line per drift: which file, what it says, what it should say. Empty where all agree.
+      A line per difference: the file, what it says, and what it should say.
 
     Raises:
-      InputError: README lacks its markers, or a record is missing or damaged.
+      InputError: a file lacks its markers, or a record is missing or damaged.
     """
-    drifts = [line for directory in _studies(root) for line in _contradictions(directory, root)]
-    _, shown, _ = _split(root)
-    for line in range(max(len(shown), len(made := _block(root)))):
-        old, new = (lines[line] if line < len(lines) else "nothing" for lines in (shown, made))
-        if old != new:
-            drifts.append(f"{README}: says {old!r}, the records give {new!r}: run python -m experiments.readme")
+    studies, speed = committed.read_studies(root), committed.read_speed(root)
+    drifts = [line for study in studies for line in committed.study_drifts(study, root)]
+    drifts += committed.speed_drifts(speed)
+    for block in BLOCKS:
+        _, written, _ = block.split(root)
+        generated = block.lines(studies, speed)
+        for line in range(max(len(written), len(generated))):
+            old, new = (lines[line] if line < len(lines) else "nothing" for lines in (written, generated))
+            if old != new:
+                drifts.append(f"{block.path}: says {old!r}, the records give {new!r}: run python -m experiments.readme")
     return drifts
 
 
 def update(root: pathlib.Path = ROOT) -> None:
-    """Rewrite README's table from the records.
+    """Rewrite the generated tables from the records.
 
     Raises:
       InputError: as `check`; nothing was written.
     """
-    before, _, after = _split(root)
-    write_bytes(root / README, "\n".join([*before, BEGIN, *_block(root), END, *after]).encode())
+    studies, speed = committed.read_studies(root), committed.read_speed(root)
+    pages = {}
+    for block in BLOCKS:
+        before, _, after = block.split(root)
+        lines = [*before, block.begin, *block.lines(studies, speed), block.end, *after]
+        pages[root / block.path] = "\n".join(lines).encode()
+    for path, page in pages.items():
+        write_bytes(path, page)
 
 
-def _split(root: pathlib.Path) -> tuple[list[str], list[str], list[str]]:
-    """README's lines before, between and after the markers."""
-    path = root / README
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}: run this from a checkout of the source") from None
-    if [lines.count(BEGIN), lines.count(END)] != [1, 1] or lines.index(BEGIN) > lines.index(END):
-        raise InputError(f"{path}: lacks its markers: put back the lines {BEGIN!r} and {END!r}, once each")
-    begin, end = lines.index(BEGIN), lines.index(END)
-    return lines[:begin], lines[begin + 1 : end], lines[end + 1 :]
-
-
-def _block(root: pathlib.Path) -> list[str]:
-    """The lines between the markers: per study what was run, the table, where and how."""
-    return [line for directory in _studies(root) for line in _study(directory)]
-
-
-def _studies(root: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(path for path in (root / RESULTS).iterdir() if path.is_dir())
-
-
-def _study(directory: pathlib.Path) -> list[str]:
-    outcome, cells = _read(directory)
-    records = [record for _, _, records in cells for record in records]
-    if not records:
-        return []
-    origin = [f"{name}: {value}." for name, value in provenance(records).items() if name != "Data"]
-    rows = [_row(title, label, records) for title, label, records in cells if records]
-    return [
-        "", f"**{directory.name}**: {_caption(records)}", "", *_markdown(_COLUMNS, rows), "",
-        f"Last epoch; test accuracy counts every image once; ± is the standard deviation over n seeds. "
-        f"Command: `{outcome['command']}`.",
-        " ".join(origin), "",
-    ]  # fmt: skip
-
-
-def _caption(records: Sequence[dict]) -> str:
-    """Width, epochs and data set of what was really run."""
-    widths = sorted({record["config"]["width"] for record in records})
-    epochs = sorted({record["epochs"] for record in records})
-    data = [record["dataset"] for record in records]
-    names = ", ".join(sorted({data_name(one) for one in data}))
-    images = " or ".join(f"{count:,}" for count in sorted({one["train"] for one in data}))
-    return (
-        f"width {_listed(widths)}, {_listed(epochs)} epochs on {names}, {images} training and {data[0]['test']:,} test "
-        f"images (sha256 {', '.join(sorted({one['sha256'][:12] for one in data}))})."
-    )
-
-
-def _row(title: str, label: str, records: Sequence[dict]) -> Row:
-    row: dict[str, Any] = {
-        "experiment": title, "setting": label, "n": len(records), "parameters": records[0]["parameters"],
-    }  # fmt: skip
-    figures = {"accuracy": "test_accuracy", "batches": report.COMPARED, "loss": "test_loss"}
-    for name, key in figures.items():
-        found = statistics.summarise([record[key] for record in records])
-        row |= {f"{name}_{part}": getattr(found, part) for part in ("mean", "std", "low", "high")}
-    return row
-
-
-def _markdown(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
-    return tables.Table("results", "", tuple(columns), tuple(rows)).markdown().strip().split("\n")
-
-
-def _read(directory: pathlib.Path) -> tuple[dict, list[tuple[str, str, list[dict]]]]:
-    """A study's outcome.json, and its cells: title of the experiment, label of the setting, records."""
-    outcome = run_directory.read_json(directory / OUTCOME)
-    try:
-        cells = []
-        for experiment in outcome["experiments"]:
-            for setting in experiment["settings"]:
-                records = [_record(directory / run) for run in setting["runs"]]
-                label = _label(experiment["name"], setting["label"], records)
-                cells.append((f"{experiment['section']} {experiment['title']}", label, records))
-        outcome["command"]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{directory / OUTCOME}: not a study's ({error!r}): take it from the study again") from None
-    return outcome, cells
-
-
-def _label(experiment: str, label: str, records: Sequence[dict]) -> str:
-    """The setting's label; where a reduced study's channels are other than it says, with those."""
-    widths = {str(record["config"]["width"]) for record in records} - {label}
-    return f"{label} (here {', '.join(sorted(widths))})" if experiment == "width" and widths else label
-
-
-def _record(run: pathlib.Path) -> dict:
-    """A run's result.json, with everything that this module reads of it."""
-    path = run / run_directory.RESULT
-    record = run_directory.read_json(path)
-    loop.Result.from_json(record, path)
-    if not {"name", "train", "test", "sha256"} <= record["dataset"].keys() or "width" not in record["config"]:
-        raise InputError(f"{path}: does not name its data set and width: take the file from the run again")
-    return record
-
-
-def _contradictions(directory: pathlib.Path, root: pathlib.Path) -> list[str]:
-    """Where a study's records differ from what their epochs say, or else from what their runs wrote, one line each."""
-    outcome, _ = _read(directory)
-    settings = [setting for experiment in outcome["experiments"] for setting in experiment["settings"]]
-    runs = dict.fromkeys(directory / run for setting in settings for run in setting["runs"])
+def results(studies: Sequence[Study], speed: Speed) -> list[str]:
+    """For each study what was run, a table, and where and how it was made."""
     lines: list[str] = []
-    for run in runs:
-        before = len(lines)
-        record, history = _record(run), read_metrics(run / METRICS)
-        if [line["epoch"] for line in history] != list(range(record["epochs"])):
-            lines.append(f"{(run / METRICS).relative_to(root)}: not the {record['epochs']} epochs of its result.json")
+    for study in studies:
+        settings = [setting for setting in study.settings if setting.runs]
+        records = [record for setting in settings for record in setting.runs.values()]
+        if not records:
             continue
-        expected = {name: history[-1].get(name) for name in record if name.endswith(_FIGURES)}
-        seconds = sum(line["seconds"] for line in history)
-        # How a sum of floats rounds depends on Python's version.
-        expected["seconds"] = record["seconds"] if math.isclose(record["seconds"], seconds, rel_tol=1e-14) else seconds
-        for name, value in expected.items():
-            if record[name] != value:
-                where = (run / run_directory.RESULT).relative_to(root)
-                lines.append(f"{where}: {name} is {record[name]}, its epochs give {value}: restore the file")
-        if len(lines) == before:
-            altered = run_directory.altered(run, (METRICS, run_directory.RESULT))
-            lines += [f"{(run / name).relative_to(root)}: {what}: restore the file" for name, what in altered.items()]
+        rows = [
+            {"experiment": setting.title, "setting": _label(setting)} | _summaries(list(setting.runs.values()))
+            for setting in settings
+        ]
+        origin = (f"{name}: {value}." for name, value in provenance(records).items() if name != "Data")
+        lines += [
+            "", f"**{study.name}**: {_caption(records)}", "", *_markdown(_COLUMNS, rows), "",
+            "Last epoch; test accuracy counts every image once; ± is the standard deviation over n seeds. "
+            f"Command: `{study.command}`.",
+            " ".join(origin), "",
+        ]  # fmt: skip
     return lines
 
 
-def _listed(values: Sequence[int]) -> str:
-    return ", ".join(f"{value:,}" for value in values)
+def headline(studies: Sequence[Study], speed: Speed) -> list[str]:
+    """The final model at the report's scale beside the report's, and a step's speed against PyTorch's."""
+    reported = final.EXPERIMENT.reported["final"]
+    accuracy = {f"{report.COMPARED}_mean": reported[report.COMPARED]}
+    rows: list[Row] = [
+        {"source": "report", "data": "CIFAR-10", "n": 1, "parameters": reported["parameters"]} | accuracy
+    ]
+    # Runs on another copy of the data or another device are another row.
+    groups: dict[tuple[str, str, str], dict[pathlib.Path, dict]] = {}
+    for setting in (setting for study in studies for setting in study.settings if setting.experiment == "final"):
+        for run, record in setting.runs.items():
+            if _full_scale(record):
+                key = (data_name(record["dataset"]), record["dataset"]["sha256"], record["device"])
+                groups.setdefault(key, {})[run] = record
+    for (data, _, device), runs in groups.items():
+        rows.append({"source": "jresnet", "device": device, "data": data} | _summaries(list(runs.values())))
+    state = "Time is that of one run." if groups else "Here it has not been run at the report's scale yet."
+    environment = speed.record["environment"]
+    return [
+        "", *_markdown(_FINAL_COLUMNS, rows), "",
+        f"The report's final model; test accuracy is the mean over test batches, as the report computes it. {state}",
+        "", *_markdown(_SPEED_COLUMNS, [_speed_row(case) for case in speed.cases]), "",
+        f"Speed of a training step in float32 on {environment['cores']} cores ({environment['device']}), and its ratio "
+        f"to that of PyTorch {environment['versions']['torch']} in eager mode and compiled: median [quartiles] over "
+        f"{speed.record['options']['rounds']} rounds in which they alternate. Commit: {environment['commit']}.",
+        "",
+    ]  # fmt: skip
 
+
+def _full_scale(record: dict) -> bool:
+    """Whether a run has the final model's configuration, 50,000 training and 10,000 test images."""
+    free = ("dataset", "data_dir", "validation", "input", "parallel", "budget")
+    changes: dict[str, Any] = {name: getattr(report.FINAL, name) for name in free}
+    same = dataclasses.replace(config_from_json(record["config"]), **changes) == report.FINAL
+    data = record["dataset"]
+    return same and (data["train"] + data["validation"], data["test"]) == (50_000, 10_000)
+
+
+def _speed_row(case: dict) -> Row:
+    row = {"width": case["width"], "batch": case["batch_size"], "rate": case["images_per_second"]["jax"]}
+    spreads = {mode: case["speed_of_jax_over"][f"torch {mode}"] for mode in _MODES}
+    return row | {f"{mode} {part}": value for mode, spread in spreads.items() for part, value in spread.items()}
+
+
+def _summaries(records: Sequence[dict]) -> dict[str, Any]:
+    """Number of runs, parameters, and the spread of each measure, as entries of a row."""
+    row: dict[str, Any] = {"n": len(records), "parameters": records[0]["parameters"]}
+    for name in ("test_accuracy", report.COMPARED, "test_loss", "seconds"):
+        summary = statistics.summarise(record[name] for record in records)
+        row |= {f"{name}_{part}": getattr(summary, part) for part in ("mean", "std", "low", "high")}
+    return row
+
+
+def _caption(records: Sequence[dict]) -> str:
+    """Width, epochs and data set of the runs."""
+    widths = ", ".join(f"{width:,}" for width in sorted({record["config"]["width"] for record in records}))
+    epochs = ", ".join(f"{count:,}" for count in sorted({record["epochs"] for record in records}))
+    data = [record["dataset"] for record in records]
+    names = ", ".join(sorted({data_name(dataset) for dataset in data}))
+    images = " or ".join(f"{count:,}" for count in sorted({dataset["train"] for dataset in data}))
+    return (
+        f"width {widths}, {epochs} epochs on {names}, {images} training and {data[0]['test']:,} test "
+        f"images (sha256 {', '.join(sorted({dataset['sha256'][:12] for dataset in data}))})."
+    )
+
+
+def _label(setting: Setting) -> str:
+    """The setting's label, with the channels of a reduced study where they differ from it."""
+    widths = {str(record["config"]["width"]) for record in setting.runs.values()} - {setting.label}
+    scaled = setting.experiment == "width" and widths
+    return f"{setting.label} (here {', '.join(sorted(widths))})" if scaled else setting.label
+
+
+def _markdown(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
+    return Table(columns, rows).markdown().splitlines()
+
+
+BLOCKS = (
+    Block(pathlib.Path("README.md"), "headline", headline),
+    Block(pathlib.Path("docs", "results.md"), "results", results),
+)
 
 if __name__ == "__main__":
     raise SystemExit(cli.exit_status(update))

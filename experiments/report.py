@@ -1,32 +1,29 @@
-"""What the report says, as data: its experiments, their settings, its figures and claims, and what it leaves open.
+"""What the report says and leaves open: its configurations, its log, and what to compare with.
 
 Decided here, once, where the report is silent or contradicts itself:
 
-- Momentum 0.9 and weight decay 5e-4 hold in every experiment, the initial model included. Section 3.3.3 names them
-  for the optimizer without saying since when; section 4.1 attributes the step from 0.80 to 0.87 to augmentation, and
-  that comparison means something only if nothing else changed.
+- Momentum 0.9 and weight decay 5e-4 hold in every experiment, including the initial model. Section 3.3.3 gives them
+  for the optimizer without saying from when on; section 4.1 attributes the step from 0.80 to 0.87 to augmentation, a
+  comparison that means something only if nothing else changed.
 - Images are normalised by the training split's channel statistics. The report does not mention normalisation; its
-  network does train at these rates either way, and the statistics make no choice of their own.
-- Each sweep holds fixed what the report had at that point. Learning rate: batch 64, 64 channels, augmented, since the
-  0.8755 of its row 0.01 is section 4.1's 0.875597 cut off. Batch size: rate 0.001 and 64 channels, as 42 comes later.
-  Channels: rate 0.001 and batch 32. So some cells coincide: rate 0.001 with batch 64 (0.8865 and 0.8909 in the report),
-  batch 32 with 64 channels (0.8965 and 0.8947), 42 channels with the final model (0.9057 and 0.9095). They are one
-  configuration here, run once; the report's two figures for it show how far its single runs scatter.
+  network trains at these learning rates either way, and the statistics involve no choice.
+- Each sweep holds fixed what the report had settled by then. Learning rate: batch 64, 64 channels, augmented, since the
+  0.8755 in its row 0.01 is section 4.1's 0.875597 truncated. Batch size: learning rate 0.001 and 64 channels, as 42
+  comes later. Channels: learning rate 0.001 and batch 32. So some cells coincide: rate 0.001 with batch 64 (0.8865 and
+  0.8909 in the report), batch 32 with 64 channels (0.8965 and 0.8947), 42 channels with the final model (0.9057 and
+  0.9095). Here each is one configuration and runs once; the report's two values show how far its single runs scatter.
 - Blocks, kernel size and pooling are announced in section 4 without a table. They are varied around the final model.
 - "Each block's output has a ReLU, except for the last block" (section 3.3.1): here every block has one, as in He et al.
-  2015. ReLU has no parameters, so the report's count cannot tell.
-- "64 had a higher accuracy" (section 4.2.2) stands beside a table and a conclusion that say 32: the table counts.
-- The report's accuracies are means over batches: 0.868830 is 8730 / (157 x 64), 0.909545 is 9110 / (313 x 32). Its test
-  accuracies are therefore compared with `test_accuracy_batch_mean`; its final batch, which it does not state, is 32.
-- The budget of 5 million parameters binds the final model only; the sweeps visit networks that exceed it, as the
-  report's own did. Where a study follows its own winners, the width is the best of those within the budget.
+  2015. ReLU has no parameters, so the report's parameter count cannot decide it.
+- "64 had a higher accuracy" (section 4.2.2) contradicts a table and a conclusion that say 32: the table counts.
+- The report's accuracies are means over batches: 0.868830 is 8730 / (157 x 64), 0.909545 is 9110 / (313 x 32). They are
+  therefore compared with `test_accuracy_batch_mean`, and the final model's batch size, which it does not state, is 32.
+- The budget of 5 million parameters applies to the final model only; the sweeps include networks that exceed it, as the
+  report's own did. Where a study follows its own choices, the width is the best of those within the budget.
 """
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any
 
-from experiments.study.experiment import Experiment, Setting
 from jresnet.config import Config
 
 BUDGET = 5_000_000
@@ -38,12 +35,17 @@ INITIAL = Config(
 )  # fmt: skip
 """The table at the head of section 4."""
 
-CROP_FLIP: dict[str, Any] = {"crop_padding": 4, "flip": 0.5}
-GRAY: dict[str, Any] = {"grayscale": 0.5}
-"""Section 3.2."""
-AUGMENTED = dataclasses.replace(INITIAL, **CROP_FLIP, **GRAY)
+AUGMENTED = dataclasses.replace(INITIAL, crop_padding=4, flip=0.5, grayscale=0.5)
+"""With the three augmentations of section 3.2."""
 
-LOG = (
+FINAL = dataclasses.replace(AUGMENTED, width=42, batch_size=32, learning_rate=0.001, budget=BUDGET)
+"""The final model (section 4.3)."""
+
+COMPARED = "test_accuracy_batch_mean"
+"""The key of `result.json` to compare with the report's test accuracies, which are means over batches."""
+
+_COLUMNS = ("epoch", "train_loss", "test_loss", "train_accuracy", COMPARED)
+_ROWS = (
     (83, 0.421626, 0.388598, 0.854020, 0.868830),
     (84, 0.424778, 0.420109, 0.853281, 0.860569),
     (85, 0.420801, 0.394663, 0.853780, 0.871915),
@@ -62,113 +64,8 @@ LOG = (
     (98, 0.406001, 0.380825, 0.859375, 0.873308),
     (99, 0.411478, 0.373297, 0.857836, 0.875597),
 )
-"""Section 4.1's log of the augmented model: epoch, train loss, test loss, train accuracy, test accuracy."""
+LOG = tuple(dict(zip(_COLUMNS, row, strict=True)) for row in _ROWS)
+"""Section 4.1's log of the augmented model, as lines of `metrics.jsonl`."""
 
-COMPARED = "test_accuracy_batch_mean"
-"""The figure that compares with the report's test accuracies: they are means over batches, as 8730 / (157 x 64)."""
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What a sweep takes over from those before it; by default what the report went on with (section 4.2)."""
-
-    learning_rate: float = 0.001
-    batch_size: int = 32
-    width: int = 42
-
-
-DECIDES = ("learning_rate", "batch_size", "width")
-"""The sweeps whose outcome later experiments build on, in their order; each decides the option of its name."""
-
-REPORTED_CHOICES = Choices()
-
-
-def final(choices: Choices = REPORTED_CHOICES) -> Config:
-    """The final model (section 4.3), or what it is by other choices."""
-    return dataclasses.replace(AUGMENTED, budget=BUDGET, **dataclasses.asdict(choices))
-
-
-def experiments(choices: Choices = REPORTED_CHOICES) -> tuple[Experiment, ...]:
-    """Every experiment in the report's order; those after a sweep build on its choice."""
-    around = dataclasses.replace(final(choices), budget=None)
-    batches = dataclasses.replace(AUGMENTED, learning_rate=choices.learning_rate)
-    widths = dataclasses.replace(batches, batch_size=choices.batch_size)
-    columns = ("epoch", "train_loss", "test_loss", "train_accuracy", COMPARED)
-    log = [dict(zip(columns, line, strict=True)) for line in LOG]
-    return (
-        Experiment(
-            "initial", "4", "Initial model", None, (Setting("initial", INITIAL),),
-            {"initial": {COMPARED: 0.808}}, (), None,
-        ),
-        Experiment(
-            "augmentation", "4.1", "Data augmentation", None,
-            (Setting("none", INITIAL), Setting("crop + flip + grayscale", AUGMENTED)),
-            {
-                "none": {COMPARED: 0.808},
-                "crop + flip + grayscale": {name: value for name, value in log[-1].items() if name != "epoch"},
-            },
-            ("crop + flip + grayscale", "none"), "crop + flip + grayscale", {"crop + flip + grayscale": log},
-        ),
-        Experiment(
-            "grayscale", "4.1", "Grayscale alone", None,
-            (
-                Setting("none", INITIAL),
-                Setting("grayscale", dataclasses.replace(INITIAL, **GRAY)),
-                Setting("crop + flip", dataclasses.replace(INITIAL, **CROP_FLIP)),
-                Setting("crop + flip + grayscale", AUGMENTED),
-            ),
-            {}, ("grayscale", "none"), "crop + flip + grayscale",
-        ),
-        sweep(
-            "learning_rate", "4.2.1", "Learning rate", AUGMENTED, (0.01, 0.005, 0.001),
-            {"0.01": 0.8755, "0.005": 0.8836, "0.001": 0.8865}, ("0.001", "0.005", "0.01"), "0.001",
-        ),
-        sweep(
-            "batch_size", "4.2.2", "Batch size", batches, (32, 64, 128),
-            {"32": 0.8965, "64": 0.8909, "128": 0.8766}, ("32", "64", "128"), "32",
-        ),
-        sweep(
-            "width", "4.2.3", "Channels", widths, (42, 64, 80),
-            {"42": 0.9057, "64": 0.8947, "80": 0.9016}, ("42", "80", "64"), "42",
-        ),
-        sweep("blocks", "4.2", "Blocks", around, ((1, 1, 1, 1), (2, 2, 2, 2), (3, 3, 3, 3)), {}, (), "2 2 2 2"),
-        sweep("kernel_size", "4.2", "Kernel size", around, (1, 3, 5), {}, (), "3"),
-        sweep("pool_size", "4.2", "Pooling size", around, (1, 2, 4), {}, (), "4"),
-        Experiment(
-            "final", "4.3", "Final model", None, (Setting("final", final(choices)),),
-            {
-                "final": {
-                    "train_loss": 0.050407, "test_loss": 0.358776, "train_accuracy": 0.982726, COMPARED: 0.909545,
-                    "parameters": 4_815_940,
-                }
-            },
-            (), None,
-        ),
-    )  # fmt: skip
-
-
-def sweep(
-    option: str, section: str, title: str, base: Config, values: tuple, accuracies: dict[str, float],
-    claim: tuple[str, ...], chosen: str,
-) -> Experiment:  # fmt: skip
-    """The experiment that varies one option of `base`; its name is the option's, its labels are the values."""
-    changes: list[dict[str, Any]] = [{option: value} for value in values]
-    settings = tuple(
-        Setting(label(value), dataclasses.replace(base, **change))
-        for value, change in zip(values, changes, strict=True)
-    )
-    reported = {name: {COMPARED: accuracy} for name, accuracy in accuracies.items()}
-    return Experiment(option, section, title, option, settings, reported, claim, chosen)
-
-
-def label(value) -> str:
-    """An option's value as the report's tables head a column with it."""
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-NAMES = tuple(experiment.name for experiment in experiments())
-
-
-def experiment(name: str) -> Experiment:
-    """The experiment of this name, as the report made it."""
-    return next(found for found in experiments() if found.name == name)
+DECISIONS = ("learning_rate", "batch_size", "width")
+"""The sweeps that later experiments build on, in their order; each decides the option of its name."""

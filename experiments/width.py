@@ -1,12 +1,23 @@
-"""42, 64 and 80 channels (report section 4.2.3) at learning rate 0.001 and batch 32, augmented.
-
-The report's test accuracies after 100 epochs: 0.9057, 0.8947, 0.9016. On CIFAR-10 the networks have 4,815,940,
-11,173,962 and 17,454,170 parameters: only the first stays below the report's 5 million.
+"""42, 64 and 80 channels (report section 4.2.3): 4,815,940, 11,173,962 and 17,454,170 parameters on CIFAR-10.
 
     python -m experiments.width
+
+The report, test accuracy after 100 epochs: 0.9057, 0.8947, 0.9016; it goes on with 42, the only one below its budget of
+5 million parameters.
+Measured here: not yet run at full scale; at an eighth of the width, see docs/results.md.
 """
 
+from dataclasses import replace
+
+from experiments import report
 from experiments.study import sweep
+from experiments.study.experiment import vary
+
+CONFIG = replace(report.AUGMENTED, learning_rate=0.001, batch_size=32)
+EXPERIMENT = vary(
+    "width", "4.2.3", "Channels", CONFIG, {42: 0.9057, 64: 0.8947, 80: 0.9016}, chosen=42,
+    builds_on=report.DECISIONS[:2],
+)  # fmt: skip
 
 if __name__ == "__main__":
-    raise SystemExit(sweep.main("width"))
+    raise SystemExit(sweep.main(EXPERIMENT))

@@ -1,1 +1,1 @@
-"""The page of a study, and the tables and figures on it."""
+"""The page of a study, with its tables and figures."""

@@ -1,33 +1,31 @@
-"""The page of a study: what an `Outcome` holds, as report.html, and its figures and tables as files of their own."""
+"""The page of a study: an `Outcome` as report.html, with its figures and tables as files of their own."""
 
 import dataclasses
 import importlib.resources
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 
-from experiments.page import figures, sections, tables
+from experiments.page import sections, tables
 from experiments.page.figures import Drawing
-from experiments.page.tables import Table
+from experiments.study.experiment import Outcome
+from experiments.study.results import provenance
 from jresnet.records.files import write_bytes, write_json
-from jresnet.records.tables import provenance
-
-if TYPE_CHECKING:
-    from experiments.study.experiment import Outcome
+from jresnet.records.tables import Table
 
 PAGE, OUTCOME, FIGURES, TABLES = "report.html", "outcome.json", "figures", "tables"
-_MOST_CLASSES = 30  # rows of accuracies per class on the page; the files hold all
+_MOST_CLASSES = 30  # rows of accuracies per class on the page; the files have all
 
 
-def write(outcome: "Outcome", workdir: pathlib.Path) -> list[pathlib.Path]:
-    """Write the page of a study, whole or partial, with its figures as PNG and SVG, its tables as Markdown and CSV.
+def write(outcome: Outcome, workdir: pathlib.Path) -> list[pathlib.Path]:
+    """Write the page of a complete or partial study, its figures as PNG and SVG, its tables as Markdown and CSV.
 
     Args:
-      outcome: what was run.
-      workdir: the study's directory; gets report.html, figures/, tables/ and outcome.json.
+      outcome: the study.
+      workdir: its directory; gets report.html, outcome.json, figures/ and tables/.
 
     Returns:
       The paths written, the page first.
@@ -35,27 +33,26 @@ def write(outcome: "Outcome", workdir: pathlib.Path) -> list[pathlib.Path]:
     Raises:
       InputError: a run's predictions are damaged or not its own; nothing was written.
     """
-    errors = sections.errors(outcome)
-    experiments = sections.every_section(outcome)
+    mistakes = sections.mistakes(outcome)
+    experiments = sections.sections(outcome)
     networks = sections.networks(outcome)
     shared: dict[str, Any] = {
-        "samples": figures.drawn("samples", "Training images of each class.", figures.samples(outcome.dataset)),
+        "samples": sections.samples(outcome),
         "augmentations": sections.augmentations(outcome),
         "budget": sections.budget(networks),
         "parameters": tables.parameters(networks),
-        "choices": tables.choices(sections.every_choice(outcome), outcome.select),
+        "choices": tables.choices(sections.choices(outcome), outcome.select),
         "commands": tables.commands(outcome.experiments),
     }
-    html = _render(outcome=outcome, sections=experiments, errors=errors, **shared)
+    html = _render(outcome, sections=experiments, mistakes=mistakes, **shared)
     parts = [*shared.values(), *(part for section in experiments for part in vars(section).values())]
-    parts += vars(errors).values() if errors else ()
+    parts += vars(mistakes).values() if mistakes else ()
     return _write_files(outcome, pathlib.Path(workdir), html, parts)
 
 
-def _render(**parts: Any) -> str:
-    """The page as HTML, from the template beside this module and the outcome's parts."""
-    outcome = parts["outcome"]
-    records = sections.every_record(outcome)
+def _render(outcome: Outcome, **parts: Any) -> str:
+    """The page as HTML, from the template beside this module."""
+    records = sections.all_records(outcome)
     template = importlib.resources.files("experiments.page").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -66,26 +63,27 @@ def _render(**parts: Any) -> str:
     }
     return environment.from_string(template).render(
         **parts,
+        outcome=outcome,
         data_names=sections.data_names(outcome),
-        origin=provenance(records),
+        provenance=provenance(records),
         runs=len(records),
         seconds=sum(record["seconds"] for record in records),
-        scale=sections.scale(outcome),
+        scale_differences=sections.scale_differences(outcome),
         absent=sections.absent(outcome),
     )
 
 
 def _lowest(table: Table, most: int) -> Table:
-    """The table itself, or where it has more than `most` rows those with the lowest means."""
+    """The table, or if it has more than `most` rows, those with the lowest means."""
     if len(table.rows) <= most:
         return table
     rows = sorted((row for row in table.rows if row["mean"] is not None), key=lambda row: row["mean"])[:most]
     caption = f"{table.caption} The {most} lowest of {len(table.rows)}; tables/{table.name}.csv has all."
-    return dataclasses.replace(table, rows=tuple(rows), caption=caption)
+    return dataclasses.replace(table, rows=rows, caption=caption)
 
 
-def _write_files(outcome: "Outcome", workdir: pathlib.Path, html: str, parts: Sequence[Any]) -> list[pathlib.Path]:
-    """Write the page, and each drawing and table among `parts`; the page comes last, so that it never lacks them."""
+def _write_files(outcome: Outcome, workdir: pathlib.Path, html: str, parts: Sequence[Any]) -> list[pathlib.Path]:
+    """Write every drawing and table among `parts`, and last the page that goes with them."""
     files: dict[pathlib.Path, bytes] = {}
     for part in parts:
         if isinstance(part, Drawing) and part.png is not None:
@@ -98,13 +96,13 @@ def _write_files(outcome: "Outcome", workdir: pathlib.Path, html: str, parts: Se
         (workdir / name).mkdir(parents=True, exist_ok=True)
     for path, data in files.items():
         write_bytes(path, data)
-    write_json(workdir / OUTCOME, _described(outcome, workdir))
+    write_json(workdir / OUTCOME, _outcome_json(outcome, workdir))
     write_bytes(workdir / PAGE, html.encode())
     return [workdir / PAGE, workdir / OUTCOME, *files]
 
 
-def _described(outcome: "Outcome", workdir: pathlib.Path) -> dict:
-    """The study as outcome.json holds it: which runs, in directories relative to `workdir`, are which settings."""
+def _outcome_json(outcome: Outcome, workdir: pathlib.Path) -> dict:
+    """The content of outcome.json: the runs of each setting, as directories relative to `workdir`."""
     return {
         "command": outcome.command,
         "select": outcome.select,
@@ -117,7 +115,7 @@ def _described(outcome: "Outcome", workdir: pathlib.Path) -> dict:
                 "settings": [
                     {
                         "label": cell.setting.label,
-                        "runs": [pathlib.Path(os.path.relpath(place, workdir)).as_posix() for place in cell.places],
+                        "runs": [pathlib.Path(os.path.relpath(run, workdir)).as_posix() for run in cell.directories],
                     }
                     for cell in cells
                 ],

@@ -1,40 +1,39 @@
-"""What the page of a study says, section by section, gathered from its outcome."""
+"""The content of a study's page, section by section, gathered from its outcome."""
 
 import base64
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from experiments import report
-from experiments.page import figures, mistakes, tables
+from experiments.page import figures, predictions, tables
 from experiments.page.figures import Drawing
-from experiments.page.tables import Row, Table
+from experiments.page.predictions import Predictions
+from experiments.registry import EXPERIMENTS
 from experiments.study import statistics
+from experiments.study.experiment import Cell, Experiment, Outcome, label
+from experiments.study.results import data_name
+from experiments.study.statistics import Verdict
 from jresnet import models
 from jresnet.data.datasets import dataset_record
-from jresnet.records.tables import data_name
+from jresnet.records.tables import Row, Table
 
-if TYPE_CHECKING:
-    from experiments.study.experiment import Cell, Experiment, Outcome
-    from experiments.study.statistics import Verdict
-
-# What the report ran: CIFAR-10's training images (section 3.1) for epochs 0 to 99 (section 4.1's log).
+# The report's scale: CIFAR-10's training images (section 3.1), epochs 0 to 99 (section 4.1's log).
 _IMAGES, _EPOCHS = 50_000, 100
 _MOST_MISTAKES = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """One experiment: `missing` says in words what was not run, `panels` are its settings' curves one by one."""
+    """One experiment; `missing` says in words what has not been run, `panels` are the settings' curves one by one."""
 
-    experiment: "Experiment"
-    cells: Sequence["Cell"]
+    experiment: Experiment
+    cells: Sequence[Cell]
     missing: str
-    verdict: "Verdict | None"
+    verdict: Verdict | None
     pairs: Table | None
     accuracies: Table
     beside_report: Table | None
@@ -45,125 +44,133 @@ class Section:
 
 
 @dataclasses.dataclass(frozen=True)
-class Errors:
-    """What one setting's networks got wrong: over `runs` runs, and with pictures the mistakes of the run of `seed`."""
+class Mistakes:
+    """What one setting's networks got wrong, over `runs` runs; the images are mistakes of the run with seed `seed`."""
 
     title: str
     runs: int
     seed: int
     confusion: Drawing
     classes: Table
-    pictures: Drawing | None
-    mistakes: Sequence[dict[str, str]]
+    figure: Drawing | None
+    images: Sequence[dict[str, str]]
 
 
-def every_record(outcome: "Outcome") -> list[dict]:
+def all_records(outcome: Outcome) -> list[dict]:
     """The records of all runs; a run that several experiments share counts once."""
-    places = {
-        place.resolve(): record
+    records = {
+        directory.resolve(): record
         for _, cells in outcome.experiments
         for cell in cells
-        for place, record in zip(cell.places, cell.records, strict=True)
+        for directory, record in zip(cell.directories, cell.records, strict=True)
     }
-    return list(places.values())
+    return list(records.values())
 
 
-def every_section(outcome: "Outcome") -> list[Section]:
+def sections(outcome: Outcome) -> list[Section]:
     """One section per experiment, in the report's order."""
     return [_section(experiment, cells, outcome.seeds) for experiment, cells in outcome.experiments]
 
 
-def absent(outcome: "Outcome") -> list[str]:
-    """Titles of the report's experiments that the outcome does not hold."""
+def absent(outcome: Outcome) -> list[str]:
+    """Titles of the report's experiments that the outcome lacks."""
     present = {experiment.name for experiment, _ in outcome.experiments}
-    return [experiment.title for experiment in report.experiments() if experiment.name not in present]
+    return [experiment.title for experiment in EXPERIMENTS if experiment.name not in present]
 
 
-def data_names(outcome: "Outcome") -> str:
-    """The data sets that runs were made on, or before the first of them the one at hand."""
-    at_hand = dataset_record(outcome.dataset, outcome.dataset.sha256)
-    datasets = [record["dataset"] for record in every_record(outcome)] or [at_hand]
+def data_names(outcome: Outcome) -> str:
+    """The data sets of the runs, or if there is no run yet, the study's."""
+    own = dataset_record(outcome.dataset, outcome.dataset.sha256)
+    datasets = [record["dataset"] for record in all_records(outcome)] or [own]
     return ", ".join(sorted({data_name(dataset) for dataset in datasets}))
 
 
-def scale(outcome: "Outcome") -> list[str]:
-    """In which ways the study is not the report's size, in words; empty where it is."""
-    records = every_record(outcome)
-    found = []
-    for name in sorted({data_name(record["dataset"]) for record in records} - {"cifar10"}):
-        found.append(f"the data are {name}, not CIFAR-10 as published")
+def scale_differences(outcome: Outcome) -> list[str]:
+    """How the study's scale differs from the report's, in words."""
+    records = all_records(outcome)
+    names = sorted({data_name(record["dataset"]) for record in records} - {"cifar10"})
+    differences = [f"the data are {name}, not CIFAR-10 as published" for name in names]
     images = {record["dataset"]["train"] + record["dataset"]["validation"] for record in records}
     if images - {_IMAGES}:
-        found.append(f"{_listed(images)} training images, not {_IMAGES:,}")
+        differences.append(f"{_either(images)} training images, not {_IMAGES:,}")
     epochs = {record["epochs"] for record in records}
     if epochs - {_EPOCHS}:
-        found.append(f"{_listed(epochs)} epochs, not {_EPOCHS}")
+        differences.append(f"{_either(epochs)} epochs, not {_EPOCHS}")
     for experiment, cells in outcome.experiments:
-        scaled = {cell.setting.label: _value(experiment, cell) for cell in cells}
-        scaled = {label: value for label, value in scaled.items() if label != value}
+        scaled = {
+            cell.setting.label: value for cell in cells if (value := _value(experiment, cell)) != cell.setting.label
+        }
         if scaled:
             verb = "stand" if len(scaled) > 1 else "stands"
-            found.append(f"{experiment.title.lower()} {', '.join(scaled)} {verb} for {', '.join(scaled.values())}")
+            title = experiment.title.lower()
+            differences.append(f"{title} {', '.join(scaled)} {verb} for {', '.join(scaled.values())}")
         for cell in cells:
-            theirs = experiment.reported.get(cell.setting.label, {}).get("parameters")
+            theirs = tables.reported(experiment, cell, "parameters")
             ours = {record["parameters"] for record in cell.records}
             if theirs is not None and ours - {theirs}:
-                found.append(f"{_listed(ours)} parameters in {experiment.title.lower()}, not {int(theirs):,}")
-    return found
+                differences.append(f"{_either(ours)} parameters in {experiment.title.lower()}, not {int(theirs):,}")
+    return differences
 
 
-def every_choice(outcome: "Outcome") -> list[Row]:
-    """What each sweep chose, the report's way and this study's."""
+def choices(outcome: Outcome) -> list[Row]:
+    """What each sweep chose, in the report and here."""
     rows: list[Row] = []
+    key = f"{outcome.select}_accuracy"
     for experiment, cells in outcome.experiments:
         if experiment.chosen is None or len(cells) < 2:
             continue
-        key = f"{outcome.select}_accuracy"
-        whole = all(cell.records and all(key in record for record in cell.records) for cell in cells)
-        here = statistics.winner(cells, outcome.select) if whole else None
+        complete = all(cell.records and all(key in record for record in cell.records) for cell in cells)
+        here = statistics.winner(cells, outcome.select) if complete else None
         final = _in_final_model(cells, outcome)
         rows.append({"sweep": experiment.title, "report": experiment.chosen, "here": here, "final": final})
     return rows
 
 
-def networks(outcome: "Outcome") -> dict[str, tuple[int, str]]:
-    """Parameters of every network of the study, and the settings that use it, by its description."""
+def networks(outcome: Outcome) -> dict[str, tuple[int, str]]:
+    """Every network of the study: description -> (parameters, the settings that use it)."""
     fields = ("width", "blocks", "kernel_size", "pool_size")
     configs = [cell.setting.config for _, cells in outcome.experiments for cell in cells]
     varying = [name for name in fields if name == "width" or len({getattr(config, name) for config in configs}) > 1]
-    found: dict[str, tuple[int, dict[str, list[str]]]] = {}
+    counts: dict[str, int] = {}
+    uses: dict[str, dict[str, list[str]]] = {}
     for experiment, cells in outcome.experiments:
         for cell in cells:
             config = cell.setting.config
-            name = ", ".join(f"{field.removesuffix('_size')} {_shown(getattr(config, field))}" for field in varying)
-            network = models.from_config(config, len(outcome.dataset.classes))
-            count = models.parameter_count(network, outcome.dataset.image_size)
-            uses = found.setdefault(name, (count, {}))[1]
-            uses.setdefault(experiment.title, []).append(cell.setting.label)
+            name = ", ".join(f"{field.removesuffix('_size')} {label(getattr(config, field))}" for field in varying)
+            model = models.from_config(config, len(outcome.dataset.classes))
+            counts[name] = models.parameter_count(model, outcome.dataset.image_size)
+            uses.setdefault(name, {}).setdefault(experiment.title, []).append(cell.setting.label)
     return {
-        name: (count, "; ".join(f"{title}: {', '.join(labels)}" for title, labels in uses.items()))
-        for name, (count, uses) in found.items()
+        name: (count, "; ".join(f"{title}: {', '.join(labels)}" for title, labels in uses[name].items()))
+        for name, count in counts.items()
     }
 
 
-def budget(found: Mapping[str, tuple[int, str]]) -> Drawing | None:
+def samples(outcome: Outcome) -> Drawing:
+    """Training images of each class."""
+    return figures.render("samples", "Training images of each class.", figures.samples(outcome.dataset))
+
+
+def augmentations(outcome: Outcome) -> Drawing:
+    """An image of each class before and after each augmentation, with the study's crop padding."""
+    padding = max((cell.setting.config.crop_padding for _, cells in outcome.experiments for cell in cells), default=0)
+    text = (
+        f"Training images before and after a crop with {padding} pixels of padding, a flip, grayscale, and all three."
+    )
+    return figures.render("augmentations", text, figures.augmentations(outcome.dataset, padding))
+
+
+def budget(networks: Mapping[str, tuple[int, str]]) -> Drawing | None:
     """The networks' parameters against the budget; None without any network."""
-    if not found:
+    if not networks:
         return None
     text = f"Trainable parameters of each network against the budget of {report.BUDGET:,}."
-    counts = {name: count for name, (count, _) in found.items()}
-    return figures.drawn("parameters", text, figures.budget(counts, report.BUDGET))
+    counts = {name: count for name, (count, _) in networks.items()}
+    return figures.render("parameters", text, figures.budget(counts, report.BUDGET))
 
 
-def augmentations(outcome: "Outcome") -> Drawing:
-    """One image per class before and after each augmentation, at the padding that the study crops with."""
-    padding = max((cell.setting.config.crop_padding for _, cells in outcome.experiments for cell in cells), default=0)
-    text = f"Training images before and after a crop with {padding} pixels of padding, a flip, gray, and all three."
-    return figures.drawn("augmentations", text, figures.augmentations(outcome.dataset, padding))
-
-
-def errors(outcome: "Outcome") -> Errors | None:
-    """What the final model got wrong, or else the last setting whose runs left predictions; None without any.
+def mistakes(outcome: Outcome) -> Mistakes | None:
+    """What the final model got wrong, or else the last setting whose runs have predictions; None without any.
 
     Raises:
       InputError: predictions are damaged, or not those of their run.
@@ -171,29 +178,29 @@ def errors(outcome: "Outcome") -> Errors | None:
     ordered = sorted(outcome.experiments, key=lambda pair: pair[0].name == "final")
     for experiment, cells in reversed(ordered):
         for cell in reversed(cells):
-            read = [
-                (record["seed"], mistakes.read(place, record, outcome.dataset.test))
-                for place, record in zip(cell.places, cell.records, strict=True)
-            ]
-            found = {seed: predictions for seed, predictions in read if predictions is not None}
-            if found:
-                return _errors(experiment, cell, found, outcome)
+            by_seed = {
+                record["seed"]: of_run
+                for directory, record in zip(cell.directories, cell.records, strict=True)
+                if (of_run := predictions.read(directory, record, outcome.dataset.test)) is not None
+            }
+            if by_seed:
+                return _mistakes(experiment, cell, by_seed, outcome)
     return None
 
 
-def picture(pixels: np.ndarray) -> str:
-    """An image, uint8 [height, width, 3], as a data: URI, a large one reduced."""
+def image_uri(image: np.ndarray) -> str:
+    """An image, uint8 [height, width, 3], as a PNG in a data: URI; a large one is reduced."""
     png = io.BytesIO()
-    Image.fromarray(figures.reduced(pixels)).save(png, "PNG")
+    Image.fromarray(figures.reduced(image)).save(png, "PNG")
     return data_uri(png.getvalue(), "image/png")
 
 
-def data_uri(data: bytes, kind: str) -> str:
-    """Bytes of a MIME type as a URI that holds them."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+def data_uri(data: bytes, mime_type: str) -> str:
+    """A data: URI with this content."""
+    return f"data:{mime_type};base64,{base64.b64encode(data).decode()}"
 
 
-def _section(experiment: "Experiment", cells: Sequence["Cell"], seeds: int) -> Section:
+def _section(experiment: Experiment, cells: Sequence[Cell], seeds: int) -> Section:
     verdict = statistics.judge(experiment, cells)
     curves, panels = _curves(experiment, cells)
     beside_report = tables.beside_report(experiment, cells)
@@ -212,8 +219,8 @@ def _section(experiment: "Experiment", cells: Sequence["Cell"], seeds: int) -> S
     )
 
 
-def _in_final_model(cells: Sequence["Cell"], outcome: "Outcome") -> str | None:
-    """Label of the setting that the study's final model has; None without a final model, or if it has another."""
+def _in_final_model(cells: Sequence[Cell], outcome: Outcome) -> str | None:
+    """The label of the setting used by the study's final model, if it has one and uses one of these."""
     final = [
         cell.setting.config for experiment, cells in outcome.experiments if experiment.name == "final" for cell in cells
     ]
@@ -225,93 +232,79 @@ def _in_final_model(cells: Sequence["Cell"], outcome: "Outcome") -> str | None:
     return None
 
 
-def _value(experiment: "Experiment", cell: "Cell") -> str:
-    """What the setting's configuration has where its label names a value, which a reduced study may have scaled."""
-    return _shown(getattr(cell.setting.config, experiment.option)) if experiment.option else cell.setting.label
+def _value(experiment: Experiment, cell: Cell) -> str:
+    """The value of the option that the experiment varies, which a reduced study may have scaled; else the label."""
+    return label(getattr(cell.setting.config, experiment.option)) if experiment.option else cell.setting.label
 
 
-def _missing(cells: Sequence["Cell"], seeds: int) -> str:
+def _missing(cells: Sequence[Cell], seeds: int) -> str:
     if not any(cell.records for cell in cells):
         return "Not run yet."
     counts = {cell.setting.label: len(cell.records) for cell in cells if len(cell.records) < seeds}
-    listed = ", ".join(
-        f"{label} has {count or 'no run'}{f' of {seeds} runs' * bool(count)}" for label, count in counts.items()
-    )
-    return f"Not wholly run yet: {listed}." if counts else ""
+    listed = ", ".join(f"{name} has {f'{n} of {seeds} runs' if n else 'no run'}" for name, n in counts.items())
+    return f"Not completely run yet: {listed}." if counts else ""
 
 
-def _curves(experiment: "Experiment", cells: Sequence["Cell"]) -> tuple[Drawing | None, list[Drawing]]:
-    """The experiment's figure, and its columns one by one on the same axes, for screens of any width."""
+def _curves(experiment: Experiment, cells: Sequence[Cell]) -> tuple[Drawing | None, list[Drawing]]:
+    """The experiment's figure, and its columns one by one with the same axes, for screens of any width."""
     if not any(cell.records for cell in cells):
         return None, []
-    titles = [_title(experiment, cell) for cell in cells]
+    option = f"{tables.heading(experiment)} " if experiment.option else ""
+    titles = [f"{option}{cell.setting.label}, n = {len(cell.records)}" for cell in cells]
     logs = [tables.logged(experiment, cell) for cell in cells]
-    whole = figures.curves(cells, titles, logs)
-    limits = figures.limits(whole)
+    figure = figures.curves(cells, titles, logs)
+    limits = figures.limits(figure)
     text = "Loss and accuracy against the epoch, train and test: "
-    drawing = figures.drawn(experiment.name, text + "; ".join(titles), whole)
     panels = [
-        figures.drawn(experiment.name, text + title, figures.curves([cell], [title], [log], limits), part=True)
+        figures.render(experiment.name, text + title, figures.curves([cell], [title], [log], limits), part=True)
         for cell, title, log in zip(cells, titles, logs, strict=True)
     ]
-    return drawing, panels
+    return figures.render(experiment.name, text + "; ".join(titles), figure), panels
 
 
-def _title(experiment: "Experiment", cell: "Cell") -> str:
-    name = f"{tables.heading(experiment)} " if experiment.option else ""
-    return f"{name}{cell.setting.label}, n = {len(cell.records)}"
-
-
-def _errors(
-    experiment: "Experiment", cell: "Cell", found: dict[int, mistakes.Predictions], outcome: "Outcome"
-) -> Errors:
+def _mistakes(experiment: Experiment, cell: Cell, by_seed: Mapping[int, Predictions], outcome: Outcome) -> Mistakes:
     test, classes = outcome.dataset.test, outcome.dataset.classes
-    counts = mistakes.confusion(list(found.values()), test, len(classes))
-    seed = min(found)
-    worst = mistakes.most_confident(found[seed], test, _MOST_MISTAKES)
+    runs = list(by_seed.values())
+    counts = predictions.confusion(runs, test, len(classes))
+    seed = min(by_seed)
+    worst = predictions.most_confident(by_seed[seed], test, _MOST_MISTAKES)
+    figure = figures.mistakes(worst, outcome.dataset) if worst else None
     text = "Share of each true class's test images by predicted class."
-    return Errors(
+    return Mistakes(
         title=experiment.title + f", {cell.setting.label}" * (len(experiment.settings) > 1),
-        runs=len(found),
+        runs=len(runs),
         seed=seed,
-        confusion=figures.drawn("confusion", text, figures.confusion(counts, classes)),
-        classes=tables.classes(_class_rows(list(found.values()), counts, outcome)),
-        pictures=figures.drawn("mistakes", "The most confident mistakes.", figures.mistakes(worst, outcome.dataset))
-        if worst
-        else None,
-        mistakes=[
+        confusion=figures.render("confusion", text, figures.confusion(counts, classes)),
+        classes=tables.classes(_class_rows(runs, counts, outcome)),
+        figure=figures.render("mistakes", "The most confident mistakes.", figure) if figure else None,
+        images=[
             {
-                "picture": picture(test.images[one.index]),
-                "true": classes[one.label],
-                "predicted": classes[one.prediction],
-                "confidence": f"{100 * one.confidence:.1f}\N{NO-BREAK SPACE}%",
+                "picture": image_uri(test.images[mistake.index]),
+                "true": classes[mistake.label],
+                "predicted": classes[mistake.prediction],
+                "confidence": f"{100 * mistake.confidence:.1f}\N{NO-BREAK SPACE}%",
             }
-            for one in worst
+            for mistake in worst
         ],
     )
 
 
-def _class_rows(found: list[mistakes.Predictions], counts: np.ndarray, outcome: "Outcome") -> list[Row]:
-    """Per class: images, accuracy over runs, and the class that most of its images were mistaken for."""
+def _class_rows(runs: Sequence[Predictions], counts: np.ndarray, outcome: Outcome) -> list[Row]:
+    """Per class: test images, accuracy over the runs, and the class that it is most often confused with."""
     test, classes = outcome.dataset.test, outcome.dataset.classes
     images = np.bincount(test.labels, minlength=len(classes))
-    per_run = [mistakes.class_accuracies(predictions, test, len(classes)) for predictions in found]
+    per_run = [predictions.class_accuracies(of_run, test, len(classes)) for of_run in runs]
     rows: list[Row] = []
-    for label, name in enumerate(classes):
-        values = [accuracies[label] for accuracies in per_run]
-        row: dict = {"class": name, "images": int(images[label]), "taken_for": None}
-        row |= tables.compared(statistics.summarise(values) if images[label] else None, None)
-        wrong = counts[label].copy()
-        wrong[label] = 0
-        if wrong.any():
-            row["taken_for"] = f"{classes[wrong.argmax()]} ({100 * wrong.max() / counts[label].sum():.1f} %)"
-        rows.append(row)
+    for index, name in enumerate(classes):
+        accuracies = [of_run[index] for of_run in per_run]
+        summary = tables.compared(statistics.summarise(accuracies) if images[index] else None, None)
+        wrong = counts[index].copy()
+        wrong[index] = 0
+        share = 100 * wrong.max() / max(counts[index].sum(), 1)
+        taken_for = f"{classes[wrong.argmax()]} ({share:.1f} %)" if wrong.any() else None
+        rows.append({"class": name, "images": int(images[index]), "taken_for": taken_for} | summary)
     return rows
 
 
-def _listed(values: set[int]) -> str:
+def _either(values: set[int]) -> str:
     return " or ".join(f"{value:,}" for value in sorted(values))
-
-
-def _shown(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

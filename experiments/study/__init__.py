@@ -1,1 +1,1 @@
-"""The study: settings x seeds -> runs -> statistics."""
+"""The machinery of a study: settings x seeds -> runs -> statistics."""

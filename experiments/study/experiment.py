@@ -1,16 +1,18 @@
-"""What a study is made of: settings, experiments, what was run of them."""
+"""The types of a study: settings, experiments, and what has been run of them."""
 
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from experiments.report import COMPARED
 from jresnet.config import Config
 from jresnet.data.datasets import Dataset
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One column of the report's tables: its head, and the configuration behind it."""
+    """One column of the report's tables: its heading, and the configuration behind it."""
 
     label: str
     config: Config
@@ -21,60 +23,112 @@ class Experiment:
     """One experiment of the report.
 
     Attributes:
-      name: its module in this package.
+      name: of its module in `experiments`.
       section: of the report.
       title: in words.
-      option: the field of Config that varies; None where several or none do.
       settings: what is compared.
       reported: label -> key of `result.json` -> the report's value, where it gives one.
       claim: labels, best first, as the report orders them by test accuracy; empty where it claims nothing.
       chosen: the label that the report went on with, if it chose one.
-      log: label -> the epochs that the report prints, as lines of `metrics.jsonl`; its test accuracies are means
-        over batches.
+      option: the field of Config that varies; None where several or none do.
+      builds_on: the options that earlier sweeps decide for this experiment.
+      log: label -> the epochs that the report prints, as lines of `metrics.jsonl`; test accuracies are means over
+        batches.
     """
 
     name: str
     section: str
     title: str
-    option: str | None
     settings: tuple[Setting, ...]
-    reported: Mapping[str, Mapping[str, float]]
-    claim: tuple[str, ...]
-    chosen: str | None
+    reported: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    claim: tuple[str, ...] = ()
+    chosen: str | None = None
+    option: str | None = None
+    builds_on: tuple[str, ...] = ()
     log: Mapping[str, Sequence[dict]] = dataclasses.field(default_factory=dict)
+
+    def with_configs(self, configs: Sequence[Config]) -> "Experiment":
+        """The experiment with these configurations behind its labels."""
+        settings = tuple(Setting(s.label, config) for s, config in zip(self.settings, configs, strict=True))
+        return dataclasses.replace(self, settings=settings)
+
+    def following(self, choices: Mapping[str, Any]) -> "Experiment":
+        """The experiment as it is when earlier sweeps end in these choices, option -> value."""
+        changes = {name: value for name, value in choices.items() if name in self.builds_on}
+        return self.with_configs([dataclasses.replace(setting.config, **changes) for setting in self.settings])
+
+
+def vary(
+    option: str,
+    section: str,
+    title: str,
+    config: Config,
+    accuracies: Mapping[Any, float | None],
+    chosen: Any,
+    builds_on: tuple[str, ...] = (),
+) -> Experiment:
+    """The experiment that varies one option and is named after it; its claim is the order of the accuracies.
+
+    Args:
+      option: the field of Config that varies.
+      section: of the report.
+      title: in words.
+      config: all other options.
+      accuracies: value of the option -> the report's test accuracy, None where it gives none.
+      chosen: the value that the report went on with.
+      builds_on: see `Experiment`.
+    """
+    reported = {label(value): accuracy for value, accuracy in accuracies.items() if accuracy is not None}
+    changes: list[dict[str, Any]] = [{option: value} for value in accuracies]
+    return Experiment(
+        name=option,
+        section=section,
+        title=title,
+        settings=tuple(Setting(label(*c.values()), dataclasses.replace(config, **c)) for c in changes),
+        reported={name: {COMPARED: accuracy} for name, accuracy in reported.items()},
+        claim=tuple(sorted(reported, key=lambda name: -reported[name])),
+        chosen=label(chosen),
+        option=option,
+        builds_on=builds_on,
+    )
+
+
+def label(value: object) -> str:
+    """An option's value as the report's tables and the page print it."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What was run for one setting.
+    """What has been run of one setting.
 
     Attributes:
       setting: the setting.
-      records: `result.json` of each finished seed, by ascending seed.
-      histories: the epochs' lines of `metrics.jsonl` of each.
-      places: the directories of those runs.
-      command: what makes these runs again.
+      records: `result.json` of each finished run, by ascending seed.
+      histories: of each, the lines of `metrics.jsonl`.
+      directories: of each.
+      command: repeats the runs.
     """
 
     setting: Setting
-    records: tuple[dict, ...]
-    histories: tuple[tuple[dict, ...], ...]
-    places: tuple[pathlib.Path, ...]
-    command: str
+    records: tuple[dict, ...] = ()
+    histories: tuple[tuple[dict, ...], ...] = ()
+    directories: tuple[pathlib.Path, ...] = ()
+    command: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A study as far as it has come.
+    """A study so far.
 
     Attributes:
-      experiments: each with its cells, in the report's order; those that still wait for another are left out.
-      dataset: the data, with the pictures, no validation images held out.
-      seeds: runs that each setting is to have.
+      experiments: each with its cells, in the report's order; those that wait for another are left out.
+      dataset: the data, with images, before validation images are held out.
+      seeds: how many runs each setting is to have.
       select: the split that choices are made on, "validation" or "test".
-      follow: whether sweeps go on from this study's own choices instead of the report's.
+      follow: whether each sweep uses the choices of this study's earlier sweeps instead of the report's.
       command: what made the study.
-      caption: what was really run, in words.
+      caption: data, scale, repetition and devices, in words.
     """
 
     experiments: tuple[tuple[Experiment, tuple[Cell, ...]], ...]

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 from experiments import report
+from experiments.registry import EXPERIMENTS, NAMES
 from experiments.study import runs, statistics
 from experiments.study.experiment import Cell, Experiment
-from experiments.study.progress import Ledger
+from experiments.study.progress import Progress
 from experiments.study.runs import Run
 from jresnet import cli, models
 from jresnet.config import Config, Input, Parallel, Precision
@@ -18,8 +19,8 @@ from jresnet.errors import InputError
 from jresnet.records import run_directory
 from jresnet.records.log import read_metrics
 
-# The whole study for a first look: minutes on two cores. 384 - 128 images are a multiple of every batch size,
-# and the validation images as many as the test images, so that few programs are compiled.
+# The whole study for a first look: minutes on two cores. 384 - 128 images are a multiple of every batch size, and
+# there are as many validation images as test images, so that few programs are compiled.
 QUICK: dict[str, Any] = {
     "dataset": "synthetic",
     "train_images": 384,
@@ -31,8 +32,8 @@ QUICK: dict[str, Any] = {
     "seeds": 2,
 }
 
-HELD_OUT, HELD_OUT_SHARE = 5000, 10
-"""Validation images where a study selects on them: so many, or the training images divided by so much."""
+HELD_OUT = 5000
+"""Validation images where a study selects on them, but at most a tenth of the training images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ class StudyOptions:
     width_scale: float = 1.0
     """Factor on every network's channels, for a reduced study: 0.125 makes 42, 64 and 80 into 5, 8 and 10."""
     blocks: tuple[int, ...] | None = None
-    """Residual blocks per stage in every experiment but the one that compares them (default: 2 2 2 2)."""
+    """Residual blocks per stage in every experiment except the one that compares them (default: 2 2 2 2)."""
     train_images: int | None = None
     """Use only this many training images, the same share of every class."""
     test_images: int | None = None
@@ -58,17 +59,17 @@ class StudyOptions:
     first_seed: int = 0
     """Seed of the first run."""
     select: Literal["validation", "test"] = "validation"
-    """What choices are made on: validation images held out of the training set, or, as in the report, the test set."""
+    """Choose settings on validation images held out of the training set or, as in the report, on the test set."""
     validation: int | None = None
     """Images held out of the training set (default: 5000, at most a tenth; none with --select test)."""
     follow: bool = False
-    """Let each sweep go on with this study's own winners instead of the report's choices."""
+    """Let each sweep build on the choices of this study's earlier sweeps instead of the report's."""
     only: tuple[str, ...] = ()
     """Names of experiments to run (default: all)."""
     shard: str = "1/1"
-    """i/n: train every n-th run from the i-th on; the shards may share one --workdir."""
+    """i/n: train every n-th run, starting with the i-th; the shards may share one --workdir."""
     workdir: str | None = None
-    """Directory of the study, which goes on where it was (default: runs/reproduce)."""
+    """Directory of the study, in which it also resumes (default: runs/reproduce)."""
     precision: Precision = "float32"
     """Arithmetic of the networks; parameters and statistics are float32 in both."""
     input: Input = "auto"
@@ -78,46 +79,44 @@ class StudyOptions:
     quick: bool = False
     """Run at a tiny scale on synthetic data; other options still count."""
     check: bool = False
-    """Only check that README's results table agrees with the committed records."""
+    """Only check that the tables in README.md and docs/results.md agree with the committed records."""
 
     def __post_init__(self):
-        """Check every option that can be judged without the data."""
+        """Check every option that does not depend on the data."""
         _require("seeds", self.seeds, self.seeds >= 1, "must be at least 1")
         seeds_fit = 0 <= self.first_seed <= 2**32 - self.seeds
         _require("first-seed", self.first_seed, seeds_fit, "seeds must lie from 0 to 2**32 - 1")
         _require("width-scale", self.width_scale, 0 < self.width_scale <= 1, "must be above 0 and at most 1")
-        unknown = [name for name in self.only if name not in report.NAMES]
-        _require("only", " ".join(unknown), not unknown, f"no such experiment: choose from {', '.join(report.NAMES)}")
+        unknown = [name for name in self.only if name not in NAMES]
+        _require("only", " ".join(unknown), not unknown, f"no such experiment: choose from {', '.join(NAMES)}")
         index, count = self.shard_of
         _require("shard", self.shard, 1 <= index <= count, "must be i/n with i from 1 to n, as in 1/4")
 
     @property
     def shard_of(self) -> tuple[int, int]:
-        """(i, n) of --shard; (0, 0) where it is neither."""
-        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.shard)
-        return (int(found[1]), int(found[2])) if found else (0, 0)
+        """(i, n) of --shard; (0, 0) if it is not of that form."""
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.shard)
+        return (int(match[1]), int(match[2])) if match else (0, 0)
 
     @property
-    def place(self) -> pathlib.Path:
+    def directory(self) -> pathlib.Path:
         """The study's directory."""
         return pathlib.Path(self.workdir or ("runs/reproduce-quick" if self.quick else "runs/reproduce"))
 
     def held_out(self, dataset: Dataset) -> int:
-        """Validation images that each run holds out of its training images.
+        """The number of validation images that each run holds out of its training images.
 
         Raises:
-          InputError: choices are to be made on validation images, and there are none.
+          InputError: settings are to be chosen on validation images, and there are none.
         """
         if self.validation is not None:
             count = self.validation
         elif self.select == "test" or len(dataset.validation):
             count = 0
         else:
-            count = min(HELD_OUT, len(dataset.train) // HELD_OUT_SHARE)
+            count = min(HELD_OUT, len(dataset.train) // 10)
         if self.select == "validation" and count == 0 and len(dataset.validation) == 0:
-            raise InputError(
-                "--select validation: needs validation images: give --validation N, or choose with --select test"
-            )
+            raise InputError("--select validation: needs validation images: add --validation N, or use --select test")
         return count
 
 
@@ -132,26 +131,26 @@ class Plan:
     Args:
       options: the study's.
       dataset: its data.
-      ledger: what is known of its runs.
+      progress: knows the results of its runs.
     """
 
-    def __init__(self, options: StudyOptions, dataset: Dataset, ledger: Ledger):
-        self.options, self.dataset, self.ledger = options, dataset, ledger
-        self.changes: dict[str, Any] = {
-            name: getattr(options, name) for name in ("dataset", "data_dir", "epochs", "precision", "input", "parallel")
-        } | {"validation": options.held_out(dataset)}
+    def __init__(self, options: StudyOptions, dataset: Dataset, progress: Progress):
+        self.options, self.dataset, self.progress = options, dataset, progress
+        self.wanted = options.only or NAMES
+        names = ("dataset", "data_dir", "epochs", "precision", "input", "parallel")
+        self.changes: dict[str, Any] = {name: getattr(options, name) for name in names}
+        self.changes["validation"] = options.held_out(dataset)
 
     def check(self) -> None:
-        """Check all that can be checked before the first run is trained; nothing is written.
+        """Check everything that can be checked before the first run is trained; nothing is written.
 
         Raises:
-          InputError: a network is impossible, or the study's directory cannot be this study's.
+          InputError: a network is impossible, or the study's directory cannot be used for it.
         """
-        wanted = self.options.only or report.NAMES
-        experiments = [self.scaled(experiment) for experiment in report.experiments() if experiment.name in wanted]
+        experiments = [self.scaled(experiment) for experiment in EXPERIMENTS if experiment.name in self.wanted]
         for setting in (setting for experiment in experiments for setting in experiment.settings):
             models.check_network(setting.config, len(self.dataset.classes), self.dataset.image_size)
-        runs.check(self.runs(experiments), self.options.place)
+        runs.check(self.runs(experiments), self.options.directory)
 
     def ready(self) -> tuple[list[list[Experiment]], dict[str, str]]:
         """The experiments whose settings are known, and what the others wait for.
@@ -159,33 +158,33 @@ class Plan:
         Returns:
           Stages of experiments at the study's scale, and name -> the unfinished experiment, for the rest.
         """
-        wanted = self.options.only or report.NAMES
         if not self.options.follow:
-            return [[self.scaled(found) for found in report.experiments() if found.name in wanted]], {}
+            return [[self.scaled(experiment) for experiment in EXPERIMENTS if experiment.name in self.wanted]], {}
         stages: list[list[Experiment]] = []
-        seen: set[str] = set()
-        choices = report.REPORTED_CHOICES
-        for decision in (*report.DECIDES, None):
-            known = {found.name: found for found in report.experiments(choices)}
-            names = [name for name in known if name not in seen and _needs(name) <= seen]
-            seen |= set(names)
-            stages.append([self.scaled(known[name]) for name in names if name in wanted])
-            if decision is None:
-                break
-            chosen = self.choice(self.scaled(known[decision]))
-            if chosen is None:
-                return stages, {name: decision for name in known if name in wanted and name not in seen}
-            value = next(s.config for s in known[decision].settings if s.label == chosen)
-            choices = dataclasses.replace(choices, **{decision: getattr(value, decision)})
+        waiting = list(EXPERIMENTS)
+        choices: dict[str, Any] = {}
+        for decision in (*report.DECISIONS, None):
+            stage = [
+                experiment.following(choices) for experiment in waiting if choices.keys() >= {*experiment.builds_on}
+            ]
+            waiting = [experiment for experiment in waiting if not choices.keys() >= {*experiment.builds_on}]
+            stages.append([self.scaled(experiment) for experiment in stage if experiment.name in self.wanted])
+            if decision is not None:
+                experiment = next(experiment for experiment in stage if experiment.name == decision)
+                label = self.choice(self.scaled(experiment))
+                if label is None:
+                    return stages, {e.name: decision for e in waiting if e.name in self.wanted}
+                config = next(setting.config for setting in experiment.settings if setting.label == label)
+                choices[decision] = getattr(config, decision)
         return stages, {}
 
     def choice(self, experiment: Experiment) -> str | None:
-        """The label that this study goes on with after a sweep; None while the sweep is not finished."""
-        if not self.ledger.finished(self.runs([experiment])):
+        """The label that later experiments build on after a sweep; None while the sweep is unfinished."""
+        if not self.progress.finished(self.runs([experiment])):
             return None
         cells = self.cells(experiment)
-        fitting = [cell for cell in cells if self.parameters(cell.setting.config) <= report.BUDGET]
-        return statistics.winner(fitting if experiment.name == "width" else cells, self.options.select)
+        affordable = [cell for cell in cells if self.parameters(cell.setting.config) <= report.BUDGET]
+        return statistics.winner(affordable if experiment.name == "width" else cells, self.options.select)
 
     def parameters(self, config: Config) -> int:
         """Trainable parameters of a configuration's network on this data."""
@@ -196,83 +195,74 @@ class Plan:
         """The experiment on the study's data, at its scale.
 
         Raises:
-          InputError: the scale makes two of its settings the same.
+          InputError: two of its settings become equal at this scale.
         """
-        settings = []
-        for setting in experiment.settings:
-            width = max(1, round(cast(int, setting.config.width) * self.options.width_scale))
-            blocks = None if experiment.option == "blocks" else self.options.blocks
-            config = dataclasses.replace(
-                setting.config, width=width, blocks=blocks or setting.config.blocks, **self.changes
+        blocks = None if experiment.option == "blocks" else self.options.blocks
+        configs = [
+            dataclasses.replace(
+                setting.config,
+                width=max(1, round(cast(int, setting.config.width) * self.options.width_scale)),
+                blocks=blocks or setting.config.blocks,
+                **self.changes,
             )
-            settings.append(dataclasses.replace(setting, config=config))
-        if len({setting.config for setting in settings}) < len(settings):
-            labels = ", ".join(setting.label for setting in settings)
+            for setting in experiment.settings
+        ]
+        if len(set(configs)) < len(configs):
+            labels = ", ".join(setting.label for setting in experiment.settings)
             raise InputError(
                 f"--width-scale {self.options.width_scale}: makes two of {experiment.name}'s settings ({labels}) "
                 "the same: choose a larger one"
             )
-        return dataclasses.replace(experiment, settings=tuple(settings))
-
-    def seeds(self) -> range:
-        """The seeds of every setting."""
-        return range(self.options.first_seed, self.options.first_seed + self.options.seeds)
+        return experiment.with_configs(configs)
 
     def runs(self, experiments: Sequence[Experiment]) -> list[Run]:
         """The distinct runs of these experiments: every setting once before the next seed."""
-        found = (
-            runs.make(experiment.name, setting.config, seed, self.dataset, self.options.place)
-            for seed in self.seeds()
+        options = self.options
+        return _distinct(
+            runs.make(experiment.name, setting.config, seed, self.dataset, options.directory)
+            for seed in range(options.first_seed, options.first_seed + options.seeds)
             for experiment in experiments
             for setting in experiment.settings
         )
-        return _distinct(found)
 
     def groups(self, experiments: Sequence[Experiment]) -> Mapping[str, list[Run]]:
-        """Experiment -> its runs, those included that it shares with others."""
+        """Experiment -> its runs, including those that it shares with others."""
         return {experiment.name: self.runs([experiment]) for experiment in experiments}
 
     def mine(self, stages: Sequence[Sequence[Experiment]]) -> list[Run]:
-        """The runs of this process's shard; a stage that is added later leaves those before as they were."""
+        """The runs of this process's shard; a stage added later does not change the share of earlier ones."""
         index, count = self.options.shard_of
         return _distinct(run for stage in stages for run in self.runs(stage))[index - 1 :: count]
 
     def cells(self, experiment: Experiment) -> tuple[Cell, ...]:
         """What has been run of an experiment, setting by setting."""
-        cells = []
-        for setting in experiment.settings:
-            single = dataclasses.replace(experiment, settings=(setting,))
-            found = [(run, self.ledger.result(run)) for run in self.runs([single])]
-            done = [(run.place, record) for run, record in found if record is not None]
-            cells.append(
-                Cell(
-                    setting,
-                    records=tuple(record for _, record in done),
-                    histories=tuple(tuple(read_metrics(place / run_directory.METRICS)) for place, _ in done),
-                    places=tuple(place for place, _ in done),
-                    command=command(setting.config, self.options),
-                )
-            )
-        return tuple(cells)
+        return tuple(
+            self._cell(dataclasses.replace(experiment, settings=(setting,))) for setting in experiment.settings
+        )
+
+    def _cell(self, experiment: Experiment) -> Cell:
+        (setting,) = experiment.settings
+        results = [(run.place, self.progress.result(run)) for run in self.runs([experiment])]
+        done = [(directory, record) for directory, record in results if record is not None]
+        return Cell(
+            setting,
+            records=tuple(record for _, record in done),
+            histories=tuple(tuple(read_metrics(directory / run_directory.METRICS)) for directory, _ in done),
+            directories=tuple(directory for directory, _ in done),
+            command=command(setting.config, self.options),
+        )
 
 
-def _distinct(found: Iterable[Run]) -> list[Run]:
-    """Each directory's first run."""
-    every: dict[pathlib.Path, Run] = {}
-    for run in found:
-        every.setdefault(run.place, run)
-    return list(every.values())
-
-
-def _needs(name: str) -> set[str]:
-    """The sweeps whose choices an experiment builds on."""
-    if name in ("initial", "augmentation", "grayscale"):
-        return set()
-    return set(report.DECIDES[: report.DECIDES.index(name)] if name in report.DECIDES else report.DECIDES)
+def _distinct(runs_of_all: Iterable[Run]) -> list[Run]:
+    """The first run in each directory."""
+    first: dict[pathlib.Path, Run] = {}
+    for run in runs_of_all:
+        first.setdefault(run.place, run)
+    return list(first.values())
 
 
 def command(config: Config, options: StudyOptions) -> str:
-    """The command that trains one setting's runs again, in a directory of their own."""
+    """The command that repeats one setting's runs, in a directory of their own."""
     words: list[str] = []
     for field in dataclasses.fields(Config):
         value = getattr(config, field.name)
@@ -286,6 +276,6 @@ def command(config: Config, options: StudyOptions) -> str:
 
 
 def parse(arguments: list[str], program: str) -> StudyOptions:
-    """Options from the command line, or, with --quick, on top of the tiny scale's."""
-    options = cli.parse(StudyOptions, arguments, program)
-    return cli.parse(StudyOptions, arguments, program, StudyOptions(**QUICK)) if options.quick else options
+    """Options from the command line; --quick changes their defaults to the tiny scale's."""
+    default = StudyOptions(**QUICK) if "--quick" in arguments else StudyOptions()
+    return cli.parse(StudyOptions, arguments, program, default)

@@ -1,24 +1,24 @@
 """Training the runs of a study one after another, with a table of what is done, running and left."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import rich.box
 import rich.console
-import rich.table
 
 from experiments.study import runs
 from experiments.study.runs import Run
 from jresnet.errors import Diverged
+from jresnet.records.tables import Table, number, text
 
 
-class Ledger:
-    """What is known of a study's runs; records that were read once are not read again.
+class Progress:
+    """Trains runs and knows their results; a record is read once.
 
     Args:
-      console: where progress goes.
+      console: where to print.
 
     Attributes:
-      failed: directory -> why, of the runs that diverged in this session.
+      failed: directory -> error, of the runs that diverged in this process.
     """
 
     def __init__(self, console: rich.console.Console):
@@ -29,25 +29,25 @@ class Ledger:
     def result(self, run: Run) -> dict | None:
         """`result.json` of a finished run, else None."""
         key = str(run.place)
-        if key not in self._results and (found := runs.result(run)) is not None:
-            self._results[key] = found
+        if key not in self._results and (result := runs.result(run)) is not None:
+            self._results[key] = result
         return self._results.get(key)
 
     def finished(self, wanted: Sequence[Run]) -> bool:
-        """Whether all of these are."""
+        """Whether all of these runs are finished."""
         return all(self.result(run) is not None for run in wanted)
 
     def train(self, mine: Sequence[Run], groups: Mapping[str, Sequence[Run]]) -> None:
-        """Train those of `mine` that are neither done nor being trained elsewhere, the table after each.
+        """Train those of `mine` that are neither finished nor running elsewhere, and print the table after each.
 
-        A run that diverges is noted and left; the others go on.
+        A run that diverges is recorded in `failed`; the others go on.
 
         Args:
           mine: the runs, in order.
           groups: experiment -> its runs, for the table.
 
         Raises:
-          Interrupted: SIGINT or SIGTERM came; the run's state is saved.
+          Interrupted: SIGINT or SIGTERM arrived; the run's state is saved.
         """
         for run in mine:
             if self.result(run) is not None or str(run.place) in self.failed:
@@ -64,46 +64,53 @@ class Ledger:
             else:
                 self.say("done or running in another process")
 
+    def raise_failures(self) -> None:
+        """Raise Diverged with every run that diverged; do nothing if none did."""
+        if self.failed:
+            count, s = len(self.failed), "s" if len(self.failed) > 1 else ""
+            errors = "; ".join(f"{directory}: {error}" for directory, error in self.failed.items())
+            raise Diverged(f"{count} run{s} diverged, {errors}")
+
     def say(self, line: str) -> None:
-        """Print a line as it is."""
+        """Print a line without wrapping, highlighting or markup."""
         self.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
-    def table(self, groups: Mapping[str, Sequence[Run]], mine: Sequence[Run]) -> rich.table.Table:
-        """Runs done, running, failed and left, per experiment and in all, and the time left for `mine`."""
-        table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False, caption_justify="left")
-        table.add_column("experiment")
-        for head in ("runs", "done", "running", "failed", "left"):
-            table.add_column(head, justify="right")
-        for name, wanted in groups.items():
-            table.add_row(name, *map(str, self._counts(wanted)))
-        table.add_section()
-        every = {run.place: run for wanted in groups.values() for run in wanted}
-        table.add_row("distinct runs", *map(str, self._counts(list(every.values()))))
-        table.caption = f"time left for this process: {self.time_left(list(every.values()), mine)}"
-        return table
+    def table(self, groups: Mapping[str, Sequence[Run]], mine: Sequence[Run]) -> Table:
+        """Runs in all, done, running, failed and left, per experiment and together, and the time left for `mine`."""
+        distinct = list({run.place: run for wanted in groups.values() for run in wanted}.values())
+        return Table(
+            [text("experiment", "name"), *(number(key, key) for key in ("runs", "done", "running", "failed", "left"))],
+            [{"name": name, **self._counts(wanted)} for name, wanted in groups.items()],
+            footer={"name": "distinct runs", **self._counts(distinct)},
+            caption=f"time left for this process: {self.time_left(distinct, mine)}",
+        )
 
-    def time_left(self, every: Sequence[Run], mine: Sequence[Run]) -> str:
-        """An estimate from the finished runs, by their work; "unknown" before the first of them."""
-        results = [(run.work, self.result(run)) for run in every]
-        done = [(work, found["seconds"] + found["compile_seconds"]) for work, found in results if found is not None]
+    def time_left(self, all_runs: Sequence[Run], mine: Sequence[Run]) -> str:
+        """An estimate for `mine` from the finished runs, in proportion to their work; "unknown" before the first."""
         left = [run.work for run in mine if self.result(run) is None and str(run.place) not in self.failed]
         if not left:
             return "none"
+        done = [(run.work, result) for run in all_runs if (result := self.result(run)) is not None]
         if not done:
             return "unknown"
-        seconds = sum(left) * sum(second for _, second in done) / sum(work for work, _ in done)
-        return duration(seconds)
+        seconds = sum(result["seconds"] + result["compile_seconds"] for _, result in done)
+        return duration(sum(left) * seconds / sum(work for work, _ in done))
 
-    def _counts(self, wanted: Sequence[Run]) -> tuple[int, int, int, int, int]:
-        """Runs in all, done, running, failed, left."""
-        open_runs = [run for run in wanted if self.result(run) is None]
-        failed = sum(str(run.place) in self.failed for run in open_runs)
-        running = sum(runs.running(run) for run in open_runs)
-        return len(wanted), len(wanted) - len(open_runs), running, failed, len(open_runs) - running - failed
+    def _counts(self, wanted: Sequence[Run]) -> dict[str, Any]:
+        unfinished = [run for run in wanted if self.result(run) is None]
+        failed = sum(str(run.place) in self.failed for run in unfinished)
+        running = sum(runs.running(run) for run in unfinished)
+        return {
+            "runs": len(wanted),
+            "done": len(wanted) - len(unfinished),
+            "running": running,
+            "failed": failed,
+            "left": len(unfinished) - failed - running,
+        }
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a reader says them: "40 s", "3 min", "2 h 5 min", "3 d 4 h"."""
+    """Seconds in the unit that suits them: "40 s", "3 min", "2 h 5 min", "3 d 4 h"."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,6 +1,6 @@
-"""What repetition says: means with confidence intervals, settings compared on shared seeds, a claim judged in words.
+"""Means with confidence intervals, settings compared on shared seeds, and verdicts on the report's claims.
 
-Every interval and test is scipy's: Student's t for a mean, the paired t-test for a difference.
+All intervals and tests are scipy's: Student's t for a mean, the paired t-test for a difference.
 """
 
 import itertools
@@ -15,17 +15,14 @@ from scipy import stats
 from experiments.study.experiment import Cell, Experiment
 
 LEVEL = 0.95
-"""Confidence of every interval; a claim is judged at 1 - LEVEL."""
+"""Confidence level of all intervals; claims are judged at significance level 1 - LEVEL."""
 
 Word = Literal["supported", "refuted", "undecided"]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Values summed up; the interval is that of their mean at LEVEL, None where one value leaves no spread.
-
-    `std` is the sample standard deviation, with n - 1.
-    """
+    """Mean, sample standard deviation (with n - 1), and confidence interval of the mean; the last two need n >= 2."""
 
     n: int
     mean: float
@@ -36,10 +33,10 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two settings on the seeds they share: `difference` is the mean of first - second, with its interval.
+    """Two settings on the n seeds they share: the mean of first - second, with its confidence interval.
 
-    `p` is the paired t-test's, two-sided and not corrected for the number of pairs. Interval and p are None
-    where fewer than two seeds are shared or the differences do not vary, so that there is nothing to test by.
+    `p` is that of the two-sided paired t-test, not corrected for the number of pairs. Interval and p are None where
+    fewer than two seeds are shared or the differences do not vary, so that no test is possible.
     """
 
     first: str
@@ -53,7 +50,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What this study says of a claim of the report's."""
+    """What a study concludes about a claim of the report."""
 
     word: Word
     sentence: str
@@ -61,7 +58,7 @@ class Verdict:
 
 
 def summarise(values: Iterable[float]) -> Summary:
-    """Mean, deviation and interval of at least one value."""
+    """Mean, standard deviation and confidence interval of at least one value."""
     sample = np.asarray(list(values), np.float64)
     n, mean = len(sample), float(np.mean(sample))
     if n < 2:
@@ -74,14 +71,14 @@ def summarise(values: Iterable[float]) -> Summary:
 
 
 def compare(first: Cell, second: Cell, key: str = "test_accuracy") -> Comparison | None:
-    """Compare two settings by a figure of `result.json` on the seeds that both have; None without any."""
+    """Compare two settings by a key of `result.json` on the seeds that both have; None if they share none."""
     ours, theirs = ({record["seed"]: record[key] for record in cell.records} for cell in (first, second))
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
         return None
     a, b = (np.array([values[seed] for seed in seeds]) for values in (ours, theirs))
     names, difference = (first.setting.label, second.setting.label), float(np.mean(a - b))
-    # Differences of shares of images that agree in every image differ by rounding alone.
+    # Differences that are equal but for floating-point rounding do not vary.
     if len(seeds) < 2 or np.ptp(a - b) < 1e-12:
         return Comparison(*names, len(seeds), difference, None, None, None)
     test = stats.ttest_rel(a, b)
@@ -101,17 +98,17 @@ def holm(p: Sequence[float]) -> list[float]:
 def judge(experiment: Experiment, cells: Sequence[Cell]) -> Verdict | None:
     """Judge the report's ordering by test accuracy, every pair of its settings compared on shared seeds.
 
-    Supported: every pair differs in the claimed direction. Refuted: a pair differs in the other. Undecided:
-    neither can be told at this n. A pair differs where its paired t-test, corrected by Holm's method for
-    the number of pairs, has p < 1 - LEVEL.
+    Supported: every pair differs in the claimed direction. Refuted: some pair differs in the opposite direction.
+    Undecided: neither. A pair differs if its paired t-test, corrected by Holm's method for the number of pairs, has
+    p < 1 - LEVEL.
 
     Returns:
-      The verdict; None where the report claims nothing.
+      The verdict; None if the report claims nothing.
     """
     if not experiment.claim:
         return None
     ordering = " > ".join(experiment.claim)
-    # Where the report gives no accuracies, what it did is all it claims.
+    # Without accuracies, the report's claim is only implied by what it chose.
     claim = (
         f"The report's ordering {ordering}"
         if experiment.reported
@@ -120,48 +117,43 @@ def judge(experiment: Experiment, cells: Sequence[Cell]) -> Verdict | None:
     by_label = {cell.setting.label: cell for cell in cells}
     pairs = list(itertools.combinations(experiment.claim, 2))
     compared = [compare(by_label[a], by_label[b]) for a, b in pairs if a in by_label and b in by_label]
-    found = tuple(comparison for comparison in compared if comparison is not None)
-    if len(found) < len(pairs):
-        return Verdict("undecided", f"{claim} is undecided: not all of it has been run yet.", found)
-    tested = [comparison for comparison in found if comparison.p is not None]
-    differing = {
-        comparison: p < 1 - LEVEL
-        for comparison, p in zip(tested, holm([c.p for c in tested if c.p is not None]), strict=True)
-    }
-    against = [c for c in found if c.difference < 0 and differing.get(c)]
+    comparisons = tuple(comparison for comparison in compared if comparison is not None)
+    if len(comparisons) < len(pairs):
+        return Verdict("undecided", f"{claim} is undecided: not all of it has been run yet.", comparisons)
+    tested = [(comparison, comparison.p) for comparison in comparisons if comparison.p is not None]
+    corrected = holm([p for _, p in tested])
+    significant = {comparison for (comparison, _), p in zip(tested, corrected, strict=True) if p < 1 - LEVEL}
+    against = [c for c in comparisons if c.difference < 0 and c in significant]
     word: Word = "undecided"
     if against:
         word = "refuted"
-    elif all(c.difference > 0 and differing.get(c) for c in found):
+    elif all(c.difference > 0 and c in significant for c in comparisons):
         word = "supported"
-    return Verdict(word, _sentence(word, claim, by_label, experiment.claim, found, against), found)
+    means = {name: summarise(r["test_accuracy"] for r in by_label[name].records).mean for name in experiment.claim}
+    return Verdict(word, _sentence(word, claim, means, comparisons, against), comparisons)
 
 
 def _sentence(
-    word: Word, claim: str, by_label: dict[str, Cell], labels: Sequence[str], found: tuple[Comparison, ...],
-    against: list[Comparison],
-) -> str:  # fmt: skip
-    """The verdict in words, with what was observed and by which test."""
-    fewest = min(comparison.n for comparison in found)
+    word: Word, claim: str, means: dict[str, float], comparisons: Sequence[Comparison], against: Sequence[Comparison]
+) -> str:
+    """The verdict in words, with the means observed and the test used."""
+    fewest = min(comparison.n for comparison in comparisons)
     seeds = f"{fewest} shared seed{'s' if fewest > 1 else ''}"
-    means = {label: summarise(record["test_accuracy"] for record in by_label[label].records).mean for label in labels}
     ranked = sorted(means, key=lambda label: -means[label])
     observed = ", ".join(f"{label} {100 * means[label]:.2f} %" for label in ranked)
     text = f"{claim} is {word} at n = {fewest}: mean test accuracies {observed}"
     if against:
-        text += "; " + ", ".join(f"{c.second} exceeds {c.first} by {_points(-c.difference)}" for c in against)
+        text += "; " + ", ".join(
+            f"{c.second} exceeds {c.first} by {-100 * c.difference:.2f} percentage points" for c in against
+        )
     if fewest < 2:
         return f"{text}. One seed cannot tell a difference from chance."
-    many = f", corrected by Holm's method for {len(found)} pairs" if len(found) > 1 else ""
+    many = f", corrected by Holm's method for {len(comparisons)} pairs" if len(comparisons) > 1 else ""
     return f"{text} (paired t-test over {seeds}{many}, level {1 - LEVEL:.2f})."
 
 
-def _points(difference: float) -> str:
-    return f"{100 * difference:.2f} percentage points"
-
-
 def winner(cells: Sequence[Cell], select: str) -> str:
-    """The label with the best mean accuracy on the `select` split, "validation" or "test"; the first of equals."""
+    """The label with the best mean accuracy on the split `select`, "validation" or "test"; the first of equals."""
     means = {
         cell.setting.label: math.fsum(record[f"{select}_accuracy"] for record in cell.records) / len(cell.records)
         for cell in cells

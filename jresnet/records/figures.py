@@ -1,4 +1,4 @@
-"""Loss and accuracy against the epoch, drawn from recorded results only."""
+"""Plots of loss and accuracy against the epoch, from recorded results only."""
 
 import io
 import math
@@ -20,28 +20,23 @@ STYLES = {
     "validation": {"color": "#009E73", "linestyle": ":", "marker": "^"},
     "test": {"color": "#D55E00", "linestyle": "-", "marker": "s"},
 }
+"""How each split is drawn: in colours that remain distinct in every common form of colour blindness (Okabe and Ito,
+"Color Universal Design", 2008), and in line styles that remain distinct in black and white."""
 
-
-"""How each split is drawn, in colours that stay apart in every common form of colour blindness: Okabe and
-Ito, "Color Universal Design" (2008). The line styles tell the curves apart in black and white too."""
-
-
-_MOST_MARKERS = 20  # epochs; with more of them, markers hide the curve
-
-
+_MOST_MARKERS = 20  # epochs; more markers than this hide the curve
 _PANELS = {"loss": ("cross-entropy (nats)", 1), "accuracy": ("accuracy (%)", 100)}
 
 
 def curves(history: list[dict], path: str | os.PathLike, title: str) -> None:
-    """Draw loss and accuracy against the epoch as a PNG; matplotlib's global state stays as it is.
+    """Plot loss and accuracy against the epoch; matplotlib's global state is left alone.
 
     Args:
-      history: records of `metrics.jsonl`; null values leave gaps, missing validation figures no curve.
-      path: the PNG file, written whole or not at all.
+      history: lines of `metrics.jsonl`; a null value leaves a gap, a split without values has no curve.
+      path: the PNG file, written atomically.
       title: plain text above the panels.
 
     Raises:
-      InputError: the history holds no epoch.
+      InputError: the history is empty.
     """
     if not history:
         raise InputError(f"{path}: no epoch has been recorded, so there is no curve to draw")
@@ -59,11 +54,11 @@ def curves(history: list[dict], path: str | os.PathLike, title: str) -> None:
 
 
 def panel(axes: "Axes", histories: Sequence[Sequence[dict]], name: str, last: bool = False) -> None:
-    """Draw one figure of several runs against the epoch: the mean over the runs, in a band from lowest to highest.
+    """Plot the mean over several runs against the epoch, in a band from the lowest to the highest run.
 
     Args:
-      axes: where to draw.
-      histories: records of `metrics.jsonl` of each run; a value that is null or missing in any leaves a gap.
+      axes: where to plot.
+      histories: lines of `metrics.jsonl` of each run; a value that is null or missing in any run leaves a gap.
       name: "loss" or "accuracy".
       last: add the last epoch's mean to each curve's label.
     """
@@ -76,9 +71,9 @@ def panel(axes: "Axes", histories: Sequence[Sequence[dict]], name: str, last: bo
         means = values.mean(axis=0)
         if np.isnan(means).all():
             continue
-        shown = f" (last {means[-1]:.2f} %)" if name == "accuracy" else f" (last {means[-1]:.4f})"
+        last_value = f" (last {means[-1]:.2f} %)" if name == "accuracy" else f" (last {means[-1]:.4f})"
         axes.plot(
-            epochs, means, label=split + shown * last, linewidth=1.6, markersize=5,
+            epochs, means, label=split + last_value * last, linewidth=1.6, markersize=5,
             color=style["color"], linestyle=style["linestyle"],
             marker=style["marker"] if len(epochs) <= _MOST_MARKERS else "", clip_on=False, zorder=3,
         )  # fmt: skip
@@ -95,7 +90,7 @@ def panel(axes: "Axes", histories: Sequence[Sequence[dict]], name: str, last: bo
 
 
 def legend(axes: "Axes") -> None:
-    """Name the curves above the axes, if there are any."""
+    """Put a legend above the axes, if they have curves."""
     if axes.lines:
         axes.legend(
             loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize="small",
@@ -104,9 +99,5 @@ def legend(axes: "Axes") -> None:
 
 
 def _series(history: Sequence[dict], epochs: list[int], key: str, scale: int) -> list[float]:
-    values = {record["epoch"]: _number(record.get(key)) * scale for record in history}
+    values = {record["epoch"]: record[key] * scale for record in history if record.get(key) is not None}
     return [values.get(epoch, math.nan) for epoch in epochs]
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

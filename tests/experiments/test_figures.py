@@ -1,4 +1,4 @@
-"""Figures are judged by what they drew: the lines' data, the pictures' pixels, and where texts ended up."""
+"""Figures are checked by their lines' data, their images' pixels, and the positions of their texts."""
 
 import dataclasses
 import itertools
@@ -11,8 +11,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from experiments import report
-from experiments.page import figures, mistakes
+from experiments import augmentation, report
+from experiments.page import figures, predictions
 from jresnet.data import augment
 from jresnet.records.figures import STYLES
 from tests.support import pages as page_helpers
@@ -21,7 +21,7 @@ LONG = "a very long name of a class, with $x$ and $y"
 
 
 def texts(figure):
-    """Every text that is really drawn, with its box in pixels."""
+    """Every text that is drawn, with its bounding box in pixels."""
     drawn, draw = [], matplotlib.text.Text.draw
 
     def noting(self, renderer):
@@ -73,12 +73,15 @@ def test_curves_are_the_mean_in_a_band_from_lowest_to_highest(tmp_path):
                 )
 
 
-def test_the_report_s_epochs_are_drawn_over_ours_in_its_own_units(tmp_path):
+def test_the_reports_epochs_are_plotted_over_ours_in_the_same_units(tmp_path):
     _, cells = page_helpers.rates(tmp_path, page_helpers.dataset(), seeds=(3, 3, 0), epochs=100)
-    log = report.experiment("augmentation").log["crop + flip + grayscale"]
+    log = augmentation.EXPERIMENT.log["crop + flip + grayscale"]
     figure = figures.curves(cells, ["a", "b", "c"], [log, (), ()])
     assert_legible(figure)
-    for axes, columns, scale in ((figure.axes[0], (1, 2), 1), (figure.axes[3], (3, 4), 100)):
+    for axes, columns, scale in (
+        (figure.axes[0], ("train_loss", "test_loss"), 1),
+        (figure.axes[3], ("train_accuracy", report.COMPARED), 100),
+    ):
         drawn = [line for line in axes.lines if to_hex(line.get_color()) == "#000000"]
         assert [text.get_text() for text in axes.texts] == []
         assert len(drawn) == 2
@@ -96,22 +99,22 @@ def test_one_seed_has_no_band(tmp_path):
     assert all(not axes.collections for axes in figures.curves([cell], ["0.01"]).axes)
 
 
-def test_settings_share_their_axes_alone_and_together(tmp_path):
+def test_settings_have_equal_axes_in_one_figure_and_in_figures_of_their_own(tmp_path):
     _, cells = page_helpers.rates(tmp_path, page_helpers.dataset(), seeds=(2, 2, 0))
-    whole = figures.curves(cells, ["a", "b", "c"])
-    limits = figures.limits(whole)
+    together = figures.curves(cells, ["a", "b", "c"])
+    limits = figures.limits(together)
     for number, cell in enumerate(cells):
         alone = figures.curves([cell], ["a"], limits=limits)
         for row in range(2):
-            together = whole.axes[3 * row + number]
-            assert alone.axes[row].get_ylim() == together.get_ylim() == whole.axes[3 * row].get_ylim()
-            assert alone.axes[row].get_xlim() == together.get_xlim()
+            axes = together.axes[3 * row + number]
+            assert alone.axes[row].get_ylim() == axes.get_ylim() == together.axes[3 * row].get_ylim()
+            assert alone.axes[row].get_xlim() == axes.get_xlim()
 
 
-def test_a_figure_is_the_same_bytes_each_time_and_leaves_matplotlib_as_it_was(tmp_path):
+def test_rendering_is_deterministic_and_leaves_matplotlib_alone(tmp_path):
     _, cells = page_helpers.rates(tmp_path, page_helpers.dataset())
     before = dict(matplotlib.rcParams)
-    once, again = (figures.drawn("rates", "", figures.curves(cells, ["a", "b", "c"])) for _ in range(2))
+    once, again = (figures.render("rates", "", figures.curves(cells, ["a", "b", "c"])) for _ in range(2))
     assert once == again
     assert dict(matplotlib.rcParams) == before
     # Letters are outlines: their width does not depend on the reader's fonts.
@@ -119,7 +122,7 @@ def test_a_figure_is_the_same_bytes_each_time_and_leaves_matplotlib_as_it_was(tm
 
 
 @pytest.mark.parametrize("count", [2, 10, 31, 100])
-def test_pictures_of_the_data_are_legible_with_few_and_many_classes(count):
+def test_figures_of_images_are_legible_with_few_and_many_classes(count):
     data = page_helpers.dataset([f"{LONG} {i}" for i in range(count)], per_class=2, size=12)
     assert len(figures.shown_classes(data)) == min(count, 10)
     assert {0, count - 1} <= set(figures.shown_classes(data))
@@ -151,8 +154,8 @@ def test_augmentations_are_those_of_training():
             (top, left): padded[top : top + 12, left : left + 12]
             for top, left in itertools.product(range(5), range(5))
         }  # fmt: skip
-        (place,) = [place for place, window in windows.items() if (window == crop).all()]
-        both = windows[place][:, ::-1] @ np.array(augment.GRAY_WEIGHTS)
+        (offset,) = [offset for offset, window in windows.items() if (window == crop).all()]
+        both = windows[offset][:, ::-1] @ np.array(augment.GRAY_WEIGHTS)
         assert np.abs(all_[..., 0] - both).max() <= 0.51
 
 
@@ -161,8 +164,7 @@ def test_confusion_is_legible_with_few_and_many_classes(count):
     counts = np.random.default_rng(0).integers(0, 9, (count, count)) + 90 * np.eye(count, dtype=int)
     figure = figures.confusion(counts, [f"{LONG} {i}" for i in range(count)])
     assert_legible(figure)
-    shown = [text.get_text() for text in figure.axes[0].texts]
-    assert len(shown) == (count**2 if count <= 12 else 0)
+    assert len(figure.axes[0].texts) == (count**2 if count <= 12 else 0)
 
 
 def test_confusion_shows_shares_of_the_true_class():
@@ -174,12 +176,12 @@ def test_confusion_shows_shares_of_the_true_class():
 @pytest.mark.parametrize("count", [1, 7, 20])
 def test_mistakes_are_legible(count):
     data = page_helpers.dataset([LONG, "b" * 40, "truck"])
-    found = [mistakes.Mistake(i % 24, i % 3, (i + 1) % 3, 1 - i / 100) for i in range(count)]
-    assert_legible(figures.mistakes(found, data))
+    worst = [predictions.Mistake(i % 24, i % 3, (i + 1) % 3, 1 - i / 100) for i in range(count)]
+    assert_legible(figures.mistakes(worst, data))
 
 
 @pytest.mark.parametrize("counts", [(4815940, 11173962, 17454170), (78002,), (4_999_999, 5_000_001)])
-def test_the_budget_is_legible_and_tells_what_fits(counts):
+def test_the_budget_is_legible_and_its_colours_show_what_fits(counts):
     networks = {f"width {i}, blocks 2 2 2 2, kernel 3, pool 4": count for i, count in enumerate(counts)}
     figure = figures.budget(networks, 5_000_000)
     assert_legible(figure)
@@ -191,14 +193,14 @@ def test_the_budget_is_legible_and_tells_what_fits(counts):
 def test_counts_accuracies_and_order_of_mistakes():
     data = page_helpers.dataset(per_class=2)
     test = dataclasses.replace(data.test, labels=np.array([0, 0, 1, 1, 1, 0], np.int32))
-    one = mistakes.Predictions(np.array([0, 1, 1, 2, 2, 1], np.int32), np.array([0.9, 0.5, 0.4, 0.6, 0.7, 0.7]))
-    assert mistakes.confusion([one, one], test, 3).tolist() == [[2, 4, 0], [0, 2, 4], [0, 0, 0]]
-    first, second, third = mistakes.class_accuracies(one, test, 3)
+    one = predictions.Predictions(np.array([0, 1, 1, 2, 2, 1], np.int32), np.array([0.9, 0.5, 0.4, 0.6, 0.7, 0.7]))
+    assert predictions.confusion([one, one], test, 3).tolist() == [[2, 4, 0], [0, 2, 4], [0, 0, 0]]
+    first, second, third = predictions.class_accuracies(one, test, 3)
     assert (first, second) == (1 / 3, 1 / 3) and np.isnan(third)
-    assert [mistake.index for mistake in mistakes.most_confident(one, test, 3)] == [4, 5, 3]
+    assert [mistake.index for mistake in predictions.most_confident(one, test, 3)] == [4, 5, 3]
 
 
-def test_large_pictures_are_thinned_out():
+def test_large_images_are_reduced():
     data = page_helpers.dataset(per_class=1, size=200)
     assert figures.reduced(data.train.images).shape == (3, 67, 67, 3)
     assert (figures.reduced(data.train.images[0]) == data.train.images[0, ::3, ::3]).all()

@@ -1,4 +1,4 @@
-"""The page is parsed as a browser would, and its numbers are compared with figures worked out here from the records."""
+"""The page is parsed as a browser would, and its numbers are compared with values computed here from the records."""
 
 import base64
 import csv
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import report
+from experiments import augmentation
 from experiments.page import figures, page, sections
 from experiments.study.experiment import Setting
 from jresnet import models
@@ -27,8 +27,12 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 T1 = 12.7062
 
 
+def read(directory):
+    return Page((directory / "report.html").read_text())
+
+
 class Page(html.parser.HTMLParser):
-    """Elements by section, tables as rows of texts, every address, and whether all tags close."""
+    """Parses elements by section, tables as rows of texts, and every address; all tags must close."""
 
     def __init__(self, text):
         super().__init__()
@@ -85,7 +89,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, data):
-    """A partial study: the rates with 2, 1 and no runs, batch sizes not begun, and the final model with 2 runs."""
+    """A partial study: the rates with 2, 1 and no runs, batch sizes not started, and the final model with 2 runs."""
     directory = tmp_path_factory.mktemp("study")
     rates = page_helpers.rates(directory / "runs", data, seeds=(2, 1, 0))
     batches = page_helpers.rates(directory / "none", data, seeds=(0, 0, 0))
@@ -102,21 +106,32 @@ def written(study, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def parsed(written):
-    return Page((written[0] / "report.html").read_text())
+    return read(written[0])
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Pages whose figures are blank, for tests of their words."""
-    monkeypatch.setattr(figures, "drawn", lambda name, text, _, part=False: figures.Drawing(name, text, b"", b""))
+    """Pages whose figures are blank, for tests of their text."""
+    for name in ("samples", "augmentations", "budget", "confusion", "curves", "limits", "mistakes"):
+        monkeypatch.setattr(figures, name, lambda *_: None)
+    monkeypatch.setattr(figures, "render", lambda name, text, _, part=False: figures.Drawing(name, text, b"", b""))
 
 
 def recorded(cell, key):
-    """The figure in every result.json of a cell, from the files."""
-    return [json.loads((place / "result.json").read_text())[key] for place in cell.places]
+    """The value in every result.json of a cell, from the files."""
+    return [json.loads((directory / "result.json").read_text())[key] for directory in cell.directories]
 
 
-def test_the_page_needs_nothing_but_itself(parsed, written):
+def csv_rows(path):
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def arrays(path):
+    with np.load(path) as archive:
+        return dict(archive)
+
+
+def test_the_page_is_self_contained(parsed, written):
     assert parsed.addresses and all(address.startswith(("data:", "#")) for address in parsed.addresses)
     assert not {"script", "link", "iframe", "object", "embed", "base"} & set(parsed.tags)
     text = (written[0] / "report.html").read_text()
@@ -125,7 +140,7 @@ def test_the_page_needs_nothing_but_itself(parsed, written):
     assert {address[1:] for address in parsed.addresses if address.startswith("#")} <= ids
 
 
-def test_the_head_says_what_was_run_and_where(parsed, study):
+def test_the_header_describes_the_study(parsed, study):
     text = parsed.text()
     assert study.caption in text and study.command in text
     assert "cpu: Model x2 cores" in text and "jax 0.10.2" in text and "f" * 40 in text
@@ -136,32 +151,32 @@ def test_the_head_says_what_was_run_and_where(parsed, study):
     # The made-up sweep of batch sizes has the labels of rates.
     assert "batch size 0.01, 0.005, 0.001 stand for 64, 64, 64;" in text and "learning rate 0.0" not in text
     assert "175,947 parameters in final model, not 4,815,940." in text
-    assert "Not in this study, or waiting for another experiment of it: Initial model, Data augmentation," in text
+    assert "Not in this study, or waiting for another of its experiments: Initial model, Data augmentation," in text
 
 
-def test_the_table_shows_the_records_beside_the_report(parsed, study):
+def test_the_accuracy_table_compares_the_records_with_the_report(parsed, study):
     table = parsed.tables["learning_rate"][0]
     assert table[0] == [
         "learning rate", "n", "report (%)", "here (%)", "95 % CI (%)", "difference (points)", "exact test accuracy (%)",
         "validation accuracy (%)",
     ]  # fmt: skip
     cell = study.experiments[0][1][0]
-    shown = []
+    spreads = []
     for key in ("test_accuracy_batch_mean", "test_accuracy", "validation_accuracy"):
         a, b = (100 * value for value in recorded(cell, key))
         mean, std = (a + b) / 2, abs(a - b) / math.sqrt(2)
-        shown.append(f"{mean:.2f} ± {std:.2f}")
+        spreads.append(f"{mean:.2f} ± {std:.2f}")
         if key == "test_accuracy_batch_mean":
             half = T1 * std / math.sqrt(2)
             interval, difference = f"{mean - half:.2f} to {mean + half:.2f}", f"{mean - 87:+.2f}"
-    assert table[1] == ["0.01", "2", "87.00", shown[0], interval, difference, *shown[1:]]
+    assert table[1] == ["0.01", "2", "87.00", spreads[0], interval, difference, *spreads[1:]]
     one = [f"{100 * recorded(study.experiments[0][1][1], key)[0]:.2f}" for key in (
         "test_accuracy_batch_mean", "test_accuracy", "validation_accuracy")]  # fmt: skip
     assert table[2][:5] == ["0.005", "1", "88.00", one[0], "n/a"] and table[2][6:] == one[1:]
     assert table[3] == ["0.001", "0", "89.00", *["n/a"] * 5]
 
 
-def test_the_final_models_other_figures_stand_beside_the_reports(parsed, study):
+def test_the_final_models_other_values_are_compared_with_the_reports(parsed, study):
     cell = study.experiments[2][1][0]
     rows = {row[1]: row for row in parsed.tables["final"][1][1:]}
     assert list(rows) == ["test loss", "train accuracy (%)", "train loss", "parameters"]
@@ -181,28 +196,28 @@ def test_every_experiment_has_its_section_with_curves_and_commands(parsed, study
     ]  # fmt: skip
 
 
-def test_what_was_not_run_is_said(parsed):
-    assert "Not wholly run yet: 0.005 has 1 of 2 runs, 0.001 has no run." in parsed.text("learning_rate")
+def test_missing_runs_are_listed(parsed):
+    assert "Not completely run yet: 0.005 has 1 of 2 runs, 0.001 has no run." in parsed.text("learning_rate")
     assert "Not run yet." in parsed.text("batch_size") and parsed.images["batch_size"] == []
     assert "ot run yet" not in parsed.text("final")
 
 
-def test_seeds_that_no_setting_has_yet_are_missing_too(tmp_path, data, quick):
+def test_seeds_that_no_setting_has_are_missing_too(tmp_path, data, quick):
     final = page_helpers.final(tmp_path / "runs", data, seeds=2)
     page.write(page_helpers.outcome([final], data, seeds=3), tmp_path)
-    assert "Not wholly run yet: final has 2 of 3 runs." in Page((tmp_path / "report.html").read_text()).text("final")
+    assert "Not completely run yet: final has 2 of 3 runs." in read(tmp_path).text("final")
 
 
 @pytest.mark.parametrize("epochs", [3, 90])
-def test_the_reports_log_stands_beside_the_epochs_that_were_run(tmp_path, data, quick, epochs):
-    published = report.experiment("augmentation")
+def test_the_reports_log_is_compared_with_the_epochs_run(tmp_path, data, quick, epochs):
+    published = augmentation.EXPERIMENT
     setting = dataclasses.replace(published.settings[1].config, width=8, epochs=epochs, dataset=data.name)
     cells = tuple(
         page_helpers.cell(tmp_path / "runs", "augmentation", label, setting, data, 0.87, seeds)
         for label, seeds in zip(published.claim, (2, 1), strict=True)
     )
     page.write(page_helpers.outcome([(published, cells)], data), tmp_path)
-    shown = Page((tmp_path / "report.html").read_text())
+    shown = read(tmp_path)
     if epochs == 3:
         assert "prints epochs 83 to 99 of crop + flip + grayscale; no run here" in shown.text("augmentation")
         assert not (tmp_path / "tables" / "augmentation-log.csv").exists()
@@ -217,10 +232,10 @@ def test_the_reports_log_stands_beside_the_epochs_that_were_run(tmp_path, data, 
         assert table[1][column] == f"{(a + b) / 2:.{digits}f} ± {abs(a - b) / math.sqrt(2):.{digits}f}"
 
 
-def test_findings_are_in_words_with_paired_differences(tmp_path, data, quick):
+def test_findings_are_a_sentence_and_paired_differences(tmp_path, data, quick):
     rates = page_helpers.rates(tmp_path / "runs", data)
     page.write(page_helpers.outcome([rates], data), tmp_path)
-    shown = Page((tmp_path / "report.html").read_text())
+    shown = read(tmp_path)
     assert re.search(r"Learning rate: (supported|refuted|undecided)", shown.text("findings"))
     table = shown.tables["findings"][0]
     by_label = {cell.setting.label: recorded(cell, "test_accuracy") for cell in rates[1]}
@@ -233,27 +248,26 @@ def test_findings_are_in_words_with_paired_differences(tmp_path, data, quick):
         ]  # fmt: skip
 
 
-def test_names_of_classes_are_text_and_nothing_else(parsed):
+def test_names_of_classes_are_escaped(parsed):
     assert "b" not in parsed.tags
-    shown = [row[0] for row in parsed.tables["errors"][0][1:]]
-    assert shown == list(CLASSES)
+    assert [row[0] for row in parsed.tables["mistakes"][0][1:]] == list(CLASSES)
 
 
-def test_errors_are_those_of_the_predictions(parsed, study):
-    test, places = study.dataset.test, study.experiments[2][1][0].places
-    runs = [np.load(place / "predictions.npz") for place in places]
-    for label, row in enumerate(parsed.tables["errors"][0][1:]):
+def test_mistakes_are_those_of_the_predictions(parsed, study):
+    test, directories = study.dataset.test, study.experiments[2][1][0].directories
+    runs = [arrays(directory / "predictions.npz") for directory in directories]
+    for label, row in enumerate(parsed.tables["mistakes"][0][1:]):
         a, b = (100 * np.mean(run["test_predictions"][test.labels == label] == label) for run in runs)
         assert row[1:3] == ["8", f"{(a + b) / 2:.1f} ± {abs(a - b) / math.sqrt(2):.1f}"]
     first = runs[0]
     wrong = np.flatnonzero(first["test_predictions"] != test.labels)
     order = sorted(wrong, key=lambda i: -first["test_confidences"][i])
-    pictures = parsed.images["errors"][1:]
+    pictures = parsed.images["mistakes"][1:]
     assert len(pictures) == len(order) > 0
     for i, image in zip(order, pictures, strict=True):
         assert (decoded(image["src"]) == test.images[i]).all()
         assert f"taken for {CLASSES[first['test_predictions'][i]]}, {100 * first['test_confidences'][i]:.1f} %" in (
-            parsed.text("errors")
+            parsed.text("mistakes")
         )
 
 
@@ -263,7 +277,7 @@ def decoded(address):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(payload))))
 
 
-def test_parameters_stand_against_the_budget(parsed, study):
+def test_parameters_are_compared_with_the_budget(parsed, study):
     config = study.experiments[2][1][0].setting.config
     count = models.parameter_count(models.from_config(config, 3), (32, 32))
     (row,) = parsed.tables["parameters"][0][1:]
@@ -271,24 +285,24 @@ def test_parameters_stand_against_the_budget(parsed, study):
     assert row[4] == "Learning rate: 0.01, 0.005, 0.001; Batch size: 0.01, 0.005, 0.001; Final model: final"
 
 
-def test_csv_holds_the_values_unrounded(written, study):
-    rows = list(csv.DictReader((written[0] / "tables" / "learning_rate.csv").open(newline="")))
+def test_csv_has_the_unrounded_values(written, study):
+    rows = csv_rows(written[0] / "tables" / "learning_rate.csv")
     assert [row["setting"] for row in rows] == ["0.01", "0.005", "0.001"]
     values = recorded(study.experiments[0][1][0], "test_accuracy_batch_mean")
     assert float(rows[0]["mean"]) == pytest.approx(sum(values) / 2, rel=1e-15)
     assert float(rows[0]["difference"]) == pytest.approx(sum(values) / 2 - 0.87, rel=1e-12)
     assert rows[1]["std"] == rows[2]["mean"] == ""
-    classes = list(csv.DictReader((written[0] / "tables" / "classes.csv").open(newline="")))
+    classes = csv_rows(written[0] / "tables" / "classes.csv")
     assert [row["class"] for row in classes] == list(CLASSES)
 
 
-def test_markdown_holds_the_pages_rows(written, parsed):
+def test_markdown_has_the_rows_of_the_page(written, parsed):
     text = (written[0] / "tables" / "learning_rate.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
     assert [rows[0], *rows[2:]] == parsed.tables["learning_rate"][0]
 
 
-def test_every_file_is_whole(written):
+def test_every_file_is_listed_and_readable(written):
     directory, paths = written
     assert paths[0] == directory / "report.html"
     on_disk = {path for path in directory.rglob("*") if path.is_file()}
@@ -304,7 +318,7 @@ def test_every_file_is_whole(written):
             assert xml.etree.ElementTree.parse(path).getroot().tag.endswith("svg")
 
 
-def test_the_outcome_names_every_run_from_its_own_directory(written, study):
+def test_the_outcome_lists_every_run_relative_to_its_own_directory(written, study):
     directory = written[0]
     kept = json.loads((directory / "outcome.json").read_text())
     assert kept["command"] == study.command
@@ -312,55 +326,55 @@ def test_the_outcome_names_every_run_from_its_own_directory(written, study):
         assert listed["name"] == experiment.name
         for cell, setting in zip(cells, listed["settings"], strict=True):
             assert setting["label"] == cell.setting.label
-            assert [(directory / run).resolve() for run in setting["runs"]] == [p.resolve() for p in cell.places]
+            assert [(directory / run).resolve() for run in setting["runs"]] == [p.resolve() for p in cell.directories]
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "sentence"),
     [
-        ({}, "chose on a validation split"),
-        ({}, "held fixed what the report held fixed"),
-        ({"select": "test"}, "chose on the test set, as the report did"),
-        ({"follow": True}, "held fixed what this study's own earlier sweeps had chosen"),
+        ({}, "chose settings on a validation split"),
+        ({}, "built on the report's choices"),
+        ({"select": "test"}, "chose settings on the test set, as the report did"),
+        ({"follow": True}, "built on the choices of this study's earlier sweeps"),
     ],
 )
-def test_the_page_says_how_settings_were_chosen(tmp_path, data, quick, changes, said):
+def test_the_page_says_how_settings_were_chosen(tmp_path, data, quick, changes, sentence):
     rates = page_helpers.rates(tmp_path / "runs", data, epochs=1)
     best = max(rates[1], key=lambda cell: np.mean(recorded(cell, f"{changes.get('select', 'validation')}_accuracy")))
     final = page_helpers.final(tmp_path / "runs", data, seeds=1, epochs=1)
     page.write(page_helpers.outcome([rates, final], data, **changes), tmp_path)
-    shown = Page((tmp_path / "report.html").read_text())
-    assert said in shown.text("choices")
+    shown = read(tmp_path)
+    assert sentence in shown.text("choices")
     assert shown.tables["choices"][0][1] == ["Learning rate", "0.001", best.setting.label, "0.001"]
 
 
-def test_a_study_without_runs_is_a_page_that_says_so(tmp_path, data, quick):
+def test_a_study_without_runs_has_a_page_that_says_so(tmp_path, data, quick):
     rates = page_helpers.rates(tmp_path / "runs", data, seeds=(0, 0, 0))
     page.write(page_helpers.outcome([rates], data), tmp_path)
-    shown = Page((tmp_path / "report.html").read_text())
+    shown = read(tmp_path)
     assert "No run has finished yet." in shown.text()
     assert "Not run yet." in shown.text("learning_rate")
-    assert "no run has left predictions" in shown.text("errors")
+    assert "no run has predictions" in shown.text("mistakes")
 
 
-def test_a_study_whose_experiments_all_wait_is_a_page_too(tmp_path, data):
+def test_a_study_whose_experiments_all_wait_has_a_page(tmp_path, data):
     page.write(page_helpers.outcome([], data), tmp_path)
-    shown = Page((tmp_path / "report.html").read_text())
+    shown = read(tmp_path)
     assert "No run has finished yet." in shown.text() and "No experiment has a network yet." in shown.text("parameters")
 
 
 @pytest.mark.parametrize("damage", ["other", "short", "torn", "nameless"])
-def test_predictions_that_are_not_the_runs_are_refused_before_anything_is_written(tmp_path, data, damage):
+def test_wrong_or_damaged_predictions_are_refused_before_anything_is_written(tmp_path, data, damage):
     final = page_helpers.final(tmp_path / "runs", data, seeds=1, epochs=1)
-    path = final[1][0].places[0] / "predictions.npz"
-    found, sure = (np.load(path)[f"test_{name}"] for name in ("predictions", "confidences"))
+    path = final[1][0].directories[0] / "predictions.npz"
+    labels, confidences = arrays(path).values()
     if damage == "other":
-        found = np.where(found == data.test.labels, (found + 1) % 3, found)
-        np.savez(path, test_predictions=found, test_confidences=sure)
+        labels = np.where(labels == data.test.labels, (labels + 1) % 3, labels)
+        np.savez(path, test_predictions=labels, test_confidences=confidences)
     elif damage == "short":
-        np.savez(path, test_predictions=found[:-1], test_confidences=sure[:-1])
+        np.savez(path, test_predictions=labels[:-1], test_confidences=confidences[:-1])
     elif damage == "nameless":
-        np.savez(path, predictions=found)
+        np.savez(path, predictions=labels)
     else:
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"predictions\.npz: ") as caught:
@@ -368,36 +382,36 @@ def test_predictions_that_are_not_the_runs_are_refused_before_anything_is_writte
     assert "\n" not in str(caught.value) and not (tmp_path / "page").exists()
 
 
-def test_the_copy_of_cifar_goes_by_its_own_name(tmp_path, data, quick, monkeypatch):
+def test_a_copy_of_cifar10_has_its_own_name(tmp_path, data, quick, monkeypatch):
     monkeypatch.setattr(page_helpers, "SHA256", "1abb6cef1d3dfc07289d52cf1a9b2029c13dce3d311ac5d3861e9ce6a9500ea3")
     cifar = dataclasses.replace(data, name="cifar10")
     rates = page_helpers.rates(tmp_path / "runs", cifar, epochs=1)
     page.write(page_helpers.outcome([rates], cifar), tmp_path)
-    text = Page((tmp_path / "report.html").read_text()).text()
+    text = read(tmp_path).text()
     assert "the data are CIFAR-10 (JPEG q75), not CIFAR-10 as published" in text
     assert "Data set CIFAR-10 (JPEG q75): 3 classes" in text and "cifar10" not in text
 
 
-def test_a_study_at_the_reports_scale_carries_no_warning(tmp_path, data):
+def test_a_study_at_the_reports_scale_has_no_warning(tmp_path, data):
     experiment, cells = page_helpers.rates(tmp_path, data, epochs=100)
     dataset = {"name": "cifar10", "train": 45000, "validation": 5000, "test": 10000, "classes": 10, "sha256": "0" * 64}
     cells = tuple(
         dataclasses.replace(cell, records=tuple(record | {"dataset": dataset} for record in cell.records))
         for cell in cells
     )
-    assert sections.scale(page_helpers.outcome([(experiment, cells)], data)) == []
+    assert sections.scale_differences(page_helpers.outcome([(experiment, cells)], data)) == []
     scaled = dataclasses.replace(
         cells[0], setting=Setting("0.01", dataclasses.replace(cells[0].setting.config, learning_rate=0.02))
     )
-    (warning,) = sections.scale(page_helpers.outcome([(experiment, (scaled, *cells[1:]))], data))
+    (warning,) = sections.scale_differences(page_helpers.outcome([(experiment, (scaled, *cells[1:]))], data))
     assert warning == "learning rate 0.01 stands for 0.02"
 
 
-def test_of_many_classes_the_page_shows_the_worst_and_the_files_all(tmp_path, quick):
+def test_of_many_classes_the_page_has_the_worst_and_the_files_have_all(tmp_path, quick):
     many = page_helpers.dataset([f"class {i}" for i in range(40)], per_class=5)
     page.write(page_helpers.outcome([page_helpers.final(tmp_path / "runs", many, seeds=1, epochs=1)], many), tmp_path)
-    rows = list(csv.DictReader((tmp_path / "tables" / "classes.csv").open(newline="")))
+    rows = csv_rows(tmp_path / "tables" / "classes.csv")
     assert [row["class"] for row in rows] == list(many.classes)
-    shown = Page((tmp_path / "report.html").read_text()).tables["errors"][0][1:]
-    assert len(shown) == 30
-    assert [float(row[2]) for row in shown] == sorted(100 * float(row["mean"]) for row in rows)[:30]
+    lowest = read(tmp_path).tables["mistakes"][0][1:]
+    assert len(lowest) == 30
+    assert [float(row[2]) for row in lowest] == sorted(100 * float(row["mean"]) for row in rows)[:30]

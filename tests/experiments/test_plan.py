@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from experiments import report
-from experiments.study import plan, progress, runs
+from experiments.study import plan, runs
 from experiments.study.plan import Plan, StudyOptions
+from experiments.study.progress import Progress, duration
 from jresnet import cli
 from jresnet.data.datasets import Split
 from jresnet.errors import Diverged, InputError
@@ -21,7 +22,7 @@ DATASET = five_classes()
 
 def made(tmp_path, dataset=DATASET, **options):
     options = {"seeds": 2, "epochs": 1, "workdir": str(tmp_path / "study"), "dataset": "made"} | options
-    return Plan(StudyOptions(**options), dataset, progress.Ledger(cli.make_console()))
+    return Plan(StudyOptions(**options), dataset, Progress(cli.make_console()))
 
 
 def everything(study):
@@ -37,11 +38,11 @@ def fit(monkeypatch):
 
 def train(study):
     stages, waiting = study.ready()
-    study.ledger.train(study.mine(stages), study.groups([e for stage in stages for e in stage]))
+    study.progress.train(study.mine(stages), study.groups([e for stage in stages for e in stage]))
     return waiting
 
 
-def test_cells_that_coincide_are_one_run(tmp_path):
+def test_equal_settings_of_several_experiments_are_one_run(tmp_path):
     study = made(tmp_path)
     every = study.runs(everything(study))
     # 26 cells; rate 0.01 is the augmented run, batch 64 the rate 0.001, width 64 the batch 32, 42 the final model, ...
@@ -54,7 +55,7 @@ def test_cells_that_coincide_are_one_run(tmp_path):
     assert places["final"][0] == places["width"][0] == places["blocks"][1] == places["pool_size"][2]
 
 
-def test_directories_can_be_read(tmp_path):
+def test_directories_have_readable_names(tmp_path):
     study = made(tmp_path, width_scale=0.125, epochs=5)
     (final,) = (e for e in everything(study) if e.name == "final")
     place = study.runs([final])[0].place.relative_to(tmp_path / "study" / "runs")
@@ -66,7 +67,7 @@ def test_directories_can_be_read(tmp_path):
 
 
 def test_a_run_is_its_configuration_seed_and_data(tmp_path):
-    config = report.final()
+    config = report.FINAL
 
     def place(dataset=DATASET, seed=0, **changes):
         return runs.make("x", dataclasses.replace(config, **changes), seed, dataset, tmp_path).place
@@ -78,7 +79,7 @@ def test_a_run_is_its_configuration_seed_and_data(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
-def test_shards_share_out_every_run_once(tmp_path, count):
+def test_every_run_is_in_one_shard(tmp_path, count):
     stages = made(tmp_path).ready()[0]
     shares = [made(tmp_path, shard=f"{i}/{count}").mine(stages) for i in range(1, count + 1)]
     every = [run.place for share in shares for run in share]
@@ -106,7 +107,7 @@ def test_validation_images(tmp_path):
         assert StudyOptions().held_out(dataset) == expected
     assert StudyOptions(select="test").held_out(DATASET) == 0
     assert StudyOptions(validation=9, select="test").held_out(DATASET) == 9
-    assert StudyOptions().held_out(five_classes(validation=10)) == 0, "it brings its own"
+    assert StudyOptions().held_out(five_classes(validation=10)) == 0, "it has validation images"
     for options, dataset in ((StudyOptions(validation=0), DATASET), (StudyOptions(), five_classes(train=9))):
         with pytest.raises(InputError, match="--select validation: needs validation images"):
             options.held_out(dataset)
@@ -130,7 +131,7 @@ def test_bad_options(options, complaint):
     assert str(caught.value).startswith(complaint)
 
 
-def test_a_study_goes_on_where_it_was(tmp_path, fit):
+def test_a_study_resumes(tmp_path, fit):
     train(made(tmp_path, only=("learning_rate",)))
     assert len(fit.made) == 6
     train(made(tmp_path, only=("learning_rate", "augmentation")))
@@ -140,10 +141,10 @@ def test_a_study_goes_on_where_it_was(tmp_path, fit):
     again = made(tmp_path, only=("learning_rate",), seeds=3)
     cells = again.cells(everything(again)[0])
     assert [[record["seed"] for record in cell.records] for cell in cells] == [[0, 1, 2]] * 3
-    assert all(len(cell.histories) == len(cell.places) == 3 for cell in cells)
+    assert all(len(cell.histories) == len(cell.directories) == 3 for cell in cells)
 
 
-def test_a_cells_command_makes_its_runs_again(tmp_path):
+def test_the_command_of_a_cell_repeats_its_runs(tmp_path):
     study = made(tmp_path, first_seed=4, train_images=50)
     found = {setting.label: setting.config for e in everything(study) if e.name == "blocks" for setting in e.settings}
     assert plan.command(found["1 1 1 1"], study.options) == (
@@ -175,8 +176,8 @@ def test_a_run_held_by_another_process_is_running_and_left_alone(tmp_path, fit):
             assert not free
         train(study)
         assert len(fit.made) == 2
-        table = study.ledger.table(study.groups(everything(study)), [])
-        assert [[*column.cells][-1] for column in table.columns] == ["distinct runs", "3", "2", "1", "0", "0"]
+        table = study.progress.table(study.groups(everything(study)), [])
+        assert table.cells[-1] == ["distinct runs", "3", "2", "1", "0", "0"]
         other.stdin.close()
     assert not runs.running(first)
     train(study)
@@ -192,25 +193,25 @@ def test_a_run_that_diverges_does_not_stop_the_others(tmp_path, fit):
     fit.accuracy = accuracy
     study = made(tmp_path, only=("learning_rate",))
     train(study)
-    assert len(fit.made) == 4 and len(study.ledger.failed) == 2
-    table = study.ledger.table(study.groups(everything(study)), study.mine(study.ready()[0]))
-    assert [[*column.cells][-1] for column in table.columns] == ["distinct runs", "6", "4", "0", "2", "0"]
+    assert len(fit.made) == 4 and len(study.progress.failed) == 2
+    table = study.progress.table(study.groups(everything(study)), study.mine(study.ready()[0]))
+    assert table.cells[-1] == ["distinct runs", "6", "4", "0", "2", "0"]
 
 
-def test_time_left_is_by_work(tmp_path, fit):
+def test_time_left_is_in_proportion_to_work(tmp_path, fit):
     study = made(tmp_path, only=("width",), seeds=1)
     mine = study.mine(study.ready()[0])
-    assert study.ledger.time_left(mine, mine) == "unknown"
-    study.ledger.train(mine[:1], study.groups(everything(study)))
+    assert study.progress.time_left(mine, mine) == "unknown"
+    study.progress.train(mine[:1], study.groups(everything(study)))
     left = sum(run.work for run in mine[1:]) / mine[0].work * 3.0
     assert mine[1].work / mine[0].work == pytest.approx(11_173_962 / 4_815_940, rel=0.01)
-    assert study.ledger.time_left(mine, mine) == progress.duration(left)
-    assert study.ledger.time_left(mine, mine[:1]) == "none"
+    assert study.progress.time_left(mine, mine) == duration(left)
+    assert study.progress.time_left(mine, mine[:1]) == "none"
 
 
 def test_durations():
     seconds = (0.4, 59, 60, 3599, 3600, 7500, 90_000)
-    assert [*map(progress.duration, seconds)] == [
+    assert [*map(duration, seconds)] == [
         "0 s",
         "59 s",
         "1 min",
@@ -221,8 +222,8 @@ def test_durations():
     ]
 
 
-def test_following_goes_on_with_this_studys_winners(tmp_path, fit):
-    """Here 0.005, 128 and, among the networks within the budget, 42 are best."""
+def test_a_study_that_follows_builds_on_its_own_choices(tmp_path, fit):
+    """The best are 0.005, 128 and, among the networks within the budget, 42."""
     best = {"learning_rate": {0.005: 0.2}, "batch_size": {128: 0.2}, "width": {80: 0.2, 42: 0.1}}
     fit.accuracy = lambda config, seed: 0.1 + sum(of.get(getattr(config, name), 0) for name, of in best.items())
     study = made(tmp_path, follow=True)
@@ -242,7 +243,7 @@ def test_following_goes_on_with_this_studys_winners(tmp_path, fit):
     assert (by_default.learning_rate, by_default.batch_size, by_default.width) == (0.001, 32, 42)
 
 
-def test_only_what_was_asked_for_waits(tmp_path, fit):
+def test_only_requested_experiments_wait(tmp_path, fit):
     study = made(tmp_path, follow=True, only=("final",))
     assert study.ready() == ([[]], {"final": "learning_rate"})
 
@@ -293,7 +294,7 @@ def test_records_of_other_data_or_versions_and_damaged_ones_are_refused(tmp_path
     made(tmp_path, **only).check()
 
 
-def test_a_run_moved_to_anothers_directory_is_refused(tmp_path, fit):
+def test_a_run_in_the_directory_of_another_is_refused(tmp_path, fit):
     study = made(tmp_path, only=("learning_rate",), seeds=1)
     train(study)
     first, second, _ = (run.place for run in study.mine(study.ready()[0]))

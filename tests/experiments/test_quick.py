@@ -25,7 +25,7 @@ EPOCH = re.compile(
 
 
 def environment():
-    """As in a shell whose `python` is this one."""
+    """The environment of a shell whose `python` is this one."""
     path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
 
@@ -38,37 +38,37 @@ def start(words, here, **changes):
 
 
 def test_quick(tmp_path):
-    # Fully optimised, unlike the tests: here training takes longer than compiling.
-    process = start(["--quick"], tmp_path, XLA_FLAGS="")
+    # Fully optimised, unlike other tests: here training takes longer than compiling.
+    process = start(["--quick", "--epochs", "4"], tmp_path, XLA_FLAGS="")
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
     lines = out.splitlines()
     place = tmp_path / "runs" / "final-quick"
     records = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
-    assert len(records) == 5
+    assert len(records) == 4
     for record, line in zip(records, lines, strict=False):
         epoch, *figures = EPOCH.fullmatch(line).groups()
         assert int(epoch) == record["epoch"]
         names = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
         assert [float(figure) for figure in figures] == pytest.approx([record[name] for name in names], abs=5e-7)
     result = json.loads((place / "result.json").read_text())
-    # tests/test_synthetic.py shows that a linear classifier stays below 0.45 on these images.
+    # tests/data/test_synthetic.py shows that a linear classifier stays below 0.45 on these images.
     assert result["test_accuracy"] > 0.9
     assert result["test_accuracy"] == records[-1]["test_accuracy"]
     assert result["dataset"]["name"] == "synthetic" and result["dataset"]["test"] == 1000
     with Image.open(place / "curves.png") as image:
         assert image.format == "PNG" and min(image.size) > 100
     assert next(place.glob("events.*")).stat().st_size > 100
-    # The table's head takes several lines; its one row begins with the seed.
+    # The table's header has several lines; its only row starts with the seed.
     (row,) = (line.split() for line in lines if line.lstrip().startswith("0 "))
-    assert row[1:3] == [f"{result['parameters']:,}", "5"] and f"{100 * result['test_accuracy']:.2f}" in row
+    assert row[1:3] == [f"{result['parameters']:,}", "4"] and f"{100 * result['test_accuracy']:.2f}" in row
     paths = lines[lines.index("runs/final-quick/table.md") :]
     assert {pathlib.Path(path).name for path in paths} == {path.name for path in place.iterdir()}
     assert all((tmp_path / path).exists() for path in paths)
 
 
 def interrupted(words, here, number, after):
-    """Start a run, send it a signal once the console shows epoch `after`; return its status and what it said."""
+    """Start a run, send it a signal once the console shows epoch `after`; return its exit status and stderr."""
     process = start(words, here)
     deadline = threading.Timer(120, process.kill)
     deadline.start()
@@ -85,7 +85,7 @@ def interrupted(words, here, number, after):
 
 
 def figures(place):
-    """The result without what the clock decides, and without the state of the source tree around it."""
+    """The result without times and without the commit, which depends on the source tree."""
     record = json.loads((place / "result.json").read_text())
     return {name: value for name, value in record.items() if "second" not in name and name != "commit"}
 
@@ -101,7 +101,7 @@ EPOCHS = 12
         pytest.param("tfds", signal.SIGTERM, 143, ["--workdir", "a place"], marks=pytest.mark.slow),
     ],
 )
-def test_after_a_signal_the_printed_command_ends_in_the_same_bits(tmp_path, monkeypatch, source, number, status, place):
+def test_after_a_signal_the_printed_command_gives_the_same_bits(tmp_path, monkeypatch, source, number, status, place):
     tiny_npz(tmp_path / "tiny.npz")
     words = [*TINY, "--epochs", str(EPOCHS), "--input", source]
     found, err = interrupted([*words, *place], tmp_path, number, after=1)
@@ -121,7 +121,7 @@ def test_after_a_signal_the_printed_command_ends_in_the_same_bits(tmp_path, monk
     again = subprocess.run(said[3], shell=True, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert (again.returncode, again.stderr) == (0, "")
     shown = [int(line.split(",")[0].removeprefix("Epoch ")) for line in again.stdout.splitlines() if "Epoch" in line]
-    assert shown[0] >= int(said[1]) and shown[-1] == EPOCHS - 1, "it went on, and did not begin again"
+    assert shown[0] >= int(said[1]) and shown[-1] == EPOCHS - 1, "it resumed, and did not start over"
 
     monkeypatch.chdir(tmp_path)
     assert single.main("final", final.CONFIG, [*words, "--workdir", "whole"]) == 0

@@ -1,28 +1,33 @@
-"""README's table against the records: in agreement as committed, and every changed digit is found."""
+"""The generated tables: as committed they agree with the records, and every changed digit is detected."""
 
 import json
 import math
 import shutil
+import statistics
 
 import pytest
 
-from experiments import readme
+from experiments import readme, report
+from experiments.study import committed
 from jresnet.errors import InputError
 
 STUDY = "augmentation-width16-jpegq75"
+HEADLINE, RESULTS = readme.BLOCKS
 
 
 @pytest.fixture
 def root(tmp_path):
-    """A copy of the committed README and records."""
-    shutil.copy(readme.ROOT / "README.md", tmp_path)
-    shutil.copytree(readme.ROOT / readme.RESULTS, tmp_path / readme.RESULTS)
+    """A copy of the committed pages and records."""
+    for directory in (committed.RESULTS, committed.SPEED.parent):
+        shutil.copytree(readme.ROOT / directory, tmp_path / directory)
+    for block in readme.BLOCKS:
+        (tmp_path / block.path).parent.mkdir(exist_ok=True)
+        shutil.copy(readme.ROOT / block.path, tmp_path / block.path)
     return tmp_path
 
 
-def between(root):
-    text = (root / "README.md").read_text()
-    return text.partition(readme.BEGIN)[2].partition(readme.END)[0]
+def generated(root, block):
+    return "\n".join(block.split(root)[1])
 
 
 def change(path, old, new):
@@ -31,14 +36,14 @@ def change(path, old, new):
     path.write_text(text.replace(old, new, 1))
 
 
-def test_readme_agrees_with_the_committed_records():
+def test_the_pages_agree_with_the_committed_records():
     assert readme.check() == []
 
 
-def test_the_table_says_what_was_run_and_what_came_of_it(root):
-    text = between(root)
+def test_the_results_are_those_of_the_records(root):
+    text = generated(root, RESULTS)
     records = [
-        json.loads((root / readme.RESULTS / STUDY / f"seed-{seed}" / "result.json").read_text()) for seed in range(2)
+        json.loads((root / committed.RESULTS / STUDY / f"seed-{seed}" / "result.json").read_text()) for seed in range(2)
     ]
     a, b = (100 * record["test_accuracy"] for record in records)
     mean, std = (a + b) / 2, abs(a - b) / math.sqrt(2)
@@ -49,17 +54,59 @@ def test_the_table_says_what_was_run_and_what_came_of_it(root):
         assert part in text
 
 
-@pytest.mark.parametrize(("old", "new"), [("75.14", "75.24"), ("| 2 |", "| 3 |"), ("width 16, 6", "width 64, 6")])
-def test_a_changed_readme_is_found_and_mended(root, old, new):
-    committed = (root / "README.md").read_text()
-    begin = committed.index(readme.BEGIN)
-    head, block = committed[:begin], committed[begin:]
-    assert old in block
-    (root / "README.md").write_text(head + block.replace(old, new, 1))
+def test_the_headline_is_the_reports_model_and_the_speed_of_the_benchmark(root):
+    text = generated(root, HEADLINE)
+    assert "| report | n/a | CIFAR-10 | 1 | 90.95 | n/a | 4,815,940 |" in text
+    rivals = json.loads((root / committed.SPEED).read_text())["cases"][0]["rivals"]
+    ours = rivals["jax"]["seconds"]
+    cells = ["42", "32", f"{32 / statistics.median(ours):.0f}"]
+    for mode in ("eager", "compile"):
+        # The second, third and fourth of five ratios.
+        ratios = sorted(b / a for a, b in zip(ours, rivals[f"torch {mode}"]["seconds"], strict=True))
+        cells.append(f"{ratios[2]:.2f} [{ratios[1]:.2f}, {ratios[3]:.2f}]")
+    assert f"| {' | '.join(cells)} |" in text
+
+
+def test_only_the_final_model_at_full_scale_enters_the_headline():
+    study = next(study for study in committed.read_studies(readme.ROOT) if study.name.startswith("reproduce"))
+    setting = next(setting for setting in study.settings if setting.experiment == "final")
+    (run, record), *_ = setting.runs.items()
+    speed = committed.read_speed(readme.ROOT)
+
+    def rows(**changes):
+        config = record["config"] | {"width": 42, "epochs": 100} | changes.pop("config", {})
+        full = record | {"config": config, "parameters": 4_815_940, "seconds": 5400.0, report.COMPARED: 0.91} | changes
+        full["dataset"] = full["dataset"] | {"train": 45_000, "validation": 5_000, "test": 10_000}
+        pages = [study._replace(settings=[setting._replace(runs={run: full, run.parent / "seed-1": full})])]
+        return [line for line in readme.headline(pages, speed) if line.startswith("| jresnet |")]
+
+    row = "| jresnet | {} | CIFAR-10 (JPEG q75) | 2 | 91.00 ± 0.00 | 1.50 ± 0.00 | 4,815,940 |"
+    assert rows(device="A GPU") == [row.format("A GPU")]
+    assert rows(config={"width": 5}) == rows(config={"learning_rate": 0.01}) == rows(config={"epochs": 5}) == []
+    assert [line for line in readme.headline([study], speed) if "jresnet" in line] == []
+
+
+@pytest.mark.parametrize(
+    ("block", "old", "new"),
+    [
+        (RESULTS, "75.14", "75.24"),
+        (RESULTS, "| 2 |", "| 3 |"),
+        (RESULTS, "width 16, 6", "width 64, 6"),
+        (HEADLINE, "90.95", "91.95"),
+        (HEADLINE, "1.42 [", "1.43 ["),
+        (HEADLINE, "1.57]", "1.67]"),
+    ],
+)
+def test_a_changed_page_is_detected_and_repaired(root, block, old, new):
+    page = root / block.path
+    original = page.read_text()
+    head, begin, rest = original.partition(block.begin)
+    assert old in rest
+    page.write_text(head + begin + rest.replace(old, new, 1))
     (drift,) = readme.check(root)
-    assert drift.startswith("README.md: ") and new in drift and old in drift and "\n" not in drift
+    assert drift.startswith(f"{block.path}: ") and new in drift and old in drift and "\n" not in drift
     readme.update(root)
-    assert (root / "README.md").read_text() == committed and readme.check(root) == []
+    assert page.read_text() == original and readme.check(root) == []
 
 
 @pytest.mark.parametrize(
@@ -71,11 +118,24 @@ def test_a_changed_readme_is_found_and_mended(root, old, new):
         ("seconds", "1134.190520395994", "1134.190520396994"),
     ],
 )
-def test_a_changed_digit_in_a_record_is_found(root, name, old, new):
-    path = root / readme.RESULTS / STUDY / "seed-0" / "result.json"
+def test_a_changed_digit_in_a_record_is_detected(root, name, old, new):
+    path = root / committed.RESULTS / STUDY / "seed-0" / "result.json"
     change(path, f'"{name}": {old}', f'"{name}": {new}')
     where = f"experiments/results/{STUDY}/seed-0/result.json: {name} is {new}"
     assert any(line.startswith(where) for line in readme.check(root))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("0.39973854350319016", "0.39973854350319116"),  # seconds of a round, which are also the median
+        ('"median": 1.424438910772547', '"median": 1.424438910772548'),
+        ('"images_per_second": 80.0', '"images_per_second": 80.1'),
+    ],
+)
+def test_a_changed_digit_in_the_speed_is_detected(root, old, new):
+    change(root / committed.SPEED, old, new)
+    assert any(line.startswith(f"{committed.SPEED}: ") for line in readme.check(root))
 
 
 @pytest.mark.parametrize(
@@ -86,38 +146,39 @@ def test_a_changed_digit_in_a_record_is_found(root, name, old, new):
         ("metrics.jsonl", '"epoch": 2, "train_loss": 0.9', '"epoch": 2, "train_loss": 0.8'),
     ],
 )
-def test_what_no_other_figure_contradicts_is_told_by_the_sums(root, name, old, new):
-    change(root / readme.RESULTS / STUDY / "seed-0" / name, old, new)
+def test_checksums_detect_what_contradicts_no_other_value(root, name, old, new):
+    change(root / committed.RESULTS / STUDY / "seed-0" / name, old, new)
     lines = readme.check(root)
     assert f"experiments/results/{STUDY}/seed-0/{name}: not as the run wrote it (truncated or edited)" in lines[0]
 
 
-def test_a_record_without_sums_is_refused(root):
-    (root / readme.RESULTS / STUDY / "seed-0" / "sha256sums.txt").unlink()
+def test_a_record_without_checksums_is_refused(root):
+    (root / committed.RESULTS / STUDY / "seed-0" / "sha256sums.txt").unlink()
     with pytest.raises(InputError, match=r"sha256sums\.txt: missing or unreadable"):
         readme.check(root)
 
 
-def test_a_missing_epoch_is_found(root):
-    path = root / readme.RESULTS / STUDY / "seed-1" / "metrics.jsonl"
+def test_a_missing_epoch_is_detected(root):
+    path = root / committed.RESULTS / STUDY / "seed-1" / "metrics.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     (line,) = readme.check(root)
     assert line.startswith(f"experiments/results/{STUDY}/seed-1/metrics.jsonl: not the 6 epochs")
 
 
-def test_channels_of_a_reduced_study_are_said_beside_the_reports(root):
-    lines = between(root).splitlines()
-    shown = [line.split("|")[2].strip() for line in lines if line.startswith("| 4.2.3 Channels |")]
-    assert shown == ["42 (here 5)", "64 (here 8)", "80 (here 10)"]
+def test_channels_of_a_reduced_study_stand_beside_the_reports(root):
+    lines = generated(root, RESULTS).splitlines()
+    labels = [line.split("|")[2].strip() for line in lines if line.startswith("| 4.2.3 Channels |")]
+    assert labels == ["42 (here 5)", "64 (here 8)", "80 (here 10)"]
 
 
 def test_another_study_is_another_table(root):
-    old, new = (root / readme.RESULTS / name for name in (STUDY, "z-again"))
+    old, new = (root / committed.RESULTS / name for name in (STUDY, "z-again"))
     shutil.copytree(old, new)
     assert readme.check(root)
-    before = between(root).count("| 4.1 Data augmentation |")
+    before = generated(root, RESULTS).count("| 4.1 Data augmentation |")
     readme.update(root)
-    assert between(root).count("| 4.1 Data augmentation |") == before + 1 and "**z-again**" in between(root)
+    text = generated(root, RESULTS)
+    assert text.count("| 4.1 Data augmentation |") == before + 1 and "**z-again**" in text
     shutil.rmtree(new)
     assert readme.check(root)
 
@@ -125,24 +186,29 @@ def test_another_study_is_another_table(root):
 @pytest.mark.parametrize(
     ("path", "old", "new", "complaint"),
     [
-        ("README.md", "<!-- results: end -->", "", "lacks its markers"),
+        ("README.md", "<!-- headline: end -->", "", "lacks its markers"),
+        ("docs/results.md", "<!-- results: end -->", "", "lacks its markers"),
         (f"experiments/results/{STUDY}/outcome.json", '"settings"', '"setting"', "not a study's"),
         (f"experiments/results/{STUDY}/outcome.json", '"seed-1"', '"seed-7"', "seed-7/result.json: not a readable"),
         (f"experiments/results/{STUDY}/seed-0/result.json", '"test_loss"', '"tests_loss"', "not a run's result"),
         (f"experiments/results/{STUDY}/seed-0/result.json", '"width"', '"breadth"', "data set and width"),
+        ("benchmarks/results/throughput-cpu.json", '"seconds": [', '"minutes": [', "not a throughput record"),
+        ("benchmarks/results/throughput-cpu.json", '"cases"', '"case', "throughput-cpu.json: not a readable"),
     ],
 )
-def test_damaged_files_are_refused_in_a_line(root, path, old, new, complaint):
-    change(root / path, old, new)
-    before = (root / "README.md").read_text()
+def test_damaged_files_are_refused_in_one_line(root, path, old, new, complaint):
+    text = (root / path).read_text()
+    assert old in text
+    (root / path).write_text(text.replace(old, new))
+    before = [(root / block.path).read_text() for block in readme.BLOCKS]
     for action in (readme.check, readme.update):
         with pytest.raises(InputError, match=complaint) as caught:
             action(root)
         assert "\n" not in str(caught.value)
-    assert (root / "README.md").read_text() == before
+    assert [(root / block.path).read_text() for block in readme.BLOCKS] == before
 
 
 def test_a_directory_without_an_outcome_is_refused(root):
-    (root / readme.RESULTS / "loose").mkdir()
+    (root / committed.RESULTS / "loose").mkdir()
     with pytest.raises(InputError, match=r"loose/outcome\.json"):
         readme.check(root)

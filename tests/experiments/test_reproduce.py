@@ -1,4 +1,4 @@
-"""The whole report from one command: what it hands to the page, what it says, and how it ends."""
+"""The whole report from one command: the outcome it gives to the page, its output, and its exit status."""
 
 import json
 import pathlib
@@ -8,8 +8,9 @@ import signal
 
 import pytest
 
-from experiments import report, reproduce
+from experiments import readme, reproduce
 from experiments.page import page
+from experiments.registry import NAMES
 from experiments.study import plan
 from jresnet.errors import Diverged, Interrupted
 from jresnet.train import loop
@@ -18,7 +19,7 @@ from tests.support.studies import FakeFit, five_classes, tree
 
 @pytest.fixture
 def fit(monkeypatch, tmp_path):
-    """Runs that are done at once, in an empty directory."""
+    """Runs without training, in an empty directory."""
     fake = FakeFit()
     monkeypatch.setattr(loop, "fit", fake)
     monkeypatch.setattr(reproduce, "load_dataset", lambda name, data_dir: five_classes())
@@ -28,10 +29,10 @@ def fit(monkeypatch, tmp_path):
 
 @pytest.fixture
 def outcomes(monkeypatch):
-    """What the page was asked to show, instead of a page."""
-    found = []
-    monkeypatch.setattr(page, "write", lambda outcome, workdir: found.append(outcome) or [workdir / "report.html"])
-    return found
+    """The outcomes given to the page, which is not written."""
+    given = []
+    monkeypatch.setattr(page, "write", lambda outcome, workdir: given.append(outcome) or [workdir / "report.html"])
+    return given
 
 
 def main(capsys, *words):
@@ -40,12 +41,12 @@ def main(capsys, *words):
     return status, out, err
 
 
-def test_every_experiment_is_trained_and_shown(fit, outcomes, capsys):
+def test_every_experiment_is_trained_and_on_the_page(fit, outcomes, capsys):
     words = ["--seeds", "2", "--epochs", "7", "--width-scale", "0.125", "--train-images", "50"]
     status, out, err = main(capsys, *words)
     assert (status, err) == (0, "")
     (outcome,) = outcomes
-    assert tuple(experiment.name for experiment, _ in outcome.experiments) == report.NAMES
+    assert tuple(experiment.name for experiment, _ in outcome.experiments) == NAMES
     assert all(len(cell.records) == 2 for _, cells in outcome.experiments for cell in cells)
     assert len(fit.made) == 32
     assert (outcome.select, outcome.follow) == ("validation", False)
@@ -65,7 +66,7 @@ def test_a_full_scale_study_says_so():
     assert reproduce.caption(study, ()).startswith("The report's scale: made; 60 training images")
 
 
-def test_a_shard_shows_what_there_is_and_says_what_waits(fit, outcomes, capsys):
+def test_a_shard_shows_what_is_finished_and_says_what_waits(fit, outcomes, capsys):
     words = ["--follow", "--seeds", "1", "--workdir", "shared", "--shard"]
     status, out, _ = main(capsys, *words, "1/2")
     assert status == 0
@@ -76,7 +77,7 @@ def test_a_shard_shows_what_there_is_and_says_what_waits(fit, outcomes, capsys):
     assert first == 3
     for shard in ("2/2", "1/2", "2/2", "1/2", "2/2", "1/2", "2/2", "1/2"):
         assert main(capsys, *words, shard)[0] == 0
-    assert tuple(experiment.name for experiment, _ in outcomes[-1].experiments) == report.NAMES
+    assert tuple(experiment.name for experiment, _ in outcomes[-1].experiments) == NAMES
     assert len({str(run) for run in fit.made}) == len(fit.made), "no run was made twice"
 
 
@@ -86,7 +87,7 @@ def test_only_some_experiments(fit, outcomes, capsys):
     assert len(fit.made) == 3
 
 
-def test_an_interrupted_study_says_how_to_go_on(fit, outcomes, capsys):
+def test_an_interrupted_study_prints_the_command_that_resumes(fit, outcomes, capsys):
     def accuracy(config, seed):
         if len(fit.made) == 5:
             raise Interrupted("interrupted after epoch 3; the state is saved", signal.SIGTERM)
@@ -95,14 +96,14 @@ def test_an_interrupted_study_says_how_to_go_on(fit, outcomes, capsys):
     fit.accuracy = accuracy
     status, _, err = main(capsys, "--seeds", "1", "--workdir", "a place")
     assert status == 143 and err.count("\n") == 1 and outcomes == []
-    said = err.partition("go on with: ")[2]
-    assert shlex.split(said) == [*reproduce.PROGRAM.split(), "--seeds", "1", "--workdir", "a place"]
+    command = err.partition("go on with: ")[2]
+    assert shlex.split(command) == [*reproduce.PROGRAM.split(), "--seeds", "1", "--workdir", "a place"]
     fit.accuracy = lambda config, seed: 0.5
-    assert main(capsys, *shlex.split(said)[3:])[0] == 0
+    assert main(capsys, *shlex.split(command)[3:])[0] == 0
     assert len(fit.made) == 16
 
 
-def test_a_run_that_diverged_is_said_after_the_page(fit, outcomes, capsys):
+def test_a_diverged_run_is_reported_after_the_page(fit, outcomes, capsys):
     def accuracy(config, seed):
         if config.width == 80:
             raise Diverged("the loss is not finite at epoch 0")
@@ -136,9 +137,7 @@ def test_bad_options(fit, capsys, tmp_path, words, complaint):
     assert tree(tmp_path) == before
 
 
-def test_check_is_about_the_readme_alone(monkeypatch, capsys):
-    from experiments import readme
-
+def test_check_only_compares_the_generated_tables(monkeypatch, capsys):
     monkeypatch.setattr(readme, "check", lambda: [])
     assert main(capsys, "--check") == (0, "", "")
     monkeypatch.setattr(readme, "check", lambda: ["README.md: the table differs", "no record of x"])
@@ -147,7 +146,7 @@ def test_check_is_about_the_readme_alone(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_quick_does_every_experiment_and_the_page(tmp_path, monkeypatch, capsys):
-    """Really trained: 32 runs of tiny networks."""
+    """Trains 32 runs of tiny networks."""
     monkeypatch.chdir(tmp_path)
     status, out, err = main(capsys, "--quick")
     assert (status, err) == (0, "")
@@ -156,6 +155,6 @@ def test_quick_does_every_experiment_and_the_page(tmp_path, monkeypatch, capsys)
     assert len(results) == 32 and {result["dataset"]["name"] for result in results} == {"synthetic"}
     assert sum(result["compile_seconds"] > 1 for result in results) <= 14, "one program serves all seeds and rates"
     assert (place / "report.html").stat().st_size > 10_000
-    assert all(name in out for name in report.NAMES)
+    assert all(name in out for name in NAMES)
     written = [line for line in out.splitlines() if line.startswith(str(place))]
     assert written and all(pathlib.Path(line).exists() for line in written if "/runs/" not in line)

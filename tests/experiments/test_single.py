@@ -1,40 +1,18 @@
 """Experiments as programs: their values and options, where their runs go, and what they leave behind."""
 
 import dataclasses
-import importlib
 import json
 import pathlib
 
 import pytest
 
 from experiments.study import single
-from jresnet import models
+from experiments.study.options import QUICK
 from jresnet.config import Config
 from jresnet.errors import InputError
 from tests.support.studies import TINY, tiny_npz, tree
 
-REPORT = {
-    "final": {
-        "width": 42, "batch_size": 32, "learning_rate": 0.001, "epochs": 100, "budget": 5_000_000,
-    },
-    "augmentation": {"width": 64, "batch_size": 64, "learning_rate": 0.01, "epochs": 100, "budget": None},
-}  # fmt: skip
-
-# What both of them share, from the table at the head of the report's section 4 and from sections 3.2 and 3.3.
-SHARED = {
-    "dataset": "cifar10", "blocks": (2, 2, 2, 2), "kernel_size": 3, "pool_size": 4, "dropout": 0.0, "momentum": 0.9,
-    "nesterov": False, "weight_decay": 5e-4, "schedule": "constant", "warmup_epochs": 0.0, "crop_padding": 4,
-    "flip": 0.5, "grayscale": 0.5, "validation": 0, "precision": "float32",
-}  # fmt: skip
-
 CONFIG = Config(width=5, epochs=7)
-
-
-@pytest.mark.parametrize("name", REPORT)
-def test_the_reports_experiments_have_its_values(name):
-    config = importlib.import_module(f"experiments.{name}").CONFIG
-    assert {key: getattr(config, key) for key in REPORT[name] | SHARED} == SHARED | REPORT[name]
-    models.check_network(config, 10, (32, 32))
 
 
 def parse(*words, config=CONFIG):
@@ -43,23 +21,23 @@ def parse(*words, config=CONFIG):
 
 def test_an_experiments_values_are_its_options_defaults():
     assert parse().config == CONFIG
-    options = parse("--width", "9", "--seeds", "3", "--first-seed", "2", "--workdir", "w", "--resume")
-    assert options.config == dataclasses.replace(CONFIG, width=9)
-    assert (options.seeds, options.first_seed, options.workdir, options.resume) == (3, 2, "w", True)
+    given = parse("--width", "9", "--seeds", "3", "--first-seed", "2", "--workdir", "w", "--resume")
+    assert given.config == dataclasses.replace(CONFIG, width=9)
+    assert (given.seeds, given.first_seed, given.workdir, given.resume) == (3, 2, "w", True)
     assert (parse().seeds, parse().first_seed, parse().workdir, parse().resume) == (1, 0, None, False)
 
 
 def test_quick_changes_the_scale_and_given_options_still_win():
-    assert parse("--quick").config == dataclasses.replace(CONFIG, **single.QUICK)
+    assert parse("--quick").config == dataclasses.replace(CONFIG, **QUICK)
     # Values that equal the experiment's own count as given, too.
-    options = parse("--width", "5", "--quick", "--dataset", "npz:mine.npz", "--blocks", "2", "2")
-    changes = single.QUICK | {"width": 5, "dataset": "npz:mine.npz", "blocks": (2, 2)}
-    assert options.config == dataclasses.replace(CONFIG, **changes)
+    given = parse("--width", "5", "--quick", "--dataset", "npz:mine.npz", "--blocks", "2", "2")
+    changes = QUICK | {"width": 5, "dataset": "npz:mine.npz", "blocks": (2, 2)}
+    assert given.config == dataclasses.replace(CONFIG, **changes)
 
 
 def test_quick_keeps_what_it_does_not_name():
     config = dataclasses.replace(CONFIG, budget=123_456, momentum=0.5)
-    assert parse("--quick", config=config).config == dataclasses.replace(config, **single.QUICK)
+    assert parse("--quick", config=config).config == dataclasses.replace(config, **QUICK)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +56,7 @@ def test_bad_options(words, complaint):
     assert str(caught.value).startswith(complaint)
 
 
-def test_the_last_seeds_there_are():
+def test_the_largest_seeds():
     assert parse("--first-seed", str(2**32 - 3), "--seeds", "3").first_seed == 2**32 - 3
 
 
@@ -86,21 +64,24 @@ def test_default_directories_are_numbered_and_resume_takes_the_latest(tmp_path, 
     monkeypatch.chdir(tmp_path)
     new, again = parse(), parse("--resume")
     for name in ("final", "final-2", "final-3"):
-        assert single.default_workdir("final", new) == pathlib.Path("runs", name)
+        assert new.directory("final") == pathlib.Path("runs", name)
         (tmp_path / "runs" / name).mkdir(parents=True)
-        assert single.default_workdir("final", again) == pathlib.Path("runs", name)
-    assert single.default_workdir("final", parse("--quick")) == pathlib.Path("runs/final-quick")
-    assert single.default_workdir("other", again) == pathlib.Path("runs/other")
+        assert again.directory("final") == pathlib.Path("runs", name)
+    assert parse("--quick").directory("final") == pathlib.Path("runs/final-quick")
+    assert again.directory("other") == pathlib.Path("runs/other")
+    assert parse("--workdir", "w").directory("final") == pathlib.Path("w")
 
 
-def test_the_command_that_goes_on():
-    words = ["--width", "5"]
-    place = pathlib.Path("runs/final")
-    assert single.resumed(words, parse(), place) == ["--width", "5", "--workdir", "runs/final", "--resume"]
-    words = ["--workdir", "w"]
-    assert single.resumed(words, parse(*words), pathlib.Path("w")) == ["--workdir", "w", "--resume"]
-    words = ["--workdir", "w", "--resume"]
-    assert single.resumed(words, parse(*words), pathlib.Path("w")) == words
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["--width", "5"], "p --width 5 --workdir runs/final --resume"),
+        (["--workdir", "w"], "p --workdir w --resume"),
+        (["--workdir", "w", "--resume"], "p --workdir w --resume"),
+    ],
+)
+def test_the_command_that_resumes(words, command):
+    assert parse(*words).resuming("p", words, pathlib.Path("runs/final")) == command
 
 
 @pytest.fixture
@@ -112,7 +93,7 @@ def here(tmp_path, monkeypatch):
 
 
 def run(capsys, *words):
-    """What a successful program prints, as lines."""
+    """The lines printed by a successful run."""
     assert single.main("trial", CONFIG, [*TINY, *words]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -135,7 +116,7 @@ def epochs(lines):
     return [line.split(",")[0] for line in lines if line.startswith("Epoch ")]
 
 
-def test_one_run_leaves_its_record_and_prints_where(here, capsys):
+def test_one_run_writes_its_records_and_prints_their_paths(here, capsys):
     lines = run(capsys)
     assert epochs(lines) == ["Epoch 0", "Epoch 1"]
     place = here / "runs" / "trial"
@@ -184,7 +165,7 @@ def test_several_seeds_and_their_resumption(here, capsys):
     assert [row[0] for row in rows(here / "w" / "table.md")] == ["3", "4", "5", "mean ± std, n = 3"]
 
 
-def test_one_bad_seed_directory_stops_all_before_any_training(here, capsys):
+def test_one_bad_seed_directory_is_refused_before_any_training(here, capsys):
     (here / "w").mkdir()
     (here / "w" / "seed-1").write_text("in the way")
     before = tree(here)
@@ -195,8 +176,8 @@ def test_one_bad_seed_directory_stops_all_before_any_training(here, capsys):
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
-def test_a_study_does_not_settle_in_the_directory_of_another(here, capsys, first, second):
-    """One run and several lie differently; neither may overwrite the other's table."""
+def test_one_run_and_several_do_not_share_a_directory(here, capsys, first, second):
+    """One run and several have different layouts; neither may overwrite the other's table."""
     words = ["--workdir", "w", "--epochs", "1", "--seeds"]
     run(capsys, *words, str(first))
     before = tree(here)

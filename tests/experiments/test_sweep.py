@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments import cross_validation, report
+from experiments import cross_validation, learning_rate, report
 from experiments.study import sweep
 from jresnet.errors import InputError
 from tests.support.studies import tiny_npz, tree
@@ -17,19 +17,19 @@ SWEEPS = ("grayscale", "learning_rate", "batch_size", "width", "blocks", "kernel
 
 
 def parsed(name, *words):
-    options, experiment = sweep.parse("program", report.experiment(name), list(words))
+    experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
+    options, experiment = sweep.configure("program", experiment, list(words))
     return options, {setting.label: setting.config for setting in experiment.settings}
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_a_sweep_runs_the_reports_settings(name):
-    _, configs = parsed(name)
-    assert configs == {setting.label: setting.config for setting in report.experiment(name).settings}
-    source = pathlib.Path(importlib.import_module(f"experiments.{name}").__file__).read_text()
-    assert f'sweep.main("{name}")' in source
+def test_a_sweeps_settings_are_its_own_unless_options_change_them(name):
+    module = importlib.import_module(f"experiments.{name}")
+    assert parsed(name)[1] == {setting.label: setting.config for setting in module.EXPERIMENT.settings}
+    assert "sweep.main(EXPERIMENT)" in pathlib.Path(module.__file__).read_text()
 
 
-def test_options_hold_for_every_setting():
+def test_options_apply_to_every_setting():
     options, configs = parsed("learning_rate", "--width", "8", "--epochs", "5", "--seeds", "2")
     assert options.seeds == 2
     assert {(c.width, c.epochs) for c in configs.values()} == {(8, 5)}
@@ -39,7 +39,7 @@ def test_options_hold_for_every_setting():
 @pytest.mark.parametrize(
     ("name", "option"), [("learning_rate", "--learning-rate 0.1"), ("width", "--width 7"), ("grayscale", "--flip 0.1")]
 )
-def test_what_a_sweep_varies_is_no_option_of_it(name, option):
+def test_the_option_that_a_sweep_varies_is_refused(name, option):
     with pytest.raises(InputError, match=f"{option.split()[0]}: is what this experiment varies"):
         parsed(name, *option.split())
 
@@ -59,8 +59,8 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-# As study_helpers.TINY, without what the sweeps here vary.
-SMALL = [*("--dataset", "npz:tiny.npz", "--width", "2", "--blocks", "1", "1", "--epochs", "1", "--validation", "6")]
+# With 12 images held out, sweeps and folds have equal shapes, for which one program is compiled.
+SMALL = [*("--dataset", "npz:tiny.npz", "--width", "2", "--blocks", "1", "1", "--epochs", "1", "--batch-size", "12")]
 
 
 def records(place):
@@ -68,13 +68,13 @@ def records(place):
 
 
 def test_a_sweep_from_end_to_end(here, capsys):
-    words = [*SMALL, "--batch-size", "15", "--seeds", "2", "--workdir", "w"]
-    assert sweep.main("learning_rate", words) == 0
+    words = [*SMALL, "--validation", "12", "--seeds", "2", "--workdir", "w"]
+    assert sweep.main(learning_rate.EXPERIMENT, words) == 0
     out, err = capsys.readouterr()
     assert err == ""
     found = records(here / "w")
     assert len(found) == 6 and {r["config"]["learning_rate"] for r in found} == {0.01, 0.005, 0.001}
-    assert {r["config"]["batch_size"] for r in found} == {15} and {r["dataset"]["validation"] for r in found} == {6}
+    assert {r["config"]["batch_size"] for r in found} == {12} and {r["dataset"]["validation"] for r in found} == {12}
     assert "The report's ordering 0.001 > 0.005 > 0.01 is" in out and "at n = 2" in out
     table = (here / "w" / "table.md").read_text()
     assert table.count("n = 2") == 3 and "| learning_rate |" in table.replace("rate  ", "rate ")
@@ -82,18 +82,18 @@ def test_a_sweep_from_end_to_end(here, capsys):
     assert len(paths) == 7 and all(pathlib.Path(path).exists() for path in paths)
 
     before = tree(here / "w")
-    assert sweep.main("learning_rate", words) == 2
+    assert sweep.main(learning_rate.EXPERIMENT, words) == 2
     assert "already holds runs of this experiment: add --resume" in capsys.readouterr().err
     assert tree(here / "w") == before
-    assert sweep.main("learning_rate", [*words, "--resume"]) == 0
+    assert sweep.main(learning_rate.EXPERIMENT, [*words, "--resume"]) == 0
     assert "Epoch" not in capsys.readouterr().out
     assert len(records(here / "w")) == 6
-    assert sweep.main("learning_rate", [*words, "--train-images", "30", "--resume"]) == 2
+    assert sweep.main(learning_rate.EXPERIMENT, [*words, "--train-images", "30", "--resume"]) == 2
     assert "is of other data (npz:tiny.npz, sha256" in capsys.readouterr().err
 
 
 def cross_validate(capsys, *words):
-    status = cross_validation.main([*SMALL[:-2], "--batch-size", "12", *words])
+    status = cross_validation.main([*SMALL, *words])
     out, err = capsys.readouterr()
     return status, out, err
 
@@ -110,7 +110,7 @@ def test_cross_validation_from_end_to_end(here, capsys):
         assert (
             record["dataset"]["test"] == 0 and record["dataset"]["validation"] == 12 == record["dataset"]["train"] / 2
         )
-        assert not any(key.startswith("test_") for key in record), "no fold's run has seen a test image"
+        assert not any(key.startswith("test_") for key in record), "no run on a fold has seen a test image"
     means = {
         rate: np.mean([r["validation_accuracy"] for r in folds if r["config"]["learning_rate"] == rate])
         for rate in (0.05, 0.001)
@@ -129,15 +129,15 @@ def test_cross_validation_from_end_to_end(here, capsys):
 
 
 def test_the_grid():
-    options = cross_validation.parse(["--grid", "learning-rate=0.1,0.2", "blocks=1 1,2 2", "momentum=0.5"])
+    options = cross_validation.parse_options(["--grid", "learning-rate=0.1,0.2", "blocks=1 1,2 2", "momentum=0.5"])
     names, grid = cross_validation.parse_grid(options)
     assert names == ("learning-rate", "blocks", "momentum")
     assert list(grid) == [(rate, blocks, "0.5") for rate in ("0.1", "0.2") for blocks in ("1 1", "2 2")]
     assert grid["0.2", "1 1", "0.5"] == dataclasses.replace(
-        report.final(), learning_rate=0.2, blocks=(1, 1), momentum=0.5
+        report.FINAL, learning_rate=0.2, blocks=(1, 1), momentum=0.5
     )
-    names, grid = cross_validation.parse_grid(cross_validation.parse(["--width", "9"]))
-    assert (names, grid) == ((), {(): dataclasses.replace(report.final(), width=9)})
+    names, grid = cross_validation.parse_grid(cross_validation.parse_options(["--width", "9"]))
+    assert (names, grid) == ((), {(): dataclasses.replace(report.FINAL, width=9)})
 
 
 @pytest.mark.parametrize(

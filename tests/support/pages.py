@@ -1,10 +1,11 @@
-"""A study's outcome as the page receives it, made up: records, histories, predictions as real runs leave them."""
+"""Made-up outcomes of studies for the page: records, histories and predictions as real runs write them."""
 
 import dataclasses
 import json
 
 import numpy as np
 
+from experiments.report import COMPARED
 from experiments.study.experiment import Cell, Experiment, Outcome, Setting
 from jresnet import models
 from jresnet.config import Config
@@ -16,7 +17,7 @@ RATES = {"0.01": 0.87, "0.005": 0.88, "0.001": 0.89}
 
 
 def dataset(classes=("cat", "dog", "tree"), per_class=8, size=32, seed=0):
-    """Random pixels; as many test images of every class as training images."""
+    """Random pixels, with the same number of training and test images in every class."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(len(classes)), per_class).astype(np.int32)
 
@@ -45,7 +46,7 @@ def history(epochs, accuracy, seed, validation=True):
 
 
 def record(experiment, config, data, seed, lines, predictions=None):
-    """What `result.json` holds after these lines of `metrics.jsonl`."""
+    """The content of `result.json` after these lines of `metrics.jsonl`."""
     figures = {key: value for key, value in lines[-1].items() if "loss" in key or "accuracy" in key}
     if predictions is not None:
         figures["test_accuracy"] = float(np.mean(predictions == data.test.labels))
@@ -71,7 +72,7 @@ def record(experiment, config, data, seed, lines, predictions=None):
 
 
 def predict(data, accuracy, seed):
-    """Predictions that are right with this probability, and how sure of them the network is."""
+    """Predictions that are correct with this probability, and their confidences."""
     rng = np.random.default_rng(seed)
     labels = data.test.labels
     wrong = (labels + rng.integers(1, len(data.classes), len(labels))) % len(data.classes)
@@ -81,22 +82,22 @@ def predict(data, accuracy, seed):
 
 def cell(directory, experiment, label, config, data, accuracy, seeds, predictions=False, validation=True):
     """One setting's runs, seeds 0 to seeds - 1, their files below `directory`/LABEL."""
-    records, histories, places = [], [], []
+    records, histories, directories = [], [], []
     for seed in range(seeds):
-        place = directory / label / f"seed-{seed}"
-        place.mkdir(parents=True, exist_ok=True)
+        run = directory / label / f"seed-{seed}"
+        run.mkdir(parents=True, exist_ok=True)
         lines = history(config.epochs, accuracy + 0.003 * seed, seed, validation)
         found = None
         if predictions:
             found, confidences = predict(data, accuracy, seed)
-            np.savez(place / "predictions.npz", test_predictions=found, test_confidences=confidences)
+            np.savez(run / "predictions.npz", test_predictions=found, test_confidences=confidences)
         records.append(record(experiment, config, data, seed, lines, found))
-        (place / "result.json").write_text(json.dumps(records[-1], indent=2))
-        (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (run / "result.json").write_text(json.dumps(records[-1], indent=2))
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         histories.append(lines)
-        places.append(place)
+        directories.append(run)
     command = f"python -m experiments.{experiment} --only {label} --seeds {max(seeds, 1)}"
-    return Cell(Setting(label, config), tuple(records), tuple(histories), tuple(places), command)
+    return Cell(Setting(label, config), tuple(records), tuple(histories), tuple(directories), command)
 
 
 def rates(directory, data, seeds=(2, 2, 2), epochs=3, **options):
@@ -108,11 +109,11 @@ def rates(directory, data, seeds=(2, 2, 2), epochs=3, **options):
         )
         for (label, accuracy), n in zip(RATES.items(), seeds, strict=True)
     ]  # fmt: skip
-    reported = {label: {"test_accuracy": accuracy} for label, accuracy in RATES.items()}
+    reported = {label: {COMPARED: accuracy} for label, accuracy in RATES.items()}
     claim = ("0.001", "0.005", "0.01")
     settings = tuple(cell.setting for cell in cells)
     experiment = Experiment(
-        "learning_rate", "4.2.1", "Learning rate", "learning_rate", settings, reported, claim, "0.001"
+        "learning_rate", "4.2.1", "Learning rate", settings, reported, claim, "0.001", "learning_rate"
     )
     return experiment, tuple(cells)
 
@@ -123,11 +124,11 @@ def final(directory, data, seeds=2, epochs=3, **options):
     one = cell(directory / "final", "final", "final", config, data, 0.9, seeds, predictions=True, **options)
     reported = {
         "final": {
-            "train_loss": 0.050407, "test_loss": 0.358776, "train_accuracy": 0.982726, "test_accuracy": 0.909545,
+            "train_loss": 0.050407, "test_loss": 0.358776, "train_accuracy": 0.982726, COMPARED: 0.909545,
             "parameters": 4815940,
         }
     }  # fmt: skip
-    return Experiment("final", "4.3", "Final model", None, (one.setting,), reported, (), None), (one,)
+    return Experiment("final", "4.3", "Final model", (one.setting,), reported), (one,)
 
 
 def outcome(experiments, data, **changes):

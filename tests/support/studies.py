@@ -1,4 +1,4 @@
-"""What the tests of whole programs share: a tiny data set and experiment, snapshots, and a user without privileges."""
+"""Shared by tests of whole programs: a tiny data set and experiment, snapshots of directories, an unprivileged user."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from jresnet.records.files import write_bytes
 from jresnet.records.log import METRICS
 from jresnet.train.loop import describe
 
-# Seconds of compiling, hundredths of training: feature maps of 4 x 4, three steps an epoch, the last one smaller.
+# Compiles in seconds, trains in hundredths: feature maps of 4 x 4, three steps per epoch, the last one smaller.
 TINY = [
     *("--dataset", "npz:tiny.npz", "--width", "2", "--blocks", "1", "1", "--pool-size", "4"),
     *("--batch-size", "16", "--learning-rate", "0.05", "--epochs", "2"),
@@ -24,7 +24,7 @@ TINY = [
 
 
 def tiny_npz(path, **changes):
-    """Three classes of 8x8 images, told apart by the bright third; returns the path."""
+    """Three classes of 8x8 images, distinguished by which third is bright; returns the path."""
     rng = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", 36), ("test", 15)):
@@ -38,7 +38,7 @@ def tiny_npz(path, **changes):
 
 
 def tree(directory):
-    """Every path below a directory, with the bytes of the files."""
+    """Every path below a directory, with the content of the files."""
     return {
         str(path): path.read_bytes() if path.is_file() else None for path in sorted(pathlib.Path(directory).rglob("*"))
     }
@@ -46,7 +46,7 @@ def tree(directory):
 
 @contextlib.contextmanager
 def unprivileged():
-    """A directory that anybody may enter, and the way to become somebody who may not enter all."""
+    """A temporary directory that every user may enter."""
     home = pathlib.Path(tempfile.mkdtemp(prefix="jresnet-test-"))
     try:
         home.chmod(0o755)
@@ -57,14 +57,14 @@ def unprivileged():
 
 @contextlib.contextmanager
 def as_nobody():
-    """For root, who may read and write everything: be nobody meanwhile. Others stay who they are."""
+    """Run as the user nobody if the user is root, whom no permissions restrict."""
     if os.geteuid() != 0:
         yield
         return
     try:
         os.seteuid(65534)
     except OSError:
-        pytest.skip("root that can neither be refused anything nor become somebody else")
+        pytest.skip("root without permissions to be refused, and unable to become another user")
     try:
         yield
     finally:
@@ -82,11 +82,11 @@ def five_classes(train=60, test=10, validation=0):
 
 
 class FakeFit:
-    """In place of `loop.fit`: the records of a run that is done at once.
+    """Replaces `loop.fit`: writes the records of a run without training.
 
     Attributes:
-      accuracy: (config, seed) -> the accuracy on every split; set by the test, may raise.
-      made: (config, seed) of every run made.
+      accuracy: (config, seed) -> the accuracy on every split; tests set it, and it may raise.
+      made: (config, seed) of every run.
     """
 
     def __init__(self):

@@ -1,4 +1,4 @@
-"""What networks got wrong: from the predictions that runs left behind, counts, accuracies and pictures to look at."""
+"""Which test images networks get wrong, from the predictions in the runs' directories."""
 
 import dataclasses
 import math
@@ -10,8 +10,7 @@ import numpy as np
 
 from jresnet.data.datasets import Split
 from jresnet.errors import InputError
-
-FILE = "predictions.npz"
+from jresnet.records.run_directory import PREDICTIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Predictions:
 
     Attributes:
       labels: int32 [n], the predicted classes.
-      confidences: float32 [n], the softmax probabilities of those.
+      confidences: float32 [n], their softmax probabilities.
     """
 
     labels: np.ndarray
@@ -29,7 +28,7 @@ class Predictions:
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-    """A test image that a network got wrong: its index, true and predicted class, and the latter's probability."""
+    """A misclassified test image: its index, its true and predicted class, and the latter's probability."""
 
     index: int
     label: int
@@ -37,51 +36,52 @@ class Mistake:
     confidence: float
 
 
-def read(place: pathlib.Path, record: dict, test: Split) -> Predictions | None:
-    """The predictions in a run's directory, or None if it has none.
+def read(directory: pathlib.Path, record: dict, test: Split) -> Predictions | None:
+    """Read the predictions in a run's directory; None if it has none.
 
     Args:
-      place: the run's directory.
+      directory: the run's.
       record: its `result.json`.
       test: the split that was predicted.
 
     Raises:
       InputError: the file is damaged, or does not give the accuracy that the run recorded.
     """
-    path = place / FILE
+    path = directory / PREDICTIONS
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = Predictions(arrays["test_predictions"], arrays["test_confidences"])
+        # Opened here: numpy leaves a file that it cannot read open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            predictions = Predictions(arrays["test_predictions"], arrays["test_confidences"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        raise InputError(f"{path}: not a run's predictions: delete the file, the page then goes without it") from None
-    labels = found.labels
-    whole = labels.shape == found.confidences.shape == test.labels.shape and labels.dtype.kind == "i"
-    if not whole or abs(np.mean(labels == test.labels) - record["test_accuracy"]) > 0.5 / len(test):
+        raise InputError(f"{path}: not a run's predictions: delete the file to make the page without it") from None
+    labels = predictions.labels
+    valid = labels.shape == predictions.confidences.shape == test.labels.shape and labels.dtype.kind == "i"
+    if not valid or abs(np.mean(labels == test.labels) - record["test_accuracy"]) > 0.5 / len(test):
         raise InputError(
             f"{path}: does not give the test accuracy {record['test_accuracy']} of its result.json: "
-            "delete the file, the page then goes without it"
+            "delete the file to make the page without it"
         )
-    return found
+    return predictions
 
 
-def confusion(predictions: Sequence[Predictions], test: Split, classes: int) -> np.ndarray:
+def confusion(runs: Sequence[Predictions], test: Split, classes: int) -> np.ndarray:
     """Images of each true class (rows) by predicted class (columns), int64 [classes, classes], over all runs."""
     counts = np.zeros((classes, classes), np.int64)
-    for one in predictions:
-        np.add.at(counts, (test.labels, one.labels), 1)
+    for predictions in runs:
+        np.add.at(counts, (test.labels, predictions.labels), 1)
     return counts
 
 
 def class_accuracies(predictions: Predictions, test: Split, classes: int) -> list[float]:
-    """Share of each class's test images that were recognised; NaN for a class without test images."""
+    """Accuracy on each class's test images; NaN for a class without any."""
     counts = confusion([predictions], test, classes)
     return [int(row[label]) / int(row.sum()) if row.sum() else math.nan for label, row in enumerate(counts)]
 
 
 def most_confident(predictions: Predictions, test: Split, most: int) -> list[Mistake]:
-    """The mistakes with the highest confidence, highest first, ties in the test split's order."""
+    """The `most` mistakes with the highest confidence, highest first, ties in the test split's order."""
     wrong = np.flatnonzero(predictions.labels != test.labels)
     order = wrong[np.argsort(-predictions.confidences[wrong], kind="stable")][:most]
     return [

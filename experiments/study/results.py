@@ -1,0 +1,117 @@
+"""What records of runs say together: a table over seeds, and which data, device, versions and commit made them."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from jresnet.records.tables import Column, Row, Table, number, spread, text
+
+# By sha256: copies of a data set that differ from the published one and so go by a name of their own.
+COPIES = {"1abb6cef1d3dfc07289d52cf1a9b2029c13dce3d311ac5d3861e9ce6a9500ea3": "CIFAR-10 (JPEG q75)"}
+
+_COUNTS = (number("parameters", "parameters", ",d"), number("epochs", "epochs", "d"))
+_MEASURES = tuple(
+    spread(header, key, f"{key}_std", form, scale)
+    for header, key, form, scale in (
+        ("train\nloss", "train_loss", ".4f", 1),
+        ("train\nacc (%)", "train_accuracy", ".2f", 100),
+        ("validation\nloss", "validation_loss", ".4f", 1),
+        ("validation\nacc (%)", "validation_accuracy", ".2f", 100),
+        ("test\nloss", "test_loss", ".4f", 1),
+        ("test\nacc (%)", "test_accuracy", ".2f", 100),
+        ("mean of\ntest\nbatches\n(%)", "test_accuracy_batch_mean", ".2f", 100),
+        ("seconds", "seconds", ",.1f", 1),
+    )
+)
+
+
+def results_table(results: Sequence[dict]) -> Table:
+    """A row per run, and mean ± sample standard deviation per configuration that has several seeds.
+
+    Options in which the runs' configurations differ get columns of their own.
+
+    Args:
+      results: records of `result.json`.
+    """
+    options = [name for name in _options(results) if len({_key(result, [name]) for result in results}) > 1]
+    columns = [column for column in (*_COUNTS, *_MEASURES) if any(column.keys[0] in result for result in results)]
+    rows: list[Row] = []
+    for group in _groups(results):
+        shared = {name: _option(group[0], name) for name in options} | {"group": len(rows)}
+        rows += [shared | _summary([result], columns) | {"seed": result["seed"]} for result in group]
+        if len(group) > 1:
+            rows.append(shared | _summary(group, columns) | {"seed": f"mean ± std\nn = {len(group)}"})
+    notes = ["Values are those of the last epoch; std is the sample standard deviation over seeds."]
+    notes += [f"{name}: {values}" for name, values in provenance(results).items()]
+    return Table(
+        [*(text(name, name, _words, missing="None") for name in options), number("seed", "seed"), *columns],
+        rows,
+        caption="\n".join(notes),
+        group="group",
+    )
+
+
+def provenance(results: Sequence[dict]) -> dict[str, str]:
+    """Data, device, versions and commit of records of `result.json`: every distinct value once."""
+    values = {
+        "Data": [_data(result["dataset"]) for result in results],
+        "Device": [result["device"] for result in results],
+        "Versions": [", ".join(f"{k} {v}" for k, v in result["versions"].items()) for result in results],
+        "Commit": [result["commit"] or "unknown" for result in results],
+    }
+    return {name: "; ".join(dict.fromkeys(distinct)) for name, distinct in values.items() if distinct}
+
+
+def data_name(dataset: dict) -> str:
+    """The name of a record's data set; a copy that differs from the published data has its own.
+
+    Args:
+      dataset: as `jresnet.data.datasets.dataset_record` makes it.
+    """
+    return COPIES.get(dataset.get("cut_from", dataset["sha256"]), dataset["name"])
+
+
+def _summary(group: Sequence[dict], columns: Sequence[Column]) -> dict[str, Any]:
+    """The group's means and deviations; a count is kept only if it is the same in all."""
+    row: dict[str, Any] = {}
+    for column in columns:
+        key = column.keys[0]
+        values: list[Any] = [result.get(key) for result in group]
+        if None in values:
+            continue
+        if len(values) == 1 or column in _COUNTS:
+            row[key] = values[0] if len(set(values)) == 1 else None
+        else:
+            row |= {key: statistics.fmean(values), f"{key}_std": statistics.stdev(values)}
+    return row
+
+
+def _groups(results: Sequence[dict]) -> list[list[dict]]:
+    """The results in groups that differ in nothing but the seed, in order of first appearance."""
+    groups: dict[str, list[dict]] = {}
+    for result in results:
+        groups.setdefault(_key(result, _options(results)), []).append(result)
+    return list(groups.values())
+
+
+def _options(results: Sequence[dict]) -> list[str]:
+    names = dict.fromkeys(name for result in results for name in result["config"])
+    return ["experiment", *(name for name in names if name not in ("experiment", "seed"))]
+
+
+def _option(result: dict, name: str) -> Any:
+    return result["experiment"] if name == "experiment" else result["config"].get(name)
+
+
+def _key(result: dict, names: Sequence[str]) -> str:
+    return json.dumps([_option(result, name) for name in names])
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _data(dataset: dict) -> str:
+    sizes = ", ".join(f"{dataset[split]:,} {split}" for split in ("train", "validation", "test"))
+    return f"{data_name(dataset)} ({sizes} images; sha256 {dataset['sha256'][:12]})"
