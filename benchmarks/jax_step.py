@@ -46,7 +46,7 @@ def jax_rival(
     steps_per_epoch = max(1, images // case.batch_size)
     shared = Devices(config, jax.devices()[: devices or 1])
     fed = make_input(pool(steps_per_epoch * case.batch_size), config, 0, STATISTICS, shared)
-    model = models.from_config(config, 10)
+    model = models.from_config(config, 10).clone(conv_general_dilated_cls=models.conv_for(jax.default_backend()))
     tx = optim.shared_optimizer(config, steps_per_epoch)
     program = train_program(model.clone(axis_name=shared.axis_name), tx, fed.fetch, shared)
     initial, _ = init_program(model, tx, (32, 32, 3))(0, config.learning_rate, config.weight_decay)

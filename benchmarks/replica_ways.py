@@ -21,7 +21,6 @@ from benchmarks.timing import POOL_IMAGES, Case
 from jresnet import models
 from jresnet.config import Config
 from jresnet.data.pipeline import Resident, batches_of, plan_for
-from jresnet.models.layers import Conv
 from jresnet.parallel.devices import Devices
 from jresnet.train import optim
 from jresnet.train.programs import init_program, train_program
@@ -54,7 +53,9 @@ class Replicas:
     def __init__(self, case: Case, count: int, images: int = POOL_IMAGES, model: models.ResNet | None = None):
         config = Config(width=case.width, batch_size=case.batch_size, precision=case.precision, parallel="jit")
         self.count, self.steps = count, images // case.batch_size
-        self.model = model or models.from_config(config, 10)
+        self.model = model or models.from_config(config, 10).clone(
+            conv_general_dilated_cls=models.conv_for(jax.default_backend())
+        )
         self.tx = optim.shared_optimizer(config, self.steps)
         self.devices = Devices(config, jax.devices()[:1])
         self._init = init_program(self.model, self.tx, (32, 32, 3))
@@ -174,7 +175,7 @@ def vmapped(replicas: Replicas, convolve: Callable | None = None) -> Together:
 
     Args:
       replicas: what is trained.
-      convolve: takes the place of `convolution.conv2d`.
+      convolve: takes the place of the convolution.
     """
 
     def each(step, carry, arrays, i):
@@ -188,14 +189,14 @@ def vmapped(replicas: Replicas, convolve: Callable | None = None) -> Together:
 def _instead(convolve, call, args, kwargs, context):
     """Put `convolve` in the place of a network's convolutions."""
     conv = context.module
-    if not isinstance(conv, Conv) or context.method_name != "__call__":
+    if not isinstance(conv, nn.Conv) or context.method_name != "__call__":
         return call(*args, **kwargs)
     kernel: Any = conv.get_variable("params", "kernel")
-    return convolve(args[0].astype(conv.dtype), kernel.astype(conv.dtype), conv.stride)
+    return convolve(args[0].astype(conv.dtype), kernel.astype(conv.dtype), conv.strides)
 
 
 def convolve_by_product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """`convolution.conv2d` as the product of the patches under the kernel with the kernel as a matrix."""
+    """the convolution as the product of the patches under the kernel with the kernel as a matrix."""
     side = kernel.shape[0]
     pad = side // 2
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))

@@ -99,7 +99,7 @@ def gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array, m: int) -> tuple[j
 
 
 def _wide(array: jax.Array) -> jax.Array:
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return array.astype(np.promote_types(array.dtype, np.float32))
 
 
 def _combine(rows: np.ndarray, parts: Sequence[jax.Array]) -> list[jax.Array]:

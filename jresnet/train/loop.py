@@ -8,6 +8,7 @@ import pathlib
 import statistics
 import time
 
+import jax
 import rich.console
 
 from jresnet import models
@@ -204,7 +205,9 @@ def prepare(config: Config, dataset: Dataset, seed: int, devices: Devices, chann
     return Training(
         config=config,
         seed=seed,
-        model=models.from_config(config, len(dataset.classes)),
+        model=models.from_config(config, len(dataset.classes)).clone(
+            conv_general_dilated_cls=models.conv_for(jax.default_backend())
+        ),
         source=make_input(dataset.train, config, seed, channels, devices),
         statistics=channels,
         image_shape=(*dataset.image_size, 3),

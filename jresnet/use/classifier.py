@@ -71,7 +71,7 @@ class Classifier:
             if not steps:
                 raise InputError(f"{directory}: this run has no checkpoint yet: let it train for an epoch first")
             (state, _), _ = restored(checkpoints, steps[-1], shapes)
-        return cls(model, state.variables, run)
+        return cls(model.clone(conv_general_dilated_cls=models.conv_for(jax.default_backend())), state.variables, run)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities of the classes.
