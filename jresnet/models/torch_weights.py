@@ -61,10 +61,9 @@ def from_state_dict(
     """
     tensors = _plain(state_dict if isinstance(state_dict, Mapping) else load(state_dict))
     paths = _matched(tensors, model, image_size)
-    # np.array copies, where jnp.asarray would share the memory of a CPU tensor.
-    arrays = {path: np.array(_from_torch(_array(tensors[name]))) for name, path in paths.items()}
+    # jnp.array copies, where jnp.asarray would share the memory of a CPU tensor.
     return flax.traverse_util.unflatten_dict(
-        {path: jnp.asarray(array, model.param_dtype) for path, array in arrays.items()}
+        {path: jnp.array(_from_torch(_array(tensors[name])), model.param_dtype) for name, path in paths.items()}
     )
 
 
@@ -77,7 +76,7 @@ def to_state_dict(
       variables: {"params": ..., "batch_stats": ...}.
       model: the network they belong to.
       layout: which names to use.
-      image_size: as of `from_state_dict`.
+      image_size: as for `from_state_dict`.
 
     Returns:
       Arrays by name, for `load_state_dict({name: torch.from_numpy(array) ...})`. Every batch
@@ -101,10 +100,8 @@ def relayout(
     """The same tensors, `num_batches_tracked` included, under another layout's names.
 
     Args:
-      state_dict: as of `from_state_dict`.
-      model: the network it belongs to.
+      state_dict, model, image_size: as for `from_state_dict`.
       layout: which names to use.
-      image_size: as of `from_state_dict`.
 
     Returns:
       Arrays by name, with the tensors' bits and dtypes; bfloat16, which NumPy lacks, becomes float32.
@@ -204,7 +201,7 @@ def expected(
     """
     variables = _flat(variable_shapes(model, image_size))
     paths = {torch_name(path, layout): path for path in variables}
-    return paths, {name: _torch_shape(variables[path].shape) for name, path in paths.items()}
+    return paths, {name: _to_torch(np.broadcast_to(0, variables[path].shape)).shape for name, path in paths.items()}
 
 
 def classes_of(state_dict: Mapping[str, Any]) -> int:
@@ -222,8 +219,7 @@ def classes_of(state_dict: Mapping[str, Any]) -> int:
 
 def layout_of(names: Mapping[str, Any]) -> Layout:
     """The layout of these names."""
-    torchvision = any(name.startswith("fc.") or ".downsample." in name for name in names)
-    return "torchvision" if torchvision else "kuangliu"
+    return "torchvision" if any(name.startswith("fc.") or ".downsample." in name for name in names) else "kuangliu"
 
 
 def torch_name(path: tuple[str, ...], layout: Layout) -> str:
@@ -240,9 +236,8 @@ def _plain(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 def _matched(tensors: Mapping[str, Any], model: ResNet, image_size: tuple[int, int]) -> dict[str, tuple[str, ...]]:
     """The path of our variable for each tensor's name; InputError unless the tensors fit the network."""
-    counted = {name: value for name, value in tensors.items() if not name.endswith(_BATCHES)}
     paths, shapes = expected(model, image_size, layout_of(tensors))
-    _compare(counted, shapes)
+    _compare({name: tensor for name, tensor in tensors.items() if not name.endswith(_BATCHES)}, shapes)
     return paths
 
 
@@ -266,10 +261,6 @@ def _from_torch(array: np.ndarray) -> np.ndarray:
 
 def _to_torch(array: np.ndarray) -> np.ndarray:
     return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-
-
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return _to_torch(np.broadcast_to(0, shape)).shape
 
 
 def _compare(tensors: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:
