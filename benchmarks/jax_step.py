@@ -79,7 +79,7 @@ def training_step(
     return Step(
         source=fed,
         devices=shared,
-        program=train_program(model.clone(axis_name=shared.axis_name), tx, fed.get_batch, shared),
+        program=train_program(model, tx, fed.get_batch, shared),
         create=partial(init_program(model, tx, (*IMAGE_SIZE, 3)), seed, config.learning_rate, config.weight_decay),
     )
 

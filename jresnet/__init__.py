@@ -6,107 +6,45 @@ probabilities = jresnet.Classifier.load("runs/mine").predict(dataset.test.images
 model = jresnet.resnet18(num_classes=10, width=42)
 """
 
+# ruff: noqa: F401, F403 - the imports below are for type checkers and `__all__`
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
+
+from jresnet.config import Config, Model
+from jresnet.errors import Diverged, InputError, Interrupted, Lost
 
 if TYPE_CHECKING:
-    from jresnet.config import Config
+    from jresnet import torch_weights
     from jresnet.data.datasets import Dataset, Split, load_dataset
-    from jresnet.errors import Diverged, InputError, Interrupted, Lost
-    from jresnet.models import (
-        BasicBlock,
-        Bottleneck,
-        PreactBlock,
-        ResNet,
-        imagenet_resnet18,
-        imagenet_resnet50,
-        preact_resnet18,
-        resnet18,
-        resnet20,
-        resnet32,
-        resnet34,
-        resnet44,
-        resnet50,
-        resnet56,
-        resnet101,
-        resnet110,
-        resnet152,
-        resnet_se443,
-        torch_weights,
-        wide_resnet16_8,
-        wide_resnet28_10,
-    )
+    from jresnet.models import BasicBlock, Bottleneck, PreactBlock, ResNet
+    from jresnet.models.variants import *
     from jresnet.train.loop import Result, fit
     from jresnet.train.step import TrainState, make_eval_step, make_train_step
     from jresnet.use.classifier import Classifier
 
-__all__ = [
-    "BasicBlock",
-    "Bottleneck",
-    "Classifier",
-    "Config",
-    "Dataset",
-    "Diverged",
-    "InputError",
-    "Interrupted",
-    "Lost",
-    "PreactBlock",
-    "ResNet",
-    "Result",
-    "Split",
-    "TrainState",
-    "fit",
-    "imagenet_resnet18",
-    "imagenet_resnet50",
-    "load_dataset",
-    "make_eval_step",
-    "make_train_step",
-    "preact_resnet18",
-    "resnet18",
-    "resnet20",
-    "resnet32",
-    "resnet34",
-    "resnet44",
-    "resnet50",
-    "resnet56",
-    "resnet101",
-    "resnet110",
-    "resnet152",
-    "resnet_se443",
-    "torch_weights",
-    "wide_resnet16_8",
-    "wide_resnet28_10",
-]
-
-_HOMES = {
-    "Config": "config",
-    "Dataset": "data.datasets",
-    "Split": "data.datasets",
-    "load_dataset": "data.datasets",
-    "Diverged": "errors",
-    "InputError": "errors",
-    "Interrupted": "errors",
-    "Lost": "errors",
-    "Result": "train.loop",
-    "fit": "train.loop",
-    "Classifier": "use.classifier",
-    "TrainState": "train.step",
-    "make_eval_step": "train.step",
-    "make_train_step": "train.step",
+# Imported at their first use, as JAX, Flax and Orbax together take seconds.
+_LAZY = {
+    "data.datasets": ("Dataset", "Split", "load_dataset"),
+    "models": ("BasicBlock", "Bottleneck", "PreactBlock", "ResNet", *get_args(Model)),
+    "train.loop": ("Result", "fit"),
+    "train.step": ("TrainState", "make_eval_step", "make_train_step"),
+    "use.classifier": ("Classifier",),
 }
+_MODULES = {name: f"jresnet.{module}" for module, names in _LAZY.items() for name in names}
+
+__all__ = ["Config", "Diverged", "InputError", "Interrupted", "Lost", "torch_weights", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what a public name stands for when it is first used: JAX, Flax and Orbax together take seconds."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a public name when it is first used."""
     if name == "torch_weights":
-        return importlib.import_module("jresnet.models.torch_weights")
-    value = getattr(importlib.import_module(f"jresnet.{_HOMES.get(name, 'models')}"), name)
-    globals()[name] = value
+        return importlib.import_module("jresnet.torch_weights")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
     return value
 
 
 def __dir__() -> list[str]:
-    """The public names beside what is there already."""
+    """The names defined so far and the public ones."""
     return sorted({*globals(), *__all__})

@@ -1,18 +1,22 @@
-"""Data flows one way: a module imports only from those above it, and importing the library has no side effect."""
+"""Data flows one way: a module imports only from those before it, and importing the library has no side effect."""
 
 import ast
 import pathlib
 import pkgutil
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
 import jresnet
+from jresnet.config import Model
 
 PACKAGE = pathlib.Path(jresnet.__file__).parent
-# The way of the data; a room is a sub-package, or one of the modules every room may use.
-ROOMS = ["errors", "config", "records", "parallel", "data", "models", "train", "use", "cli", "__main__"]
+# In the order of the data: sub-packages, and the modules beside them.
+ROOMS = [
+    "errors", "config", "records", "parallel", "data", "models", "torch_weights", "train", "use", "cli", "__main__",
+]  # fmt: skip
 
 
 def imported(path):
@@ -62,28 +66,48 @@ assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
 """
 
 
+def run(program, folder):
+    """Run a program in a fresh interpreter and an empty folder, where it must print and write nothing."""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, env={"PYTHONPATH": str(PACKAGE.parent), "HOME": str(folder)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not list(folder.iterdir())
+
+
+def test_importing_has_no_side_effect(tmp_path):
+    run(PROGRAM, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import jresnet; jresnet.torch_weights.from_state_dict",
+        "import jresnet.torch_weights; jresnet.torch_weights.from_state_dict",
+        "from jresnet import torch_weights; torch_weights.from_state_dict",
+        "from jresnet.torch_weights import from_state_dict",
+        "from jresnet import *; torch_weights.from_state_dict, resnet18, fit",
+    ],
+)
+def test_public_names_are_there_however_they_are_imported(statement, tmp_path):
+    run(statement, tmp_path)
+
+
 def test_type_checkers_see_the_names_that_are_there():
     """What the package imports under TYPE_CHECKING is what `__getattr__` gives."""
-    names = {
-        alias.name: f"{node.module}.{alias.name}"
-        for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text()))
-        if isinstance(node, ast.ImportFrom) and node.module.startswith("jresnet")
-        for alias in node.names
-    }
+    names = {}
+    for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("jresnet"):
+            names |= {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    assert names.pop("*") == "jresnet.models.variants.*"
+    names |= {name: f"jresnet.models.variants.{name}" for name in get_args(Model)}
+    del names["Model"]
     assert sorted(names) == sorted(jresnet.__all__)
     for name, path in names.items():
         assert getattr(jresnet, name) is pkgutil.resolve_name(path)
     with pytest.raises(AttributeError, match="module 'jresnet' has no attribute 'no_such_name'"):
         jresnet.no_such_name  # noqa: B018
-
-
-def test_importing_has_no_side_effect(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=tmp_path, env={"PYTHONPATH": str(PACKAGE.parent), "HOME": str(tmp_path)},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert not list(tmp_path.iterdir())
 
 
 def test_every_public_name_is_there():

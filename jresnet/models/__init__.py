@@ -1,5 +1,8 @@
-"""Residual networks: the family, built from a configuration, counted, described, and exchanged with PyTorch."""
+"""Residual networks: built by name or from a configuration, summarised, drawn, and exchanged with PyTorch."""
 
+from typing import get_args
+
+from jresnet.config import Model
 from jresnet.models.blocks import BasicBlock, Bottleneck, PreactBlock
 from jresnet.models.build import (
     check_network,
@@ -9,30 +12,12 @@ from jresnet.models.build import (
     parameter_count,
     variable_shapes,
 )
-from jresnet.models.resnet import (
-    VARIANTS,
-    ResNet,
-    imagenet_resnet18,
-    imagenet_resnet50,
-    preact_resnet18,
-    resnet18,
-    resnet20,
-    resnet32,
-    resnet34,
-    resnet44,
-    resnet50,
-    resnet56,
-    resnet101,
-    resnet110,
-    resnet152,
-    resnet_se443,
-    wide_resnet16_8,
-    wide_resnet28_10,
-)
+from jresnet.models.convolution import conv_for
+from jresnet.models.resnet import ResNet
+from jresnet.models.variants import *  # noqa: F403  # the networks by name
+from jresnet.models.variants import VARIANTS
 
 __all__ = [
-    "VARIANTS", "BasicBlock", "Bottleneck", "PreactBlock", "ResNet", "check_network", "explicit", "from_config",
-    "imagenet_resnet18", "imagenet_resnet50", "initialiser", "parameter_count", "preact_resnet18", "resnet18",
-    "resnet20", "resnet32", "resnet34", "resnet44", "resnet50", "resnet56", "resnet101", "resnet110", "resnet152",
-    "resnet_se443", "variable_shapes", "wide_resnet16_8", "wide_resnet28_10",
+    "VARIANTS", "BasicBlock", "Bottleneck", "PreactBlock", "ResNet", "check_network", "conv_for", "explicit",
+    "from_config", "initialiser", "parameter_count", "variable_shapes", *get_args(Model),
 ]  # fmt: skip

@@ -1,125 +1,122 @@
-"""What residual networks are built of: blocks with a skip connection, squeeze-and-excitation, the linear layer."""
+"""Residual blocks, and squeeze-and-excitation."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jresnet.models.layers import Dropout, torch_bias_init, torch_weight_init
+from jresnet.models.layers import Dropout, torch_dense
+from jresnet.models.options import Shortcut
 
-Shortcut = Literal["projection", "padding"]
+ModuleDef = Callable[..., Any]
 
 
 class Block(nn.Module):
-    """What the residual blocks have in common.
+    """The fields and the shortcut of every residual block.
 
     Attributes:
       features: channels of the block, before `expansion`.
-      stride: step of the block in pixels.
-      conv: makes a convolution from (features, side=, stride=, name=).
+      conv: makes a convolution from (features, kernel_size, strides=1, name=).
       norm: makes a batch normalisation from (name=).
-      shortcut: what takes the place of x where the block changes the shape; see `ResNet`.
+      kernel_size: side of the square kernels, odd.
+      strides: of the block, in pixels.
+      shortcut: of a block that changes the shape, see `ResNet`.
       dropout: makes the dropout between the convolutions of a PreactBlock.
     """
 
     features: int
-    stride: int
-    conv: Callable
-    norm: Callable
+    conv: ModuleDef
+    norm: ModuleDef
+    kernel_size: int = 3
+    strides: int = 1
     shortcut: Shortcut = "projection"
-    dropout: Callable = partial(Dropout, 0.0)
+    dropout: ModuleDef = partial(Dropout, 0.0)
     expansion: ClassVar[int] = 1
     preactivated: ClassVar[bool] = False
 
-    def changes(self, x: jax.Array) -> bool:
-        """Whether the output has another shape than x, [batch, height, width, inputs], so that x cannot be added."""
-        return self.stride > 1 or x.shape[-1] != self.features * self.expansion
+    def changes_shape(self, x: jax.Array) -> bool:
+        """Whether the output's shape differs from that of x, [batch, height, width, inputs]."""
+        return self.strides > 1 or x.shape[-1] != self.features * self.expansion
 
-    def padded(self, x: jax.Array) -> jax.Array:
-        """Every stride-th pixel of x, with channels of zeros on both sides (He et al. 2015, option A).
+    def match(self, x: jax.Array) -> jax.Array:
+        """x in the output's shape: a strided 1x1 convolution, or zero padding (options B and A of He et al. 2015).
 
-        [batch, height, width, inputs] -> the shape of the block's output, x's dtype. An odd number of
-        channels has the one more after x's own.
+        Padding takes every strides-th pixel and adds channels of zeros on both sides of its own, where an odd
+        one comes after them.
         """
-        missing = self.features * self.expansion - x.shape[-1]
-        return jnp.pad(x[:, :: self.stride, :: self.stride], [(0, 0)] * 3 + [(missing // 2, missing - missing // 2)])
+        features = self.features * self.expansion
+        if self.shortcut == "projection":
+            return self.conv(features, 1, self.strides, name="shortcut_conv")(x)
+        missing = features - x.shape[-1]
+        channels = (missing // 2, missing - missing // 2)
+        return jnp.pad(x[:, :: self.strides, :: self.strides], [(0, 0)] * 3 + [channels])
 
-    def projected(self, x: jax.Array) -> jax.Array:
-        """x under a strided 1x1 convolution (option B): as `padded`, of the convolution's dtype."""
-        outputs = self.features * self.expansion
-        return self.conv(outputs, side=1, stride=self.stride, name="shortcut_conv")(x)
-
-    def skip(self, x: jax.Array, norm_options: dict) -> jax.Array:
-        """x itself, or what stands for it in the output's shape; `norm_options` are those of `BatchNorm.__call__`."""
-        if not self.changes(x):
+    def skip(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """The skip connection of blocks that activate last: x, or its match, after a projection normalised."""
+        if not self.changes_shape(x):
             return x
-        if self.shortcut == "padding":
-            return self.padded(x)
-        return self.norm(name="shortcut_bn")(self.projected(x), **norm_options)
+        x = self.match(x)
+        return self.norm(name="shortcut_bn")(x, mask=mask) if self.shortcut == "projection" else x
 
 
 class BasicBlock(Block):
-    """Two convolutions and a skip connection; the first convolution strides (He et al. 2015)."""
+    """Two KxK convolutions and a skip connection; the first convolution is strided (He et al. 2015)."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, **norm_options) -> jax.Array:
-        """[batch, height, width, inputs] -> [batch, ceil(height / stride), ceil(width / stride), features]."""
-        y = self.conv(self.features, stride=self.stride, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y, **norm_options))
-        y = self.conv(self.features, name="conv2")(y)
-        y = self.norm(name="bn2")(y, **norm_options)
-        return nn.relu(y + self.skip(x, norm_options))
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """[batch, height, width, inputs] -> [batch, ceil(height / strides), ceil(width / strides), features]."""
+        y = self.conv(self.features, self.kernel_size, self.strides, name="conv1")(x)
+        y = nn.relu(self.norm(name="bn1")(y, mask=mask))
+        y = self.conv(self.features, self.kernel_size, name="conv2")(y)
+        y = self.norm(name="bn2")(y, mask=mask)
+        return nn.relu(y + self.skip(x, mask))
 
 
 class Bottleneck(Block):
-    """1x1, KxK and 1x1 convolutions and a skip connection; the KxK one strides, the last one has 4 x features."""
+    """1x1, strided KxK and 1x1 convolutions, the last to 4 x features, and a skip connection (He et al. 2015)."""
 
     expansion: ClassVar[int] = 4
 
     @nn.compact
-    def __call__(self, x: jax.Array, **norm_options) -> jax.Array:
-        """[batch, height, width, inputs] -> [batch, ceil(height / stride), ceil(width / stride), 4 x features]."""
-        y = self.conv(self.features, side=1, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y, **norm_options))
-        y = self.conv(self.features, stride=self.stride, name="conv2")(y)
-        y = nn.relu(self.norm(name="bn2")(y, **norm_options))
-        y = self.conv(self.features * self.expansion, side=1, name="conv3")(y)
-        y = self.norm(name="bn3")(y, **norm_options)
-        return nn.relu(y + self.skip(x, norm_options))
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """[batch, height, width, inputs] -> [batch, ceil(height / strides), ceil(width / strides), 4 x features]."""
+        y = self.conv(self.features, 1, name="conv1")(x)
+        y = nn.relu(self.norm(name="bn1")(y, mask=mask))
+        y = self.conv(self.features, self.kernel_size, self.strides, name="conv2")(y)
+        y = nn.relu(self.norm(name="bn2")(y, mask=mask))
+        y = self.conv(self.features * self.expansion, 1, name="conv3")(y)
+        y = self.norm(name="bn3")(y, mask=mask)
+        return nn.relu(y + self.skip(x, mask))
 
 
 class PreactBlock(Block):
     """BatchNorm and ReLU before each of two convolutions (He et al. 2016, arXiv 1603.05027).
 
-    Where the block changes the shape, the shortcut starts from the activated input and has no batch
-    normalisation; dropout acts between the convolutions (Zagoruyko and Komodakis 2016, arXiv 1605.07146).
+    If the block changes the shape, the shortcut starts from the activated input and has no batch
+    normalisation. Dropout comes between the convolutions (Zagoruyko and Komodakis 2016, arXiv 1605.07146).
     """
 
     preactivated: ClassVar[bool] = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, **norm_options) -> jax.Array:
-        """[batch, height, width, inputs] -> [batch, ceil(height / stride), ceil(width / stride), features]."""
-        active = nn.relu(self.norm(name="bn1")(x, **norm_options))
-        y = self.conv(self.features, stride=self.stride, name="conv1")(active)
-        y = nn.relu(self.norm(name="bn2")(y, **norm_options))
-        y = self.dropout()(y, norm_options["train"])
-        y = self.conv(self.features, name="conv2")(y)
-        if not self.changes(x):
-            return y + x
-        return y + (self.padded(active) if self.shortcut == "padding" else self.projected(active))
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """[batch, height, width, inputs] -> [batch, ceil(height / strides), ceil(width / strides), features]."""
+        activated = nn.relu(self.norm(name="bn1")(x, mask=mask))
+        y = self.conv(self.features, self.kernel_size, self.strides, name="conv1")(activated)
+        y = nn.relu(self.norm(name="bn2")(y, mask=mask))
+        y = self.dropout()(y)
+        y = self.conv(self.features, self.kernel_size, name="conv2")(y)
+        return y + (self.match(activated) if self.changes_shape(x) else x)
 
 
 class SqueezeExcitation(nn.Module):
-    """Scale every channel by a weight from 0 to 1 that depends on all channels' means.
-
-    The squeeze-and-excitation block of Hu et al. 2017 (arXiv 1709.01507), its linear layers with biases.
+    """Scale each channel by a weight from 0 to 1 computed from all channels' means (Hu et al. 2017, arXiv 1709.01507).
 
     Attributes:
-      reduction: how many times fewer channels the hidden layer has.
+      reduction: channels of x for each hidden unit.
       dtype: of the arithmetic.
       param_dtype: of the parameters.
     """
@@ -130,14 +127,9 @@ class SqueezeExcitation(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels], scaled; shape and dtype stay."""
+        """[batch, height, width, channels] -> the same shape and dtype."""
         channels = x.shape[-1]
         dense = partial(torch_dense, dtype=self.dtype, param_dtype=self.param_dtype)
         y = dense(channels // self.reduction, channels, name="fc1")(x.mean((1, 2)))
         y = dense(channels, channels // self.reduction, name="fc2")(nn.relu(y))
         return x * nn.sigmoid(y)[:, None, None, :].astype(x.dtype)
-
-
-def torch_dense(features: int, inputs: int, **options: Any) -> nn.Dense:
-    """A linear layer, [batch, inputs] -> [batch, features], with torch.nn.Linear's initial weights and bias."""
-    return nn.Dense(features, kernel_init=torch_weight_init, bias_init=torch_bias_init(inputs), **options)

@@ -1,4 +1,4 @@
-"""From a configuration to a network: built, counted and checked."""
+"""From a configuration to a network: build it, check it and count its parameters."""
 
 import bisect
 import dataclasses
@@ -12,34 +12,38 @@ import jax.numpy as jnp
 
 from jresnet.config import Config, require
 from jresnet.errors import InputError
-from jresnet.models.resnet import VARIANTS, ResNet
+from jresnet.models.options import check_options
+from jresnet.models.resnet import ResNet
+from jresnet.models.variants import VARIANTS
 
 
 def from_config(config: Config, num_classes: int) -> ResNet:
-    """The network a configuration describes, for `num_classes` classes.
+    """The network that a configuration describes, for `num_classes` classes.
 
     Raises:
       InputError: options that do not go together.
     """
     variant = VARIANTS[config.model]
-    inside = variant(num_classes=num_classes).block.preactivated
+    dropout = "block_dropout" if variant().block_cls.preactivated else "dropout"
     options = {
         "width": config.width,
         "stage_sizes": config.blocks,
         "kernel_size": config.kernel_size,
         "pool_size": config.pool_size,
-        "block_dropout" if inside else "dropout": config.dropout,
+        dropout: config.dropout,
     }
-    return variant(
+    model = variant(
         num_classes=num_classes, dtype=jnp.dtype(config.precision), local_norm=config.batch_norm == "local",
         **{name: value for name, value in options.items() if value is not None},
     )  # fmt: skip
+    check_options(model)
+    return model
 
 
 def explicit(config: Config) -> Config:
-    """The same configuration with the network's own values written out, as records hold it.
+    """The same configuration with the network's own defaults filled in, as records hold it.
 
-    A `pool_size` of None stays: it is the whole feature map.
+    A `pool_size` of None stays: it means the whole feature map.
     """
     model = from_config(config, 2)
     return dataclasses.replace(
@@ -50,7 +54,7 @@ def explicit(config: Config) -> Config:
 
 @lru_cache
 def initialiser(model: ResNet) -> Callable[[jax.Array, jax.Array], Any]:
-    """`(key, images) -> variables`, as `model.init` with `train=False`; jitted, so that it is traced once per shape.
+    """`(key, images) -> variables`: `model.init` with `train=False`, jitted so that it is traced once per shape.
 
     Images are float32 [batch, height, width, channels]; only their shape matters.
     """
@@ -61,7 +65,7 @@ def variable_shapes(model: ResNet, image_size: tuple[int, int], channels: int = 
     """What `model.init` returns on images of `image_size`, (height, width) in pixels, as `jax.ShapeDtypeStruct`s.
 
     Raises:
-      InputError: the pooling is larger than the last feature map.
+      InputError: options that do not go together, or pooling larger than the last feature map.
     """
     images = jax.ShapeDtypeStruct((1, *image_size, channels), jnp.float32)
     return jax.eval_shape(initialiser(model), jax.random.key(0), images)
@@ -69,25 +73,28 @@ def variable_shapes(model: ResNet, image_size: tuple[int, int], channels: int = 
 
 @lru_cache
 def parameter_count(model: ResNet, image_size: tuple[int, int], channels: int = 3) -> int:
-    """Trainable parameters of a network on images of `image_size`, (height, width) in pixels, and so many channels.
+    """Number of trainable parameters of a network on images of `image_size`, (height, width) in pixels.
 
     Raises:
-      InputError: the pooling is larger than the last feature map.
+      InputError: options that do not go together, or pooling larger than the last feature map.
     """
     params = variable_shapes(model, image_size, channels)["params"]
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def check_network(config: Config, num_classes: int, image_size: tuple[int, int]) -> int:
-    """Check a configuration's network against its images and its budget; return its parameter count.
+    """Check a configuration's network against its images and its budget.
 
     Args:
       config: the configuration.
-      num_classes: classes the linear layer tells apart.
+      num_classes: number of classes, the linear layer's outputs.
       image_size: (height, width) of the images in pixels.
 
+    Returns:
+      The network's number of trainable parameters.
+
     Raises:
-      InputError: the pooling is larger than the feature map, or the budget is exceeded.
+      InputError: options that do not go together, pooling larger than the feature map, or too many parameters.
     """
     model = from_config(config, num_classes)
     height, width = model.feature_map(image_size)
@@ -103,9 +110,9 @@ def check_network(config: Config, num_classes: int, image_size: tuple[int, int])
             range(1, min(model.width, math.isqrt(config.budget) + 1)), config.budget,
             key=lambda width: parameter_count(model.clone(width=width), image_size),
         )  # fmt: skip
-        smaller = f"--width {fitting} or less" if fitting else "fewer --blocks"
+        remedy = f"--width {fitting} or less" if fitting else "fewer --blocks"
         raise InputError(
             f"--width {model.width}: the network has {count:,} parameters, over the budget of {config.budget:,}: "
-            f"choose {smaller}, or raise --budget"
+            f"choose {remedy}, or raise --budget"
         )
     return count

@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     import matplotlib.axes
 
 FORMATS = (".svg", ".png", ".pdf")
-"""What a figure's file may end in."""
+"""Suffixes of a figure's file."""
 
 IDENTITY = "identity"
-"""What a skip connection does that hands its input on."""
+"""The label of a skip connection that leaves its input unchanged."""
 
 MOST_BLOCKS = 4
-"""Blocks of a stage that are drawn one by one; of more than that, the first two and the last."""
+"""Stages of up to this many blocks are drawn in full; of longer ones, the first two blocks and the last."""
 
 # Okabe and Ito, "Color Universal Design" (2008), the fills lightened.
 _FILLS = {"stem": "#fbe7c6", "block": "#d5e8f5", "head": "#d3efe4"}
 _LINE, _SKIP = "#333333", "#D55E00"
-# Inches: boxes, the space between them, the left margin with the rows' names, what a row is taller than its boxes.
+# In inches: width of a box, space between boxes, left margin for the rows' names, space above and below a row's boxes.
 _BOX, _GAP, _MARGIN, _AIR = 1.5, 0.55, 1.45, 0.95
 _NOTE = (
     "conv: convolution with batch normalisation and ReLU; /2: stride 2; + adds the skip connection, "
@@ -38,9 +38,9 @@ class Box(NamedTuple):
 
     Attributes:
       title: its name.
-      lines: what it computes, a layer a line.
-      fill: key of the colours.
-      skip: what its skip connection does, as "1 x 1 conv, 84, /2" or IDENTITY; None: it has none.
+      lines: its layers, one a line.
+      fill: "stem", "block" or "head", which decides the colour.
+      skip: label of its skip connection, as "1 x 1 conv, 84, /2" or IDENTITY; None: it has none.
     """
 
     title: str
@@ -55,7 +55,7 @@ class Box(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The boxes of a stage, from left to right, and the shape that leaves it."""
+    """The boxes of a stage, from left to right, and its output shape."""
 
     name: str
     boxes: tuple[Box, ...]
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 
     @property
     def height(self) -> float:
-        """In inches, with the space for skip connections above and the way to the next row below."""
+        """In inches, including skip connections above and the line to the next row below."""
         return max(box.height for box in self.boxes) + _AIR
 
 
@@ -73,46 +73,46 @@ def rows(layers: list[Layer]) -> list[Row]:
     Args:
       layers: of a network, from `summary.layers`.
     """
-    found: list[Row] = []
+    result: list[Row] = []
     for name, group in itertools.groupby(layers, key=_row_name):
         members = list(group)
-        boxes = _blocks(members, found[-1].output) if name.startswith("stage") else _singles(members, name)
-        # A projection, called last in its block, has the block's shape too.
-        found.append(Row(name, tuple(boxes), members[-1].output))
-    return found
+        boxes = _blocks(members, result[-1].output) if name.startswith("stage") else _singles(members, name)
+        # The last layer may be the projection, which has the block's output shape too.
+        result.append(Row(name, tuple(boxes), members[-1].output))
+    return result
 
 
 def draw(layers: list[Layer], path: str | os.PathLike, title: str) -> None:
-    """Draw a network; the file is written whole or not at all.
+    """Draw a network to a file, atomically.
 
     Args:
       layers: of the network, from `summary.layers`.
-      path: a file that ends in one of FORMATS.
+      path: ends in one of FORMATS.
       title: plain text above the figure.
 
     Raises:
-      InputError: another ending, or a place that cannot be written.
+      InputError: another suffix, or a path that cannot be written.
     """
     check_path(path)
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    found = rows(layers)
-    columns = max(3, *(len(row.boxes) for row in found))
+    drawn = rows(layers)
+    columns = max(3, *(len(row.boxes) for row in drawn))
     width = _MARGIN + columns * (_BOX + _GAP)
-    height = 1.0 + sum(row.height for row in found)
+    height = 1.0 + sum(row.height for row in drawn)
     figure = Figure(figsize=(width, height), dpi=120)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(-height, 0))
     axes.set_axis_off()
     axes.text(0.2, -0.3, title, fontsize=11, fontweight="bold", va="center", parse_math=False)
     axes.text(0.2, 0.25 - height, _NOTE, fontsize=7.5, va="center", color="#555555")
-    middles = _middles(found)
-    for row, y, below in zip(found, middles, [*middles[1:], None], strict=True):
+    middles = _middles(drawn)
+    for row, y, below in zip(drawn, middles, [*middles[1:], None], strict=True):
         _draw_row(axes, row, y)
         if below is not None:
-            _draw_way_down(axes, row, y, below)
+            _draw_connection(axes, row, y, below)
     image = io.BytesIO()
     # The same bytes every time, and text that stays text: a quarter of the size.
     with matplotlib.rc_context({"svg.hashsalt": "jresnet", "svg.fonttype": "none"}):
@@ -122,19 +122,19 @@ def draw(layers: list[Layer], path: str | os.PathLike, title: str) -> None:
     try:
         write_bytes(path, image.getvalue())
     except OSError as error:
-        raise InputError(f"--figure {path}: cannot be written ({error.strerror}): choose another place") from None
+        raise InputError(f"--figure {path}: cannot be written ({error.strerror}): choose another path") from None
 
 
 def check_path(path: str | os.PathLike) -> None:
-    """Raise InputError unless a figure can go there, as far as the name tells."""
+    """Raise InputError if the path's suffix is not in FORMATS or its directory does not exist."""
     if pathlib.Path(path).suffix not in FORMATS:
         raise InputError(f"--figure {path}: must end in one of {', '.join(FORMATS)}: choose another name")
     if not pathlib.Path(path).absolute().parent.is_dir():
-        raise InputError(f"--figure {path}: its directory does not exist: make it, or choose another place")
+        raise InputError(f"--figure {path}: its directory does not exist: make it, or choose another path")
 
 
 def _row_name(layer: Layer) -> str:
-    """The row a layer belongs to: "stage 2" for layer2_0/conv1; what comes before is the stem, after the head."""
+    """The row of a layer: "stage 2" for layer2_0/conv1, "stem" before the stages, "head" after them."""
     top = layer.name.split("/")[0]
     if top.startswith("layer"):
         return f"stage {top.removeprefix('layer').partition('_')[0]}"
@@ -142,7 +142,7 @@ def _row_name(layer: Layer) -> str:
 
 
 def _blocks(members: list[Layer], shape: tuple[int, ...]) -> list[Box]:
-    """A box for every block of a stage whose input has this shape; few of them where they are many."""
+    """A box for each block of a stage whose input has this shape; long stages are shortened."""
     boxes = []
     for name, group in itertools.groupby(members, key=lambda layer: layer.name.split("/")[0]):
         layers = [layer for layer in group if layer.kind == "convolution"]
@@ -153,17 +153,15 @@ def _blocks(members: list[Layer], shape: tuple[int, ...]) -> list[Box]:
         boxes.append(Box(name.replace("_", "."), lines, "block", skip))
         shape = layers[-1].output
     if len(boxes) > MOST_BLOCKS:
-        left = Box(f"{len(boxes) - 3} more blocks", ("like the one", "before"), "block", IDENTITY)
-        boxes = [*boxes[:2], left, boxes[-1]]
+        others = Box(f"{len(boxes) - 3} more blocks", ("like the one", "before"), "block", IDENTITY)
+        boxes = [*boxes[:2], others, boxes[-1]]
     return boxes
 
 
 def _singles(members: list[Layer], name: str) -> list[Box]:
-    """A box for every module of the stem or the head."""
-    boxes = []
-    for top, group in itertools.groupby(members, key=lambda layer: layer.name.split("/")[0]):
-        boxes.append(Box(top, tuple(_line(layer) for layer in group), name))
-    return boxes
+    """A box for each module of the stem or the head."""
+    groups = itertools.groupby(members, key=lambda layer: layer.name.split("/")[0])
+    return [Box(top, tuple(map(_line, group)), name) for top, group in groups]
 
 
 def _line(layer: Layer) -> str:
@@ -175,22 +173,22 @@ def _line(layer: Layer) -> str:
     return f"{by(layer.kernel)} {layer.kind}" if layer.kernel else layer.kind
 
 
-def _middles(found: list[Row]) -> list[float]:
-    """The height of every row's middle; a row's boxes lie below the space for its skip connections."""
+def _middles(rows: list[Row]) -> list[float]:
+    """The y of each row's middle; its boxes are below the space for its skip connections."""
     middles, top = [], -0.45
-    for row in found:
+    for row in rows:
         middles.append(top - _AIR * 0.6 - (row.height - _AIR) / 2)
         top -= row.height
     return middles
 
 
 def _left(number: int) -> float:
-    """The left edge of a row's box of this number."""
+    """The left edge of a row's box, counted from 0."""
     return _MARGIN + number * (_BOX + _GAP)
 
 
 def _draw_row(axes: "matplotlib.axes.Axes", row: Row, y: float) -> None:
-    """A row of boxes around height y, its name on the left, arrows between the boxes."""
+    """Draw a row of boxes centred at y, with its name on the left and arrows between the boxes."""
     axes.text(0.2, y + 0.12, row.name, fontsize=10, fontweight="bold", va="center")
     axes.text(0.2, y - 0.12, by(row.output), fontsize=8, va="center", color="#555555")
     for number, box in enumerate(row.boxes):
@@ -200,8 +198,8 @@ def _draw_row(axes: "matplotlib.axes.Axes", row: Row, y: float) -> None:
         _draw_box(axes, box, left, y)
 
 
-def _draw_way_down(axes: "matplotlib.axes.Axes", row: Row, y: float, below: float) -> None:
-    """The line from the end of a row at height y to the start of the next one."""
+def _draw_connection(axes: "matplotlib.axes.Axes", row: Row, y: float, below: float) -> None:
+    """Draw the line from the end of a row at y to the start of the next one."""
     right, start = _left(len(row.boxes)) - _GAP / 2, _MARGIN - _GAP / 2
     between = y - (row.height - _AIR) / 2 - _AIR * 0.25
     axes.plot(
@@ -226,7 +224,7 @@ def _draw_box(axes: "matplotlib.axes.Axes", box: Box, left: float, y: float) -> 
 
 
 def _draw_skip(axes: "matplotlib.axes.Axes", skip: str, left: float, y: float, top: float) -> None:
-    """The skip connection over a block: solid where it hands its input on, dashed where it changes the shape."""
+    """Draw the skip connection over a block: solid for the identity, dashed if it changes the shape."""
     start, end = left - _GAP / 4, left + _BOX + _GAP / 3
     dashed = "-" if skip == IDENTITY else "--"
     axes.plot([start, start, end, end], [y, top, top, y], color=_SKIP, linewidth=1.2, linestyle=dashed, zorder=2)

@@ -1,20 +1,18 @@
-"""The two layers a residual network is made of, with PyTorch's semantics: convolution and batch normalisation.
+"""Flax layers with PyTorch's semantics: convolution, linear layer, dropout and batch normalisation.
 
-Flax's own layers differ from PyTorch's in the running variance, in the initial weights and in the
-padding of strided convolutions. Hence these.
+Flax's own differ from PyTorch's in the initial weights, the padding of strided convolutions, and the running variance.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jresnet.models.convolution import conv2d
-
-# torch.nn.Conv2d and Linear draw weights from U(-b, b), b = 1 / sqrt(fan_in): kaiming_uniform with a = sqrt(5).
+# PyTorch draws the weights of Conv2d and Linear from U(-b, b), b = 1 / sqrt(fan_in): kaiming_uniform with a = sqrt(5).
 torch_weight_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -27,78 +25,48 @@ def torch_bias_init(fan_in: int) -> Callable:
     return init
 
 
-class Conv(nn.Module):
-    """A bias-free convolution, as torch.nn.Conv2d(side, padding=side // 2, bias=False).
+def torch_conv(features: int, kernel_size: int, strides: int = 1, **options: Any) -> nn.Conv:
+    """torch.nn.Conv2d(features, kernel_size, strides, padding=kernel_size // 2, bias=False) with its initial weights.
 
-    Attributes:
-      features: output channels.
-      side: height and width of the kernel, odd.
-      stride: step of the kernel in pixels.
-      dtype: of the arithmetic and the output.
-      param_dtype: of the kernel.
+    The padding is symmetric for every stride, where Flax's "SAME" pads images of even sides on one side only.
     """
-
-    features: int
-    side: int = 3
-    stride: int = 1
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, inputs] -> [batch, ceil(height / stride), ceil(width / stride), features]."""
-        shape = (self.side, self.side, x.shape[-1], self.features)
-        kernel = self.param("kernel", torch_weight_init, shape, self.param_dtype)
-        return conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+    return nn.Conv(
+        features, (kernel_size, kernel_size), strides, padding=kernel_size // 2,
+        use_bias=False, kernel_init=torch_weight_init, **options,
+    )  # fmt: skip
 
 
-class MaxPool(nn.Module):
-    """The largest value of every window, as torch.nn.MaxPool2d(side, stride, padding=side // 2)."""
-
-    side: int
-    stride: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> [batch, ceil(height / stride), ceil(width / stride), channels]."""
-        pad = self.side // 2
-        return nn.max_pool(x, (self.side, self.side), (self.stride, self.stride), ((pad, pad), (pad, pad)))
-
-
-class AvgPool(nn.Module):
-    """The mean of every window of `side`, (rows, columns); windows touch, as torch.nn.AvgPool2d(side)."""
-
-    side: tuple[int, int]
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> [batch, height // rows, width // columns, channels]."""
-        return nn.avg_pool(x, self.side, strides=self.side)
+def torch_dense(features: int, inputs: int, **options: Any) -> nn.Dense:
+    """torch.nn.Linear(inputs, features) with its initial weights and bias."""
+    return nn.Dense(features, kernel_init=torch_weight_init, bias_init=torch_bias_init(inputs), **options)
 
 
 class Dropout(nn.Module):
-    """Sets activations to zero with probability `rate` in training, and scales the others by 1 / (1 - rate).
+    """Sets activations to zero with probability `rate`, and scales the others by 1 / (1 - rate).
 
-    An image's mask depends on the key and on its place in the batch alone, however many devices share it.
+    Unlike `nn.Dropout`, an image's mask depends only on the key and on its position in the batch, so that it is the
+    same however many devices share the batch.
 
     Attributes:
       rate: from 0 to below 1.
       axis_name: mapped axis whose devices share one batch, or None.
+      deterministic: leave the activations as they are; else the rng "dropout" is needed, unless the rate is 0.
     """
 
     rate: float
     axis_name: str | None = None
+    deterministic: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """[batch, ...] -> the same shape and dtype; needs the rng "dropout" in training."""
-        if not train or self.rate == 0:
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, ...] -> the same shape and dtype."""
+        if self.deterministic or self.rate == 0:
             return x
         first = 0 if self.axis_name is None else lax.axis_index(self.axis_name) * x.shape[0]
         key = self.make_rng("dropout")
 
-        def kept(place):
-            return jax.random.bernoulli(jax.random.fold_in(key, place), 1 - self.rate, x.shape[1:])
+        def kept(index):
+            return jax.random.bernoulli(jax.random.fold_in(key, index), 1 - self.rate, x.shape[1:])
 
         return jnp.where(jax.vmap(kept)(first + jnp.arange(x.shape[0])), x / (1 - self.rate), 0).astype(x.dtype)
 
@@ -106,36 +74,40 @@ class Dropout(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation over (batch, height, width) with torch.nn.BatchNorm2d's semantics.
 
-    The batch is normalised by its biased variance; the running variance is updated with the unbiased
-    one. Statistics are computed in `param_dtype` whatever the dtype of the activations.
+    Unlike `nn.BatchNorm`, it updates the running variance with the unbiased variance; the batch itself is normalised
+    by the biased one. Statistics are computed in `param_dtype`, whatever the dtype of the activations.
 
     Attributes:
+      use_running_average: normalise by the running statistics; else by the batch's, which update `batch_stats`.
       momentum: weight of the old running statistics; torch's `momentum=0.1` is 0.9 here.
       epsilon: added to the variance, torch's default.
       axis_name: mapped axis whose devices share one batch, or None.
       param_dtype: of scale, bias and statistics.
     """
 
+    use_running_average: bool = False
     momentum: float = 0.9
     epsilon: float = 1e-5
     axis_name: str | None = None
     param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        """Normalise x, [batch, height, width, channels], and keep its dtype.
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Normalise activations.
 
         Args:
-          x: activations.
-          train: use the batch's statistics and update `batch_stats`; else use the running ones.
-          mask: bool [batch], false for images that are padding and must not be counted; None: all count.
+          x: [batch, height, width, channels].
+          mask: bool [batch], false for padding, which the batch's statistics exclude; None: no padding.
+
+        Returns:
+          The normalised activations, of x's shape and dtype.
         """
         shape = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, self.param_dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, self.param_dtype)
-        if not train:
+        if self.use_running_average:
             mean, var = running_mean.value, running_var.value
         else:
             mean, var, count = batch_statistics(x.astype(self.param_dtype), mask, self.axis_name)
@@ -146,41 +118,51 @@ class BatchNorm(nn.Module):
         return normalised(x, mean, var + self.epsilon, scale, bias)
 
 
-# These two are jitted for their traces to be kept: a network normalises many maps of few shapes.
+# This and `batch_statistics` are jitted so that equal layers are traced once.
 @jax.jit
 def normalised(x, mean, var, scale, bias):
-    """x, [batch, height, width, channels], less its mean, over the root of var, scaled and offset; keeps its dtype."""
+    """(x - mean) / sqrt(var) * scale + bias by channel, for x [batch, height, width, channels]; keeps x's dtype."""
     factor = scale * lax.rsqrt(var)
-    # The mean goes off before the product: as an offset after it, in float32, the gradient of `scale` is
-    # the small difference of two large sums. Its own gradient is that of an offset whose value is zero.
+    # Subtract the mean before scaling: folding it into the bias makes the gradient of scale a small difference
+    # of two large sums in float32. The mean's own gradient goes through `offset`, whose extra term is zero.
     center = lax.stop_gradient(mean)
     offset = bias + (center - mean) * factor
-    return ((x - _wide(center)) * _wide(factor) + _wide(offset)).astype(x.dtype)
+    return ((x.astype(mean.dtype) - _per_channel(center)) * _per_channel(factor) + _per_channel(offset)).astype(x.dtype)
 
 
 @partial(jax.jit, static_argnums=2)
 def batch_statistics(x, mask, axis_name):
-    """Mean and biased variance of every channel of x, [batch, height, width, channels], and the count behind them."""
+    """Mean and biased variance of each channel of x, [batch, height, width, channels], and the number of values."""
     weights = None if mask is None else mask.astype(x.dtype)[:, None, None, None]
     count = x.size // x.shape[-1] if mask is None else mask.sum() * (x.shape[1] * x.shape[2])
-
-    def total(values):
-        return _sum_over(jnp.sum(values if weights is None else values * weights, (0, 1, 2)), axis_name)
-
-    real = _sum_over(jnp.asarray(count, x.dtype), axis_name)
-    count = jnp.maximum(real, 1)
-    mean = total(x) / count
-    # The variance does not change with the mean to first order, as deviations from it add up to zero:
-    # its gradient by way of the mean is zero, and need not be computed.
-    deviations = x - _wide(lax.stop_gradient(mean))
-    # A device whose images are all padding has none to normalise by; with a variance of 0 what they become
-    # would overflow within a few layers.
-    return mean, jnp.where(real > 0, total(lax.square(deviations)) / count, 1), count
+    actual = _psum(jnp.asarray(count, x.dtype), axis_name)
+    count = jnp.maximum(actual, 1)
+    mean = _total(x, weights, axis_name) / count
+    # On a device whose images are all padding, a variance of 0 would make activations overflow within a few layers.
+    return mean, jnp.where(actual > 0, _variance(x, mean, weights, count, axis_name), 1), count
 
 
-def _sum_over(value, axis_name):
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _variance(x, mean, weights, count, axis_name):
+    return _total(lax.square(x - _per_channel(mean)), weights, axis_name) / count
+
+
+@_variance.defjvp
+def _variance_jvp(axis_name, primals, tangents):
+    """Without the derivative with respect to the mean: it is zero, as deviations from the mean sum to zero."""
+    x, mean, weights, count = primals
+    deviations = x - _per_channel(mean)
+    variance = _total(lax.square(deviations), weights, axis_name) / count
+    return variance, _total(tangents[0] * (2 * deviations), weights, axis_name) / count
+
+
+def _total(x, weights, axis_name):
+    return _psum(jnp.sum(x if weights is None else x * weights, (0, 1, 2)), axis_name)
+
+
+def _psum(value, axis_name):
     return value if axis_name is None else lax.psum(value, axis_name)
 
 
-def _wide(vector):
+def _per_channel(vector):
     return vector[None, None, None, :]

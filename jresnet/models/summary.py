@@ -1,9 +1,9 @@
-"""A network layer by layer: output shapes, kernels, parameters and multiply-adds, read off its own calls."""
+"""A network layer by layer: output shapes, kernels, parameters and multiply-adds, recorded as it is traced."""
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,7 @@ import rich.box
 import rich.table
 
 from jresnet.models import ResNet
-from jresnet.models.layers import AvgPool, BatchNorm, Conv, MaxPool
+from jresnet.models.layers import BatchNorm
 
 BUDGET = 5_000_000
 """The report's limit on trainable parameters (section 4.3)."""
@@ -22,75 +22,78 @@ class Layer(NamedTuple):
     """One layer of a network.
 
     Attributes:
-      name: path of the module, as "layer1_0/conv1".
-      kind: what it computes, in words.
+      name: path of the module, as "layer1_0/conv1", or of a pooling function, "max_pool" or "avg_pool".
+      kind: the operation, in words.
       output: shape for one image, (height, width, channels) or (features,).
-      kernel: (rows, columns) of its kernel or window; None where it has none.
-      stride: (rows, columns) of its steps in cells; None where it has none.
-      parameters: trainable numbers.
-      macs: multiply-adds for one image. Convolutions and linear layers count, as the usual figures do;
-        batch normalisation, which folds into the convolution before it, pooling and additions do not.
+      kernel: (rows, columns) of the kernel or window; None if it has none.
+      stride: (rows, columns) of the strides in cells; None if it has none.
+      parameters: number of trainable parameters.
+      macs: multiply-adds for one image of convolutions and linear layers, as commonly counted;
+        batch normalisation, which folds into the convolution before it, pooling and additions count 0.
     """
 
     name: str
     kind: str
     output: tuple[int, ...]
-    kernel: tuple[int, int] | None
-    stride: tuple[int, int] | None
-    parameters: int
-    macs: int
+    kernel: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    parameters: int = 0
+    macs: int = 0
 
 
 def layers(model: ResNet, image_size: tuple[int, int]) -> list[Layer]:
-    """Every layer of a network in the order of its calls; nothing is computed but shapes.
+    """Every layer of a network in the order of its calls; only shapes are computed.
 
     Args:
       model: the network.
       image_size: (height, width) of its images, of 3 channels, in pixels.
 
     Raises:
-      InputError: the pooling is larger than the last feature map.
+      InputError: options that do not go together, or pooling larger than the last feature map.
     """
-    found: list[Layer] = []
+    recorded: list[Layer] = []
 
-    def note(call: Callable, arguments: tuple, options: dict, context: Any) -> Any:
-        output = call(*arguments, **options)
-        if context.method_name == "__call__" and type(context.module) in _DESCRIBED:
-            found.append(_layer(context.module, output.shape[1:]))
+    def record(call, args, kwargs, context):
+        output = call(*args, **kwargs)
+        if context.method_name == "__call__" and isinstance(context.module, nn.Conv | nn.Dense | BatchNorm):
+            recorded.append(_layer(context.module, output.shape[1:]))
         return output
 
-    with nn.intercept_methods(note):
+    with nn.intercept_methods(record):
         images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
         jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
-    return found
+    if model.stem == "imagenet":
+        before = 1 if model.block_cls.preactivated else 2
+        height, width, channels = recorded[before - 1].output
+        pooled = (-(-height // 2), -(-width // 2), channels)
+        recorded.insert(before, Layer("max_pool", "max pooling", pooled, (3, 3), (2, 2)))
+    height, width, channels = recorded[-2].output
+    rows, columns = (height, width) if model.pool_size is None else (model.pool_size, model.pool_size)
+    pooled = (height // rows, width // columns, channels)
+    recorded.insert(-1, Layer("avg_pool", "average pooling", pooled, (rows, columns), (rows, columns)))
+    return recorded
 
 
 def _layer(module: nn.Module, output: tuple[int, ...]) -> Layer:
-    """What a module that has just made an output of this shape is."""
+    """Describe a module that has just computed an output of this shape."""
     sizes = {name: math.prod(leaf.shape) for name, leaf in module.variables.get("params", {}).items()}
-    kind, kernel, stride = _DESCRIBED[type(module)](module)
-    cells = math.prod(output[:-1])
-    macs = sizes.get("kernel", 0) * cells
-    return Layer("/".join(module.path), kind, output, kernel, stride, sum(sizes.values()), macs)
+    macs = sizes.get("kernel", 0) * math.prod(output[:-1])
+    describe: Callable[..., Layer] = partial(
+        Layer, "/".join(module.path), output=output, parameters=sum(sizes.values()), macs=macs
+    )
+    if isinstance(module, nn.Conv):
+        return describe("convolution", kernel=module.kernel_size, stride=(module.strides,) * 2)
+    return describe("batch normalisation" if isinstance(module, BatchNorm) else "linear")
 
 
-_DESCRIBED: dict[type[nn.Module], Any] = {
-    Conv: lambda conv: ("convolution", (conv.side, conv.side), (conv.stride, conv.stride)),
-    BatchNorm: lambda _: ("batch normalisation", None, None),
-    MaxPool: lambda pool: ("max pooling", (pool.side, pool.side), (pool.stride, pool.stride)),
-    AvgPool: lambda pool: ("average pooling", pool.side, pool.side),
-    nn.Dense: lambda _: ("linear", None, None),
-}
+def table(layers: list[Layer], title: str, budget: int = BUDGET) -> rich.table.Table:
+    """The layers as a table for the console, with totals and a comparison with a budget of parameters.
 
-
-def table(found: list[Layer], title: str, budget: int = BUDGET) -> rich.table.Table:
-    """The layers as a table for the console, with the totals, and whether they fit a budget of parameters.
-
-    A share is of the network's multiply-adds.
+    Shares are of the network's multiply-adds.
     """
-    parameters, macs = sum(layer.parameters for layer in found), sum(layer.macs for layer in found)
+    parameters, macs = sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
     fits = "fits" if parameters <= budget else "exceeds"
-    shown = rich.table.Table(
+    rich_table = rich.table.Table(
         title=title,
         box=rich.box.SIMPLE_HEAD,
         show_edge=False,
@@ -104,18 +107,18 @@ def table(found: list[Layer], title: str, budget: int = BUDGET) -> rich.table.Ta
         title_justify="left",
     )  # fmt: skip
     for header, footer in (("layer", "total"), ("kind", "")):
-        shown.add_column(header, footer, overflow="fold")
+        rich_table.add_column(header, footer, overflow="fold")
     footers = {"output": "", "kernel": "", "stride": "", "parameters": f"{parameters:,}", "MACs": f"{macs:,}"}
     for header, footer in (footers | {"share (%)": "100.0"}).items():
-        shown.add_column(header, footer, justify="right", overflow="fold")
-    for layer in found:
+        rich_table.add_column(header, footer, justify="right", overflow="fold")
+    for layer in layers:
         share = f"{100 * layer.macs / macs:.1f}" if layer.macs else ""
         numbers = (f"{number:,}" if number else "" for number in (layer.parameters, layer.macs))
-        steps = layer.stride and (layer.stride[:1] if len(set(layer.stride)) == 1 else layer.stride)
-        shown.add_row(layer.name, layer.kind, *map(by, (layer.output, layer.kernel, steps)), *numbers, share)
-    return shown
+        stride = layer.stride and (layer.stride[:1] if len(set(layer.stride)) == 1 else layer.stride)
+        rich_table.add_row(layer.name, layer.kind, *map(by, (layer.output, layer.kernel, stride)), *numbers, share)
+    return rich_table
 
 
-def by(sides: tuple[int, ...] | None) -> str:
-    """A shape in words, "32 x 32 x 42"; nothing where there is none."""
-    return " x ".join(map(str, sides or ()))
+def by(shape: tuple[int, ...] | None) -> str:
+    """A shape in words, as "32 x 32 x 42"; empty for None."""
+    return " x ".join(map(str, shape or ()))

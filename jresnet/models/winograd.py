@@ -2,12 +2,12 @@
 
 A tile of m x m outputs takes (m + 2)^2 products per pair of channels in place of 9 m^2: 4 times fewer for m = 4,
 2.25 times for m = 2 (Lavin and Gray 2016, arXiv 1509.09308). Kernel and image are evaluated at m + 1 points and at
-infinity, multiplied there by matrix products over the channels, and carried back:
+infinity, multiplied there by matrix products over the channels, and interpolated:
 
     outputs = A^T [(G kernel G^T) * (B^T tile B)] A
 
-The gradients are the transposes of these three maps around two more matrix products. All of it is worked out in
-float32 at least: maps in bfloat16 err by 0.7 % (m = 2) or 2.4 % (m = 4), where rounding the result errs by 0.17 %.
+The gradients are the transposes of these three maps around two more matrix products. All arithmetic is in float32
+or wider: maps in bfloat16 have errors of 0.7 % (m = 2) or 2.4 % (m = 4), where rounding the result has 0.17 %.
 """
 
 import functools
@@ -19,17 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 
 SIDE = 3
-# Points of evaluation by tile. In float32 those for m = 4 err by 6e-7 of the result's norm, where the textbook's
-# (0, 1, -1, 2, -2) err by 14e-7, and m = 2 or a direct convolution by 2e-7 (84 channels).
+# Points of evaluation, by tile. In float32, those for m = 4 have an error of 6e-7 of the result's norm, where the
+# textbook's (0, 1, -1, 2, -2) have 14e-7, and m = 2 and a direct convolution 2e-7 (84 channels).
 POINTS: dict[int, tuple[float, ...]] = {4: (0, 5 / 8, -5 / 8, 3 / 2, -3 / 2), 2: (0, 1, -1)}
-# With fewer tiles than these the products read more of the transformed kernel than of the images: a smaller tile pays.
-FEWEST_TILES = 64
-# With fewer channels the maps take longer than the products save: the rule's measurements are in benchmarks/LOG.md.
-FEWEST_CHANNELS = 32
+# With fewer tiles, the products read more of the transformed kernel than of the images: smaller tiles are faster.
+MIN_TILES = 64
+# With fewer channels, the maps take longer than the products save; measured in benchmarks/LOG.md.
+MIN_CHANNELS = 32
 
 
 class Maps(NamedTuple):
-    """The maps of one dimension, as rows: A^T [m, m + 2], G [m + 2, 3] and B^T [m + 2, m + 2]."""
+    """The maps of one dimension: A^T [m, m + 2], G [m + 2, 3] and B^T [m + 2, m + 2]."""
 
     outputs: np.ndarray
     kernel: np.ndarray
@@ -38,7 +38,7 @@ class Maps(NamedTuple):
 
 @functools.cache
 def maps(m: int) -> Maps:
-    """The maps for tiles of m x m outputs by the construction of Toom and Cook on POINTS[m]."""
+    """The maps for tiles of m x m outputs, by the Toom-Cook construction on POINTS[m]."""
     points, size = np.array(POINTS[m], np.float64), m + SIDE - 1
     others = [np.delete(points, j) for j in range(size - 1)]
     scales = np.array([np.prod(point - other) for point, other in zip(points, others, strict=True)])
@@ -57,7 +57,7 @@ def maps(m: int) -> Maps:
 
 
 def tile(x_shape: Sequence[int], kernel_shape: Sequence[int], stride: int) -> int | None:
-    """The tile's side m for this convolution, None where this formulation does not serve.
+    """The tile's side m for a convolution; None if minimal filtering does not apply or does not pay.
 
     Args:
       x_shape: (batch, height, width, inputs).
@@ -65,15 +65,15 @@ def tile(x_shape: Sequence[int], kernel_shape: Sequence[int], stride: int) -> in
       stride: of the convolution, in pixels.
     """
     batch, height, width, _ = x_shape
-    if kernel_shape[0] != SIDE or stride != 1 or min(kernel_shape[2:]) < FEWEST_CHANNELS:
+    if kernel_shape[0] != SIDE or stride != 1 or min(kernel_shape[2:]) < MIN_CHANNELS:
         return None
     fitting = [m for m in POINTS if height % m == width % m == 0]
-    many = [m for m in fitting if batch * (height // m) * (width // m) >= FEWEST_TILES]
+    many = [m for m in fitting if batch * (height // m) * (width // m) >= MIN_TILES]
     return next(iter(many or fitting[-1:]), None)
 
 
 def forward(x: jax.Array, kernel: jax.Array, m: int) -> jax.Array:
-    """The convolution with one pixel of zero padding.
+    """Convolve with one pixel of zero padding.
 
     Args:
       x: [batch, height, width, inputs], its sides multiples of m.
@@ -88,9 +88,9 @@ def forward(x: jax.Array, kernel: jax.Array, m: int) -> jax.Array:
 
 
 def gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array, m: int) -> tuple[jax.Array, jax.Array]:
-    """The gradients of x and of the kernel, given dy, [batch, height, width, outputs]; arguments as for `forward`.
+    """Gradients of x and the kernel, given dy, [batch, height, width, outputs]; other arguments as for `forward`.
 
-    The images are transformed as in `forward`, so that a program which holds both does it once.
+    The images are transformed as in `forward`, so that the compiler shares the result between the two.
     """
     products = _outputs_back(_wide(dy), m)
     dx = jnp.einsum("pto,pco->ptc", products, _kernel_in(_wide(kernel), m))
@@ -99,11 +99,11 @@ def gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array, m: int) -> tuple[j
 
 
 def _wide(array: jax.Array) -> jax.Array:
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return array.astype(np.promote_types(array.dtype, np.float32))
 
 
 def _combine(rows: np.ndarray, parts: Sequence[jax.Array]) -> list[jax.Array]:
-    """For each row the sum of the parts by the row's weights."""
+    """For each row, the sum of the parts weighted by its entries."""
     return [sum(part * float(weight) for weight, part in zip(row, parts, strict=True) if weight) for row in rows]  # type: ignore[misc]
 
 
@@ -128,15 +128,15 @@ def _images_back(gradient: jax.Array, m: int, shape: Sequence[int]) -> jax.Array
 
 
 def _overlap(rows: Sequence[jax.Array], axis: int) -> list[jax.Array]:
-    """Add what neighbouring tiles, along `axis`, say of the same pixels; tiles lie one pixel beyond their outputs."""
+    """Sum the overlap of neighbouring tiles along `axis`; a tile is one pixel larger than its outputs on each side."""
     first, *inner, last = rows
-    inner[0] += shift(last, 1, axis)
-    inner[-1] += shift(first, -1, axis)
+    inner[0] += _shift(last, 1, axis)
+    inner[-1] += _shift(first, -1, axis)
     return inner
 
 
-def shift(x: jax.Array, by: int, axis: int) -> jax.Array:
-    """x moved by so many places along `axis`, zeros moving in."""
+def _shift(x: jax.Array, by: int, axis: int) -> jax.Array:
+    """x shifted by `by` entries along `axis`, filled with zeros."""
     return jax.lax.pad(x, jnp.zeros((), x.dtype), [(by, -by, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)])
 
 

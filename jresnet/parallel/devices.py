@@ -32,6 +32,7 @@ class Devices:
     Attributes:
       count: devices over all processes.
       axis_name: name of the mapped axis; None under jit.
+      platform: of the devices, as "cpu" or "gpu".
 
     Raises:
       InputError: the batch does not divide among the devices, jit is asked of several processes, or the processes
@@ -45,6 +46,7 @@ class Devices:
         pmapped = config.parallel == "pmap" or (config.parallel == "auto" and available > 1)
         self.count = available if pmapped else 1
         self.axis_name = AXIS_NAME if pmapped else None
+        self.platform = jax.default_backend() if devices is None else devices[0].platform
         self._local_count = self.count // processes
         self._first_local = jax.process_index() * self.count // processes
         if processes > 1 and not pmapped:

@@ -10,7 +10,7 @@ from jax import lax
 from jresnet.data.augment import normalise
 from jresnet.data.datasets import Split
 from jresnet.data.pipeline import STREAMED_IMAGES, Statistics
-from jresnet.models import ResNet
+from jresnet.models import ResNet, conv_for
 from jresnet.parallel.devices import Devices
 from jresnet.train.step import make_predict_step
 
@@ -50,7 +50,7 @@ def eval_program(model: ResNet, devices: Devices) -> Callable:
     [channels], those of the training pixels / 255. The outputs are those of `make_predict_step`, [steps, batch],
     gathered from all devices.
     """
-    predict_step = make_predict_step(model)
+    predict_step = make_predict_step(model.clone(conv_general_dilated_cls=conv_for(devices.platform)))
 
     def program(variables, mean, std, images, labels):
         def predict(batch):

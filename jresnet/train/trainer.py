@@ -56,11 +56,12 @@ def train_program(model: ResNet, tx: optax.GradientTransformation, get_batch: Ca
     crop. The state is donated, and nothing is fetched between steps.
 
     Args:
-      model: the network, with the devices' mapped axis.
+      model: the network.
       tx: the optimizer.
       get_batch: `(arrays, i) -> batch i`, see `pipeline.Input`.
       devices: where to run.
     """
+    model = model.clone(axis_name=devices.axis_name, conv_general_dilated_cls=models.conv_for(devices.platform))
     train_step = make_train_step(model, tx, devices.axis_name)
 
     def program(state, metrics, arrays, first, last):
@@ -126,7 +127,7 @@ class Trainer:
         model = model or models.from_config(config, len(run.classes))
         self.source = source or make_input(split, config, run.seed, statistics, devices)
         tx = shared_optimizer(config, self.steps_per_epoch)
-        self.program = train_program(model.clone(axis_name=devices.axis_name), tx, self.source.get_batch, devices)
+        self.program = train_program(model, tx, self.source.get_batch, devices)
         self.evaluate = Evaluator(model, statistics, devices)
         self._init = init_program(model, tx, (*run.image_size, 3))
         self._init_arguments = (run.seed, config.learning_rate, config.weight_decay)

@@ -1,5 +1,8 @@
-"""Convolution: values and gradients of every way of working it out against NumPy and JAX's own in float64."""
+"""The CPU's convolution: values and gradients of each algorithm against NumPy and against plain lax in float64."""
 
+from functools import partial
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,11 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from jresnet.models import winograd
-from jresnet.models.convolution import NHWC_HWIO, conv2d
+from jresnet.models import conv_for, winograd
+from jresnet.models.convolution import NHWC_HWIO
 from tests.support.numerics import assert_close, with_gradients
 
-# Minimal filtering begins at 32 channels on both sides.
+# Minimal filtering needs 32 input and output channels.
 CHANNELS = st.integers(1, 4) | st.just(32)
 conv_cases = st.fixed_dictionaries(
     {
@@ -30,13 +33,20 @@ EVEN = {"batch": 2, "height": 8, "width": 6, "inputs": 3, "outputs": 4, "side": 
 EVEN_5 = EVEN | {"side": 5}
 EVEN_1 = EVEN | {"side": 1}
 ODD = EVEN | {"height": 7, "width": 5}
-# More images than the backward pass takes at once: the last piece is smaller than the others.
-PIECES = ODD | {"batch": 35}
-MANY_PIECES = EVEN | {"batch": 150, "side": 5}
-# Minimal filtering: large tiles, where there are enough of them, and small ones.
+# More images than one chunk of the backward pass holds: the last chunk is smaller than the others.
+CHUNKS = ODD | {"batch": 35}
+MANY_CHUNKS = EVEN | {"batch": 150, "side": 5}
+# Minimal filtering: large tiles, if there are enough of them, and small ones.
 TILES_4 = EVEN | {"batch": 5, "height": 16, "width": 20, "inputs": 33, "outputs": 32, "stride": 1}
 TILES_2 = TILES_4 | {"height": 6}
 FEW_TILES = TILES_4 | {"batch": 1, "height": 4, "width": 8}
+
+
+def conv(x, kernel, strides, function=None):
+    """The CPU's convolution, or another function, with symmetric padding."""
+    pad = kernel.shape[0] // 2
+    function = function or conv_for("cpu")()
+    return function(x, kernel, (strides, strides), ((pad, pad), (pad, pad)), dimension_numbers=NHWC_HWIO)
 
 
 def draw_conv(case):
@@ -54,14 +64,14 @@ def naive_conv(x, kernel, dy, stride):
     padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     y, d_padded, d_kernel = np.zeros_like(dy), np.zeros_like(padded), np.zeros_like(kernel)
     for row, column in np.ndindex(kernel.shape[:2]):
-        seen = (
+        window = (
             slice(None),
             slice(row, row + stride * (dy.shape[1] - 1) + 1, stride),
             slice(column, column + stride * (dy.shape[2] - 1) + 1, stride),
         )
-        y += padded[seen] @ kernel[row, column]
-        d_padded[seen] += dy @ kernel[row, column].T
-        d_kernel[row, column] = np.tensordot(padded[seen], dy, ((0, 1, 2), (0, 1, 2)))
+        y += padded[window] @ kernel[row, column]
+        d_padded[window] += dy @ kernel[row, column].T
+        d_kernel[row, column] = np.tensordot(padded[window], dy, ((0, 1, 2), (0, 1, 2)))
     return y, d_padded[:, pad : pad + x.shape[1], pad : pad + x.shape[2]], d_kernel
 
 
@@ -71,48 +81,84 @@ def naive_conv(x, kernel, dy, stride):
 @example(EVEN_5)
 @example(EVEN_1)
 @example(ODD)
-@example(PIECES)
-@example(MANY_PIECES)
+@example(CHUNKS)
+@example(MANY_CHUNKS)
 @example(TILES_4)
 @example(TILES_2)
 @example(FEW_TILES)
-def test_conv2d_equals_the_naive_convolution(case):
+def test_it_equals_the_naive_convolution(case):
     arrays = draw_conv(case)
     expected = naive_conv(*arrays, case["stride"])
 
-    @jax.jit
-    def conv(x, kernel):
-        return conv2d(x, kernel, case["stride"])
-
-    single = with_gradients(conv, *(jnp.asarray(a, jnp.float32) for a in arrays))
+    convolve = jax.jit(partial(conv, strides=case["stride"]))
+    single = with_gradients(convolve, *(jnp.asarray(a, jnp.float32) for a in arrays))
     assert {a.dtype for a in single} == {jnp.dtype("float32")}
     assert_close(single, expected, 1e-5)
     with jax.enable_x64():
-        assert_close(with_gradients(conv, *map(jnp.asarray, arrays)), expected, 1e-12)
+        assert_close(with_gradients(convolve, *map(jnp.asarray, arrays)), expected, 1e-12)
 
 
 @pytest.mark.parametrize("case", [EVEN, EVEN_5, EVEN_1, ODD, TILES_4, TILES_2])
-def test_conv2d_gradient_is_jaxs_own(case):
-    x, kernel, dy = draw_conv(case)
-    pad = case["side"] // 2
-
-    def plain(x, kernel):
-        return lax.conv_general_dilated(
-            x, kernel, (case["stride"],) * 2, ((pad, pad), (pad, pad)), dimension_numbers=NHWC_HWIO
-        )
-
+def test_its_gradients_are_those_of_lax(case):
     with jax.enable_x64():
-        arrays = tuple(map(jnp.asarray, (x, kernel, dy)))
-        ours = with_gradients(lambda x, kernel: conv2d(x, kernel, case["stride"]), *arrays)
-        assert_close(ours, with_gradients(plain, *arrays), 1e-12)
+        arrays = tuple(map(jnp.asarray, draw_conv(case)))
+        ours = with_gradients(partial(conv, strides=case["stride"]), *arrays)
+        plain = with_gradients(partial(conv, strides=case["stride"], function=lax.conv_general_dilated), *arrays)
+        assert_close(ours, plain, 1e-12)
+
+
+def others():
+    """Arguments that the CPU's algorithms do not cover, by name: x, kernel, positional and keyword arguments."""
+    x, kernel = jnp.ones((2, 8, 8, 32)).at[0, 1, 2].set(3), jnp.ones((3, 3, 32, 32)).at[0, 1].set(2)
+    same = ((1, 1), (1, 1))
+    flax = {"dimension_numbers": NHWC_HWIO}
+    return {
+        "dilated kernel": (x, kernel, (1, 1), same, {"rhs_dilation": (2, 2)} | flax),
+        "dilated image": (x, kernel, (1, 1), same, {"lhs_dilation": (1, 2)} | flax),
+        "groups": (x, kernel[:, :, :16], (1, 1), same, {"feature_group_count": 2} | flax),
+        "batch groups": (x, kernel, (1, 1), same, {"batch_group_count": 2} | flax),
+        "one-sided padding": (x, kernel, (2, 2), ((0, 1), (0, 1)), flax),
+        "no padding": (x, kernel, (1, 1), ((0, 0), (0, 0)), flax),
+        "named padding": (x, kernel, (2, 2), "SAME", flax),
+        "two strides": (x, kernel, (1, 2), same, flax),
+        "even kernel": (x, kernel[:2, :2], (1, 1), same, flax),
+        "oblong kernel": (x, kernel[:1], (1, 1), ((0, 0), (0, 0)), flax),
+        "other layout": (x.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1), (1, 1), same, {}),
+        "given precision": (x, kernel, (1, 1), same, {"precision": lax.Precision.HIGHEST} | flax),
+        "one dimension": (x[:, 0], kernel[0], (1,), ((1, 1),), {"dimension_numbers": ("NWC", "WIO", "NWC")}),
+    }
+
+
+@pytest.mark.parametrize("name", others())
+def test_other_convolutions_are_those_of_lax(name):
+    x, kernel, strides, padding, options = others()[name]
+    found = jax.make_jaxpr(partial(conv_for("cpu")(), window_strides=strides, padding=padding, **options))(x, kernel)
+    plain = jax.make_jaxpr(partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options))
+    assert str(found) == str(plain(x, kernel))
+
+
+def test_the_algorithm_depends_on_the_platform_and_compares_equal():
+    assert conv_for("cpu") == conv_for("cpu") and hash(conv_for("cpu")) == hash(conv_for("cpu"))
+    assert [conv_for(platform) for platform in ("gpu", "cuda", "rocm", "tpu")] == [None] * 4
+
+
+def test_equal_layers_are_traced_once():
+    x, kernel = jnp.ones((1, 4, 4, 32)), jnp.ones((3, 3, 32, 32))
+    forward, backward = chex.assert_max_traces(winograd.forward, 1), chex.assert_max_traces(winograd.gradients, 1)
+    jax.clear_caches()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "forward", forward)
+        patch.setattr(winograd, "gradients", backward)
+        jax.grad(lambda x: conv(conv(x, kernel, 1), kernel, 1).sum())(x)
+    jax.clear_caches()
 
 
 @pytest.mark.parametrize("case", [EVEN, EVEN_1, TILES_4])
-def test_conv2d_gradient_in_a_loop_equals_the_one_outside(case):
+def test_gradients_in_a_loop_equal_those_outside(case):
     x, kernel, dy = (jnp.asarray(a, jnp.float32) for a in draw_conv(case))
 
     def gradients(x, kernel):
-        return with_gradients(lambda x, kernel: conv2d(x, kernel, case["stride"]), x, kernel, dy)[1:]
+        return with_gradients(partial(conv, strides=case["stride"]), x, kernel, dy)[1:]
 
     def descend(carry):
         return jax.tree.map(lambda value, gradient: value - 0.01 * gradient, carry, gradients(*carry))
@@ -123,15 +169,15 @@ def test_conv2d_gradient_in_a_loop_equals_the_one_outside(case):
     assert np.abs(looped[1] - kernel).max() > 0.01
 
 
-@pytest.mark.parametrize("case", [EVEN, PIECES, TILES_4, TILES_2])
-def test_conv2d_in_bfloat16_keeps_its_dtype(case):
+@pytest.mark.parametrize("case", [EVEN, CHUNKS, TILES_4, TILES_2])
+def test_bfloat16_keeps_its_dtype(case):
     rounded = [jnp.asarray(a, jnp.bfloat16) for a in draw_conv(case)]
-    found = with_gradients(lambda x, kernel: conv2d(x, kernel, case["stride"]), *rounded)
-    assert {a.dtype for a in found} == {jnp.dtype("bfloat16")}
+    arrays = with_gradients(partial(conv, strides=case["stride"]), *rounded)
+    assert {a.dtype for a in arrays} == {jnp.dtype("bfloat16")}
     expected = naive_conv(*(np.asarray(a, np.float64) for a in rounded), case["stride"])
-    for one, other in zip(found, expected, strict=True):
-        # Rounding the results makes 0.0017; maps worked out in bfloat16 would err by 0.006 to 0.024.
-        assert np.linalg.norm(np.asarray(one, np.float64) - other) < 2**-8 * np.linalg.norm(other)
+    for ours, naive in zip(arrays, expected, strict=True):
+        # Rounding the results gives 0.0017; computing the maps in bfloat16 would give 0.006 to 0.024.
+        assert np.linalg.norm(np.asarray(ours, np.float64) - naive) < 2**-8 * np.linalg.norm(naive)
 
 
 @pytest.mark.parametrize("m", winograd.POINTS)
@@ -148,7 +194,7 @@ def test_the_maps_are_a_filter_of_three_taps(m):
     [
         ((1, 32, 32, 40), 3, 1, 4),
         ((64, 4, 4, 40), 3, 1, 4),
-        # 63 tiles of 4 x 4 are too few, however many of 2 x 2 there are.
+        # 63 tiles of 4 x 4 are too few, whatever the number of tiles of 2 x 2.
         ((63, 4, 4, 40), 3, 1, 2),
         ((1, 4, 4, 40), 3, 1, 2),
         ((64, 6, 4, 40), 3, 1, 2),
@@ -163,16 +209,16 @@ def test_the_rule_for_tiles(x_shape, side, stride, expected):
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "expected"), [(32, 32, 4), (31, 64, None), (64, 31, None)])
-def test_the_rule_for_tiles_asks_for_channels(inputs, outputs, expected):
+def test_the_rule_for_tiles_requires_channels(inputs, outputs, expected):
     assert winograd.tile((64, 32, 32, inputs), (3, 3, inputs, outputs), 1) == expected
 
 
 def test_large_tiles_lose_little_in_float32():
     x, kernel, dy = draw_conv(TILES_4 | {"inputs": 84, "outputs": 84})
-    found = [np.asarray(a, np.float64) for a in winograd_of(*(jnp.asarray(a, jnp.float32) for a in (x, kernel, dy)))]
+    single = [np.asarray(a, np.float64) for a in winograd_of(*(jnp.asarray(a, jnp.float32) for a in (x, kernel, dy)))]
     with jax.enable_x64():
-        expected = [np.asarray(a) for a in winograd_of(*map(jnp.asarray, (x, kernel, dy)))]
-    errors = [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(found, expected, strict=True)]
+        double = [np.asarray(a) for a in winograd_of(*map(jnp.asarray, (x, kernel, dy)))]
+    errors = [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(single, double, strict=True)]
     assert max(errors) < 1e-6, errors
 
 

@@ -78,15 +78,15 @@ def test_block_dropout_acts_in_training_only():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kernel_size": (3, 3)}, "give one number, or one for each of 4 stages"),
+        ({"kernel_size": (3, 3)}, "give one, or one for each of 4 stages"),
         ({"kernel_size": (3, 3, 3, 4)}, "must be odd"),
         ({"stem": "cifar"}, "stem cifar: must be one of"),
-        ({"shortcut": "A"}, "shortcut A: one of"),
-        ({"block_dropout": 0.1}, "only PreactBlock"),
-        ({"final_norm": True}, "only PreactBlock"),
+        ({"shortcut": "A"}, "shortcut A: must be one of"),
+        ({"block_dropout": 0.1}, "applies to PreactBlock only"),
+        ({"final_norm": True}, "applies to PreactBlock only"),
         ({"squeeze": 65}, "squeeze 65: exceeds the stem's channels"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        models.resnet18(**options)
+        models.variable_shapes(models.resnet18(**options), (32, 32))

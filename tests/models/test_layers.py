@@ -6,27 +6,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jresnet.models.layers import BatchNorm, Conv, torch_bias_init, torch_weight_init
+from jresnet.models.layers import BatchNorm, torch_bias_init, torch_conv, torch_weight_init
 from tests.support.numerics import assert_close, assert_uniform
 
 
-@pytest.mark.parametrize("side", [1, 3, 5])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_conv_layer_equals_torch(side, stride):
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_conv_equals_torch(kernel_size, strides):
     torch = pytest.importorskip("torch")
-    rng = np.random.default_rng(side)
-    x = rng.normal(size=(2, 8, 7, 3))
-    theirs = torch.nn.Conv2d(3, 5, side, stride, padding=side // 2, bias=False, dtype=torch.float64)
+    x = np.random.default_rng(kernel_size).normal(size=(2, 8, 7, 3))
+    theirs = torch.nn.Conv2d(3, 5, kernel_size, strides, padding=kernel_size // 2, bias=False, dtype=torch.float64)
     with jax.enable_x64():
-        ours = Conv(5, side, stride, dtype=jnp.float64, param_dtype=jnp.float64)
+        ours = torch_conv(5, kernel_size, strides, dtype=jnp.float64, param_dtype=jnp.float64)
         variables = ours.init(jax.random.key(0), jnp.asarray(x))
         assert list(variables["params"]) == ["kernel"]
         kernel = variables["params"]["kernel"]
         assert kernel.dtype == jnp.float64
         with torch.no_grad():
             theirs.weight.copy_(torch.tensor(np.asarray(kernel).transpose(3, 2, 0, 1)))
-        expected = theirs(torch.tensor(x.transpose(0, 3, 1, 2))).detach().numpy().transpose(0, 2, 3, 1)
-        assert_close(ours.apply(variables, jnp.asarray(x)), expected, 1e-12)
+        assert_close(ours.apply(variables, jnp.asarray(x)), nhwc(theirs(nchw(x))), 1e-12)
 
 
 def torch_norm(channels):
@@ -54,7 +52,7 @@ def norm_with_gradients(norm, variables, x, dy, mask=None):
     """Output, updated statistics, and gradients of sum(output * dy) by parameters and activations."""
 
     def forward(params, x):
-        y, updates = norm.apply({**variables, "params": params}, x, train=True, mask=mask, mutable=["batch_stats"])
+        y, updates = norm.apply({**variables, "params": params}, x, mask=mask, mutable=["batch_stats"])
         return y, updates["batch_stats"]
 
     y, pullback, batch_stats = jax.vjp(forward, variables["params"], jnp.asarray(x), has_aux=True)
@@ -84,13 +82,15 @@ def test_batch_norm_equals_torch_over_several_updates(shape):
             assert_close(variables["batch_stats"]["mean"], theirs.running_mean.numpy(), 1e-12)
             assert_close(variables["batch_stats"]["var"], theirs.running_var.numpy(), 1e-12)
         x = rng.normal(1.0, 2.0, size=shape)
-        assert_close(norm.apply(variables, jnp.asarray(x), train=False), nhwc(theirs.eval()(nchw(x))), 1e-12)
+        assert_close(
+            norm.clone(use_running_average=True).apply(variables, jnp.asarray(x)), nhwc(theirs.eval()(nchw(x))), 1e-12
+        )
 
 
 def test_batch_norm_starts_as_torchs():
     torch = pytest.importorskip("torch")
     theirs = torch.nn.BatchNorm2d(3)
-    variables = BatchNorm().init(jax.random.key(0), 7 + jnp.ones((2, 4, 4, 3)), train=True)
+    variables = BatchNorm().init(jax.random.key(0), 7 + jnp.ones((2, 4, 4, 3)))
     np.testing.assert_array_equal(variables["params"]["scale"], theirs.weight.detach())
     np.testing.assert_array_equal(variables["params"]["bias"], theirs.bias.detach())
     np.testing.assert_array_equal(variables["batch_stats"]["mean"], theirs.running_mean)
@@ -105,7 +105,7 @@ def test_a_masked_batch_counts_as_the_batch_without_its_padding():
     x[~mask] = 1e3  # would be noticed
     with jax.enable_x64():
         norm = BatchNorm(param_dtype=jnp.float64)
-        variables = norm.init(jax.random.key(0), jnp.asarray(x), train=False)
+        variables = norm.init(jax.random.key(0), jnp.asarray(x))
         # The loss leaves padding out too: its outputs have no gradient.
         masked_dy = dy * mask[:, None, None, None]
         y, stats, d_params, dx = norm_with_gradients(norm, variables, x, masked_dy, jnp.asarray(mask))
@@ -118,7 +118,7 @@ def test_a_mask_of_ones_changes_nothing():
     x, dy = np.random.default_rng(3).normal(3.0, 2.0, size=(2, 4, 3, 3, 2))
     with jax.enable_x64():
         norm = BatchNorm(param_dtype=jnp.float64)
-        variables = norm.init(jax.random.key(0), jnp.asarray(x), train=False)
+        variables = norm.init(jax.random.key(0), jnp.asarray(x))
         masked = norm_with_gradients(norm, variables, x, dy, jnp.ones(4, bool))
         assert_close(masked, norm_with_gradients(norm, variables, x, dy), 1e-13)
 
@@ -127,8 +127,8 @@ def test_bfloat16_activations_have_float32_statistics():
     # 16 deviations from zero: in bfloat16, of 8 bits, mean and variance would be off in the third digit.
     x = jnp.asarray(np.random.default_rng(4).normal(16.0, 1.0, size=(64, 8, 8, 2)), jnp.bfloat16)
     norm = BatchNorm()
-    variables = norm.init(jax.random.key(0), x, train=False)
-    y, updates = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    variables = norm.init(jax.random.key(0), x)
+    y, updates = norm.apply(variables, x, mutable=["batch_stats"])
     stats, exact = updates["batch_stats"], np.asarray(x, np.float64)
     assert y.dtype == jnp.bfloat16
     assert {a.dtype for a in jax.tree.leaves((variables, stats))} == {jnp.dtype("float32")}

@@ -17,7 +17,7 @@ from jresnet import models
 from jresnet.config import Config, Model
 from jresnet.errors import InputError
 from jresnet.models import ResNet, summary
-from jresnet.models.layers import BatchNorm, Conv
+from jresnet.models.layers import BatchNorm, torch_conv
 from tests.support.torch_twin import Case, assert_close, from_torch
 
 SMALL = {"stage_sizes": (1, 1), "width": 4, "num_classes": 5}
@@ -100,7 +100,7 @@ def test_a_configuration_reaches_every_variant(name):
     assert models.from_config(config, 7) == variant(num_classes=7)
     assert models.from_config(models.explicit(config), 7) == variant(num_classes=7)
     changed = Config(model=name, width=32, blocks=(1, 1), kernel_size=(5, 3), pool_size=2, dropout=0.25)
-    inside = variant().block.preactivated
+    inside = variant().block_cls.preactivated
     assert models.explicit(changed) == changed
     assert models.from_config(changed, 7) == variant(
         num_classes=7, width=32, stage_sizes=(1, 1), kernel_size=(5, 3), pool_size=2,
@@ -160,9 +160,8 @@ def test_from_config_reads_every_field():
 
 CASES = [
     Case((2, 2, 2, 2), 3, 4, (32, 32)),
-    Case((2, 2, 2, 2), 5, 2, (28, 28)),
-    Case((1, 1, 1), 5, 4, (28, 28)),
-    Case((1, 1, 1), 3, 2, (32, 32)),
+    Case((1, 1, 1, 1), 5, 2, (28, 28)),  # four pooled cells
+    Case((1, 1, 1), 5, 4, (28, 28)),  # a pooling that leaves cells over
     Case((2, 1), 3, 3, (21, 14)),
 ]
 
@@ -210,15 +209,15 @@ def test_network_equals_torchs(case):
         assert_close(batch_stats, from_torch(theirs.state_dict().items())["batch_stats"], 1e-10)
 
 
-def naive_bottleneck(x, variables, stride):
+def naive_bottleneck(x, variables, strides):
     """He et al. (2015), figure 5 right, by definition: evaluation mode, on one image, [height, width, channels]."""
     params, stats = variables["params"], variables["batch_stats"]
 
-    def conv(x, name, stride=1):
+    def conv(x, name, strides=1):
         kernel = params[name]["kernel"]
         pad = kernel.shape[0] // 2
         padded = np.pad(x, ((pad, pad), (pad, pad), (0, 0)))
-        rows, columns = range(0, x.shape[0], stride), range(0, x.shape[1], stride)
+        rows, columns = range(0, x.shape[0], strides), range(0, x.shape[1], strides)
         side = kernel.shape[0]
         return np.array([[np.tensordot(padded[r : r + side, c : c + side], kernel, 3) for c in columns] for r in rows])
 
@@ -227,23 +226,26 @@ def naive_bottleneck(x, variables, stride):
         return shifted * params[name]["scale"] + params[name]["bias"]
 
     y = np.maximum(norm(conv(x, "conv1"), "bn1"), 0)
-    y = np.maximum(norm(conv(y, "conv2", stride), "bn2"), 0)
+    y = np.maximum(norm(conv(y, "conv2", strides), "bn2"), 0)
     y = norm(conv(y, "conv3"), "bn3")
-    return np.maximum(y + norm(conv(x, "shortcut_conv", stride), "shortcut_bn"), 0)
+    return np.maximum(y + norm(conv(x, "shortcut_conv", strides), "shortcut_bn"), 0)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_bottleneck_equals_its_definition(stride):
+@pytest.mark.parametrize("strides", [1, 2])
+def test_bottleneck_equals_its_definition(strides):
     rng = np.random.default_rng(0)
     images = rng.normal(size=(2, 6, 5, 3))
     with jax.enable_x64():
         types = {"param_dtype": jnp.float64}
-        block = models.Bottleneck(2, stride, partial(Conv, dtype=jnp.float64, **types), partial(BatchNorm, **types))
-        variables = block.init(jax.random.key(0), jnp.asarray(images), train=False)
+        block = models.Bottleneck(
+            features=2, strides=strides, conv=partial(torch_conv, dtype=jnp.float64, **types),
+            norm=partial(BatchNorm, use_running_average=True, **types),
+        )  # fmt: skip
+        variables = block.init(jax.random.key(0), jnp.asarray(images))
         variables = jax.tree.map(lambda a: rng.normal(size=a.shape) ** 2 + 0.1, variables)
-        found = block.apply(variables, jnp.asarray(images), train=False)
-        assert found.shape == (2, -(-6 // stride), -(-5 // stride), 8)
-        assert_close(found, np.stack([naive_bottleneck(image, variables, stride) for image in images]), 1e-12)
+        outputs = block.apply(variables, jnp.asarray(images))
+        assert outputs.shape == (2, -(-6 // strides), -(-5 // strides), 8)
+        assert_close(outputs, np.stack([naive_bottleneck(image, variables, strides) for image in images]), 1e-12)
 
 
 def test_logits_are_not_softmaxed():
@@ -254,6 +256,21 @@ def test_logits_are_not_softmaxed():
     linear = {"kernel": jnp.zeros_like(variables["params"]["linear"]["kernel"]), "bias": bias}
     variables = {**variables, "params": variables["params"] | {"linear": linear}}
     np.testing.assert_array_equal(model.apply(variables, images, train=False), np.tile(bias, (3, 1)))
+
+
+@pytest.mark.parametrize(
+    ("images", "mask", "message"),
+    [
+        (jnp.ones((8, 8, 3)), None, r"images must be \[batch, height, width, channels\]"),
+        (jnp.ones((2, 8, 8, 3), jnp.uint8), None, "images must be floating point"),
+        (jnp.ones((2, 8, 8, 3)), jnp.ones(3, bool), r"mask must be \[batch\]"),
+        (jnp.ones((2, 8, 8, 3)), jnp.ones((2, 1), bool), r"mask must be \[batch\]"),
+        (jnp.ones((2, 8, 8, 3)), jnp.ones(2), "mask must be bool"),
+    ],
+)
+def test_images_and_masks_of_another_kind_are_refused(images, mask, message):
+    with pytest.raises(AssertionError, match=message):
+        jax.eval_shape(partial(ResNet(**SMALL).init, train=False), jax.random.key(0), images, mask=mask)
 
 
 @pytest.mark.parametrize("image_size", [(8, 32), (32, 8), (8, 8)])
@@ -303,4 +320,4 @@ def test_bfloat16_arithmetic_keeps_float32_parameters_statistics_and_logits():
 
 
 def is_conv_or_block(module: nn.Module, method: str) -> bool:
-    return isinstance(module, Conv | models.BasicBlock) and method == "__call__"
+    return isinstance(module, nn.Conv | models.BasicBlock) and method == "__call__"

@@ -62,6 +62,28 @@ def test_out_is_what_came_in_and_loads_in_torch(network, variables):
     assert torch.equal(fresh.eval()(images), network(images))
 
 
+def test_results_share_no_memory_with_their_sources(tmp_path):
+    network = torch_resnet.ResNet(WIDTH, num_classes=CLASSES)
+    start = {name: tensor.numpy().copy() for name, tensor in network.state_dict().items()}
+    variables = torch_weights.from_state_dict(network.state_dict(), MODEL)
+    renamed = torch_weights.relayout(network.state_dict(), MODEL, "kuangliu")
+    arrays = {name: array.copy() for name, array in start.items()}
+    of_arrays = torch_weights.from_state_dict(arrays, MODEL)
+    network(torch.ones(2, 3, 32, 32)).sum().backward()
+    torch.optim.SGD(network.parameters(), 0.1).step()
+    for array in arrays.values():
+        array += 1
+    exported = torch_weights.to_state_dict(variables, MODEL)
+    for state_dict in (exported, torch_weights.to_state_dict(of_arrays, MODEL), renamed):
+        chex.assert_trees_all_equal(state_dict, start)
+    for suffix in (".pth", ".safetensors"):
+        torch_weights.save(tmp_path / f"weights{suffix}", exported)
+        loaded = torch_weights.load(tmp_path / f"weights{suffix}")
+        for array in [*map(np.asarray, loaded.values()), *exported.values(), *renamed.values()]:
+            array += 1  # raises if the array is read-only
+    chex.assert_trees_all_equal(torch_weights.to_state_dict(variables, MODEL), start)
+
+
 @pytest.mark.parametrize("layout", ["kuangliu", "torchvision"])
 def test_in_out_in_is_exact(variables, layout):
     state_dict = torch_weights.to_state_dict(variables, MODEL, layout)

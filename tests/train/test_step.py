@@ -251,9 +251,9 @@ def test_dropout_masks_differ_by_step_and_repeat_at_the_same_step():
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_an_images_dropout_mask_is_the_same_on_any_number_of_devices(devices):
     images, rngs = jnp.ones((8, 4, 4, 3)), {"dropout": jax.random.key(0)}
-    whole = Dropout(0.5).apply({}, images, True, rngs=rngs)
+    whole = Dropout(0.5).apply({}, images, rngs=rngs)
     assert set(np.unique(whole)) == {0, 2} and len(np.unique(whole, axis=0)) == 8
-    share = jax.vmap(lambda share: Dropout(0.5, "devices").apply({}, share, True, rngs=rngs), axis_name="devices")
+    share = jax.vmap(lambda share: Dropout(0.5, "devices").apply({}, share, rngs=rngs), axis_name="devices")
     np.testing.assert_array_equal(share(images.reshape(devices, -1, 4, 4, 3)).reshape(images.shape), whole)
 
 
