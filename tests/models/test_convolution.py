@@ -132,9 +132,9 @@ def others():
 @pytest.mark.parametrize("name", others())
 def test_other_convolutions_are_those_of_lax(name):
     x, kernel, strides, padding, options = others()[name]
-    found = jax.make_jaxpr(partial(conv_for("cpu")(), window_strides=strides, padding=padding, **options))(x, kernel)
+    traced = jax.make_jaxpr(partial(conv_for("cpu")(), window_strides=strides, padding=padding, **options))(x, kernel)
     plain = jax.make_jaxpr(partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options))
-    assert str(found) == str(plain(x, kernel))
+    assert str(traced) == str(plain(x, kernel))
 
 
 def test_the_algorithm_depends_on_the_platform_and_compares_equal():

@@ -114,8 +114,14 @@ def test_the_names_of_the_variants_are_public():
 
 
 def test_an_explicit_configuration_says_what_the_network_is():
-    found = models.explicit(Config())
-    assert (found.width, found.blocks, found.kernel_size, found.pool_size, found.dropout) == (64, (2, 2, 2, 2), 3, 4, 0)
+    base = models.explicit(Config())
+    assert (base.width, base.blocks, base.kernel_size, base.pool_size, base.dropout) == (
+        64,
+        (2, 2, 2, 2),
+        3,
+        4,
+        0,
+    )
     wide = models.explicit(Config(model="wide_resnet16_8"))
     assert (wide.width, wide.blocks, wide.pool_size, wide.dropout) == (128, (2, 2, 2), None, 0.3)
 

@@ -74,7 +74,9 @@ def make_training(config: Config, dataset: Dataset, dtype: str) -> Training:
     return Training(
         config=config,
         seed=0,
-        model=models.from_config(config, 3).clone(dtype=np.dtype(dtype), param_dtype=np.dtype(dtype)),
+        model=models.from_config(config, 3).clone(
+            dtype=np.dtype(dtype), param_dtype=np.dtype(dtype), conv_general_dilated_cls=models.conv_for("cpu")
+        ),
         source=source or make_input(dataset.train, config, 0, statistics, devices),
         statistics=statistics,
         image_shape=(8, 8, 3),
