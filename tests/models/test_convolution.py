@@ -1,4 +1,4 @@
-"""The CPU's convolution: values and gradients of each algorithm against NumPy and against plain lax in float64."""
+"""The CPU's convolution: values and gradients of each algorithm against NumPy."""
 
 from functools import partial
 
@@ -42,11 +42,10 @@ TILES_2 = TILES_4 | {"height": 6}
 FEW_TILES = TILES_4 | {"batch": 1, "height": 4, "width": 8}
 
 
-def conv(x, kernel, strides, function=None):
-    """The CPU's convolution, or another function, with symmetric padding."""
-    pad = kernel.shape[0] // 2
-    function = function or conv_for("cpu")()
-    return function(x, kernel, (strides, strides), ((pad, pad), (pad, pad)), dimension_numbers=NHWC_HWIO)
+def conv(x, kernel, strides):
+    """The CPU's convolution with symmetric padding."""
+    padding = ((kernel.shape[0] // 2,) * 2,) * 2
+    return conv_for("cpu")()(x, kernel, (strides, strides), padding, dimension_numbers=NHWC_HWIO)
 
 
 def draw_conv(case):
@@ -98,15 +97,6 @@ def test_it_equals_the_naive_convolution(case):
         assert_close(with_gradients(convolve, *map(jnp.asarray, arrays)), expected, 1e-12)
 
 
-@pytest.mark.parametrize("case", [EVEN, EVEN_5, EVEN_1, ODD, TILES_4, TILES_2])
-def test_its_gradients_are_those_of_lax(case):
-    with jax.enable_x64():
-        arrays = tuple(map(jnp.asarray, draw_conv(case)))
-        ours = with_gradients(partial(conv, strides=case["stride"]), *arrays)
-        plain = with_gradients(partial(conv, strides=case["stride"], function=lax.conv_general_dilated), *arrays)
-        assert_close(ours, plain, 1e-12)
-
-
 def others():
     """Arguments that the CPU's algorithms do not cover, by name: x, kernel, positional and keyword arguments."""
     x, kernel = jnp.ones((2, 8, 8, 32)).at[0, 1, 2].set(3), jnp.ones((3, 3, 32, 32)).at[0, 1].set(2)
@@ -132,9 +122,9 @@ def others():
 @pytest.mark.parametrize("name", others())
 def test_other_convolutions_are_those_of_lax(name):
     x, kernel, strides, padding, options = others()[name]
-    found = jax.make_jaxpr(partial(conv_for("cpu")(), window_strides=strides, padding=padding, **options))(x, kernel)
+    traced = jax.make_jaxpr(partial(conv_for("cpu")(), window_strides=strides, padding=padding, **options))(x, kernel)
     plain = jax.make_jaxpr(partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options))
-    assert str(found) == str(plain(x, kernel))
+    assert str(traced) == str(plain(x, kernel))
 
 
 def test_the_algorithm_depends_on_the_platform_and_compares_equal():

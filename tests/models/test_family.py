@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-import jresnet
 from jresnet import models
 from jresnet.errors import InputError
 from tests.support.numerics import assert_uniform
@@ -17,6 +16,16 @@ from tests.support.numerics import assert_uniform
 @pytest.mark.parametrize(
     ("variant", "options", "side", "count"),
     [
+        (models.resnet18, {"width": 32}, 32, 2_797_610),
+        (models.resnet18, {"width": 40}, 32, 4_368_690),
+        (models.resnet18, {"width": 42}, 32, 4_815_940),
+        (models.resnet18, {"width": 43}, 32, 5_047_737),
+        (models.resnet18, {}, 32, 11_173_962),
+        (models.resnet18, {"width": 80}, 32, 17_454_170),
+        (models.resnet34, {}, 32, 21_282_122),
+        (models.resnet50, {}, 32, 23_520_842),
+        (models.resnet101, {}, 32, 42_512_970),
+        (models.resnet152, {}, 32, 58_156_618),
         (models.preact_resnet18, {}, 32, 11_171_146),
         (models.resnet20, {}, 32, 269_722),
         (models.resnet20, {"shortcut": "projection"}, 32, 272_474),
@@ -32,23 +41,20 @@ from tests.support.numerics import assert_uniform
     ],
 )
 def test_published_parameter_counts(variant, options, side, count):
-    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    params = jax.eval_shape(partial(variant(**options).init, train=False), jax.random.key(0), images)["params"]
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+    assert models.parameter_count(variant(**options), (side, side)) == count
 
 
-VARIANTS = {name: getattr(jresnet, name) for name in jresnet.__all__ if isinstance(getattr(jresnet, name), partial)}
 # Between them kernels of 3x3 and 1x1, normalisation, and linear layers with biases.
 QUICK = ("resnet20", "resnet_se443")
 
 
 @pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in VARIANTS]
+    "variant", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in models.VARIANTS]
 )
 def test_every_tensor_starts_as_in_torch(variant):
     """Weights and biases uniform within 1 / sqrt(fan-in), scales and variances 1, the rest 0."""
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    variables = flatten_dict(VARIANTS[variant]().lazy_init(jax.random.key(0), images, train=False))
+    variables = flatten_dict(models.VARIANTS[variant]().lazy_init(jax.random.key(0), images, train=False))
     for path, values in variables.items():
         kernel = variables.get((*path[:-1], "kernel"))
         if kernel is None:

@@ -77,7 +77,7 @@ class Case:
         return torch_weights.from_state_dict(self.theirs().state_dict(), self.ours(dtype), (self.side, self.side))
 
     def named(self, variables):
-        """Variables, or gradients in their place, by PyTorch's names."""
+        """Variables, or gradients of the same structure, by PyTorch's names."""
         return torch_weights.to_state_dict(variables, self.ours(jnp.float32), self.layout, (self.side, self.side))
 
     @property
@@ -199,15 +199,15 @@ def measure_ours(case, dtype, run, batch):
     return outputs | case.named(changes)
 
 
-def errors(found, expected):
+def errors(ours, expected):
     """The largest error of every array expected, relative to its largest entry."""
     compared = {name: np.abs(want).max() for name, want in expected.items() if not name.endswith("batches_tracked")}
-    differences = {name: np.asarray(found[name], np.float64) - expected[name] for name in compared}
+    differences = {name: np.asarray(ours[name], np.float64) - expected[name] for name in compared}
     return {name: np.abs(differences[name]).max() / (size or 1.0) for name, size in compared.items()}
 
 
-def check(found, expected, tolerance):
-    wrong = {name: error for name, error in errors(found, expected).items() if not error <= tolerance}
+def check(ours, expected, tolerance):
+    wrong = {name: error for name, error in errors(ours, expected).items() if not error <= tolerance}
     assert not wrong
 
 
@@ -221,8 +221,8 @@ def test_one_batch_in_float64(member):
     case, run = member
     batch = draw_batch(case.side, 0)
     with jax.enable_x64():
-        found = measure_ours(case, jnp.float64, run, batch)
-    check(found, measure_theirs(case.theirs().double(), batch), 1e-10)
+        ours = measure_ours(case, jnp.float64, run, batch)
+    check(ours, measure_theirs(case.theirs().double(), batch), 1e-10)
 
 
 @pytest.mark.parametrize("case", OPTIONS, ids=str)
@@ -233,8 +233,8 @@ def test_options_in_float64(case):
 @pytest.mark.parametrize("case", KINDS, ids=str)
 def test_one_batch_in_float32(case):
     batch = draw_batch(case.side, 0)
-    found = measure_ours(case, jnp.float32, compile_fast(program(case.ours(jnp.float32))), batch)
-    check(found, measure_theirs(case.theirs().double(), batch), 1e-5)
+    ours = measure_ours(case, jnp.float32, compile_fast(program(case.ours(jnp.float32))), batch)
+    check(ours, measure_theirs(case.theirs().double(), batch), 1e-5)
 
 
 @pytest.mark.slow
@@ -242,15 +242,15 @@ def test_one_batch_in_float32(case):
 def test_one_batch_in_float32_at_full_depth(case):
     """Operation by operation, which for deep networks takes less time than compilation.
 
-    Over so many layers float32 itself can leave more than 1e-5 in a gradient, in either library: 1.4e-5 here
+    Over that many layers, float32 itself can leave more than 1e-5 in a gradient, in either library: 1.4e-5 here
     and 0.9e-5 in PyTorch for ResNet-101, 1.7e-5 and 1.4e-5 for ResNet-152, 1.2e-5 and 1.2e-5 for the wide
     ResNet-16-8, 1.1e-5 and 1.8e-5 for the ResNet-50 of ImageNet. Hence no more than thrice PyTorch's own.
     """
     batch = draw_batch(case.side, 0)
     expected = measure_theirs(case.theirs().double(), batch)
-    found = measure_ours(case, jnp.float32, program(case.ours(jnp.float32)), batch)
+    ours = measure_ours(case, jnp.float32, program(case.ours(jnp.float32)), batch)
     own = max(errors(measure_theirs(case.theirs(), batch), expected).values())
-    check(found, expected, max(1e-5, 3 * own))
+    check(ours, expected, max(1e-5, 3 * own))
 
 
 def train_theirs(case, config):
@@ -304,8 +304,8 @@ def test_twenty_steps_of_sgd(member):
     case, run = member
     for config in runs_of(case):
         with jax.enable_x64():
-            found = train_ours(case, run, config)
-        check(found, train_theirs(case, config), 1e-9)
+            ours = train_ours(case, run, config)
+        check(ours, train_theirs(case, config), 1e-9)
 
 
 def test_the_training_step_itself_takes_them():
@@ -319,8 +319,8 @@ def test_the_training_step_itself_takes_them():
             images, labels = draw_batch(case.side, step)
             batch = {"images": jnp.asarray(images, jnp.float64), "labels": jnp.asarray(labels)}
             state, _ = train_step(state, batch)
-        found = case.named(state.variables)
-    check(found, train_theirs(case, config), 1e-9)
+        ours = case.named(state.variables)
+    check(ours, train_theirs(case, config), 1e-9)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What a network is made of, layer by layer: against PyTorch's own count of operations and published figures."""
+"""A network layer by layer: against PyTorch's own count of operations and published figures."""
 
 from functools import partial
 

@@ -45,19 +45,19 @@ def test_the_same_function(network, variables):
 
 
 def test_the_variables_are_as_the_model_makes_them(variables):
-    made = jax.eval_shape(lambda: MODEL.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
-    chex.assert_trees_all_equal_shapes_and_dtypes(variables, dict(made))
+    shapes = jax.eval_shape(lambda: MODEL.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    chex.assert_trees_all_equal_shapes_and_dtypes(variables, dict(shapes))
 
 
 def test_out_is_what_came_in_and_loads_in_torch(network, variables):
-    found = torch_weights.to_state_dict(variables, MODEL)
+    state_dict = torch_weights.to_state_dict(variables, MODEL)
     expected = network.state_dict()
-    assert found.keys() == expected.keys()
+    assert state_dict.keys() == expected.keys()
     for name, tensor in expected.items():
         if not name.endswith("num_batches_tracked"):
-            np.testing.assert_array_equal(found[name], tensor.numpy())
+            np.testing.assert_array_equal(state_dict[name], tensor.numpy())
     fresh = torch_resnet.ResNet(WIDTH, num_classes=CLASSES)
-    fresh.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
+    fresh.load_state_dict({name: torch.from_numpy(array) for name, array in state_dict.items()})
     images = torch.ones(1, 3, 32, 32)
     assert torch.equal(fresh.eval()(images), network(images))
 
@@ -124,8 +124,8 @@ def test_tensors_of_any_precision_are_read_exactly(tmp_path, network, dtype, suf
     wide = torch.float32 if dtype == torch.bfloat16 else dtype
     renamed = torch_weights.relayout(loaded, MODEL, "torchvision")
     for name, tensor in state_dict.items():
-        found = renamed[name.replace("linear", "fc").replace("shortcut", "downsample")]
-        assert torch.equal(torch.from_numpy(found), tensor.to(wide) if tensor.is_floating_point() else tensor), name
+        array = renamed[name.replace("linear", "fc").replace("shortcut", "downsample")]
+        assert torch.equal(torch.from_numpy(array), tensor.to(wide) if tensor.is_floating_point() else tensor), name
     kernel = torch_weights.from_state_dict(loaded, MODEL)["params"]["conv1"]["kernel"]
     assert kernel.dtype == jnp.float32
     np.testing.assert_array_equal(kernel, state_dict["conv1.weight"].float().numpy().transpose(2, 3, 1, 0))

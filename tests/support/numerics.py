@@ -9,9 +9,9 @@ def with_gradients(function, x, kernel, dy):
     return y, *pullback(dy)
 
 
-def assert_close(found, expected, relative):
+def assert_close(actual, expected, relative):
     """Every entry within `relative` times the largest expected one."""
-    for have, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    for have, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert have.shape == want.shape
         np.testing.assert_allclose(have, want, rtol=0, atol=relative * max(np.abs(want).max(), 1e-3))
 

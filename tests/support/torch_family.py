@@ -1,4 +1,4 @@
-"""The family in PyTorch, written from its publications: what jresnet's own description of it is held against.
+"""The family in PyTorch, written from its publications: the reference for jresnet's own.
 
 Depths, widths, strides and names are literals of the papers and of the two public layouts; nothing is
 read from jresnet. Where a paper leaves a choice open, the public code that decides it is named.
@@ -182,7 +182,7 @@ FAMILY = {
     "wide_resnet16_8": partial(wide, stage_sizes=(2, 2, 2), width=128),
     "imagenet_resnet18": partial(large, Basic, stage_sizes=(2, 2, 2, 2)),
     "imagenet_resnet50": partial(large, Bottleneck, stage_sizes=(3, 4, 6, 3)),
-    # Thakur et al. 2023, and Nikunj-Gupta/Efficient_ResNets for the place of the squeeze and excitation.
+    # Thakur et al. 2023, and Nikunj-Gupta/Efficient_ResNets for the position of the squeeze and excitation.
     "resnet_se443": partial(Network, Basic, stage_sizes=(4, 4, 3), squeeze=16),
 }
 

@@ -6,6 +6,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import unflatten_dict
 
 from jresnet.models import ResNet
 
@@ -43,11 +44,11 @@ LEAVES = {"running_mean": ("batch_stats", "mean"), "running_var": ("batch_stats"
 
 
 def from_torch(tensors):
-    """PyTorch's named tensors (parameters, buffers or gradients) in the places and layouts of our variables."""
-    found = {}
+    """PyTorch's named tensors (parameters, buffers or gradients) in the structure and layouts of our variables."""
+    variables = {}
     for name, tensor in tensors:
         *path, leaf = name.split(".")
-        values = tensor.detach().numpy()
+        values = tensor.detach().numpy().copy()
         if leaf == "num_batches_tracked":
             continue
         if path == ["linear"]:
@@ -58,12 +59,8 @@ def from_torch(tensors):
         else:
             collection, leaf = LEAVES.get(leaf, ("params", "scale" if leaf == "weight" else "bias"))
             entry = (collection, *our_path(path), leaf)
-        *inner, last = entry
-        node = found
-        for key in inner:
-            node = node.setdefault(key, {})
-        node[last] = values.copy()
-    return found
+        variables[entry] = values
+    return unflatten_dict(variables)
 
 
 def our_path(path):
@@ -75,9 +72,9 @@ def our_path(path):
     return [f"{stage}_{block}", module]
 
 
-def assert_close(found, expected, relative):
+def assert_close(actual, expected, relative):
     """The same tree, every entry within `relative` times its array's largest value."""
-    chex.assert_trees_all_equal_shapes(found, expected)
-    for (path, have), want in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
-        error = np.abs(np.asarray(have, np.float64) - want).max()
-        assert error <= relative * np.abs(want).max(), f"{jax.tree_util.keystr(path)}: off by {error}"
+    chex.assert_trees_all_equal_shapes(actual, expected)
+    scales = jax.tree.map(lambda a: np.abs(a).max() or np.finfo(np.float64).tiny, expected)
+    scaled = [jax.tree.map(lambda a, scale: np.asarray(a) / scale, tree, scales) for tree in (actual, expected)]
+    chex.assert_trees_all_close(*scaled, rtol=0, atol=relative)
