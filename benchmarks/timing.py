@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from jresnet.config import Precision
+from jresnet.records.tables import Column, Table
 
 Device = Literal["cpu", "gpu"]
 # Random training images: 16 batches of the largest size, so that a GPU is not timed on planning epochs.
@@ -217,14 +216,11 @@ def spread_text(spread: Mapping[str, float] | None, form: str, scale: float = 1)
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; the first two columns are text, the others are right-aligned numbers."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index < 2 else "right")
-    for row in rows:
-        table.add_row(*row)
+    columns = [Column(name, (str(index),), right=index > 1) for index, name in enumerate(header)]
+    numbered = [{str(index): cell for index, cell in enumerate(row)} for row in rows]
     console = Console()
-    # Piped output has no width, and rich would cut the table to 80 columns.
-    Console(width=console.width if console.is_terminal else 160).print(table)
+    # Piped output has no width, and rich would fold the table into 80 columns.
+    Console(width=console.width if console.is_terminal else 160).print(Table(columns, numbered, title=title))
 
 
 def print_failures(cases: Iterable[tuple[str, Mapping[str, Mapping[str, Any]]]]) -> None:

@@ -8,11 +8,10 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import rich.box
-import rich.table
 
 from jresnet.models import ResNet
 from jresnet.models.layers import BatchNorm
+from jresnet.records.tables import Column, Table, number, text
 
 BUDGET = 5_000_000
 """The report's limit on trainable parameters (section 4.3)."""
@@ -86,37 +85,34 @@ def _layer(module: nn.Module, output: tuple[int, ...]) -> Layer:
     return describe("batch normalisation" if isinstance(module, BatchNorm) else "linear")
 
 
-def table(layers: list[Layer], title: str, budget: int = BUDGET) -> rich.table.Table:
-    """The layers as a table for the console, with totals and a comparison with a budget of parameters.
+def table(layers: list[Layer], title: str, budget: int = BUDGET) -> Table:
+    """The layers as a table with totals and a comparison with a budget of parameters.
 
     Shares are of the network's multiply-adds.
     """
     parameters, macs = sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
     fits = "fits" if parameters <= budget else "exceeds"
-    rich_table = rich.table.Table(
-        title=title,
-        box=rich.box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        show_footer=True,
-        caption=(
-            f"{parameters:,} trainable parameters: {fits} the budget of {budget:,} by {abs(budget - parameters):,}\n"
-            f"{macs:,} multiply-adds for one image, {2 * macs / 1e6:,.1f} MFLOP at 2 each"
-        ),
-        caption_justify="left",
-        title_justify="left",
-    )  # fmt: skip
-    for header, footer in (("layer", "total"), ("kind", "")):
-        rich_table.add_column(header, footer, overflow="fold")
-    footers = {"output": "", "kernel": "", "stride": "", "parameters": f"{parameters:,}", "MACs": f"{macs:,}"}
-    for header, footer in (footers | {"share (%)": "100.0"}).items():
-        rich_table.add_column(header, footer, justify="right", overflow="fold")
-    for layer in layers:
-        share = f"{100 * layer.macs / macs:.1f}" if layer.macs else ""
-        numbers = (f"{number:,}" if number else "" for number in (layer.parameters, layer.macs))
-        stride = layer.stride and (layer.stride[:1] if len(set(layer.stride)) == 1 else layer.stride)
-        rich_table.add_row(layer.name, layer.kind, *map(by, (layer.output, layer.kernel, stride)), *numbers, share)
-    return rich_table
+    columns = [
+        text("layer", "name", missing=""),
+        text("kind", "kind", missing=""),
+        *(Column(name, (name,), by, right=True, missing="") for name in ("output", "kernel", "stride")),
+        number("parameters", "parameters", ",d", missing=""),
+        number("MACs", "macs", ",d", missing=""),
+        number("share (%)", "share", ".1f", 100, missing=""),
+    ]
+    rows = [
+        layer._asdict()
+        | {"stride": layer.stride and (layer.stride[:1] if len(set(layer.stride)) == 1 else layer.stride)}
+        | {"parameters": layer.parameters or None, "macs": layer.macs or None}
+        | {"share": layer.macs / macs if layer.macs else None}
+        for layer in layers
+    ]
+    caption = (
+        f"{parameters:,} trainable parameters: {fits} the budget of {budget:,} by {abs(budget - parameters):,}\n"
+        f"{macs:,} multiply-adds for one image, {2 * macs / 1e6:,.1f} MFLOP at 2 each"
+    )
+    total = {"name": "total", "parameters": parameters, "macs": macs, "share": 1}
+    return Table(columns, rows, caption, title, footer=total)
 
 
 def by(shape: tuple[int, ...] | None) -> str:
