@@ -43,7 +43,7 @@ def parse(command):
     if name == "experiments.reproduce":
         return plan.parse(arguments, reproduce.PROGRAM)
     if name == "experiments.cross_validation":
-        return cross_validation.parse(arguments)
+        return cross_validation.parse_options(arguments)
     if name.startswith("experiments."):
         sweep = name.removeprefix("experiments.") in SWEEPS
         return single.parse(name, final.CONFIG, arguments, single.Options if sweep else single.SingleOptions)

@@ -218,7 +218,8 @@ class Dataset:
 def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     """Load a data set by name.
 
-    >>> dataset = load_dataset("synthetic")
+    >>> import jresnet
+    >>> dataset = jresnet.load_dataset("synthetic")
     >>> dataset.train.images.shape, dataset.test.labels.shape, dataset.classes[:3]
     ((4000, 32, 32, 3), (1000,), ('disc', 'ring', 'square'))
 

@@ -20,7 +20,10 @@ def check_options(model: "ResNet", image_size: tuple[int, int] | None = None) ->
     kernel_sizes, stages, preactivated = model.kernel_sizes, len(model.stage_sizes), model.block_cls.preactivated
     channels, squeeze = model.stem_width or model.width, model.squeeze or 1
     rules = [
-        (len(kernel_sizes) == stages, f"kernel_size {kernel_sizes}: give one, or one for each of {stages} stages"),
+        (
+            len(kernel_sizes) == stages,
+            f"kernel_size {kernel_sizes}: give one number, or one for each of {stages} stages",
+        ),
         (all(side % 2 for side in kernel_sizes), f"kernel_size {model.kernel_size}: must be odd"),
         (model.stem in get_args(Stem), f"stem {model.stem}: must be one of {get_args(Stem)}"),
         (model.shortcut in get_args(Shortcut), f"shortcut {model.shortcut}: must be one of {get_args(Shortcut)}"),

@@ -46,6 +46,16 @@ def from_state_dict(
     Prefixes of DataParallel and torch.compile are dropped. `num_batches_tracked` is ignored: PyTorch uses it only
     for a batch normalisation without momentum.
 
+    >>> import jax, jresnet
+    >>> model = jresnet.resnet18(num_classes=10, width=4)
+    >>> variables = model.init(jax.random.key(0), jax.numpy.zeros((1, 32, 32, 3)), train=False)
+    >>> state_dict = jresnet.torch_weights.to_state_dict(variables, model)  # or torch.load("resnet18.pth")
+    >>> state_dict["layer2.0.shortcut.0.weight"].shape
+    (8, 4, 1, 1)
+    >>> restored = jresnet.torch_weights.from_state_dict(state_dict, model)
+    >>> bool(jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), variables, restored)))
+    True
+
     Args:
       state_dict: PyTorch tensors or arrays by name, or the path of a file to `load`.
       model: the network they belong to.

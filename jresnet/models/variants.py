@@ -1,15 +1,31 @@
-"""The named networks: each is a line that says what sets it apart."""
+"""The named networks: the report's, and for each other one a line that says what sets it apart."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 from jresnet.config import Model
 from jresnet.models.blocks import Bottleneck, PreactBlock
 from jresnet.models.resnet import ResNet
 
-resnet18 = partial(ResNet, stage_sizes=(2, 2, 2, 2))
-"""The report's: ResNet-18 of He et al. 2015 (arXiv 1512.03385) with kuangliu/pytorch-cifar's stem for small images."""
+
+def resnet18(stage_sizes: tuple[int, ...] = (2, 2, 2, 2), **options: Any) -> ResNet:
+    """The report's: ResNet-18 of He et al. 2015 (arXiv 1512.03385) with kuangliu/pytorch-cifar's stem for small images.
+
+    >>> import jax, jresnet
+    >>> model = jresnet.resnet18(num_classes=10, width=4)
+    >>> images = jax.numpy.zeros((2, 32, 32, 3))
+    >>> variables = model.init(jax.random.key(0), images, train=False)
+    >>> model.apply(variables, images, train=False).shape
+    (2, 10)
+
+    Args:
+      stage_sizes: blocks per stage.
+      **options: the other fields of `ResNet`, which these functions share.
+    """
+    return ResNet(stage_sizes, **options)
+
+
 resnet34 = partial(ResNet, stage_sizes=(3, 4, 6, 3))
 """ResNet-34, likewise."""
 resnet50 = partial(ResNet, stage_sizes=(3, 4, 6, 3), block_cls=Bottleneck)

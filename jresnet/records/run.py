@@ -73,7 +73,7 @@ def identity(config: Config) -> dict[str, Any]:
 
 
 def differences(record: Mapping[str, Any], config: Config, seed: int, sha256: str) -> list[str]:
-    """How a recorded run differs from the one of these arguments, as in "width 8, not 16"; empty if they are the same.
+    """How a recorded run differs from the one of these arguments, as in "width 8, not 42"; empty if they agree.
 
     Args:
       record: the content of a `config.json` or `result.json`.
@@ -87,4 +87,13 @@ def differences(record: Mapping[str, Any], config: Config, seed: int, sha256: st
     recorded, expected = identity(config_from_json(record["config"])), identity(config)
     recorded |= {"seed": record.get("seed"), "data sha256": record["dataset"].get("sha256")}
     expected |= {"seed": seed, "data sha256": sha256}
-    return [f"{name} {recorded[name]}, not {value}" for name, value in expected.items() if recorded[name] != value]
+    return [
+        f"{name} {_as_typed(recorded[name])}, not {_as_typed(value)}"
+        for name, value in expected.items()
+        if recorded[name] != value
+    ]
+
+
+def _as_typed(value: Any) -> str:
+    """An option's value as on the command line."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

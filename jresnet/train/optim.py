@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -63,6 +64,11 @@ def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
         "linear": optax.linear_schedule(1.0, 0.0, after),
         "step": optax.piecewise_constant_schedule(1.0, {total // 2 - warmup: 0.1, 3 * total // 4 - warmup: 0.1}),
     }[config.schedule]
-    if warmup == 0:
-        return decay
-    return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), decay], [warmup])
+    if warmup:
+        decay = optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), decay], [warmup])
+
+    def fraction(step):
+        with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix integers and floats
+            return decay(step)
+
+    return fraction

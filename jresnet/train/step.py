@@ -125,7 +125,7 @@ def make_train_step(model: ResNet, tx: optax.GradientTransformation, axis_name: 
             batch_stats = of_first_device(batch_stats)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        correct = total(jnp.sum((logits.argmax(-1) == batch["labels"]) & weights))
+        correct = total(jnp.sum((logits.argmax(-1).astype(jnp.int32) == batch["labels"]) & weights))
         metrics = Metrics(
             (loss * images.astype(loss.dtype)).astype(jnp.float32),
             correct.astype(jnp.int32),

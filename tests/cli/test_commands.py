@@ -160,7 +160,7 @@ def test_options_that_contradict_a_runs_record_are_refused(capsys, weights, tmp_
         "--width 4: the run's own record says it"
     )
     assert "both are directories" in refusal(capsys, "convert", directory, tmp_path / "other", *NORMALISATION)
-    assert "is there already" in refusal(capsys, "convert", weights, directory, "--width", 4, *NORMALISATION)
+    assert "exists already" in refusal(capsys, "convert", weights, directory, "--width", 4, *NORMALISATION)
     # Another experiment's name, so that training does not resume from converted weights.
     config = json.loads((directory / "config.json").read_text())
     assert config["experiment"] == "converted" and config["config"]["width"] == 4

@@ -141,7 +141,7 @@ def test_the_workdir_of_another_run(here, capfd):
     capfd.readouterr()
     for option, difference in (
         ("--width 3", "width 2, not 3"),
-        ("--blocks 2 1", "blocks [1, 1], not [2, 1]"),
+        ("--blocks 2 1", "blocks 1 1, not 2 1"),
         ("--first-seed 5", "seed 0, not 5"),
         ("--dataset folder:folder", "data sha256"),
     ):

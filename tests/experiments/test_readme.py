@@ -190,7 +190,7 @@ def test_another_study_is_another_table(root):
         ("docs/results.md", "<!-- results: end -->", "", "lacks its markers"),
         (f"experiments/results/{STUDY}/outcome.json", '"settings"', '"setting"', "not a study's"),
         (f"experiments/results/{STUDY}/outcome.json", '"seed-1"', '"seed-7"', "seed-7/result.json: not a readable"),
-        (f"experiments/results/{STUDY}/seed-0/result.json", '"test_loss"', '"tests_loss"', "not a run's result"),
+        (f"experiments/results/{STUDY}/seed-0/result.json", '"test_loss"', '"tests_loss"', "not the result of a run"),
         (f"experiments/results/{STUDY}/seed-0/result.json", '"width"', '"breadth"', "data set and width"),
         ("benchmarks/results/throughput-cpu.json", '"seconds": [', '"minutes": [', "not a throughput record"),
         ("benchmarks/results/throughput-cpu.json", '"cases"', '"case', "throughput-cpu.json: not a readable"),

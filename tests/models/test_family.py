@@ -84,7 +84,7 @@ def test_block_dropout_acts_in_training_only():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kernel_size": (3, 3)}, "give one, or one for each of 4 stages"),
+        ({"kernel_size": (3, 3)}, "give one number, or one for each of 4 stages"),
         ({"kernel_size": (3, 3, 3, 4)}, "must be odd"),
         ({"stem": "cifar"}, "stem cifar: must be one of"),
         ({"shortcut": "A"}, "shortcut A: must be one of"),

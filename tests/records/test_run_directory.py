@@ -130,9 +130,10 @@ def test_creating_again_keeps_the_first_record(workdir):
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("name", OTHER)
 def test_another_configuration_is_refused_naming_the_difference(workdir, name, resume):
-    recorded, value = getattr(models.explicit(CONFIG), name), OTHER[name]
-    message = refused(workdir, make_run(**{name: value}), resume)
-    assert message.startswith(f"--workdir {workdir}: holds another run ({name} {recorded}, not {value}")
+    values = (getattr(models.explicit(CONFIG), name), OTHER[name])
+    recorded, other = (" ".join(map(str, value)) if isinstance(value, tuple) else value for value in values)
+    message = refused(workdir, make_run(**{name: OTHER[name]}), resume)
+    assert message.startswith(f"--workdir {workdir}: holds another run ({name} {recorded}, not {other}")
     assert "choose another directory" in message
 
 

@@ -96,11 +96,11 @@ class FakeFit:
     def __call__(self, config, dataset, workdir, *, seed, experiment, keep, console):
         held_out = dataset.hold_out(config.validation, seed)
         run = describe(config, held_out, dataset.sha256, seed, experiment)
-        run_directory.claim(workdir, run)
+        run_directory.create(workdir, run)
         accuracy = self.accuracy(config, seed)
         line = {"epoch": 0, "test_accuracy": accuracy, "validation_accuracy": accuracy}
         write_bytes(workdir / METRICS, json.dumps(line).encode() + b"\n")
-        record = {name: run[name] for name in ("experiment", "config", "seed", "dataset")} | line
+        record = {name: run.to_json()[name] for name in ("experiment", "config", "seed", "dataset")} | line
         record |= {"device": "none", "versions": {}, "commit": None, "parameters": 1, "epochs": 1}
         record |= {"seconds": 2.0, "compile_seconds": 1.0, "train_loss": 1.0}
         run_directory.finish(workdir, json.loads(json.dumps(record)))
