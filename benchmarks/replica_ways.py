@@ -196,7 +196,7 @@ def _instead(convolve, call, args, kwargs, context):
 
 
 def convolve_by_product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """the convolution as the product of the patches under the kernel with the kernel as a matrix."""
+    """The convolution as the product of the patches under the kernel with the kernel as a matrix."""
     side = kernel.shape[0]
     pad = side // 2
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
