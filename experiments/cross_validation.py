@@ -21,7 +21,7 @@ from experiments import report
 from experiments.study import runs, statistics
 from experiments.study.options import ConfigOptions, parse, resumable
 from experiments.study.progress import Progress
-from experiments.study.runs import Run
+from experiments.study.runs import StudyRun
 from experiments.study.statistics import Summary
 from jresnet import cli, models
 from jresnet.config import Config, require
@@ -46,6 +46,8 @@ class Options(ConfigOptions):
     """What to compare, as in learning-rate=0.01,0.005 blocks="1 1 1 1,2 2 2 2": every combination is a setting."""
     seed: int = 0
     """Seed of the folds and of every run."""
+    quick: bool = False
+    """Run at a small scale on synthetic data; other options still count."""
     workdir: str | None = None
     """Directory of the runs, in which they also resume (default: runs/cross_validation)."""
 
@@ -74,16 +76,14 @@ def run(arguments: list[str]) -> None:
     names, grid = parse_grid(options)
     dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
     folds = [dataset.fold(options.folds, index, options.seed) for index in range(options.folds)]
-    groups = {
-        describe(names, values): [runs.make(NAME, config, options.seed, fold, options.directory) for fold in folds]
-        for values, config in grid.items()
-    }
-    finals = {
-        name: runs.make(NAME, config, options.seed, dataset, options.directory)
-        for name, config in zip(groups, grid.values(), strict=True)
-    }
-    for config in grid.values():
+    groups: dict[str, list[StudyRun]] = {}
+    finals: dict[str, StudyRun] = {}
+    for values, config in grid.items():
         models.check_network(config, len(dataset.classes), dataset.image_size)
+        setting = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True)) or "as configured"
+        *groups[setting], finals[setting] = (
+            runs.study_run(NAME, config, options.seed, data, options.directory) for data in (*folds, dataset)
+        )
     runs.check([*itertools.chain(*groups.values()), *finals.values()], options.directory)
     progress = Progress(cli.make_console())
     with resumable(cli.command(PROGRAM, arguments)):
@@ -142,14 +142,14 @@ def parse_grid(options: Options) -> tuple[tuple[str, ...], Grid]:
     return tuple(axes), grid
 
 
-def winner(groups: dict[str, list[Run]], progress: Progress) -> str | None:
+def winner(groups: dict[str, list[StudyRun]], progress: Progress) -> str | None:
     """The setting with the best mean accuracy; None while a missing fold could still change it.
 
     A setting that diverged on a fold cannot win.
     """
     means: dict[str, float] = {}
     for name, of_folds in groups.items():
-        if any(str(run.place) in progress.failed for run in of_folds):
+        if any(str(run.directory) in progress.failed for run in of_folds):
             continue
         accuracy = summary(of_folds, progress)
         if accuracy is None or accuracy.n < len(of_folds):
@@ -158,15 +158,10 @@ def winner(groups: dict[str, list[Run]], progress: Progress) -> str | None:
     return max(means, key=lambda name: means[name]) if means else None
 
 
-def summary(of_folds: Sequence[Run], progress: Progress) -> Summary | None:
+def summary(of_folds: Sequence[StudyRun], progress: Progress) -> Summary | None:
     """Mean, deviation and interval of the held-out accuracies of a setting's finished folds; None without any."""
     records = [record for run in of_folds if (record := progress.result(run)) is not None]
     return statistics.summarise(record["validation_accuracy"] for record in records) if records else None
-
-
-def describe(names: Sequence[str], values: Sequence[str]) -> str:
-    """A setting in words: "learning-rate 0.01, batch-size 32"."""
-    return ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True)) or "as configured"
 
 
 def conclude(
@@ -184,9 +179,8 @@ def conclude(
         interval("95 % interval", "low", "high", ".2f", 100, missing=""),
         number("folds", "n", "d"),
     ]
-    table = Table(columns, rows)
-    write_bytes(path, dataclasses.replace(table, caption="\n".join(notes)).markdown().encode())
-    progress.console.print(table)
+    write_bytes(path, Table(columns, rows, "\n".join(notes)).markdown().encode())
+    progress.console.print(Table(columns, rows))
     for line in [*notes, str(path)]:
         progress.say(line)
     progress.raise_failures()

@@ -15,11 +15,10 @@ from collections.abc import Sequence
 
 from experiments import readme
 from experiments.page import page
-from experiments.registry import NAMES
 from experiments.study import plan, statistics
 from experiments.study.experiment import Cell, Experiment, Outcome
 from experiments.study.options import resumable
-from experiments.study.plan import Plan, StudyOptions
+from experiments.study.plan import NAMES, Plan, StudyOptions
 from experiments.study.progress import Progress
 from experiments.study.results import data_name
 from jresnet import cli

@@ -34,7 +34,7 @@ def write(outcome: Outcome, workdir: pathlib.Path) -> list[pathlib.Path]:
       InputError: a run's predictions are damaged or not its own; nothing was written.
     """
     mistakes = sections.mistakes(outcome)
-    experiments = sections.sections(outcome)
+    experiments = [sections.section(experiment, cells, outcome.seeds) for experiment, cells in outcome.experiments]
     networks = sections.networks(outcome)
     shared: dict[str, Any] = {
         "samples": sections.samples(outcome),
@@ -45,8 +45,8 @@ def write(outcome: Outcome, workdir: pathlib.Path) -> list[pathlib.Path]:
         "commands": tables.commands(outcome.experiments),
     }
     html = _render(outcome, sections=experiments, mistakes=mistakes, **shared)
-    parts = [*shared.values(), *(part for section in experiments for part in vars(section).values())]
-    parts += vars(mistakes).values() if mistakes else ()
+    parts = [*shared.values(), *(part for section in experiments for part in section.values())]
+    parts += mistakes.values() if mistakes else ()
     return _write_files(outcome, pathlib.Path(workdir), html, parts)
 
 

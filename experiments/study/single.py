@@ -5,10 +5,10 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from experiments.study.options import ConfigOptions, parse, resumable
+from experiments.study.options import SeedOptions, parse, resumable
 from experiments.study.results import results_table
 from jresnet import cli, models
-from jresnet.config import Config, require
+from jresnet.config import Config
 from jresnet.data.datasets import load_dataset
 from jresnet.errors import InputError
 from jresnet.parallel import distributed
@@ -19,23 +19,15 @@ from jresnet.train import loop
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(ConfigOptions):
+class Options(SeedOptions):
     """Options of an experiment: its configuration, and how to run it."""
 
-    seeds: int = 1
-    """Runs, with seeds from --first-seed on."""
-    first_seed: int = 0
-    """Seed of the first run."""
+    quick: bool = False
+    """Run at a small scale on synthetic data; other options still count."""
     workdir: str | None = None
     """Directory of the run, or of the runs if there are several (default: a new one below runs/)."""
     resume: bool = False
     """Go on in --workdir, or in the latest default directory; finished runs are kept."""
-
-    def __post_init__(self):
-        """Check all options."""
-        super().__post_init__()
-        require(self, "seeds", self.seeds >= 1, "must be at least 1")
-        require(self, "first_seed", 0 <= self.first_seed <= 2**32 - self.seeds, "seeds must lie from 0 to 2**32 - 1")
 
     def directory(self, experiment: str) -> pathlib.Path:
         """--workdir, or runs/NAME, runs/NAME-2, ...: the first that is free, or with --resume the last in use."""

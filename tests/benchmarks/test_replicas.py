@@ -21,7 +21,7 @@ def use_network(monkeypatch, **options):
     """Train two blocks, a plain and a strided one with projection: every convolution of the report's network."""
     network = models.resnet18(width=2, stage_sizes=(1, 1), **options)
     monkeypatch.setattr(jax_step.models, "from_config", lambda config, num_classes: network)
-    monkeypatch.setattr(replicas, "training_step", partial(jax_step.trainer_step, images=12))
+    monkeypatch.setattr(replicas, "training_step", partial(jax_step.training_step, images=12))
 
 
 @pytest.fixture
