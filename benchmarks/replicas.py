@@ -13,7 +13,6 @@ import inspect
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ import numpy as np
 
 from benchmarks import timing
 from benchmarks.jax_step import jax_rival, training_step
-from benchmarks.records import check_options, new_record, select_device, write_record
+from benchmarks.records import BenchmarkOptions, new_record, select_device, write_record
 from benchmarks.timing import POOL_IMAGES, Case, Device, Rival
 from jresnet import cli
 from jresnet.errors import InputError
@@ -42,7 +41,7 @@ Rounding in float32 makes 0.0007 after one step and up to 0.05 after two, as ReL
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(BenchmarkOptions):
     """Time several runs at once under one vmapped step, alternated with one after another.
 
     Raises:
@@ -57,17 +56,13 @@ class Options:
     """Images per step of each replica."""
     counts: tuple[int, ...] = (1, 2, 4, 8)
     """Numbers of replicas to train at once."""
-    rounds: int = 5
-    """Timed calls of each way."""
     steps: int | None = None
     """Steps per timed call and replica (default: 2 on a CPU, 50 on a GPU)."""
-    output: Path | None = None
-    """JSON file for the record."""
 
     def __post_init__(self):
         """Check the values."""
         lists = ("width", "counts")
-        check_options(self, filled=lists, distinct=lists, positive=(*lists, "batch", "rounds", "steps"))
+        self.check(lists=lists, positive=(*lists, "batch", "steps"))
         most = POOL_IMAGES // max(len(TOLERANCES), self.call_steps)
         if self.batch > most:
             raise InputError(f"--batch {self.batch}: must be at most {most} for {self.call_steps} steps per call")
@@ -208,7 +203,7 @@ def text(differences: Sequence[float]) -> str:
 def run(options: Options) -> list[dict[str, Any]]:
     """Time every width and count; print the table, write the record and return its cases."""
     select_device(options.device)
-    record = new_record("replicas", options, options.device) | {"tolerances": TOLERANCES, "cases": []}
+    record = new_record("replicas", options) | {"tolerances": TOLERANCES, "cases": []}
     write_record(options.output, record)
     for width in options.width:
         for count in options.counts:

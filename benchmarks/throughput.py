@@ -13,16 +13,14 @@ import itertools
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks import timing
-from benchmarks.flops import resnet18_flops
-from benchmarks.jax_step import jax_rival
-from benchmarks.records import check_options, new_record, select_device, write_record
+from benchmarks.jax_step import jax_rival, resnet18_flops
+from benchmarks.records import BenchmarkOptions, new_record, select_device, write_record
 from benchmarks.timing import Case, Device, Rival
 from jresnet import cli
 from jresnet.config import Precision
@@ -39,15 +37,13 @@ STEPS: dict[Device, int] = {"cpu": 3, "gpu": 100}
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(BenchmarkOptions):
     """Time one training step of the library and of PyTorch, alternated in one run.
 
     Raises:
       InputError: a value breaks its rule.
     """
 
-    device: Device = "cpu"
-    """Where the steps run."""
     widths: tuple[int, ...] = (42,)
     """Channels of the first stage."""
     batches: tuple[int, ...] = (32, 64, 128)
@@ -60,13 +56,11 @@ class Options:
     """Timed calls of each rival per case."""
     steps: int | None = None
     """Steps per timed call (default: 3 on a CPU, 100 on a GPU)."""
-    output: Path | None = None
-    """JSON file for the record."""
 
     def __post_init__(self):
         """Check the values."""
         lists = ("widths", "batches", "precisions", "rivals")
-        check_options(self, filled=lists, distinct=lists, positive=("widths", "batches", "rounds", "steps"))
+        self.check(lists=lists, positive=("widths", "batches", "steps"))
 
     def cases(self) -> list[Case]:
         """Every combination of width, batch size and precision."""
@@ -227,7 +221,7 @@ def start_record(options: Options) -> dict[str, Any]:
         from benchmarks.torch_resnet import set_up
 
         set_up()
-    record = new_record("throughput", options, options.device) | {"ceilings": [], "cases": []}
+    record = new_record("throughput", options) | {"ceilings": [], "cases": []}
     write_record(options.output, record)
     if not with_torch:
         print("PyTorch is not installed: only the library is timed", file=sys.stderr)

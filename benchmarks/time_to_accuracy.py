@@ -22,7 +22,7 @@ import jax
 
 from benchmarks import records, timing
 from benchmarks.epochs import Stopwatch
-from benchmarks.flops import training_flops
+from benchmarks.jax_step import training_flops
 from experiments import final
 from experiments.study.options import SeedOptions
 from experiments.study.results import data_name
@@ -70,16 +70,6 @@ def flops_per_image(config: Config, dataset: Dataset) -> int:
     return training_flops(models.from_config(config, len(dataset.classes)), dataset.image_size)
 
 
-def open_run(config: Config, dataset: Dataset, seed: int) -> Stopwatch:
-    """A run ready for its first epoch and evaluation; `dataset` has its validation images held out."""
-    started = time.perf_counter()
-    watch = Stopwatch(config, dataset, seed)
-    # The evaluation's program is compiled for this number of images.
-    watch.trainer.evaluate(watch.trainer.state.variables, dataset.test.take(slice(STREAMED_IMAGES)))
-    watch.setup_seconds = time.perf_counter() - started
-    return watch
-
-
 def measure(
     options: Options, dataset: Dataset, entry: dict[str, Any], received: signals.StopSignal, keep: Callable
 ) -> None:
@@ -98,7 +88,11 @@ def measure(
     """
     held_out = dataset.hold_out(options.validation, entry["seed"])
     flops = len(held_out.train) * flops_per_image(options.config, dataset)
-    watch = open_run(options.config, held_out, entry["seed"])
+    started = time.perf_counter()
+    watch = Stopwatch(options.config, held_out, entry["seed"])
+    # The evaluation's program is compiled for this number of images.
+    watch.trainer.evaluate(watch.trainer.state.variables, held_out.test.take(slice(STREAMED_IMAGES)))
+    watch.setup_seconds = time.perf_counter() - started
 
     def stop_if_asked() -> None:
         watch.trainer.synchronise(received)
