@@ -12,10 +12,9 @@ from experiments import report
 from experiments.study import sweep
 from experiments.study.experiment import vary
 
-CONFIG = replace(report.AUGMENTED, learning_rate=0.001)
 EXPERIMENT = vary(
-    "batch_size", "4.2.2", "Batch size", CONFIG, {32: 0.8965, 64: 0.8909, 128: 0.8766}, chosen=32,
-    builds_on=report.DECISIONS[:1],
+    "batch_size", "4.2.2", "Batch size", replace(report.AUGMENTED, learning_rate=0.001),
+    {32: 0.8965, 64: 0.8909, 128: 0.8766}, chosen=32, builds_on=report.DECISIONS[:1],
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -6,15 +6,12 @@ Three blocks per stage have 7,517,380 parameters, more than the final model's bu
 Measured here: not yet run at full scale; at an eighth of the width, see docs/results.md.
 """
 
-from dataclasses import replace
-
 from experiments import report
 from experiments.study import sweep
 from experiments.study.experiment import vary
 
-CONFIG = replace(report.FINAL, budget=None)
 EXPERIMENT = vary(
-    "blocks", "4.2", "Blocks", CONFIG, {(1, 1, 1, 1): None, (2, 2, 2, 2): None, (3, 3, 3, 3): None},
+    "blocks", "4.2", "Blocks", report.FINAL, {(1, 1, 1, 1): None, (2, 2, 2, 2): None, (3, 3, 3, 3): None},
     chosen=(2, 2, 2, 2), builds_on=report.DECISIONS,
 )  # fmt: skip
 

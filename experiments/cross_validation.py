@@ -149,7 +149,7 @@ def winner(groups: dict[str, list[StudyRun]], progress: Progress) -> str | None:
     """
     means: dict[str, float] = {}
     for name, of_folds in groups.items():
-        if any(str(run.directory) in progress.failed for run in of_folds):
+        if any(run.directory in progress.failed for run in of_folds):
             continue
         accuracy = summary(of_folds, progress)
         if accuracy is None or accuracy.n < len(of_folds):

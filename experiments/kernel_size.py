@@ -6,15 +6,12 @@
 Measured here: not yet run at full scale; at an eighth of the width, see docs/results.md.
 """
 
-from dataclasses import replace
-
 from experiments import report
 from experiments.study import sweep
 from experiments.study.experiment import vary
 
-CONFIG = replace(report.FINAL, budget=None)
 EXPERIMENT = vary(
-    "kernel_size", "4.2", "Kernel size", CONFIG, {1: None, 3: None, 5: None}, chosen=3, builds_on=report.DECISIONS
+    "kernel_size", "4.2", "Kernel size", report.FINAL, {1: None, 3: None, 5: None}, chosen=3, builds_on=report.DECISIONS
 )
 
 if __name__ == "__main__":

@@ -10,9 +10,13 @@ from experiments import report
 from experiments.study import sweep
 from experiments.study.experiment import vary
 
-CONFIG = report.AUGMENTED
 EXPERIMENT = vary(
-    "learning_rate", "4.2.1", "Learning rate", CONFIG, {0.01: 0.8755, 0.005: 0.8836, 0.001: 0.8865}, chosen=0.001
+    "learning_rate",
+    "4.2.1",
+    "Learning rate",
+    report.AUGMENTED,
+    {0.01: 0.8755, 0.005: 0.8836, 0.001: 0.8865},
+    chosen=0.001,
 )
 
 if __name__ == "__main__":

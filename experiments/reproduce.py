@@ -91,9 +91,11 @@ def caption(study: Plan, experiments: Sequence[tuple[Experiment, tuple[Cell, ...
         channels = f"{', '.join(map(str, widths))} channels (the report's times {options.width_scale:g})"
     if options.blocks is not None:
         channels += f"; {' '.join(map(str, options.blocks))} blocks per stage in place of 2 2 2 2"
+    names = ("dataset", "epochs", "width_scale", "blocks", "train_images", "test_images")
+    full = all(getattr(options, name) == getattr(StudyOptions(), name) for name in names)
     devices = sorted({record["device"] for cell in cells for record in cell.records})
     parts = [
-        f"{_scale(options)}: {data_name(dataset_record(dataset, dataset.sha256))}",
+        f"{'The' if full else 'Not the'} report's scale: {data_name(dataset_record(dataset, dataset.sha256))}",
         train,
         f"{len(dataset.test):,} test images",
         f"{options.epochs} epochs",
@@ -102,13 +104,6 @@ def caption(study: Plan, experiments: Sequence[tuple[Experiment, tuple[Cell, ...
         "on " + (" and ".join(devices) or "no device yet"),
     ]
     return "; ".join(parts)
-
-
-def _scale(options: StudyOptions) -> str:
-    full = StudyOptions()
-    names = ("dataset", "epochs", "width_scale", "blocks", "train_images", "test_images")
-    same = all(getattr(options, name) == getattr(full, name) for name in names)
-    return "The report's scale" if same else "Not the report's scale"
 
 
 def conclude(outcome: Outcome, waiting: dict[str, str], progress: Progress) -> None:

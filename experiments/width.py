@@ -13,10 +13,9 @@ from experiments import report
 from experiments.study import sweep
 from experiments.study.experiment import vary
 
-CONFIG = replace(report.AUGMENTED, learning_rate=0.001, batch_size=32)
 EXPERIMENT = vary(
-    "width", "4.2.3", "Channels", CONFIG, {42: 0.9057, 64: 0.8947, 80: 0.9016}, chosen=42,
-    builds_on=report.DECISIONS[:2],
+    "width", "4.2.3", "Channels", replace(report.AUGMENTED, learning_rate=0.001, batch_size=32),
+    {42: 0.9057, 64: 0.8947, 80: 0.9016}, chosen=42, builds_on=report.DECISIONS[:2],
 )  # fmt: skip
 
 if __name__ == "__main__":

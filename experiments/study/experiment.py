@@ -49,8 +49,8 @@ class Experiment:
 
     def with_configs(self, configs: Sequence[Config]) -> "Experiment":
         """The experiment with these configurations behind its labels."""
-        settings = tuple(Setting(s.label, config) for s, config in zip(self.settings, configs, strict=True))
-        return dataclasses.replace(self, settings=settings)
+        labels = [setting.label for setting in self.settings]
+        return dataclasses.replace(self, settings=tuple(map(Setting, labels, configs)))
 
     def following(self, choices: Mapping[str, Any]) -> "Experiment":
         """The experiment as it is when earlier sweeps end in these choices, option -> value."""
@@ -67,10 +67,10 @@ def vary(
     chosen: Any,
     builds_on: tuple[str, ...] = (),
 ) -> Experiment:
-    """The experiment that varies one option and is named after it; its claim is the order of the accuracies.
+    """The experiment that varies one option, without a budget; its claim is the order of the accuracies.
 
     Args:
-      option: the field of Config that varies.
+      option: the field of Config that varies, after which the experiment is named.
       section: of the report.
       title: in words.
       config: all other options.
@@ -79,12 +79,12 @@ def vary(
       builds_on: see `Experiment`.
     """
     reported = {label(value): accuracy for value, accuracy in accuracies.items() if accuracy is not None}
-    changes: list[dict[str, Any]] = [{option: value} for value in accuracies]
+    config = dataclasses.replace(config, budget=None)
     return Experiment(
         name=option,
         section=section,
         title=title,
-        settings=tuple(Setting(label(*c.values()), dataclasses.replace(config, **c)) for c in changes),
+        settings=tuple(Setting(label(value), dataclasses.replace(config, **{option: value})) for value in accuracies),
         reported={name: {COMPARED: accuracy} for name, accuracy in reported.items()},
         claim=tuple(sorted(reported, key=lambda name: -reported[name])),
         chosen=label(chosen),

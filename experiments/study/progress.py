@@ -1,5 +1,6 @@
 """Training the runs of a study one after another, with a table of what is done, running and left."""
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,15 +24,14 @@ class Progress:
 
     def __init__(self, console: rich.console.Console):
         self.console = console
-        self.failed: dict[str, str] = {}
-        self._results: dict[str, dict] = {}
+        self.failed: dict[pathlib.Path, str] = {}
+        self._results: dict[pathlib.Path, dict] = {}
 
     def result(self, run: StudyRun) -> dict | None:
         """`result.json` of a finished run, else None."""
-        key = str(run.directory)
-        if key not in self._results and (result := runs.result(run)) is not None:
-            self._results[key] = result
-        return self._results.get(key)
+        if run.directory not in self._results and (result := runs.result(run)) is not None:
+            self._results[run.directory] = result
+        return self._results.get(run.directory)
 
     def train(self, mine: Sequence[StudyRun], groups: Mapping[str, Sequence[StudyRun]]) -> None:
         """Train those of `mine` that are neither finished nor running elsewhere, and print the table after each.
@@ -46,13 +46,13 @@ class Progress:
           Interrupted: SIGINT or SIGTERM arrived; the run's state is saved.
         """
         for run in mine:
-            if self.result(run) is not None or str(run.directory) in self.failed:
+            if self.result(run) is not None or run.directory in self.failed:
                 continue
             self.say(f"{run.experiment}: {run.directory.parent.name}, seed {run.seed}")
             try:
                 trained = runs.train(run, self.console)
             except Diverged as error:
-                self.failed[str(run.directory)] = str(error)
+                self.failed[run.directory] = str(error)
                 self.say(f"{run.directory}: {error}")
                 continue
             if trained:
@@ -83,7 +83,7 @@ class Progress:
 
     def time_left(self, all_runs: Sequence[StudyRun], mine: Sequence[StudyRun]) -> str:
         """An estimate for `mine` from the finished runs, in proportion to their work; "unknown" before the first."""
-        left = [run.work for run in mine if self.result(run) is None and str(run.directory) not in self.failed]
+        left = [run.work for run in mine if self.result(run) is None and run.directory not in self.failed]
         if not left:
             return "none"
         done = [(run.work, result) for run in all_runs if (result := self.result(run)) is not None]
@@ -94,7 +94,7 @@ class Progress:
 
     def _counts(self, wanted: Sequence[StudyRun]) -> dict[str, Any]:
         unfinished = [run for run in wanted if self.result(run) is None]
-        failed = sum(str(run.directory) in self.failed for run in unfinished)
+        failed = sum(run.directory in self.failed for run in unfinished)
         running = sum(runs.running(run) for run in unfinished)
         return {
             "runs": len(wanted),

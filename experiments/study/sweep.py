@@ -71,14 +71,9 @@ def configure(program: str, experiment: Experiment, arguments: list[str]) -> tup
     changes = {name: value for name, value in quick.items() if name not in varying} | given
     configs = [dataclasses.replace(config, **changes) for config in configs]
     if options.quick and "width" in varying:
-        configs = [_narrow(config) for config in configs]
+        scale = QUICK["width"] / cast(int, report.INITIAL.width)  # the widths keep their proportions
+        configs = [dataclasses.replace(c, width=round(cast(int, c.width) * scale)) for c in configs]
     return options, experiment.with_configs(configs)
-
-
-def _narrow(config: Config) -> Config:
-    """The configuration at the small scale of --quick, where a sweep over widths keeps their proportions."""
-    scale = QUICK["width"] / cast(int, report.INITIAL.width)
-    return dataclasses.replace(config, width=round(cast(int, config.width) * scale))
 
 
 def conclude(
