@@ -192,12 +192,15 @@ def rows(records: Sequence[Mapping[str, Any]], ratios: Mapping[str, str]) -> lis
     ]  # fmt: skip
 
 
-def measure(options: Options) -> dict[str, Any]:
-    """Time everything; returns the record, which is written to the output file as it grows."""
+def run(options: Options) -> None:
+    """Time everything, write the record as it grows, and print the tables."""
     select_device(options.device)
+    record = new_record("input_pipeline", options) | {"tensorflow": None, "alone": [], "training": []}
     with_tf_data = importlib.util.find_spec("tensorflow") is not None
-    record = new_record("input_pipeline", options)
-    record |= {"tensorflow": tensorflow_version() if with_tf_data else None, "alone": [], "training": []}
+    if with_tf_data:
+        from jresnet.data.tfds_reader import import_tensorflow
+
+        record["tensorflow"] = import_tensorflow().__version__
     write_record(options.output, record)
     for batch_size in options.batches if with_tf_data else ():
         record["alone"].append(measure_alone(batch_size, options))
@@ -205,19 +208,6 @@ def measure(options: Options) -> dict[str, Any]:
     for batch_size in options.train_batches:
         record["training"].append(measure_training(batch_size, options, with_tf_data))
         write_record(options.output, record)
-    return record
-
-
-def tensorflow_version() -> str:
-    """TensorFlow's version, imported as the library imports it."""
-    from jresnet.data.tfds_reader import import_tensorflow
-
-    return import_tensorflow().__version__
-
-
-def run(options: Options) -> None:
-    """Time everything, and print the tables."""
-    record = measure(options)
     if record["alone"]:
         header = ("batch", "input alone", "ms/batch", "images/s", "share of ceiling")
         ratios = {TF_DATA: "share_of_ceiling"}

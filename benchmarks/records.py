@@ -151,20 +151,18 @@ def open_record(path: Path | None, record: dict[str, Any], resume: bool, kept: S
         if not resume:
             raise InputError(f"--output {path}: is there already: add --resume to go on with it, or choose another")
         existing = read_json(path)
-        for name, old, new in _differences(existing, record):
-            raise InputError(f"--output {path}: holds another measurement ({name} {old}, not {new}): choose another")
+        old, new = _settings(existing), _settings(json.loads(json.dumps(record)))
+        for name in {**new, **old}:
+            if old.get(name) != new.get(name):
+                values = f"{name} {old.get(name)}, not {new.get(name)}"
+                raise InputError(f"--output {path}: holds another measurement ({values}): choose another")
         record = record | {name: existing[name] for name in kept if name in existing}
     write_record(path, record)
     return record
 
 
-def _differences(existing: dict[str, Any], record: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Settings in which two records differ: name, existing value, new value."""
-
-    def settings(record: dict[str, Any]) -> dict[str, Any]:
-        values: dict[str, Any] = {name: record.get(name) for name in ("benchmark", "dataset")}
-        values |= {name: (record.get("environment") or {}).get(name) for name in _FIXED}
-        return values | (record.get("options") or {})
-
-    old, new = settings(existing), settings(json.loads(json.dumps(record)))
-    return [(name, old.get(name), new.get(name)) for name in {**new, **old} if old.get(name) != new.get(name)]
+def _settings(record: dict[str, Any]) -> dict[str, Any]:
+    """Everything in which the measurements of one record agree."""
+    values: dict[str, Any] = {name: record.get(name) for name in ("benchmark", "dataset")}
+    values |= {name: (record.get("environment") or {}).get(name) for name in _FIXED}
+    return values | (record.get("options") or {})

@@ -74,7 +74,7 @@ class Timing:
 
         Without a timed round there is neither summary nor rate.
         """
-        record = dataclasses.asdict(self)
+        record = dataclasses.asdict(self) | {"compile_seconds": self.compile_seconds}
         if self.seconds:
             spread = summary(self.seconds)
             record["seconds_per_step"] = dataclasses.asdict(spread)

@@ -77,7 +77,7 @@ def _lowest(table: Table, most: int) -> Table:
     """The table, or if it has more than `most` rows, those with the lowest means."""
     if len(table.rows) <= most:
         return table
-    rows = sorted((row for row in table.rows if row["mean"] is not None), key=lambda row: row["mean"])[:most]
+    rows = sorted((row for row in table.rows if "mean" in row), key=lambda row: row["mean"])[:most]
     caption = f"{table.caption} The {most} lowest of {len(table.rows)}; tables/{table.name}.csv has all."
     return dataclasses.replace(table, rows=rows, caption=caption)
 

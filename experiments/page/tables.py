@@ -203,9 +203,8 @@ def reported(experiment: Experiment, cell: Cell, name: str) -> float | None:
 def compared(here: Summary | None, value: float | None) -> dict[str, Any]:
     """A summary beside the report's value, as entries of a row."""
     if here is None:
-        return dict.fromkeys(("mean", "std", "low", "high", "difference")) | {"report": value}
-    summary = {name: getattr(here, name) for name in ("mean", "std", "low", "high")}
-    return summary | {"report": value, "difference": None if value is None else here.mean - value}
+        return {"report": value}
+    return vars(here) | {"report": value, "difference": None if value is None else here.mean - value}
 
 
 def heading(experiment: Experiment) -> str:

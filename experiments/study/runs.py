@@ -52,10 +52,6 @@ class StudyRun:
         parameters = models.check_network(self.config, len(self.dataset.classes), self.dataset.image_size)
         return parameters * len(self.dataset.train) * self.config.epochs
 
-    def differences(self, record: dict) -> list[str]:
-        """How a recorded run differs from this one; see `jresnet.records.run.differences`."""
-        return differences(record, self.config, self.seed, self.dataset.sha256)
-
 
 def study_run(experiment: str, config: Config, seed: int, dataset: Dataset, study: pathlib.Path) -> StudyRun:
     """The run of this configuration, seed and data in the study's directory."""
@@ -111,7 +107,7 @@ def result(run: StudyRun) -> dict | None:
         return None
     run_directory.verify(run.directory)
     record = read_json(run.directory / run_directory.RESULT)
-    if different := run.differences(record):
+    if different := differences(record, run.config, run.seed, run.dataset.sha256):
         raise InputError(
             f"{run.directory}: holds another run ({'; '.join(different)}): move it away, or choose another --workdir"
         )
