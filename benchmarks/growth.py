@@ -41,7 +41,7 @@ class Options(BenchmarkOptions):
     """
 
     axes: tuple[Axis, ...] = tuple(AXES)
-    """What to vary."""
+    """Sizes to vary."""
     images: tuple[int, ...] = (5_000, 10_000, 20_000, 50_000)
     """Training images."""
     widths: tuple[int, ...] = (8, 16, 32, 64)
@@ -65,7 +65,7 @@ class Options(BenchmarkOptions):
     output: Path | None = None
     """JSON file for the record; the figure is written beside it, as .svg."""
     resume: bool = False
-    """Continue the record in --output; what it holds is not measured again."""
+    """Continue the record in --output; finished measurements are kept."""
 
     def __post_init__(self):
         """Check the values."""

@@ -146,10 +146,10 @@ def open_record(path: Path | None, record: dict[str, Any], resume: bool, kept: S
       InputError: the file exists and `resume` is off; it holds another measurement; it cannot be read or written.
     """
     if resume and path is None:
-        raise InputError("--resume: goes on with the record in --output: name it")
+        raise InputError("--resume: continues the record in --output: add --output")
     if path is not None and path.exists():
         if not resume:
-            raise InputError(f"--output {path}: is there already: add --resume to go on with it, or choose another")
+            raise InputError(f"--output {path}: already exists: add --resume to continue it, or choose another")
         existing = read_json(path)
         old, new = _settings(existing), _settings(json.loads(json.dumps(record)))
         for name in {**new, **old}:

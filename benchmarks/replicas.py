@@ -100,7 +100,7 @@ class Replicas:
             self.arrays = [(data, stacked([plan for _, plan, _ in self.arrays]), None)]
 
     def train(self, steps: int) -> None:
-        """Train every replica for that many steps and wait; where the epoch's rest is too short, from its start."""
+        """Train every replica for this number of steps and wait; restart the epoch if it has too few steps left."""
         first = self._next if self._next + steps <= self._epoch_steps else 0
         self._next = first + steps
         for i, arrays in enumerate(self.arrays):
@@ -139,7 +139,7 @@ def check(case: Case, count: int) -> tuple[Callable[[int], None], list[float]]:
     arithmetic that is timed is compiled afterwards.
 
     Returns:
-      What trains the vmapped replicas for some steps, and the largest `difference` after each step of the check.
+      A function that trains the vmapped replicas for a number of steps, and the largest `difference` after each step.
     """
     in_turn, together = Replicas(case, count, together=False), Replicas(case, count, together=True)
     start, differences = in_turn.variables(), []

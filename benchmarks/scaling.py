@@ -64,7 +64,7 @@ class Options(BenchmarkOptions):
         self.check(positive=("emulate", "counts", "width", "share", "batch", "steps"))
         require(self, "counts", len(set(self.counts)) == len(self.counts), "a value is given twice")
         if self.emulate > 1 and self.device == "gpu":
-            raise InputError(f"--emulate {self.emulate}: only a CPU plays devices: add --device cpu")
+            raise InputError(f"--emulate {self.emulate}: only CPU devices can be emulated: add --device cpu")
 
     def counts_of(self, available: int) -> list[int]:
         """The numbers of devices to time, always including one, which efficiency is relative to.
@@ -75,7 +75,7 @@ class Options(BenchmarkOptions):
         powers = [2**i for i in range(available.bit_length())]
         counts = sorted({1, *(self.counts or (*powers, available))})
         if counts[-1] > available:
-            raise InputError(f"--counts {counts[-1]}: there are {available} devices")
+            raise InputError(f"--counts {counts[-1]}: must be at most {available}, the number of devices")
         uneven = [count for count in counts if self.batch % count]
         if uneven:
             raise InputError(f"--batch {self.batch}: does not divide among {uneven[0]} devices")
@@ -118,7 +118,7 @@ def entry(kind: Kind, devices: int | None, result: Timing, single: Timing, optio
 
 
 def note(options: Options, available: int) -> str:
-    """What these devices can show."""
+    """How to read the efficiencies on these devices."""
     if options.device == "gpu" or available == 1:
         return f"{available} device{'s' if available > 1 else ''}, each with its own arithmetic units"
     return (

@@ -2,8 +2,8 @@
 
     python -m experiments.batch_size
 
-The report, test accuracy after 100 epochs: 0.8965, 0.8909, 0.8766; it goes on with 32.
-Measured here: not yet run at full scale; at an eighth of the width, see docs/results.md.
+The report's test accuracies after 100 epochs: 0.8965, 0.8909, 0.8766; it continues with 32.
+Not yet run here at full scale; docs/results.md has it at an eighth of the width.
 """
 
 from dataclasses import replace

@@ -3,7 +3,7 @@
     python -m experiments.blocks
 
 Three blocks per stage have 7,517,380 parameters, more than the final model's budget of 5 million.
-Measured here: not yet run at full scale; at an eighth of the width, see docs/results.md.
+Not yet run here at full scale; docs/results.md has it at an eighth of the width.
 """
 
 from experiments import report

@@ -8,7 +8,7 @@ training images, so that no run on a fold sees a test image. The setting with th
 then trained on all training images, and only that run is evaluated on the test set. The same command resumes an
 interrupted cross-validation, and several processes that share --workdir may run it.
 
-Measured here: not yet run.
+Not yet run here.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ class Options(ConfigOptions):
     seed: int = 0
     """Seed of the folds and of every run."""
     quick: bool = False
-    """Run at a small scale on synthetic data; other options still count."""
+    """Run at a small scale on synthetic data; options given explicitly still apply."""
     workdir: str | None = None
     """Directory of the runs, in which they also resume (default: runs/cross_validation)."""
 
@@ -119,7 +119,7 @@ def parse_grid(options: Options) -> tuple[tuple[str, ...], Grid]:
     """The names of the options that the grid varies, and their values -> the configuration, in the grid's order.
 
     Raises:
-      InputError: a word of the grid is no option with values, repeats an option, or has an invalid value.
+      InputError: the grid names an unknown option, repeats one, or has an invalid value.
     """
     axes: dict[str, list[str]] = {}
     fixed = ("dataset", "data_dir", "validation")
@@ -130,7 +130,7 @@ def parse_grid(options: Options) -> tuple[tuple[str, ...], Grid]:
         if not equals or name not in known:
             raise InputError(f"--grid {word}: must be an option and its values, as in learning-rate=0.01,0.005")
         if name in axes:
-            raise InputError(f"--grid {word}: {name} is there twice: give all its values together")
+            raise InputError(f"--grid {word}: {name} is given twice: list all its values together")
         axes[name] = [value.strip() for value in values.split(",")]
     grid: Grid = {}
     settings = list(itertools.product(*axes.values()))
@@ -159,7 +159,7 @@ def winner(groups: dict[str, list[StudyRun]], progress: Progress) -> str | None:
 
 
 def summary(of_folds: Sequence[StudyRun], progress: Progress) -> Summary | None:
-    """Mean, deviation and interval of the held-out accuracies of a setting's finished folds; None without any."""
+    """Statistics of the held-out accuracies of a setting's finished folds; None if no fold is finished."""
     records = [record for run in of_folds if (record := progress.result(run)) is not None]
     return statistics.summarise(record["validation_accuracy"] for record in records) if records else None
 

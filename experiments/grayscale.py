@@ -3,7 +3,7 @@
     python -m experiments.grayscale
 
 The report gives test accuracies for none (0.808) and for all three (0.8756), but none for grayscale alone.
-Measured here: not yet run at full scale; at an eighth of the width, see docs/results.md.
+Not yet run here at full scale; docs/results.md has it at an eighth of the width.
 """
 
 from dataclasses import replace

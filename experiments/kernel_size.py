@@ -3,7 +3,7 @@
     python -m experiments.kernel_size
 
 5 x 5 kernels have 13,228,708 parameters, more than the final model's budget of 5 million.
-Measured here: not yet run at full scale; at an eighth of the width, see docs/results.md.
+Not yet run here at full scale; docs/results.md has it at an eighth of the width.
 """
 
 from experiments import report

@@ -3,7 +3,7 @@
     python -m experiments.pool_size
 
 The report gives no table.
-Measured here: not yet run at full scale; at an eighth of the width, see docs/results.md.
+Not yet run here at full scale; docs/results.md has it at an eighth of the width.
 """
 
 from experiments import report

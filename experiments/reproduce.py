@@ -7,7 +7,7 @@
 
 The same command resumes an interrupted study; finished runs are not repeated.
 
-Measured here: not yet run at full scale; at an eighth of the width, see docs/results.md.
+Not yet run here at full scale; docs/results.md has it at an eighth of the width.
 """
 
 import sys
@@ -56,7 +56,11 @@ def run(arguments: list[str]) -> None:
 
 
 def train(study: Plan, progress: Progress) -> dict[str, str]:
-    """Train this process's share until nothing more of it can be trained; returns what still waits for what."""
+    """Train this process's share until nothing more of it can be trained.
+
+    Returns:
+      Experiment -> the unfinished one that it waits for.
+    """
     while True:
         stages, waiting = study.ready()
         groups = study.groups([experiment for stage in stages for experiment in stage])
@@ -68,7 +72,7 @@ def train(study: Plan, progress: Progress) -> dict[str, str]:
 
 
 def collect(study: Plan, command: str) -> Outcome:
-    """The study so far."""
+    """The results of the study, complete or partial."""
     known = [experiment for stage in study.ready()[0] for experiment in stage]
     known.sort(key=lambda experiment: NAMES.index(experiment.name))
     experiments = tuple((experiment, study.cells(experiment)) for experiment in known)
@@ -107,7 +111,7 @@ def caption(study: Plan, experiments: Sequence[tuple[Experiment, tuple[Cell, ...
 
 
 def conclude(outcome: Outcome, waiting: dict[str, str], progress: Progress) -> None:
-    """Print the verdicts, and what is missing."""
+    """Print the verdicts, and which experiments still wait for others."""
     progress.say(outcome.caption)
     for experiment, cells in outcome.experiments:
         verdict = statistics.judge(experiment, cells)

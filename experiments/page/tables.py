@@ -12,7 +12,7 @@ from jresnet.records.tables import Column, Row, Table, interval, number, spread,
 
 
 class Measure(NamedTuple):
-    """How a value of `result.json` reads."""
+    """Header and format of a value of `result.json`."""
 
     header: str
     form: str
@@ -74,7 +74,7 @@ def further(experiment: Experiment, cells: Sequence[Cell]) -> Table:
 
 
 class _MeasureColumn(Column):
-    """A column in which each row is about another measure, the one that its "figure" names."""
+    """A column whose format depends on the measure that a row's "figure" names."""
 
     def cell(self, row: Row) -> str:
         _, form, scale = _MEASURES[row["figure"]]
@@ -208,7 +208,7 @@ def compared(here: Summary | None, value: float | None) -> dict[str, Any]:
 
 
 def heading(experiment: Experiment) -> str:
-    """What an experiment's settings are called."""
+    """The heading of an experiment's settings."""
     return experiment.option.replace("_", " ") if experiment.option else "setting"
 
 

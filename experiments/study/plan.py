@@ -1,4 +1,4 @@
-"""What a study runs: options -> the report's experiments at the study's scale -> stages of distinct runs."""
+"""The plan of a study: from its options to the report's experiments at its scale, and to stages of distinct runs."""
 
 import dataclasses
 import importlib
@@ -76,7 +76,7 @@ class StudyOptions:
     shard: str = "1/1"
     """i/n: train every n-th run, starting with the i-th; the shards may share one --workdir."""
     workdir: str | None = None
-    """Directory of the study, in which it also resumes (default: runs/reproduce)."""
+    """Directory of the study, where it also resumes (default: runs/reproduce)."""
     precision: Precision = "float32"
     """Arithmetic of the networks; parameters and statistics are float32 in both."""
     input: Input = "auto"
@@ -84,7 +84,7 @@ class StudyOptions:
     parallel: Parallel = "auto"
     """jit: one device; pmap: all local devices; auto: pmap where there are several."""
     quick: bool = False
-    """Run at a tiny scale on synthetic data; other options still count."""
+    """Run at a tiny scale on synthetic data; options given explicitly still apply."""
     check: bool = False
     """Only check that the tables in README.md and docs/results.md agree with the committed records."""
 
@@ -131,7 +131,7 @@ class Plan:
     Args:
       options: the study's.
       dataset: its data.
-      progress: knows the results of its runs.
+      progress: reads the results of its runs.
     """
 
     def __init__(self, options: StudyOptions, dataset: Dataset, progress: Progress):
@@ -142,7 +142,7 @@ class Plan:
         self.changes["validation"] = options.held_out(dataset)
 
     def check(self) -> None:
-        """Check everything that can be checked before the first run is trained; nothing is written.
+        """Check everything that can be checked before the first run is trained, without writing anything.
 
         Raises:
           InputError: a network is impossible, or the study's directory cannot be used for it.
@@ -235,11 +235,11 @@ class Plan:
         return _distinct(run for stage in stages for run in self.runs(stage))[index - 1 :: count]
 
     def cells(self, experiment: Experiment) -> tuple[Cell, ...]:
-        """What has been run of an experiment, setting by setting."""
+        """The finished runs of an experiment, setting by setting."""
         cells = []
         for setting in experiment.settings:
-            runs = self.runs([dataclasses.replace(experiment, settings=(setting,))])
-            done = {run.directory: record for run in runs if (record := self.progress.result(run)) is not None}
+            seeds = self.runs([dataclasses.replace(experiment, settings=(setting,))])
+            done = {run.directory: record for run in seeds if (record := self.progress.result(run)) is not None}
             histories = tuple(tuple(read_metrics(directory / METRICS)) for directory in done)
             cells.append(Cell(setting, (*done.values(),), histories, (*done,), command(setting.config, self.options)))
         return tuple(cells)

@@ -13,7 +13,7 @@ from jresnet.records.tables import Table, number, text
 
 
 class Progress:
-    """Trains runs and knows their results; a record is read once.
+    """Trains runs and caches their results.
 
     Args:
       console: where to print.

@@ -1,4 +1,4 @@
-"""What records of runs say together: a table over seeds, and which data, device, versions and commit made them."""
+"""Tables of results over seeds, with their provenance: data, device, versions and commit."""
 
 import itertools
 import statistics
@@ -7,7 +7,7 @@ from typing import Any
 
 from jresnet.records.tables import Column, Row, Table, number, spread, text
 
-# By sha256: copies of a data set that differ from the published one and so go by a name of their own.
+# sha256 -> name of copies of a data set that differ from the published one.
 COPIES = {"1abb6cef1d3dfc07289d52cf1a9b2029c13dce3d311ac5d3861e9ce6a9500ea3": "CIFAR-10 (JPEG q75)"}
 
 _COUNTS = (number("parameters", "parameters", ",d"), number("epochs", "epochs", "d"))

@@ -63,8 +63,8 @@ def study_run(experiment: str, config: Config, seed: int, dataset: Dataset, stud
 def seeds_directory(study: pathlib.Path, config: Config, sha256: str) -> pathlib.Path:
     """The directory of a configuration's runs over seeds: the one that already holds such runs, else NAME-DIGEST.
 
-    Records decide first: a run that was begun by a version with another digest, or when the data had another path, is
-    found and continued.
+    Existing records take precedence, so that a run begun by a version with another digest, or with the data at another
+    path, is continued.
     """
     for path in sorted((study / RUNS).glob(f"{name(config)}-*/seed-*/{run_directory.CONFIG}")):
         try:
@@ -72,7 +72,7 @@ def seeds_directory(study: pathlib.Path, config: Config, sha256: str) -> pathlib
             if not differences(record, config, record["seed"], sha256):
                 return path.parent.parent
         except (InputError, KeyError, TypeError):
-            continue  # `check` reports records that are unusable
+            continue  # `check` reports unusable records
     return study / RUNS / f"{name(config)}-{digest(config, sha256)}"
 
 
@@ -128,7 +128,7 @@ def running(run: StudyRun) -> bool:
 
 @contextlib.contextmanager
 def held(run: StudyRun) -> Iterator[bool]:
-    """Hold the run's lock during the context; yields False if another process has it.
+    """Hold the run's lock in a `with` block; yields False if another process holds it.
 
     Raises:
       InputError: the file system does not support locks.

@@ -44,7 +44,7 @@ def run(experiment: Experiment, arguments: list[str]) -> None:
     seed_by_seed = [run for of_seed in zip(*groups.values(), strict=True) for run in of_seed]
     runs.check(seed_by_seed, workdir)
     if not options.resume and any(run.directory.exists() for run in seed_by_seed):
-        raise InputError(f"--workdir {workdir}: already holds runs of this experiment: add --resume to go on with them")
+        raise InputError(f"--workdir {workdir}: already holds runs of this experiment: add --resume to continue them")
     progress = Progress(cli.make_console())
     with resumable(options.resuming(program, arguments, workdir)):
         progress.train(seed_by_seed, groups)
