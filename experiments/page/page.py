@@ -9,8 +9,7 @@ from typing import Any
 
 import jinja2
 
-from experiments.page import sections, tables
-from experiments.page.figures import Drawing
+from experiments.page import figures, sections, tables
 from experiments.study.experiment import Outcome
 from experiments.study.results import provenance
 from jresnet.records.files import write_bytes, write_json
@@ -37,7 +36,7 @@ def write(outcome: Outcome, workdir: pathlib.Path) -> list[pathlib.Path]:
     experiments = [sections.section(experiment, cells, outcome.seeds) for experiment, cells in outcome.experiments]
     networks = sections.networks(outcome)
     shared: dict[str, Any] = {
-        "samples": sections.samples(outcome),
+        "samples": figures.render("samples", "Training images of each class.", figures.samples(outcome.dataset)),
         "augmentations": sections.augmentations(outcome),
         "budget": sections.budget(networks),
         "parameters": tables.parameters(networks),
@@ -86,7 +85,7 @@ def _write_files(outcome: Outcome, workdir: pathlib.Path, html: str, parts: Sequ
     """Write every drawing and table among `parts`, and last the page that goes with them."""
     files: dict[pathlib.Path, bytes] = {}
     for part in parts:
-        if isinstance(part, Drawing) and part.png is not None:
+        if isinstance(part, figures.Drawing) and part.png is not None:
             files[workdir / FIGURES / f"{part.name}.png"] = part.png
             files[workdir / FIGURES / f"{part.name}.svg"] = part.svg
         elif isinstance(part, Table):

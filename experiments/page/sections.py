@@ -135,11 +135,6 @@ def networks(outcome: Outcome) -> dict[str, tuple[int, str]]:
     }
 
 
-def samples(outcome: Outcome) -> Drawing:
-    """Training images of each class."""
-    return figures.render("samples", "Training images of each class.", figures.samples(outcome.dataset))
-
-
 def augmentations(outcome: Outcome) -> Drawing:
     """An image of each class before and after each augmentation, with the study's crop padding."""
     padding = max((cell.setting.config.crop_padding for _, cells in outcome.experiments for cell in cells), default=0)

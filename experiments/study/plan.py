@@ -147,7 +147,7 @@ class Plan:
         Raises:
           InputError: a network is impossible, or the study's directory cannot be used for it.
         """
-        experiments = [self.scaled(experiment) for experiment in EXPERIMENTS if experiment.name in self.wanted]
+        experiments = self.selected(EXPERIMENTS)
         for setting in (setting for experiment in experiments for setting in experiment.settings):
             self.parameters(setting.config)
         runs.check(self.runs(experiments), self.options.directory)
@@ -159,18 +159,16 @@ class Plan:
           Stages of experiments at the study's scale, and name -> the unfinished experiment, for the rest.
         """
         if not self.options.follow:
-            return [[self.scaled(experiment) for experiment in EXPERIMENTS if experiment.name in self.wanted]], {}
+            return [self.selected(EXPERIMENTS)], {}
         stages: list[list[Experiment]] = []
         waiting = list(EXPERIMENTS)
         choices: dict[str, Any] = {}
         for decision in (*report.DECISIONS, None):
-            stage = [
-                experiment.following(choices) for experiment in waiting if choices.keys() >= {*experiment.builds_on}
-            ]
-            waiting = [experiment for experiment in waiting if not choices.keys() >= {*experiment.builds_on}]
-            stages.append([self.scaled(experiment) for experiment in stage if experiment.name in self.wanted])
+            stage = [e.following(choices) for e in waiting if choices.keys() >= {*e.builds_on}]
+            waiting = [e for e in waiting if not choices.keys() >= {*e.builds_on}]
+            stages.append(self.selected(stage))
             if decision is not None:
-                experiment = next(experiment for experiment in stage if experiment.name == decision)
+                experiment = next(e for e in stage if e.name == decision)
                 label = self.choice(self.scaled(experiment))
                 if label is None:
                     return stages, {e.name: decision for e in waiting if e.name in self.wanted}
@@ -214,6 +212,10 @@ class Plan:
                 "the same: choose a larger one"
             )
         return experiment.with_configs(configs)
+
+    def selected(self, experiments: Sequence[Experiment]) -> list[Experiment]:
+        """Those of these experiments that --only names, on the study's data, at its scale."""
+        return [self.scaled(experiment) for experiment in experiments if experiment.name in self.wanted]
 
     def runs(self, experiments: Sequence[Experiment]) -> list[StudyRun]:
         """The distinct runs of these experiments: every setting once before the next seed."""
