@@ -21,10 +21,8 @@ import jax
 from benchmarks import exponents, timing
 from benchmarks.epochs import Stopwatch
 from benchmarks.exponents import AXES, Axis
-from benchmarks.flops import training_flops
-from benchmarks.jax_step import CLASSES, IMAGE_SIZE, pool
-from benchmarks.records import check_options, new_record, open_record, select_device, write_record
-from benchmarks.timing import Device
+from benchmarks.jax_step import CLASSES, IMAGE_SIZE, pool, training_flops
+from benchmarks.records import BenchmarkOptions, new_record, open_record, select_device, write_record
 from jresnet import cli, models
 from jresnet.config import Config, Precision, require
 from jresnet.data.datasets import Dataset
@@ -35,17 +33,15 @@ PROGRAM = "python -m benchmarks.growth"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(BenchmarkOptions):
     """Time whole epochs, and record the memory they need, as each of four sizes grows.
 
     Raises:
       InputError: a value breaks its rule.
     """
 
-    device: Device = "cpu"
-    """Where the epochs run."""
     axes: tuple[Axis, ...] = tuple(AXES)
-    """What to vary."""
+    """Sizes to vary."""
     images: tuple[int, ...] = (5_000, 10_000, 20_000, 50_000)
     """Training images."""
     widths: tuple[int, ...] = (8, 16, 32, 64)
@@ -69,15 +65,14 @@ class Options:
     output: Path | None = None
     """JSON file for the record; the figure is written beside it, as .svg."""
     resume: bool = False
-    """Continue the record in --output; what it holds is not measured again."""
+    """Continue the record in --output; finished measurements are kept."""
 
     def __post_init__(self):
         """Check the values."""
         varied = ("images", "widths", "batches", "blocks")
-        check_options(self, filled=["axes"], distinct=["axes", *varied])
         for name in varied:
             require(self, name, len(getattr(self, name)) > 1, "an exponent needs two values")
-        check_options(self, positive=[*varied, *(f"base_{axis}" for axis in AXES), "rounds"])
+        self.check(lists=["axes", *varied], positive=[*varied, *(f"base_{axis}" for axis in AXES)])
         for axis in self.axes:
             for point in points(axis, self):
                 point.config(self)  # checks its values
@@ -161,7 +156,7 @@ def run(arguments: Sequence[str]) -> None:
     """
     options = cli.parse(Options, arguments, PROGRAM)
     select_device(options.device)
-    record = new_record("growth", options, options.device) | {"points": [], "fits": {}}
+    record = new_record("growth", options) | {"points": [], "fits": {}}
     for name in ("axes", "rounds", "output", "resume"):
         del record["options"][name]  # a later call may differ in these
     record = open_record(options.output, record, options.resume, ("points", "fits"))

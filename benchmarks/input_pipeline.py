@@ -15,7 +15,6 @@ import dataclasses
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,7 +24,7 @@ from jax import lax
 
 from benchmarks import timing
 from benchmarks.jax_step import Source, jax_rival, pool, training_step
-from benchmarks.records import check_options, new_record, select_device, write_record
+from benchmarks.records import BenchmarkOptions, new_record, select_device, write_record
 from benchmarks.timing import Case, Device, Rival, Timing
 from jresnet import cli
 from jresnet.data.pipeline import STREAMED_IMAGES
@@ -40,15 +39,13 @@ WITHOUT_TENSORFLOW = "TensorFlow is not installed: the tf.data part is left out"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(BenchmarkOptions):
     """Time the two inputs, alone and feeding the training step.
 
     Raises:
       InputError: a value breaks its rule.
     """
 
-    device: Device = "cpu"
-    """Where the batches go and the steps run."""
     batches: tuple[int, ...] = (32, 64, 128, 512)
     """Images per batch of tf.data alone."""
     images: int = 50_000
@@ -59,16 +56,11 @@ class Options:
     """Images per training step."""
     train_images: int | None = None
     """Images per epoch of training (default: 256 on a CPU, 50,000 on a GPU), rounded down to whole batches."""
-    rounds: int = 5
-    """Timed epochs of each."""
-    output: Path | None = None
-    """JSON file for the record."""
 
     def __post_init__(self):
         """Check the values."""
-        numbers = ("batches", "images", "width", "train_batches", "train_images", "rounds")
         lists = ("batches", "train_batches")
-        check_options(self, filled=lists, distinct=lists, positive=numbers)
+        self.check(lists=lists, positive=(*lists, "images", "width", "train_images"))
         for name, images in (("batches", self.images), ("train_batches", self.epoch_of_training)):
             if (largest := max(getattr(self, name))) > images:
                 option = f"--{name.replace('_', '-')} {largest}"
@@ -200,12 +192,15 @@ def rows(records: Sequence[Mapping[str, Any]], ratios: Mapping[str, str]) -> lis
     ]  # fmt: skip
 
 
-def measure(options: Options) -> dict[str, Any]:
-    """Time everything; returns the record, which is written to the output file as it grows."""
+def run(options: Options) -> None:
+    """Time everything, write the record as it grows, and print the tables."""
     select_device(options.device)
+    record = new_record("input_pipeline", options) | {"tensorflow": None, "alone": [], "training": []}
     with_tf_data = importlib.util.find_spec("tensorflow") is not None
-    record = new_record("input_pipeline", options, options.device)
-    record |= {"tensorflow": tensorflow_version() if with_tf_data else None, "alone": [], "training": []}
+    if with_tf_data:
+        from jresnet.data.tfds_reader import import_tensorflow
+
+        record["tensorflow"] = import_tensorflow().__version__
     write_record(options.output, record)
     for batch_size in options.batches if with_tf_data else ():
         record["alone"].append(measure_alone(batch_size, options))
@@ -213,19 +208,6 @@ def measure(options: Options) -> dict[str, Any]:
     for batch_size in options.train_batches:
         record["training"].append(measure_training(batch_size, options, with_tf_data))
         write_record(options.output, record)
-    return record
-
-
-def tensorflow_version() -> str:
-    """TensorFlow's version, imported as the library imports it."""
-    from jresnet.data.tfds_reader import import_tensorflow
-
-    return import_tensorflow().__version__
-
-
-def run(options: Options) -> None:
-    """Time everything, and print the tables."""
-    record = measure(options)
     if record["alone"]:
         header = ("batch", "input alone", "ms/batch", "images/s", "share of ceiling")
         ratios = {TF_DATA: "share_of_ceiling"}

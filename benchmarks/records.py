@@ -1,4 +1,4 @@
-"""Records of benchmarks: rules for options, the machine they ran on, and JSON files that --resume continues."""
+"""Shared by the benchmarks: options, the machine they run on, and JSON records that --resume continues."""
 
 import dataclasses
 import datetime
@@ -25,27 +25,33 @@ VARIABLES = ("XLA_FLAGS", "OMP_NUM_THREADS")
 _FIXED = ("device", "cores", "versions", "commit")
 
 
-def check_options(
-    options: Any, *, filled: Sequence[str] = (), distinct: Sequence[str] = (), positive: Sequence[str] = ()
-) -> None:
-    """Check options of these names.
+@dataclasses.dataclass(frozen=True)
+class BenchmarkOptions:
+    """Options that every benchmark has."""
 
-    Args:
-      options: a dataclass.
-      filled: tuples that need a value.
-      distinct: tuples that have no value twice.
-      positive: numbers, tuples of numbers or None, all at least 1.
+    device: Device = "cpu"
+    """Where the computation runs."""
+    rounds: int = 5
+    """Timed calls of each program."""
+    output: Path | None = None
+    """JSON file for the record."""
 
-    Raises:
-      InputError: a value breaks its rule.
-    """
-    for name in filled:
-        require(options, name, len(getattr(options, name)) > 0, "give at least one value")
-    for name in distinct:
-        values = getattr(options, name)
-        require(options, name, len(set(values)) == len(values), "a value is given twice")
-    for name in positive:
-        require(options, name, min(numbers(getattr(options, name)), default=1) >= 1, "must be at least 1")
+    def check(self, *, lists: Sequence[str] = (), positive: Sequence[str] = ()) -> None:
+        """Check options of these names.
+
+        Args:
+          lists: tuples that need at least one value and must not repeat any.
+          positive: numbers, tuples of numbers or None, all at least 1.
+
+        Raises:
+          InputError: a value breaks its rule.
+        """
+        for name in lists:
+            values = getattr(self, name)
+            require(self, name, len(values) > 0, "give at least one value")
+            require(self, name, len(set(values)) == len(values), "a value is given twice")
+        for name in ("rounds", *positive):
+            require(self, name, min(numbers(getattr(self, name)), default=1) >= 1, "must be at least 1")
 
 
 def select_device(device: Device) -> None:
@@ -98,16 +104,15 @@ def _torch_threads() -> int | None:
     return torch.get_num_threads()
 
 
-def new_record(benchmark: str, options: Any, device: Device) -> dict[str, Any]:
+def new_record(benchmark: str, options: BenchmarkOptions) -> dict[str, Any]:
     """The header of a record: benchmark, options and environment, without any path of this machine.
 
     Args:
       benchmark: its name.
-      options: a dataclass with a field `output`, a path or None; only the file's name is recorded.
-      device: where the benchmark runs.
+      options: its options; of `output` only the file's name is recorded.
     """
     values = dataclasses.asdict(options) | {"output": options.output.name if options.output else None}
-    return {"benchmark": benchmark, "options": values, "environment": environment(device)}
+    return {"benchmark": benchmark, "options": values, "environment": environment(options.device)}
 
 
 def write_record(path: Path | None, record: Mapping[str, Any]) -> None:
@@ -141,25 +146,23 @@ def open_record(path: Path | None, record: dict[str, Any], resume: bool, kept: S
       InputError: the file exists and `resume` is off; it holds another measurement; it cannot be read or written.
     """
     if resume and path is None:
-        raise InputError("--resume: goes on with the record in --output: name it")
+        raise InputError("--resume: continues the record in --output: add --output")
     if path is not None and path.exists():
         if not resume:
-            raise InputError(f"--output {path}: is there already: add --resume to go on with it, or choose another")
+            raise InputError(f"--output {path}: already exists: add --resume to continue it, or choose another")
         existing = read_json(path)
-        for name, old, new in _differences(existing, record):
-            raise InputError(f"--output {path}: holds another measurement ({name} {old}, not {new}): choose another")
+        old, new = _settings(existing), _settings(json.loads(json.dumps(record)))
+        for name in {**new, **old}:
+            if old.get(name) != new.get(name):
+                values = f"{name} {old.get(name)}, not {new.get(name)}"
+                raise InputError(f"--output {path}: holds another measurement ({values}): choose another")
         record = record | {name: existing[name] for name in kept if name in existing}
     write_record(path, record)
     return record
 
 
-def _differences(existing: dict[str, Any], record: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Settings in which two records differ: name, existing value, new value."""
-
-    def settings(record: dict[str, Any]) -> dict[str, Any]:
-        values: dict[str, Any] = {name: record.get(name) for name in ("benchmark", "dataset")}
-        values |= {name: (record.get("environment") or {}).get(name) for name in _FIXED}
-        return values | (record.get("options") or {})
-
-    old, new = settings(existing), settings(json.loads(json.dumps(record)))
-    return [(name, old.get(name), new.get(name)) for name in {**new, **old} if old.get(name) != new.get(name)]
+def _settings(record: dict[str, Any]) -> dict[str, Any]:
+    """Everything in which the measurements of one record agree."""
+    values: dict[str, Any] = {name: record.get(name) for name in ("benchmark", "dataset")}
+    values |= {name: (record.get("environment") or {}).get(name) for name in _FIXED}
+    return values | (record.get("options") or {})

@@ -13,7 +13,6 @@ import inspect
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ import numpy as np
 
 from benchmarks import timing
 from benchmarks.jax_step import jax_rival, training_step
-from benchmarks.records import check_options, new_record, select_device, write_record
+from benchmarks.records import BenchmarkOptions, new_record, select_device, write_record
 from benchmarks.timing import POOL_IMAGES, Case, Device, Rival
 from jresnet import cli
 from jresnet.errors import InputError
@@ -42,7 +41,7 @@ Rounding in float32 makes 0.0007 after one step and up to 0.05 after two, as ReL
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(BenchmarkOptions):
     """Time several runs at once under one vmapped step, alternated with one after another.
 
     Raises:
@@ -57,17 +56,13 @@ class Options:
     """Images per step of each replica."""
     counts: tuple[int, ...] = (1, 2, 4, 8)
     """Numbers of replicas to train at once."""
-    rounds: int = 5
-    """Timed calls of each way."""
     steps: int | None = None
     """Steps per timed call and replica (default: 2 on a CPU, 50 on a GPU)."""
-    output: Path | None = None
-    """JSON file for the record."""
 
     def __post_init__(self):
         """Check the values."""
         lists = ("width", "counts")
-        check_options(self, filled=lists, distinct=lists, positive=(*lists, "batch", "rounds", "steps"))
+        self.check(lists=lists, positive=(*lists, "batch", "steps"))
         most = POOL_IMAGES // max(len(TOLERANCES), self.call_steps)
         if self.batch > most:
             raise InputError(f"--batch {self.batch}: must be at most {most} for {self.call_steps} steps per call")
@@ -105,7 +100,7 @@ class Replicas:
             self.arrays = [(data, stacked([plan for _, plan, _ in self.arrays]), None)]
 
     def train(self, steps: int) -> None:
-        """Train every replica for that many steps and wait; where the epoch's rest is too short, from its start."""
+        """Train every replica for this number of steps and wait; restart the epoch if it has too few steps left."""
         first = self._next if self._next + steps <= self._epoch_steps else 0
         self._next = first + steps
         for i, arrays in enumerate(self.arrays):
@@ -144,7 +139,7 @@ def check(case: Case, count: int) -> tuple[Callable[[int], None], list[float]]:
     arithmetic that is timed is compiled afterwards.
 
     Returns:
-      What trains the vmapped replicas for some steps, and the largest `difference` after each step of the check.
+      A function that trains the vmapped replicas for a number of steps, and the largest `difference` after each step.
     """
     in_turn, together = Replicas(case, count, together=False), Replicas(case, count, together=True)
     start, differences = in_turn.variables(), []
@@ -208,7 +203,7 @@ def text(differences: Sequence[float]) -> str:
 def run(options: Options) -> list[dict[str, Any]]:
     """Time every width and count; print the table, write the record and return its cases."""
     select_device(options.device)
-    record = new_record("replicas", options, options.device) | {"tolerances": TOLERANCES, "cases": []}
+    record = new_record("replicas", options) | {"tolerances": TOLERANCES, "cases": []}
     write_record(options.output, record)
     for width in options.width:
         for count in options.counts:

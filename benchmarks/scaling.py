@@ -11,18 +11,18 @@ too; "jit" is the step that a run on one device uses. The figure is written besi
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 
 from benchmarks import figures, timing
-from benchmarks.flops import resnet18_flops
-from benchmarks.jax_step import jax_rival
-from benchmarks.records import check_options, new_record, select_device, write_record
+from benchmarks.jax_step import jax_rival, resnet18_flops
+from benchmarks.records import BenchmarkOptions, new_record, select_device, write_record
 from benchmarks.timing import Case, Device, Rival, Timing
 from jresnet import cli
-from jresnet.config import Precision
+from jresnet.config import Precision, require
 from jresnet.errors import InputError
 from jresnet.records.environment import cpu_cores
 
@@ -33,7 +33,7 @@ STEPS: dict[Device, int] = {"cpu": 3, "gpu": 100}
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(BenchmarkOptions):
     """Time the training step on one device and on several, alternated in one run.
 
     Raises:
@@ -54,8 +54,6 @@ class Options:
     """Images per step over all devices in strong scaling."""
     precision: Precision = "float32"
     """Dtype of the network's arithmetic."""
-    rounds: int = 5
-    """Timed calls for each number of devices."""
     steps: int | None = None
     """Steps per timed call (default: 3 on a CPU, 100 on a GPU)."""
     output: Path | None = None
@@ -63,10 +61,10 @@ class Options:
 
     def __post_init__(self):
         """Check the values that need no device."""
-        numbers = ("emulate", "counts", "width", "share", "batch", "rounds", "steps")
-        check_options(self, distinct=("counts",), positive=numbers)
+        self.check(positive=("emulate", "counts", "width", "share", "batch", "steps"))
+        require(self, "counts", len(set(self.counts)) == len(self.counts), "a value is given twice")
         if self.emulate > 1 and self.device == "gpu":
-            raise InputError(f"--emulate {self.emulate}: only a CPU plays devices: add --device cpu")
+            raise InputError(f"--emulate {self.emulate}: only CPU devices can be emulated: add --device cpu")
 
     def counts_of(self, available: int) -> list[int]:
         """The numbers of devices to time, always including one, which efficiency is relative to.
@@ -77,7 +75,7 @@ class Options:
         powers = [2**i for i in range(available.bit_length())]
         counts = sorted({1, *(self.counts or (*powers, available))})
         if counts[-1] > available:
-            raise InputError(f"--counts {counts[-1]}: there are {available} devices")
+            raise InputError(f"--counts {counts[-1]}: must be at most {available}, the number of devices")
         uneven = [count for count in counts if self.batch % count]
         if uneven:
             raise InputError(f"--batch {self.batch}: does not divide among {uneven[0]} devices")
@@ -89,15 +87,14 @@ def batch_of(kind: Kind, count: int, options: Options) -> int:
     return options.share * count if kind == "weak" else options.batch
 
 
-def rival(kind: Kind, count: int | None, options: Options) -> Rival:
-    """The library's step pmapped over `count` devices, or jitted on one if that is None."""
-    case = Case(options.width, batch_of(kind, count or 1, options), options.precision, options.device)
-    return jax_rival(case, count)
-
-
 def measure(kind: Kind, counts: Sequence[int], options: Options) -> list[dict[str, Any]]:
     """Time the jitted step and each number of devices; returns a record for each."""
-    builders = {form(count): lambda count=count: rival(kind, count, options) for count in (None, *counts)}
+
+    def build(count: int | None) -> Rival:
+        case = Case(options.width, batch_of(kind, count or 1, options), options.precision, options.device)
+        return jax_rival(case, count)
+
+    builders = {form(count): partial(build, count) for count in (None, *counts)}
     timings = timing.contest(builders, options.steps or STEPS[options.device], options.rounds)
     single = timings[form(1)]
     return [entry(kind, count, timings[form(count)], single, options) for count in (None, *counts)]
@@ -121,7 +118,7 @@ def entry(kind: Kind, devices: int | None, result: Timing, single: Timing, optio
 
 
 def note(options: Options, available: int) -> str:
-    """What these devices can show."""
+    """How to read the efficiencies on these devices."""
     if options.device == "gpu" or available == 1:
         return f"{available} device{'s' if available > 1 else ''}, each with its own arithmetic units"
     return (
@@ -170,7 +167,7 @@ def run(options: Options) -> None:
     select_device(options.device)
     available = len(jax.devices())
     counts = options.counts_of(available)
-    record = new_record("scaling", options, options.device) | {"note": note(options, available), "cases": []}
+    record = new_record("scaling", options) | {"note": note(options, available), "cases": []}
     for kind in KINDS:
         record["cases"] += measure(kind, counts, options)
         write_record(options.output, record)

@@ -13,16 +13,14 @@ import itertools
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks import timing
-from benchmarks.flops import resnet18_flops
-from benchmarks.jax_step import jax_rival
-from benchmarks.records import check_options, new_record, select_device, write_record
+from benchmarks.jax_step import jax_rival, resnet18_flops
+from benchmarks.records import BenchmarkOptions, new_record, select_device, write_record
 from benchmarks.timing import Case, Device, Rival
 from jresnet import cli
 from jresnet.config import Precision
@@ -39,15 +37,13 @@ STEPS: dict[Device, int] = {"cpu": 3, "gpu": 100}
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(BenchmarkOptions):
     """Time one training step of the library and of PyTorch, alternated in one run.
 
     Raises:
       InputError: a value breaks its rule.
     """
 
-    device: Device = "cpu"
-    """Where the steps run."""
     widths: tuple[int, ...] = (42,)
     """Channels of the first stage."""
     batches: tuple[int, ...] = (32, 64, 128)
@@ -60,13 +56,11 @@ class Options:
     """Timed calls of each rival per case."""
     steps: int | None = None
     """Steps per timed call (default: 3 on a CPU, 100 on a GPU)."""
-    output: Path | None = None
-    """JSON file for the record."""
 
     def __post_init__(self):
         """Check the values."""
         lists = ("widths", "batches", "precisions", "rivals")
-        check_options(self, filled=lists, distinct=lists, positive=("widths", "batches", "rounds", "steps"))
+        self.check(lists=lists, positive=("widths", "batches", "steps"))
 
     def cases(self) -> list[Case]:
         """Every combination of width, batch size and precision."""
@@ -134,7 +128,7 @@ def measure_ceiling(precision: Precision, options: Options) -> dict[str, Any]:
     """Time the matrix product; `flops_per_second` is the faster framework's, None if both failed."""
     side = MATMUL_SIDE[options.device]
     timings = timing.contest(matmul_rivals(precision, options.device), MATMUL_STEPS[options.device], options.rounds)
-    rivals = {name: _record(result, flops_per_second=2 * side**3) for name, result in timings.items()}
+    rivals = {name: result.record(flops_per_second=2 * side**3) for name, result in timings.items()}
     best = max((record.get("flops_per_second", 0.0) for record in rivals.values()), default=0.0) or None
     return {
         "precision": precision,
@@ -150,7 +144,7 @@ def measure_case(case: Case, ceiling: float | None, options: Options) -> dict[st
     timings = timing.contest(step_rivals(case, options.rivals), options.steps or STEPS[options.device], options.rounds)
     images, flops = case.batch_size, resnet18_flops(case.width)
     rivals = {
-        name: _record(result, images_per_second=images, flops_per_second=images * flops)
+        name: result.record(images_per_second=images, flops_per_second=images * flops)
         for name, result in timings.items()
     }
     for record in rivals.values():
@@ -161,13 +155,8 @@ def measure_case(case: Case, ceiling: float | None, options: Options) -> dict[st
     return vars(case) | {"training_flops_per_image": flops, "rivals": rivals, "speed_of_jax_over": ratios}
 
 
-def _record(result: timing.Timing, **work: float) -> dict[str, Any]:
-    return result.record(**work) | {"compile_seconds": result.compile_seconds}
-
-
 def measure(options: Options, record: dict[str, Any]) -> None:
     """Fill `record` with ceilings and cases, and write it to the output file after each."""
-
     for precision in options.precisions:
         record["ceilings"].append(measure_ceiling(precision, options))
         write_record(options.output, record)
@@ -215,11 +204,12 @@ def _number(record: Mapping[str, Any], key: str, scale: float, form: str) -> str
     return "-" if value is None else format(value * scale, form)
 
 
-def start_record(options: Options) -> dict[str, Any]:
-    """Set up both frameworks and write the record's header, so that a bad path fails early.
+def run(options: Options) -> None:
+    """Time everything and print the table; the record's header is written first, so that a bad path fails early.
 
     Raises:
       InputError: JAX has no such device, or the output file cannot be written.
+      Interrupted: by Ctrl-C; the record holds the finished cases.
     """
     select_device(options.device)
     with_torch = importlib.util.find_spec("torch") is not None
@@ -227,20 +217,10 @@ def start_record(options: Options) -> dict[str, Any]:
         from benchmarks.torch_resnet import set_up
 
         set_up()
-    record = new_record("throughput", options, options.device) | {"ceilings": [], "cases": []}
+    record = new_record("throughput", options) | {"ceilings": [], "cases": []}
     write_record(options.output, record)
     if not with_torch:
         print("PyTorch is not installed: only the library is timed", file=sys.stderr)
-    return record
-
-
-def run(options: Options) -> None:
-    """Time everything and print the table.
-
-    Raises:
-      Interrupted: by Ctrl-C; the record holds the finished cases.
-    """
-    record = start_record(options)
     try:
         measure(options, record)
     except KeyboardInterrupt:

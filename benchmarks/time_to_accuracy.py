@@ -22,8 +22,9 @@ import jax
 
 from benchmarks import records, timing
 from benchmarks.epochs import Stopwatch
-from benchmarks.flops import training_flops
+from benchmarks.jax_step import training_flops
 from experiments import final
+from experiments.study.options import SeedOptions
 from experiments.study.results import data_name
 from jresnet import cli, models
 from jresnet.config import Config, require
@@ -42,7 +43,7 @@ UNFINISHED = "interrupted"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(Config):
+class Options(SeedOptions):
     """Train until a test accuracy is reached, and report the time.
 
     Raises:
@@ -53,12 +54,6 @@ class Options(Config):
     """Test accuracy to reach (the report's final model: 0.9095)."""
     seeds: int = 3
     """Number of runs, with seeds from --first-seed on."""
-    first_seed: int = 0
-    """Seed of the first run."""
-    train_images: int | None = None
-    """Use only this many training images, the same share of every class."""
-    test_images: int | None = None
-    """Use only this many test images, the same share of every class."""
     output: Path | None = None
     """JSON file for the record, written after every epoch."""
     resume: bool = False
@@ -68,28 +63,11 @@ class Options(Config):
         """Check these options and the configuration."""
         super().__post_init__()
         require(self, "target", 0 < self.target <= 1, "must be an accuracy above 0 and at most 1, as in 0.9095")
-        require(self, "seeds", self.seeds >= 1, "must be at least 1")
-        require(self, "first_seed", 0 <= self.first_seed <= 2**32 - self.seeds, "seeds must lie from 0 to 2**32 - 1")
-
-    @property
-    def config(self) -> Config:
-        """The configuration without these options."""
-        return Config(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Config)})
 
 
 def flops_per_image(config: Config, dataset: Dataset) -> int:
     """Floating-point operations of training the configuration's network on one image."""
     return training_flops(models.from_config(config, len(dataset.classes)), dataset.image_size)
-
-
-def open_run(config: Config, dataset: Dataset, seed: int) -> Stopwatch:
-    """A run ready for its first epoch and evaluation; `dataset` has its validation images held out."""
-    started = time.perf_counter()
-    watch = Stopwatch(config, dataset, seed)
-    # The evaluation's program is compiled for this number of images.
-    watch.trainer.evaluate(watch.trainer.state.variables, dataset.test.take(slice(STREAMED_IMAGES)))
-    watch.setup_seconds = time.perf_counter() - started
-    return watch
 
 
 def measure(
@@ -110,7 +88,11 @@ def measure(
     """
     held_out = dataset.hold_out(options.validation, entry["seed"])
     flops = len(held_out.train) * flops_per_image(options.config, dataset)
-    watch = open_run(options.config, held_out, entry["seed"])
+    started = time.perf_counter()
+    watch = Stopwatch(options.config, held_out, entry["seed"])
+    # The evaluation's program is compiled for this number of images.
+    watch.trainer.evaluate(watch.trainer.state.variables, held_out.test.take(slice(STREAMED_IMAGES)))
+    watch.setup_seconds = time.perf_counter() - started
 
     def stop_if_asked() -> None:
         watch.trainer.synchronise(received)

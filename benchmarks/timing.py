@@ -41,7 +41,7 @@ class Rival:
     name: str
     """Unique among the rivals it is timed with."""
     run: Callable[[int], None]
-    """Runs that many steps and returns once the device has finished; the first call compiles."""
+    """Runs this number of steps and returns when the device has finished; the first call compiles."""
     close: Callable[[], None] = lambda: None
     """Frees memory."""
 
@@ -54,7 +54,7 @@ class Timing:
       steps: steps per timed call.
       first_seconds: duration of the warm-up call, compilation included; None if it failed.
       seconds: seconds per step, one entry per round; shorter than the others' if the rival failed.
-      error: why it failed, in one line, or None.
+      error: the exception that ended it, in one line, or None.
     """
 
     steps: int
@@ -74,7 +74,7 @@ class Timing:
 
         Without a timed round there is neither summary nor rate.
         """
-        record = dataclasses.asdict(self)
+        record = dataclasses.asdict(self) | {"compile_seconds": self.compile_seconds}
         if self.seconds:
             spread = summary(self.seconds)
             record["seconds_per_step"] = dataclasses.asdict(spread)
@@ -188,22 +188,18 @@ def summary(values: Sequence[float]) -> Summary:
     return Summary(quartiles[1], quartiles[0], quartiles[2], min(values), len(values))
 
 
-def ratio(seconds: Sequence[float], reference: Sequence[float]) -> Summary:
-    """Speed relative to a reference: reference seconds over seconds, paired round by round.
+def compared(seconds: Sequence[float], reference: Sequence[float]) -> dict[str, Any] | None:
+    """Speed relative to a reference: the `Summary`, as JSON, of reference seconds over seconds, paired round by round.
 
     Args:
       seconds: seconds per step of a rival, by round.
       reference: seconds per step of the rival it is compared with; rounds that only one finished are left out.
 
-    Raises:
-      ValueError: no round was finished by both rivals.
+    Returns:
+      The summary; None if either has no timed round.
     """
-    return summary([theirs / ours for ours, theirs in zip(seconds, reference, strict=False)])
-
-
-def compared(seconds: Sequence[float], reference: Sequence[float]) -> dict[str, Any] | None:
-    """`ratio` as JSON; None if either has no timed round."""
-    return dataclasses.asdict(ratio(seconds, reference)) if seconds and reference else None
+    ratios = [theirs / ours for ours, theirs in zip(seconds, reference, strict=False)]
+    return dataclasses.asdict(summary(ratios)) if ratios else None
 
 
 def spread_text(spread: Mapping[str, float] | None, form: str, scale: float = 1) -> str:

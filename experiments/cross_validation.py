@@ -8,7 +8,7 @@ training images, so that no run on a fold sees a test image. The setting with th
 then trained on all training images, and only that run is evaluated on the test set. The same command resumes an
 interrupted cross-validation, and several processes that share --workdir may run it.
 
-Measured here: not yet run.
+Not yet run here.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from experiments import report
 from experiments.study import runs, statistics
 from experiments.study.options import ConfigOptions, parse, resumable
 from experiments.study.progress import Progress
-from experiments.study.runs import Run
+from experiments.study.runs import StudyRun
 from experiments.study.statistics import Summary
 from jresnet import cli, models
 from jresnet.config import Config, require
@@ -46,6 +46,8 @@ class Options(ConfigOptions):
     """What to compare, as in learning-rate=0.01,0.005 blocks="1 1 1 1,2 2 2 2": every combination is a setting."""
     seed: int = 0
     """Seed of the folds and of every run."""
+    quick: bool = False
+    """Run at a small scale on synthetic data; options given explicitly still apply."""
     workdir: str | None = None
     """Directory of the runs, in which they also resume (default: runs/cross_validation)."""
 
@@ -74,16 +76,14 @@ def run(arguments: list[str]) -> None:
     names, grid = parse_grid(options)
     dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
     folds = [dataset.fold(options.folds, index, options.seed) for index in range(options.folds)]
-    groups = {
-        describe(names, values): [runs.make(NAME, config, options.seed, fold, options.directory) for fold in folds]
-        for values, config in grid.items()
-    }
-    finals = {
-        name: runs.make(NAME, config, options.seed, dataset, options.directory)
-        for name, config in zip(groups, grid.values(), strict=True)
-    }
-    for config in grid.values():
+    groups: dict[str, list[StudyRun]] = {}
+    finals: dict[str, StudyRun] = {}
+    for values, config in grid.items():
         models.check_network(config, len(dataset.classes), dataset.image_size)
+        setting = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True)) or "as configured"
+        *groups[setting], finals[setting] = (
+            runs.study_run(NAME, config, options.seed, data, options.directory) for data in (*folds, dataset)
+        )
     runs.check([*itertools.chain(*groups.values()), *finals.values()], options.directory)
     progress = Progress(cli.make_console())
     with resumable(cli.command(PROGRAM, arguments)):
@@ -119,7 +119,7 @@ def parse_grid(options: Options) -> tuple[tuple[str, ...], Grid]:
     """The names of the options that the grid varies, and their values -> the configuration, in the grid's order.
 
     Raises:
-      InputError: a word of the grid is no option with values, repeats an option, or has an invalid value.
+      InputError: the grid names an unknown option, repeats one, or has an invalid value.
     """
     axes: dict[str, list[str]] = {}
     fixed = ("dataset", "data_dir", "validation")
@@ -130,7 +130,7 @@ def parse_grid(options: Options) -> tuple[tuple[str, ...], Grid]:
         if not equals or name not in known:
             raise InputError(f"--grid {word}: must be an option and its values, as in learning-rate=0.01,0.005")
         if name in axes:
-            raise InputError(f"--grid {word}: {name} is there twice: give all its values together")
+            raise InputError(f"--grid {word}: {name} is given twice: list all its values together")
         axes[name] = [value.strip() for value in values.split(",")]
     grid: Grid = {}
     settings = list(itertools.product(*axes.values()))
@@ -142,14 +142,14 @@ def parse_grid(options: Options) -> tuple[tuple[str, ...], Grid]:
     return tuple(axes), grid
 
 
-def winner(groups: dict[str, list[Run]], progress: Progress) -> str | None:
+def winner(groups: dict[str, list[StudyRun]], progress: Progress) -> str | None:
     """The setting with the best mean accuracy; None while a missing fold could still change it.
 
     A setting that diverged on a fold cannot win.
     """
     means: dict[str, float] = {}
     for name, of_folds in groups.items():
-        if any(str(run.place) in progress.failed for run in of_folds):
+        if any(run.directory in progress.failed for run in of_folds):
             continue
         accuracy = summary(of_folds, progress)
         if accuracy is None or accuracy.n < len(of_folds):
@@ -158,15 +158,10 @@ def winner(groups: dict[str, list[Run]], progress: Progress) -> str | None:
     return max(means, key=lambda name: means[name]) if means else None
 
 
-def summary(of_folds: Sequence[Run], progress: Progress) -> Summary | None:
-    """Mean, deviation and interval of the held-out accuracies of a setting's finished folds; None without any."""
+def summary(of_folds: Sequence[StudyRun], progress: Progress) -> Summary | None:
+    """Statistics of the held-out accuracies of a setting's finished folds; None if no fold is finished."""
     records = [record for run in of_folds if (record := progress.result(run)) is not None]
     return statistics.summarise(record["validation_accuracy"] for record in records) if records else None
-
-
-def describe(names: Sequence[str], values: Sequence[str]) -> str:
-    """A setting in words: "learning-rate 0.01, batch-size 32"."""
-    return ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True)) or "as configured"
 
 
 def conclude(
@@ -184,9 +179,8 @@ def conclude(
         interval("95 % interval", "low", "high", ".2f", 100, missing=""),
         number("folds", "n", "d"),
     ]
-    table = Table(columns, rows)
-    write_bytes(path, dataclasses.replace(table, caption="\n".join(notes)).markdown().encode())
-    progress.console.print(table)
+    write_bytes(path, Table(columns, rows, "\n".join(notes)).markdown().encode())
+    progress.console.print(Table(columns, rows))
     for line in [*notes, str(path)]:
         progress.say(line)
     progress.raise_failures()

@@ -5,7 +5,7 @@
 
 The report, after 100 epochs: train loss 0.050407, train accuracy 0.982726, test loss 0.358776, test accuracy 0.909545.
 That is 9110 / (313 x 32), a mean over 313 batches: the batch size, which the report does not state, is 32.
-Measured here: not yet run at full scale; at an eighth of the width, see docs/results.md.
+Not yet run here at full scale; docs/results.md has it at an eighth of the width.
 """
 
 from experiments import report

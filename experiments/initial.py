@@ -4,7 +4,7 @@
 
 The report, after 100 epochs: test accuracy 0.808. It does not say whether momentum and weight decay were used from the
 start; `experiments.report` says why they are here.
-Measured here: not yet run at full scale; at an eighth of the width, see docs/results.md.
+Not yet run here at full scale; docs/results.md has it at an eighth of the width.
 """
 
 from experiments import report

@@ -8,10 +8,13 @@ it is among them, and the speed recorded in benchmarks/results/; results at a re
 """
 
 import dataclasses
+import itertools
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from benchmarks import timing
 from experiments import final, report
 from experiments.study import committed, statistics
 from experiments.study.committed import Setting, Speed, Study
@@ -48,12 +51,7 @@ _SPEED_COLUMNS = (
     number("width", "width", "d"),
     number("batch", "batch", "d"),
     number("images/s", "rate", ".0f"),
-    *(
-        Column(
-            f"over {mode}", tuple(f"{mode} {part}" for part in ("median", "low", "high")), ".2f", 1, "{} [{}, {}]", True
-        )
-        for mode in _MODES
-    ),
+    *(Column(f"over {mode}", (mode,), lambda ratio: timing.spread_text(ratio, ".2f"), right=True) for mode in _MODES),
 )
 
 
@@ -74,23 +72,21 @@ class Block(NamedTuple):
         """The comment after the lines."""
         return f"<!-- {self.name}: end -->"
 
-    def split(self, root: pathlib.Path) -> tuple[list[str], list[str], list[str]]:
-        """The file's lines before, between and after the comments.
+    def split(self, root: pathlib.Path) -> tuple[str, str, str]:
+        """The text before, between and after the comments; the comments belong to the outer two.
 
         Raises:
           InputError: the file cannot be read, or lacks one of the comments.
         """
         path = root / self.path
         try:
-            lines = path.read_text(encoding="utf-8").split("\n")
+            text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}: run this in a checkout of the source") from None
-        if [lines.count(self.begin), lines.count(self.end)] != [1, 1] or lines.index(self.begin) > lines.index(
-            self.end
-        ):
+        parts = re.fullmatch(f"(.*^{re.escape(self.begin)}\n)(.*)(^{re.escape(self.end)}$.*)", text, re.DOTALL | re.M)
+        if parts is None or text.count(self.begin) != 1 or text.count(self.end) != 1:
             raise InputError(f"{path}: lacks its markers: restore the lines {self.begin!r} and {self.end!r}, once each")
-        begin, end = lines.index(self.begin), lines.index(self.end)
-        return lines[:begin], lines[begin + 1 : end], lines[end + 1 :]
+        return parts[1], parts[2], parts[3]
 
 
 def check(root: pathlib.Path = ROOT) -> list[str]:
@@ -109,10 +105,8 @@ def check(root: pathlib.Path = ROOT) -> list[str]:
     drifts = [line for study in studies for line in committed.study_drifts(study, root)]
     drifts += committed.speed_drifts(speed)
     for block in BLOCKS:
-        _, written, _ = block.split(root)
-        generated = block.lines(studies, speed)
-        for line in range(max(len(written), len(generated))):
-            old, new = (lines[line] if line < len(lines) else "nothing" for lines in (written, generated))
+        written = block.split(root)[1].splitlines()
+        for old, new in itertools.zip_longest(written, block.lines(studies, speed), fillvalue="nothing"):
             if old != new:
                 drifts.append(f"{block.path}: says {old!r}, the records give {new!r}: run python -m experiments.readme")
     return drifts
@@ -128,8 +122,9 @@ def update(root: pathlib.Path = ROOT) -> None:
     pages = {}
     for block in BLOCKS:
         before, _, after = block.split(root)
-        lines = [*before, block.begin, *block.lines(studies, speed), block.end, *after]
-        pages[root / block.path] = "\n".join(lines).encode()
+        pages[root / block.path] = (
+            before + "".join(f"{line}\n" for line in block.lines(studies, speed)) + after
+        ).encode()
     for path, page in pages.items():
         write_bytes(path, page)
 
@@ -173,11 +168,16 @@ def headline(studies: Sequence[Study], speed: Speed) -> list[str]:
     for (data, _, device), runs in groups.items():
         rows.append({"source": "jresnet", "device": device, "data": data} | _summaries(list(runs.values())))
     state = "Time is that of one run." if groups else "Here it has not been run at the report's scale yet."
+    speed_rows = [
+        {"width": case["width"], "batch": case["batch_size"], "rate": case["images_per_second"]["jax"]}
+        | {mode: case["speed_of_jax_over"][f"torch {mode}"] for mode in _MODES}
+        for case in speed.cases
+    ]
     environment = speed.record["environment"]
     return [
         "", *_markdown(_FINAL_COLUMNS, rows), "",
         f"The report's final model; test accuracy is the mean over test batches, as the report computes it. {state}",
-        "", *_markdown(_SPEED_COLUMNS, [_speed_row(case) for case in speed.cases]), "",
+        "", *_markdown(_SPEED_COLUMNS, speed_rows), "",
         f"Speed of a training step in float32 on {environment['cores']} cores ({environment['device']}), and its ratio "
         f"to that of PyTorch {environment['versions']['torch']} in eager mode and compiled: median [quartiles] over "
         f"{speed.record['options']['rounds']} rounds in which they alternate. Commit: {environment['commit']}.",
@@ -192,12 +192,6 @@ def _full_scale(record: dict) -> bool:
     same = dataclasses.replace(config_from_json(record["config"]), **changes) == report.FINAL
     data = record["dataset"]
     return same and (data["train"] + data["validation"], data["test"]) == (50_000, 10_000)
-
-
-def _speed_row(case: dict) -> Row:
-    row = {"width": case["width"], "batch": case["batch_size"], "rate": case["images_per_second"]["jax"]}
-    spreads = {mode: case["speed_of_jax_over"][f"torch {mode}"] for mode in _MODES}
-    return row | {f"{mode} {part}": value for mode, spread in spreads.items() for part, value in spread.items()}
 
 
 def _summaries(records: Sequence[dict]) -> dict[str, Any]:

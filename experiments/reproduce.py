@@ -7,7 +7,7 @@
 
 The same command resumes an interrupted study; finished runs are not repeated.
 
-Measured here: not yet run at full scale; at an eighth of the width, see docs/results.md.
+Not yet run here at full scale; docs/results.md has it at an eighth of the width.
 """
 
 import sys
@@ -15,11 +15,10 @@ from collections.abc import Sequence
 
 from experiments import readme
 from experiments.page import page
-from experiments.registry import NAMES
 from experiments.study import plan, statistics
 from experiments.study.experiment import Cell, Experiment, Outcome
 from experiments.study.options import resumable
-from experiments.study.plan import Plan, StudyOptions
+from experiments.study.plan import NAMES, Plan, StudyOptions
 from experiments.study.progress import Progress
 from experiments.study.results import data_name
 from jresnet import cli
@@ -57,7 +56,11 @@ def run(arguments: list[str]) -> None:
 
 
 def train(study: Plan, progress: Progress) -> dict[str, str]:
-    """Train this process's share until nothing more of it can be trained; returns what still waits for what."""
+    """Train this process's share until nothing more of it can be trained.
+
+    Returns:
+      Experiment -> the unfinished one that it waits for.
+    """
     while True:
         stages, waiting = study.ready()
         groups = study.groups([experiment for stage in stages for experiment in stage])
@@ -69,7 +72,7 @@ def train(study: Plan, progress: Progress) -> dict[str, str]:
 
 
 def collect(study: Plan, command: str) -> Outcome:
-    """The study so far."""
+    """The results of the study, complete or partial."""
     known = [experiment for stage in study.ready()[0] for experiment in stage]
     known.sort(key=lambda experiment: NAMES.index(experiment.name))
     experiments = tuple((experiment, study.cells(experiment)) for experiment in known)
@@ -92,9 +95,11 @@ def caption(study: Plan, experiments: Sequence[tuple[Experiment, tuple[Cell, ...
         channels = f"{', '.join(map(str, widths))} channels (the report's times {options.width_scale:g})"
     if options.blocks is not None:
         channels += f"; {' '.join(map(str, options.blocks))} blocks per stage in place of 2 2 2 2"
+    names = ("dataset", "epochs", "width_scale", "blocks", "train_images", "test_images")
+    full = all(getattr(options, name) == getattr(StudyOptions(), name) for name in names)
     devices = sorted({record["device"] for cell in cells for record in cell.records})
     parts = [
-        f"{_scale(options)}: {data_name(dataset_record(dataset, dataset.sha256))}",
+        f"{'The' if full else 'Not the'} report's scale: {data_name(dataset_record(dataset, dataset.sha256))}",
         train,
         f"{len(dataset.test):,} test images",
         f"{options.epochs} epochs",
@@ -105,15 +110,8 @@ def caption(study: Plan, experiments: Sequence[tuple[Experiment, tuple[Cell, ...
     return "; ".join(parts)
 
 
-def _scale(options: StudyOptions) -> str:
-    full = StudyOptions()
-    names = ("dataset", "epochs", "width_scale", "blocks", "train_images", "test_images")
-    same = all(getattr(options, name) == getattr(full, name) for name in names)
-    return "The report's scale" if same else "Not the report's scale"
-
-
 def conclude(outcome: Outcome, waiting: dict[str, str], progress: Progress) -> None:
-    """Print the verdicts, and what is missing."""
+    """Print the verdicts, and which experiments still wait for others."""
     progress.say(outcome.caption)
     for experiment, cells in outcome.experiments:
         verdict = statistics.judge(experiment, cells)

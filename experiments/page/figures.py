@@ -186,7 +186,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     axes.xaxis.set_label_position("top")
     axes.xaxis.tick_top()
     if count <= _MOST_NAMES:
-        names = [shortened(name, 14) for name in classes]
+        names = [shortened(name) for name in classes]
         axes.set_xticks(range(count), names, rotation=90, fontsize=7.5, parse_math=False)
         axes.set_yticks(range(count), names, fontsize=7.5, parse_math=False)
     if count <= _MOST_NUMBERS:
@@ -209,7 +209,7 @@ def mistakes(worst: Sequence[Mistake], dataset: Dataset, across: int = 5) -> Fig
     grid = figure.subplots(len(rows), across, squeeze=False)
     for axes, mistake in zip(grid.flat, worst, strict=False):
         axes.imshow(reduced(dataset.test.images[mistake.index]), interpolation="none")
-        true, predicted = (shortened(dataset.classes[label], 14) for label in (mistake.label, mistake.prediction))
+        true, predicted = (shortened(dataset.classes[label]) for label in (mistake.label, mistake.prediction))
         axes.set_xlabel(
             f"{true}\n→ {predicted}\n{100 * mistake.confidence:.1f} %", fontsize=FONT_SIZE - 2, parse_math=False
         )
@@ -254,8 +254,8 @@ def reduced(images: np.ndarray, most: int = 64) -> np.ndarray:
     return images[..., ::step, ::step, :]
 
 
-def shortened(name: str, most: int) -> str:
-    """The name, or if it is longer, `most` characters of it that end in an ellipsis."""
+def shortened(name: str, most: int = 14) -> str:
+    """The name, cut to `most` characters with an ellipsis if it is longer."""
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
@@ -280,7 +280,7 @@ def _mosaic(rows: Sequence[np.ndarray], columns: int, names: Sequence[str]) -> t
     axes.imshow(canvas, interpolation="none")
     _bare(axes)
     centres = [tall * (row + 0.5) - _GAP / 2 for row in range(len(rows))]
-    axes.set_yticks(centres, [shortened(name, 14) for name in names], parse_math=False)
+    axes.set_yticks(centres, [shortened(name) for name in names], parse_math=False)
     return figure, axes
 
 

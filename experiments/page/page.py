@@ -9,8 +9,7 @@ from typing import Any
 
 import jinja2
 
-from experiments.page import sections, tables
-from experiments.page.figures import Drawing
+from experiments.page import figures, sections, tables
 from experiments.study.experiment import Outcome
 from experiments.study.results import provenance
 from jresnet.records.files import write_bytes, write_json
@@ -34,10 +33,10 @@ def write(outcome: Outcome, workdir: pathlib.Path) -> list[pathlib.Path]:
       InputError: a run's predictions are damaged or not its own; nothing was written.
     """
     mistakes = sections.mistakes(outcome)
-    experiments = sections.sections(outcome)
+    experiments = [sections.section(experiment, cells, outcome.seeds) for experiment, cells in outcome.experiments]
     networks = sections.networks(outcome)
     shared: dict[str, Any] = {
-        "samples": sections.samples(outcome),
+        "samples": figures.render("samples", "Training images of each class.", figures.samples(outcome.dataset)),
         "augmentations": sections.augmentations(outcome),
         "budget": sections.budget(networks),
         "parameters": tables.parameters(networks),
@@ -45,8 +44,8 @@ def write(outcome: Outcome, workdir: pathlib.Path) -> list[pathlib.Path]:
         "commands": tables.commands(outcome.experiments),
     }
     html = _render(outcome, sections=experiments, mistakes=mistakes, **shared)
-    parts = [*shared.values(), *(part for section in experiments for part in vars(section).values())]
-    parts += vars(mistakes).values() if mistakes else ()
+    parts = [*shared.values(), *(part for section in experiments for part in section.values())]
+    parts += mistakes.values() if mistakes else ()
     return _write_files(outcome, pathlib.Path(workdir), html, parts)
 
 
@@ -77,7 +76,7 @@ def _lowest(table: Table, most: int) -> Table:
     """The table, or if it has more than `most` rows, those with the lowest means."""
     if len(table.rows) <= most:
         return table
-    rows = sorted((row for row in table.rows if row["mean"] is not None), key=lambda row: row["mean"])[:most]
+    rows = sorted((row for row in table.rows if "mean" in row), key=lambda row: row["mean"])[:most]
     caption = f"{table.caption} The {most} lowest of {len(table.rows)}; tables/{table.name}.csv has all."
     return dataclasses.replace(table, rows=rows, caption=caption)
 
@@ -86,7 +85,7 @@ def _write_files(outcome: Outcome, workdir: pathlib.Path, html: str, parts: Sequ
     """Write every drawing and table among `parts`, and last the page that goes with them."""
     files: dict[pathlib.Path, bytes] = {}
     for part in parts:
-        if isinstance(part, Drawing) and part.png is not None:
+        if isinstance(part, figures.Drawing) and part.png is not None:
             files[workdir / FIGURES / f"{part.name}.png"] = part.png
             files[workdir / FIGURES / f"{part.name}.svg"] = part.svg
         elif isinstance(part, Table):

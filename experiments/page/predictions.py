@@ -1,4 +1,4 @@
-"""Which test images networks get wrong, from the predictions in the runs' directories."""
+"""Misclassified test images, from the predictions in the runs' directories."""
 
 import dataclasses
 import math

@@ -1,9 +1,9 @@
 """The content of a study's page, section by section, gathered from its outcome."""
 
 import base64
-import dataclasses
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,44 +16,13 @@ from experiments.registry import EXPERIMENTS
 from experiments.study import statistics
 from experiments.study.experiment import Cell, Experiment, Outcome, label
 from experiments.study.results import data_name
-from experiments.study.statistics import Verdict
 from jresnet import models
 from jresnet.data.datasets import dataset_record
-from jresnet.records.tables import Row, Table
+from jresnet.records.tables import Row
 
 # The report's scale: CIFAR-10's training images (section 3.1), epochs 0 to 99 (section 4.1's log).
 _IMAGES, _EPOCHS = 50_000, 100
 _MOST_MISTAKES = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """One experiment; `missing` says in words what has not been run, `panels` are the settings' curves one by one."""
-
-    experiment: Experiment
-    cells: Sequence[Cell]
-    missing: str
-    verdict: Verdict | None
-    pairs: Table | None
-    accuracies: Table
-    beside_report: Table | None
-    further: Table
-    log: Table | None
-    curves: Drawing | None
-    panels: Sequence[Drawing]
-
-
-@dataclasses.dataclass(frozen=True)
-class Mistakes:
-    """What one setting's networks got wrong, over `runs` runs; the images are mistakes of the run with seed `seed`."""
-
-    title: str
-    runs: int
-    seed: int
-    confusion: Drawing
-    classes: Table
-    figure: Drawing | None
-    images: Sequence[dict[str, str]]
 
 
 def all_records(outcome: Outcome) -> list[dict]:
@@ -67,9 +36,29 @@ def all_records(outcome: Outcome) -> list[dict]:
     return list(records.values())
 
 
-def sections(outcome: Outcome) -> list[Section]:
-    """One section per experiment, in the report's order."""
-    return [_section(experiment, cells, outcome.seeds) for experiment, cells in outcome.experiments]
+def section(experiment: Experiment, cells: Sequence[Cell], seeds: int) -> dict[str, Any]:
+    """One experiment of the page.
+
+    Returns:
+      experiment, cells; missing, what has not been run, in words; verdict; the tables accuracies, beside_report,
+      further, log and pairs; curves, the figure, and panels, its columns one by one. What does not apply is None.
+    """
+    verdict = statistics.judge(experiment, cells)
+    curves, panels = _curves(experiment, cells)
+    beside_report = tables.beside_report(experiment, cells)
+    return {
+        "experiment": experiment,
+        "cells": cells,
+        "missing": _missing(cells, seeds),
+        "verdict": verdict,
+        "pairs": tables.comparisons(experiment, verdict.comparisons) if verdict and verdict.comparisons else None,
+        "accuracies": tables.accuracies(experiment, cells),
+        "beside_report": beside_report if beside_report.rows else None,
+        "further": tables.further(experiment, cells),
+        "log": tables.log(experiment, cells),
+        "curves": curves,
+        "panels": panels,
+    }
 
 
 def absent(outcome: Outcome) -> list[str]:
@@ -146,11 +135,6 @@ def networks(outcome: Outcome) -> dict[str, tuple[int, str]]:
     }
 
 
-def samples(outcome: Outcome) -> Drawing:
-    """Training images of each class."""
-    return figures.render("samples", "Training images of each class.", figures.samples(outcome.dataset))
-
-
 def augmentations(outcome: Outcome) -> Drawing:
     """An image of each class before and after each augmentation, with the study's crop padding."""
     padding = max((cell.setting.config.crop_padding for _, cells in outcome.experiments for cell in cells), default=0)
@@ -169,8 +153,12 @@ def budget(networks: Mapping[str, tuple[int, str]]) -> Drawing | None:
     return figures.render("parameters", text, figures.budget(counts, report.BUDGET))
 
 
-def mistakes(outcome: Outcome) -> Mistakes | None:
-    """What the final model got wrong, or else the last setting whose runs have predictions; None without any.
+def mistakes(outcome: Outcome) -> dict[str, Any] | None:
+    """The mistakes of the final model, or else of the last setting whose runs have predictions; None without any.
+
+    Returns:
+      title; runs, their number; confusion, a figure; classes, a table; and from the run with the lowest seed, `seed`,
+      the most confident mistakes as a figure and as images.
 
     Raises:
       InputError: predictions are damaged, or not those of their run.
@@ -198,25 +186,6 @@ def image_uri(image: np.ndarray) -> str:
 def data_uri(data: bytes, mime_type: str) -> str:
     """A data: URI with this content."""
     return f"data:{mime_type};base64,{base64.b64encode(data).decode()}"
-
-
-def _section(experiment: Experiment, cells: Sequence[Cell], seeds: int) -> Section:
-    verdict = statistics.judge(experiment, cells)
-    curves, panels = _curves(experiment, cells)
-    beside_report = tables.beside_report(experiment, cells)
-    return Section(
-        experiment=experiment,
-        cells=cells,
-        missing=_missing(cells, seeds),
-        verdict=verdict,
-        pairs=tables.comparisons(experiment, verdict.comparisons) if verdict and verdict.comparisons else None,
-        accuracies=tables.accuracies(experiment, cells),
-        beside_report=beside_report if beside_report.rows else None,
-        further=tables.further(experiment, cells),
-        log=tables.log(experiment, cells),
-        curves=curves,
-        panels=panels,
-    )
 
 
 def _in_final_model(cells: Sequence[Cell], outcome: Outcome) -> str | None:
@@ -262,7 +231,9 @@ def _curves(experiment: Experiment, cells: Sequence[Cell]) -> tuple[Drawing | No
     return figures.render(experiment.name, text + "; ".join(titles), figure), panels
 
 
-def _mistakes(experiment: Experiment, cell: Cell, by_seed: Mapping[int, Predictions], outcome: Outcome) -> Mistakes:
+def _mistakes(
+    experiment: Experiment, cell: Cell, by_seed: Mapping[int, Predictions], outcome: Outcome
+) -> dict[str, Any]:
     test, classes = outcome.dataset.test, outcome.dataset.classes
     runs = list(by_seed.values())
     counts = predictions.confusion(runs, test, len(classes))
@@ -270,14 +241,14 @@ def _mistakes(experiment: Experiment, cell: Cell, by_seed: Mapping[int, Predicti
     worst = predictions.most_confident(by_seed[seed], test, _MOST_MISTAKES)
     figure = figures.mistakes(worst, outcome.dataset) if worst else None
     text = "Share of each true class's test images by predicted class."
-    return Mistakes(
-        title=experiment.title + f", {cell.setting.label}" * (len(experiment.settings) > 1),
-        runs=len(runs),
-        seed=seed,
-        confusion=figures.render("confusion", text, figures.confusion(counts, classes)),
-        classes=tables.classes(_class_rows(runs, counts, outcome)),
-        figure=figures.render("mistakes", "The most confident mistakes.", figure) if figure else None,
-        images=[
+    return {
+        "title": experiment.title + f", {cell.setting.label}" * (len(experiment.settings) > 1),
+        "runs": len(runs),
+        "seed": seed,
+        "confusion": figures.render("confusion", text, figures.confusion(counts, classes)),
+        "classes": tables.classes(_class_rows(runs, counts, outcome)),
+        "figure": figures.render("mistakes", "The most confident mistakes.", figure) if figure else None,
+        "images": [
             {
                 "picture": image_uri(test.images[mistake.index]),
                 "true": classes[mistake.label],
@@ -286,7 +257,7 @@ def _mistakes(experiment: Experiment, cell: Cell, by_seed: Mapping[int, Predicti
             }
             for mistake in worst
         ],
-    )
+    }
 
 
 def _class_rows(runs: Sequence[Predictions], counts: np.ndarray, outcome: Outcome) -> list[Row]:

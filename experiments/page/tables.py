@@ -12,31 +12,26 @@ from jresnet.records.tables import Column, Row, Table, interval, number, spread,
 
 
 class Measure(NamedTuple):
-    """How a value of `result.json` reads."""
+    """Header and format of a value of `result.json`."""
 
     header: str
     form: str
     scale: int = 1
 
 
-_ACCURACIES = {
+_MEASURES = {
     "test_accuracy": Measure("exact test accuracy (%)", ".2f", 100),
+    COMPARED: Measure("test accuracy (%)", ".2f", 100),
     "validation_accuracy": Measure("validation accuracy (%)", ".2f", 100),
-}
-_FURTHER = {
-    "test_loss": Measure("test loss", ".4f"),
     "train_accuracy": Measure("train accuracy (%)", ".2f", 100),
-    "train_loss": Measure("train loss", ".4f"),
+    "test_loss": Measure("test loss", ".4f"),
     "validation_loss": Measure("validation loss", ".4f"),
+    "train_loss": Measure("train loss", ".4f"),
     "parameters": Measure("parameters", ",.0f"),
     "seconds": Measure("seconds per run", ",.1f"),
 }
-_LOGGED = {
-    "train_loss": Measure("train loss", ".4f"),
-    "test_loss": Measure("test loss", ".4f"),
-    "train_accuracy": Measure("train accuracy (%)", ".2f", 100),
-    COMPARED: Measure("test accuracy (%)", ".2f", 100),
-}
+_FURTHER = ("test_loss", "train_accuracy", "train_loss", "validation_loss", "parameters", "seconds")
+_LOGGED = ("train_loss", "test_loss", "train_accuracy", COMPARED)
 
 
 def accuracies(experiment: Experiment, cells: Sequence[Cell]) -> Table:
@@ -44,7 +39,7 @@ def accuracies(experiment: Experiment, cells: Sequence[Cell]) -> Table:
     rows = [
         {"setting": cell.setting.label, "n": len(cell.records)}
         | compared(_summary(cell, COMPARED), reported(experiment, cell, COMPARED))
-        | _spreads(cell, _ACCURACIES)
+        | _spreads(cell, ("test_accuracy", "validation_accuracy"))
         for cell in cells
     ]
     any_reported = any(row["report"] is not None for row in rows)
@@ -56,8 +51,8 @@ def accuracies(experiment: Experiment, cells: Sequence[Cell]) -> Table:
         spread("here (%)", "mean", "std", ".2f", 100),
         interval("95 % CI (%)", "low", "high", ".2f", 100),
         *[number("difference (points)", "difference", "+.2f", 100)] * any_reported,
-        _spread("test_accuracy", _ACCURACIES),
-        *[_spread("validation_accuracy", _ACCURACIES)] * any_validation,
+        _spread("test_accuracy"),
+        *[_spread("validation_accuracy")] * any_validation,
     ]
     caption = (
         f"{experiment.title}. Test accuracy after the last epoch, mean ± standard deviation over n seeds with its 95 % "
@@ -71,8 +66,7 @@ def further(experiment: Experiment, cells: Sequence[Cell]) -> Table:
     """The other values of each setting."""
     names = [name for name in _FURTHER if any(_summary(cell, name) for cell in cells)]
     columns = [
-        number("parameters", "parameters_mean", ",.0f") if name == "parameters" else _spread(name, _FURTHER)
-        for name in names
+        number("parameters", "parameters_mean", ",.0f") if name == "parameters" else _spread(name) for name in names
     ]
     rows = [{"setting": cell.setting.label} | _spreads(cell, names) for cell in cells]
     caption = f"{experiment.title}: other values of the last epoch, mean ± standard deviation over seeds."
@@ -80,10 +74,10 @@ def further(experiment: Experiment, cells: Sequence[Cell]) -> Table:
 
 
 class _MeasureColumn(Column):
-    """A column in which each row is about another measure, the one that its "figure" names."""
+    """A column whose format depends on the measure that a row's "figure" names."""
 
     def cell(self, row: Row) -> str:
-        _, form, scale = _FURTHER[row["figure"]]
+        _, form, scale = _MEASURES[row["figure"]]
         return Column(self.header, self.keys, f"{self.form}{form}", scale, self.layout).cell(row)
 
 
@@ -97,7 +91,7 @@ def beside_report(experiment: Experiment, cells: Sequence[Cell]) -> Table:
     ]
     columns = [
         text(heading(experiment), "setting"),
-        text("figure", "figure", lambda name: _FURTHER[name].header),
+        text("figure", "figure", lambda name: _MEASURES[name].header),
         _MeasureColumn("report", ("report",), right=True),
         _MeasureColumn("here", ("mean", "std"), layout="{} ± {}", right=True),
         _MeasureColumn("95 % CI", ("low", "high"), layout="{} to {}", right=True),
@@ -122,13 +116,14 @@ def log(experiment: Experiment, cells: Sequence[Cell]) -> Table | None:
             row = {"setting": cell.setting.label, "epoch": line["epoch"]}
             here = [of_run for history in cell.histories for of_run in history if of_run["epoch"] == line["epoch"]]
             for name in _LOGGED:
-                found = statistics.summarise(of_run[name] for of_run in here)
-                row |= {f"{name}_report": line[name], f"{name}_mean": found.mean, f"{name}_std": found.std}
+                summary = statistics.summarise(of_run[name] for of_run in here)
+                row |= {f"{name}_report": line[name], f"{name}_mean": summary.mean, f"{name}_std": summary.std}
             rows.append(row)
     if not rows:
         return None
     columns = [number("epoch", "epoch", "d")]
-    for name, (header, form, scale) in _LOGGED.items():
+    for name in _LOGGED:
+        header, form, scale = _MEASURES[name]
         columns.append(number(f"{header}, report", f"{name}_report", form, scale))
         columns.append(spread("here", f"{name}_mean", f"{name}_std", form, scale))
     caption = (
@@ -208,25 +203,24 @@ def reported(experiment: Experiment, cell: Cell, name: str) -> float | None:
 def compared(here: Summary | None, value: float | None) -> dict[str, Any]:
     """A summary beside the report's value, as entries of a row."""
     if here is None:
-        return dict.fromkeys(("mean", "std", "low", "high", "difference")) | {"report": value}
-    summary = {name: getattr(here, name) for name in ("mean", "std", "low", "high")}
-    return summary | {"report": value, "difference": None if value is None else here.mean - value}
+        return {"report": value}
+    return vars(here) | {"report": value, "difference": None if value is None else here.mean - value}
 
 
 def heading(experiment: Experiment) -> str:
-    """What an experiment's settings are called."""
+    """The heading of an experiment's settings."""
     return experiment.option.replace("_", " ") if experiment.option else "setting"
 
 
-def _spread(name: str, measures: Mapping[str, Measure]) -> Column:
-    header, form, scale = measures[name]
+def _spread(name: str) -> Column:
+    header, form, scale = _MEASURES[name]
     return spread(header, f"{name}_mean", f"{name}_std", form, scale)
 
 
-def _spreads(cell: Cell, names: Sequence[str] | Mapping[str, Measure]) -> dict[str, float | None]:
+def _spreads(cell: Cell, names: Sequence[str]) -> dict[str, float | None]:
     """Mean and deviation of each measure, as entries of a row."""
-    found = {name: summary for name in names if (summary := _summary(cell, name))}
-    return {f"{name}_{part}": getattr(summary, part) for name, summary in found.items() for part in ("mean", "std")}
+    summaries = {name: summary for name in names if (summary := _summary(cell, name))}
+    return {f"{name}_{part}": getattr(summaries[name], part) for name in summaries for part in ("mean", "std")}
 
 
 def _summary(cell: Cell, name: str) -> Summary | None:

@@ -4,12 +4,12 @@ A directory in experiments/results/ is a study: outcome.json, as `experiments.pa
 settings and runs; each run has result.json, metrics.jsonl and sha256sums.txt. Nothing else is read.
 """
 
+import dataclasses
 import math
 import pathlib
-import statistics
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from benchmarks import timing
 from experiments.page.page import OUTCOME
 from jresnet.config import Config
 from jresnet.errors import InputError
@@ -42,7 +42,7 @@ class Study(NamedTuple):
 
 
 class Speed(NamedTuple):
-    """The throughput benchmark: its record, and per case what follows from the seconds of its rounds."""
+    """The throughput benchmark: its record, and the summaries of each case computed from the seconds of its rounds."""
 
     record: dict
     cases: list[dict]
@@ -120,30 +120,23 @@ def read_speed(root: pathlib.Path) -> Speed:
     try:
         record["environment"]["versions"]["torch"], record["environment"]["device"], record["environment"]["commit"]
         return Speed(record, [_speed_of(case) for case in record["cases"]])
-    except (KeyError, TypeError, ValueError, statistics.StatisticsError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{root / SPEED}: not a throughput record ({error!r}): restore the file") from None
 
 
 def _speed_of(case: dict) -> dict:
-    """What a case's record says besides its raw seconds, computed from them again."""
+    """The summaries of a case, computed again from the seconds of its rounds."""
     seconds = {name: rival["seconds"] for name, rival in case["rivals"].items()}
-    steps = {name: _spread(values) for name, values in seconds.items()}
+    steps = {name: dataclasses.asdict(timing.summary(values)) for name, values in seconds.items()}
     return {
         "width": case["width"],
         "batch_size": case["batch_size"],
         "seconds_per_step": steps,
         "images_per_second": {name: case["batch_size"] / step["median"] for name, step in steps.items()},
         "speed_of_jax_over": {
-            name: _spread([theirs / ours for ours, theirs in zip(seconds["jax"], values, strict=True)])
-            for name, values in seconds.items()
-            if name != "jax"
+            name: timing.compared(seconds["jax"], values) for name, values in seconds.items() if name != "jax"
         },
     }
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": median, "low": low, "high": high, "min": min(values), "n": len(values)}
 
 
 def speed_drifts(speed: Speed) -> list[str]:

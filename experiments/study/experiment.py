@@ -1,4 +1,4 @@
-"""The types of a study: settings, experiments, and what has been run of them."""
+"""The types of a study: settings, experiments and their finished runs."""
 
 import dataclasses
 import pathlib
@@ -29,7 +29,7 @@ class Experiment:
       settings: what is compared.
       reported: label -> key of `result.json` -> the report's value, where it gives one.
       claim: labels, best first, as the report orders them by test accuracy; empty where it claims nothing.
-      chosen: the label that the report went on with, if it chose one.
+      chosen: the label that the report continued with, if it chose one.
       option: the field of Config that varies; None where several or none do.
       builds_on: the options that earlier sweeps decide for this experiment.
       log: label -> the epochs that the report prints, as lines of `metrics.jsonl`; test accuracies are means over
@@ -49,11 +49,11 @@ class Experiment:
 
     def with_configs(self, configs: Sequence[Config]) -> "Experiment":
         """The experiment with these configurations behind its labels."""
-        settings = tuple(Setting(s.label, config) for s, config in zip(self.settings, configs, strict=True))
-        return dataclasses.replace(self, settings=settings)
+        labels = [setting.label for setting in self.settings]
+        return dataclasses.replace(self, settings=tuple(map(Setting, labels, configs)))
 
     def following(self, choices: Mapping[str, Any]) -> "Experiment":
-        """The experiment as it is when earlier sweeps end in these choices, option -> value."""
+        """The experiment with the options that earlier sweeps have chosen, option -> value."""
         changes = {name: value for name, value in choices.items() if name in self.builds_on}
         return self.with_configs([dataclasses.replace(setting.config, **changes) for setting in self.settings])
 
@@ -67,24 +67,24 @@ def vary(
     chosen: Any,
     builds_on: tuple[str, ...] = (),
 ) -> Experiment:
-    """The experiment that varies one option and is named after it; its claim is the order of the accuracies.
+    """The experiment that varies one option, without a budget; its claim is the order of the accuracies.
 
     Args:
-      option: the field of Config that varies.
+      option: the field of Config that varies, after which the experiment is named.
       section: of the report.
       title: in words.
       config: all other options.
       accuracies: value of the option -> the report's test accuracy, None where it gives none.
-      chosen: the value that the report went on with.
+      chosen: the value that the report continued with.
       builds_on: see `Experiment`.
     """
     reported = {label(value): accuracy for value, accuracy in accuracies.items() if accuracy is not None}
-    changes: list[dict[str, Any]] = [{option: value} for value in accuracies]
+    config = dataclasses.replace(config, budget=None)
     return Experiment(
         name=option,
         section=section,
         title=title,
-        settings=tuple(Setting(label(*c.values()), dataclasses.replace(config, **c)) for c in changes),
+        settings=tuple(Setting(label(value), dataclasses.replace(config, **{option: value})) for value in accuracies),
         reported={name: {COMPARED: accuracy} for name, accuracy in reported.items()},
         claim=tuple(sorted(reported, key=lambda name: -reported[name])),
         chosen=label(chosen),
@@ -100,14 +100,14 @@ def label(value: object) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What has been run of one setting.
+    """The finished runs of one setting.
 
     Attributes:
       setting: the setting.
       records: `result.json` of each finished run, by ascending seed.
       histories: of each, the lines of `metrics.jsonl`.
       directories: of each.
-      command: repeats the runs.
+      command: the command line that repeats the runs.
     """
 
     setting: Setting
@@ -119,7 +119,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A study so far.
+    """The results of a study, complete or partial.
 
     Attributes:
       experiments: each with its cells, in the report's order; those that wait for another are left out.
@@ -127,7 +127,7 @@ class Outcome:
       seeds: how many runs each setting is to have.
       select: the split that choices are made on, "validation" or "test".
       follow: whether each sweep uses the choices of this study's earlier sweeps instead of the report's.
-      command: what made the study.
+      command: the command line of the study.
       caption: data, scale, repetition and devices, in words.
     """
 

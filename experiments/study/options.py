@@ -1,4 +1,4 @@
-"""What the experiments' programs share: options, the small scale of --quick, and how they stop."""
+"""Shared by the experiments' programs: options, the small scale of --quick, and how they stop."""
 
 import contextlib
 import dataclasses
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from jresnet import cli
-from jresnet.config import Config
+from jresnet.config import Config, require
 from jresnet.errors import Interrupted
 
 # A first look at an experiment: about a minute on two cores, on synthetic images.
@@ -22,19 +22,39 @@ QUICK: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class ConfigOptions(Config):
-    """A configuration as command-line options, and those that every program adds."""
+    """A configuration as command-line options, and the size of its data."""
 
     train_images: int | None = None
     """Use only this many training images, the same share of every class."""
     test_images: int | None = None
     """Use only this many test images, the same share of every class."""
-    quick: bool = False
-    """Run at a small scale on synthetic data; other options still count."""
 
     @property
     def config(self) -> Config:
         """The configuration alone."""
         return Config(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Config)})
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedOptions(ConfigOptions):
+    """A configuration that is trained with several seeds."""
+
+    seeds: int = 1
+    """Number of runs, with seeds from --first-seed on."""
+    first_seed: int = 0
+    """Seed of the first run."""
+
+    def __post_init__(self):
+        """Check the configuration and the seeds."""
+        super().__post_init__()
+        check_seeds(self)
+
+
+def check_seeds(options: Any) -> None:
+    """Raise InputError unless the fields `seeds` and `first_seed` of these options are valid."""
+    require(options, "seeds", options.seeds >= 1, "must be at least 1")
+    fit = 0 <= options.first_seed <= 2**32 - options.seeds
+    require(options, "first_seed", fit, "seeds must lie from 0 to 2**32 - 1")
 
 
 Options = TypeVar("Options", bound=ConfigOptions)

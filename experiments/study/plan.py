@@ -1,23 +1,30 @@
-"""What a study runs: options -> the report's experiments at the study's scale -> stages of distinct runs."""
+"""The plan of a study: from its options to the report's experiments at its scale, and to stages of distinct runs."""
 
 import dataclasses
+import importlib
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 from experiments import report
-from experiments.registry import EXPERIMENTS, NAMES
 from experiments.study import runs, statistics
 from experiments.study.experiment import Cell, Experiment
+from experiments.study.options import check_seeds
 from experiments.study.progress import Progress
-from experiments.study.runs import Run
+from experiments.study.runs import StudyRun
 from jresnet import cli, models
-from jresnet.config import Config, Input, Parallel, Precision
+from jresnet.config import Config, Input, Parallel, Precision, require
 from jresnet.data.datasets import Dataset
 from jresnet.errors import InputError
-from jresnet.records import run_directory
-from jresnet.records.log import read_metrics
+from jresnet.records.log import METRICS, read_metrics
+
+NAMES = (
+    "initial", "augmentation", "grayscale", "learning_rate", "batch_size", "width",
+    "blocks", "kernel_size", "pool_size", "final",
+)  # fmt: skip
+"""The modules of the report's experiments, in its order."""
+EXPERIMENTS: tuple[Experiment, ...] = tuple(importlib.import_module(f"experiments.{name}").EXPERIMENT for name in NAMES)
 
 # The whole study for a first look: minutes on two cores. 384 - 128 images are a multiple of every batch size, and
 # there are as many validation images as test images, so that few programs are compiled.
@@ -69,7 +76,7 @@ class StudyOptions:
     shard: str = "1/1"
     """i/n: train every n-th run, starting with the i-th; the shards may share one --workdir."""
     workdir: str | None = None
-    """Directory of the study, in which it also resumes (default: runs/reproduce)."""
+    """Directory of the study, where it also resumes (default: runs/reproduce)."""
     precision: Precision = "float32"
     """Arithmetic of the networks; parameters and statistics are float32 in both."""
     input: Input = "auto"
@@ -77,20 +84,18 @@ class StudyOptions:
     parallel: Parallel = "auto"
     """jit: one device; pmap: all local devices; auto: pmap where there are several."""
     quick: bool = False
-    """Run at a tiny scale on synthetic data; other options still count."""
+    """Run at a tiny scale on synthetic data; options given explicitly still apply."""
     check: bool = False
     """Only check that the tables in README.md and docs/results.md agree with the committed records."""
 
     def __post_init__(self):
         """Check every option that does not depend on the data."""
-        _require("seeds", self.seeds, self.seeds >= 1, "must be at least 1")
-        seeds_fit = 0 <= self.first_seed <= 2**32 - self.seeds
-        _require("first-seed", self.first_seed, seeds_fit, "seeds must lie from 0 to 2**32 - 1")
-        _require("width-scale", self.width_scale, 0 < self.width_scale <= 1, "must be above 0 and at most 1")
-        unknown = [name for name in self.only if name not in NAMES]
-        _require("only", " ".join(unknown), not unknown, f"no such experiment: choose from {', '.join(NAMES)}")
+        check_seeds(self)
+        require(self, "width_scale", 0 < self.width_scale <= 1, "must be above 0 and at most 1")
+        if unknown := [name for name in self.only if name not in NAMES]:
+            raise InputError(f"--only {' '.join(unknown)}: no such experiment: choose from {', '.join(NAMES)}")
         index, count = self.shard_of
-        _require("shard", self.shard, 1 <= index <= count, "must be i/n with i from 1 to n, as in 1/4")
+        require(self, "shard", 1 <= index <= count, "must be i/n with i from 1 to n, as in 1/4")
 
     @property
     def shard_of(self) -> tuple[int, int]:
@@ -120,18 +125,13 @@ class StudyOptions:
         return count
 
 
-def _require(option: str, value: object, holds: bool, rule: str) -> None:
-    if not holds:
-        raise InputError(f"--{option} {value}: {rule}")
-
-
 class Plan:
     """The experiments of a study on its data, stage by stage.
 
     Args:
       options: the study's.
       dataset: its data.
-      progress: knows the results of its runs.
+      progress: reads the results of its runs.
     """
 
     def __init__(self, options: StudyOptions, dataset: Dataset, progress: Progress):
@@ -142,14 +142,14 @@ class Plan:
         self.changes["validation"] = options.held_out(dataset)
 
     def check(self) -> None:
-        """Check everything that can be checked before the first run is trained; nothing is written.
+        """Check everything that can be checked before the first run is trained, without writing anything.
 
         Raises:
           InputError: a network is impossible, or the study's directory cannot be used for it.
         """
-        experiments = [self.scaled(experiment) for experiment in EXPERIMENTS if experiment.name in self.wanted]
+        experiments = self.selected(EXPERIMENTS)
         for setting in (setting for experiment in experiments for setting in experiment.settings):
-            models.check_network(setting.config, len(self.dataset.classes), self.dataset.image_size)
+            self.parameters(setting.config)
         runs.check(self.runs(experiments), self.options.directory)
 
     def ready(self) -> tuple[list[list[Experiment]], dict[str, str]]:
@@ -159,18 +159,16 @@ class Plan:
           Stages of experiments at the study's scale, and name -> the unfinished experiment, for the rest.
         """
         if not self.options.follow:
-            return [[self.scaled(experiment) for experiment in EXPERIMENTS if experiment.name in self.wanted]], {}
+            return [self.selected(EXPERIMENTS)], {}
         stages: list[list[Experiment]] = []
         waiting = list(EXPERIMENTS)
         choices: dict[str, Any] = {}
         for decision in (*report.DECISIONS, None):
-            stage = [
-                experiment.following(choices) for experiment in waiting if choices.keys() >= {*experiment.builds_on}
-            ]
-            waiting = [experiment for experiment in waiting if not choices.keys() >= {*experiment.builds_on}]
-            stages.append([self.scaled(experiment) for experiment in stage if experiment.name in self.wanted])
+            stage = [e.following(choices) for e in waiting if choices.keys() >= {*e.builds_on}]
+            waiting = [e for e in waiting if not choices.keys() >= {*e.builds_on}]
+            stages.append(self.selected(stage))
             if decision is not None:
-                experiment = next(experiment for experiment in stage if experiment.name == decision)
+                experiment = next(e for e in stage if e.name == decision)
                 label = self.choice(self.scaled(experiment))
                 if label is None:
                     return stages, {e.name: decision for e in waiting if e.name in self.wanted}
@@ -180,16 +178,16 @@ class Plan:
 
     def choice(self, experiment: Experiment) -> str | None:
         """The label that later experiments build on after a sweep; None while the sweep is unfinished."""
-        if not self.progress.finished(self.runs([experiment])):
+        if any(self.progress.result(run) is None for run in self.runs([experiment])):
             return None
         cells = self.cells(experiment)
-        affordable = [cell for cell in cells if self.parameters(cell.setting.config) <= report.BUDGET]
-        return statistics.winner(affordable if experiment.name == "width" else cells, self.options.select)
+        if experiment.name == "width":
+            cells = tuple(cell for cell in cells if self.parameters(cell.setting.config) <= report.BUDGET)
+        return statistics.winner(cells, self.options.select)
 
     def parameters(self, config: Config) -> int:
-        """Trainable parameters of a configuration's network on this data."""
-        model = models.from_config(config, len(self.dataset.classes))
-        return models.parameter_count(model, self.dataset.image_size)
+        """Check a configuration's network on this data; returns the number of its trainable parameters."""
+        return models.check_network(config, len(self.dataset.classes), self.dataset.image_size)
 
     def scaled(self, experiment: Experiment) -> Experiment:
         """The experiment on the study's data, at its scale.
@@ -215,49 +213,45 @@ class Plan:
             )
         return experiment.with_configs(configs)
 
-    def runs(self, experiments: Sequence[Experiment]) -> list[Run]:
+    def selected(self, experiments: Sequence[Experiment]) -> list[Experiment]:
+        """Those of these experiments that --only names, on the study's data, at its scale."""
+        return [self.scaled(experiment) for experiment in experiments if experiment.name in self.wanted]
+
+    def runs(self, experiments: Sequence[Experiment]) -> list[StudyRun]:
         """The distinct runs of these experiments: every setting once before the next seed."""
         options = self.options
         return _distinct(
-            runs.make(experiment.name, setting.config, seed, self.dataset, options.directory)
+            runs.study_run(experiment.name, setting.config, seed, self.dataset, options.directory)
             for seed in range(options.first_seed, options.first_seed + options.seeds)
             for experiment in experiments
             for setting in experiment.settings
         )
 
-    def groups(self, experiments: Sequence[Experiment]) -> Mapping[str, list[Run]]:
+    def groups(self, experiments: Sequence[Experiment]) -> Mapping[str, list[StudyRun]]:
         """Experiment -> its runs, including those that it shares with others."""
         return {experiment.name: self.runs([experiment]) for experiment in experiments}
 
-    def mine(self, stages: Sequence[Sequence[Experiment]]) -> list[Run]:
+    def mine(self, stages: Sequence[Sequence[Experiment]]) -> list[StudyRun]:
         """The runs of this process's shard; a stage added later does not change the share of earlier ones."""
         index, count = self.options.shard_of
         return _distinct(run for stage in stages for run in self.runs(stage))[index - 1 :: count]
 
     def cells(self, experiment: Experiment) -> tuple[Cell, ...]:
-        """What has been run of an experiment, setting by setting."""
-        return tuple(
-            self._cell(dataclasses.replace(experiment, settings=(setting,))) for setting in experiment.settings
-        )
-
-    def _cell(self, experiment: Experiment) -> Cell:
-        (setting,) = experiment.settings
-        results = [(run.place, self.progress.result(run)) for run in self.runs([experiment])]
-        done = [(directory, record) for directory, record in results if record is not None]
-        return Cell(
-            setting,
-            records=tuple(record for _, record in done),
-            histories=tuple(tuple(read_metrics(directory / run_directory.METRICS)) for directory, _ in done),
-            directories=tuple(directory for directory, _ in done),
-            command=command(setting.config, self.options),
-        )
+        """The finished runs of an experiment, setting by setting."""
+        cells = []
+        for setting in experiment.settings:
+            seeds = self.runs([dataclasses.replace(experiment, settings=(setting,))])
+            done = {run.directory: record for run in seeds if (record := self.progress.result(run)) is not None}
+            histories = tuple(tuple(read_metrics(directory / METRICS)) for directory in done)
+            cells.append(Cell(setting, (*done.values(),), histories, (*done,), command(setting.config, self.options)))
+        return tuple(cells)
 
 
-def _distinct(runs_of_all: Iterable[Run]) -> list[Run]:
+def _distinct(runs_of_all: Iterable[StudyRun]) -> list[StudyRun]:
     """The first run in each directory."""
-    first: dict[pathlib.Path, Run] = {}
+    first: dict[pathlib.Path, StudyRun] = {}
     for run in runs_of_all:
-        first.setdefault(run.place, run)
+        first.setdefault(run.directory, run)
     return list(first.values())
 
 

@@ -1,18 +1,19 @@
 """Training the runs of a study one after another, with a table of what is done, running and left."""
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import rich.console
 
 from experiments.study import runs
-from experiments.study.runs import Run
+from experiments.study.runs import StudyRun
 from jresnet.errors import Diverged
 from jresnet.records.tables import Table, number, text
 
 
 class Progress:
-    """Trains runs and knows their results; a record is read once.
+    """Trains runs and caches their results.
 
     Args:
       console: where to print.
@@ -23,21 +24,16 @@ class Progress:
 
     def __init__(self, console: rich.console.Console):
         self.console = console
-        self.failed: dict[str, str] = {}
-        self._results: dict[str, dict] = {}
+        self.failed: dict[pathlib.Path, str] = {}
+        self._results: dict[pathlib.Path, dict] = {}
 
-    def result(self, run: Run) -> dict | None:
+    def result(self, run: StudyRun) -> dict | None:
         """`result.json` of a finished run, else None."""
-        key = str(run.place)
-        if key not in self._results and (result := runs.result(run)) is not None:
-            self._results[key] = result
-        return self._results.get(key)
+        if run.directory not in self._results and (result := runs.result(run)) is not None:
+            self._results[run.directory] = result
+        return self._results.get(run.directory)
 
-    def finished(self, wanted: Sequence[Run]) -> bool:
-        """Whether all of these runs are finished."""
-        return all(self.result(run) is not None for run in wanted)
-
-    def train(self, mine: Sequence[Run], groups: Mapping[str, Sequence[Run]]) -> None:
+    def train(self, mine: Sequence[StudyRun], groups: Mapping[str, Sequence[StudyRun]]) -> None:
         """Train those of `mine` that are neither finished nor running elsewhere, and print the table after each.
 
         A run that diverges is recorded in `failed`; the others go on.
@@ -50,14 +46,14 @@ class Progress:
           Interrupted: SIGINT or SIGTERM arrived; the run's state is saved.
         """
         for run in mine:
-            if self.result(run) is not None or str(run.place) in self.failed:
+            if self.result(run) is not None or run.directory in self.failed:
                 continue
-            self.say(f"{run.experiment}: {run.place.parent.name}, seed {run.seed}")
+            self.say(f"{run.experiment}: {run.directory.parent.name}, seed {run.seed}")
             try:
                 trained = runs.train(run, self.console)
             except Diverged as error:
-                self.failed[str(run.place)] = str(error)
-                self.say(f"{run.place}: {error}")
+                self.failed[run.directory] = str(error)
+                self.say(f"{run.directory}: {error}")
                 continue
             if trained:
                 self.console.print(self.table(groups, mine))
@@ -75,9 +71,9 @@ class Progress:
         """Print a line without wrapping, highlighting or markup."""
         self.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
-    def table(self, groups: Mapping[str, Sequence[Run]], mine: Sequence[Run]) -> Table:
+    def table(self, groups: Mapping[str, Sequence[StudyRun]], mine: Sequence[StudyRun]) -> Table:
         """Runs in all, done, running, failed and left, per experiment and together, and the time left for `mine`."""
-        distinct = list({run.place: run for wanted in groups.values() for run in wanted}.values())
+        distinct = list({run.directory: run for wanted in groups.values() for run in wanted}.values())
         return Table(
             [text("experiment", "name"), *(number(key, key) for key in ("runs", "done", "running", "failed", "left"))],
             [{"name": name, **self._counts(wanted)} for name, wanted in groups.items()],
@@ -85,9 +81,9 @@ class Progress:
             caption=f"time left for this process: {self.time_left(distinct, mine)}",
         )
 
-    def time_left(self, all_runs: Sequence[Run], mine: Sequence[Run]) -> str:
+    def time_left(self, all_runs: Sequence[StudyRun], mine: Sequence[StudyRun]) -> str:
         """An estimate for `mine` from the finished runs, in proportion to their work; "unknown" before the first."""
-        left = [run.work for run in mine if self.result(run) is None and str(run.place) not in self.failed]
+        left = [run.work for run in mine if self.result(run) is None and run.directory not in self.failed]
         if not left:
             return "none"
         done = [(run.work, result) for run in all_runs if (result := self.result(run)) is not None]
@@ -96,9 +92,9 @@ class Progress:
         seconds = sum(result["seconds"] + result["compile_seconds"] for _, result in done)
         return duration(sum(left) * seconds / sum(work for work, _ in done))
 
-    def _counts(self, wanted: Sequence[Run]) -> dict[str, Any]:
+    def _counts(self, wanted: Sequence[StudyRun]) -> dict[str, Any]:
         unfinished = [run for run in wanted if self.result(run) is None]
-        failed = sum(str(run.place) in self.failed for run in unfinished)
+        failed = sum(run.directory in self.failed for run in unfinished)
         running = sum(runs.running(run) for run in unfinished)
         return {
             "runs": len(wanted),

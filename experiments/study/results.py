@@ -1,13 +1,13 @@
-"""What records of runs say together: a table over seeds, and which data, device, versions and commit made them."""
+"""Tables of results over seeds, with their provenance: data, device, versions and commit."""
 
-import json
+import itertools
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from jresnet.records.tables import Column, Row, Table, number, spread, text
 
-# By sha256: copies of a data set that differ from the published one and so go by a name of their own.
+# sha256 -> name of copies of a data set that differ from the published one.
 COPIES = {"1abb6cef1d3dfc07289d52cf1a9b2029c13dce3d311ac5d3861e9ce6a9500ea3": "CIFAR-10 (JPEG q75)"}
 
 _COUNTS = (number("parameters", "parameters", ",d"), number("epochs", "epochs", "d"))
@@ -34,18 +34,23 @@ def results_table(results: Sequence[dict]) -> Table:
     Args:
       results: records of `result.json`.
     """
-    options = [name for name in _options(results) if len({_key(result, [name]) for result in results}) > 1]
+    settings = [{"experiment": result["experiment"], **result["config"]} for result in results]
+    names = dict.fromkeys(itertools.chain(*settings))
+    options = [name for name in names if len({_words(setting.get(name)) for setting in settings}) > 1]
+    groups: dict[tuple[str, ...], list[dict]] = {}
+    for setting, result in zip(settings, results, strict=True):
+        groups.setdefault(tuple(_words(setting.get(name)) for name in options), []).append(result)
     columns = [column for column in (*_COUNTS, *_MEASURES) if any(column.keys[0] in result for result in results)]
     rows: list[Row] = []
-    for group in _groups(results):
-        shared = {name: _option(group[0], name) for name in options} | {"group": len(rows)}
+    for values, group in groups.items():
+        shared = dict(zip(options, values, strict=True)) | {"group": len(rows)}
         rows += [shared | _summary([result], columns) | {"seed": result["seed"]} for result in group]
         if len(group) > 1:
             rows.append(shared | _summary(group, columns) | {"seed": f"mean ± std\nn = {len(group)}"})
     notes = ["Values are those of the last epoch; std is the sample standard deviation over seeds."]
     notes += [f"{name}: {values}" for name, values in provenance(results).items()]
     return Table(
-        [*(text(name, name, _words, missing="None") for name in options), number("seed", "seed"), *columns],
+        [*(text(name, name) for name in options), number("seed", "seed"), *columns],
         rows,
         caption="\n".join(notes),
         group="group",
@@ -85,27 +90,6 @@ def _summary(group: Sequence[dict], columns: Sequence[Column]) -> dict[str, Any]
         else:
             row |= {key: statistics.fmean(values), f"{key}_std": statistics.stdev(values)}
     return row
-
-
-def _groups(results: Sequence[dict]) -> list[list[dict]]:
-    """The results in groups that differ in nothing but the seed, in order of first appearance."""
-    groups: dict[str, list[dict]] = {}
-    for result in results:
-        groups.setdefault(_key(result, _options(results)), []).append(result)
-    return list(groups.values())
-
-
-def _options(results: Sequence[dict]) -> list[str]:
-    names = dict.fromkeys(name for result in results for name in result["config"])
-    return ["experiment", *(name for name in names if name not in ("experiment", "seed"))]
-
-
-def _option(result: dict, name: str) -> Any:
-    return result["experiment"] if name == "experiment" else result["config"].get(name)
-
-
-def _key(result: dict, names: Sequence[str]) -> str:
-    return json.dumps([_option(result, name) for name in names])
 
 
 def _words(value: Any) -> str:

@@ -29,7 +29,7 @@ RUNS, LOCK = "runs", "lock"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Run:
+class StudyRun:
     """One run of a study.
 
     Attributes:
@@ -37,38 +37,34 @@ class Run:
       config: its configuration, explicit and without a budget.
       seed: its seed.
       dataset: its data, before `config.validation` images are held out.
-      place: its directory, unique to it.
+      directory: its directory, unique to it.
     """
 
     experiment: str
     config: Config
     seed: int
     dataset: Dataset
-    place: pathlib.Path
+    directory: pathlib.Path
 
     @property
     def work(self) -> float:
         """Relative cost of training: parameters x images x epochs."""
-        model = models.from_config(self.config, len(self.dataset.classes))
-        parameters = models.parameter_count(model, self.dataset.image_size)
+        parameters = models.check_network(self.config, len(self.dataset.classes), self.dataset.image_size)
         return parameters * len(self.dataset.train) * self.config.epochs
 
-    def differences(self, record: dict) -> list[str]:
-        """How a recorded run differs from this one; see `jresnet.records.run.differences`."""
-        return differences(record, self.config, self.seed, self.dataset.sha256)
 
-
-def make(experiment: str, config: Config, seed: int, dataset: Dataset, study: pathlib.Path) -> Run:
+def study_run(experiment: str, config: Config, seed: int, dataset: Dataset, study: pathlib.Path) -> StudyRun:
     """The run of this configuration, seed and data in the study's directory."""
     config = models.explicit(dataclasses.replace(config, budget=None))
-    return Run(experiment, config, seed, dataset, directory(study, config, dataset.sha256) / f"seed-{seed}")
+    directory = seeds_directory(study, config, dataset.sha256) / f"seed-{seed}"
+    return StudyRun(experiment, config, seed, dataset, directory)
 
 
-def directory(study: pathlib.Path, config: Config, sha256: str) -> pathlib.Path:
+def seeds_directory(study: pathlib.Path, config: Config, sha256: str) -> pathlib.Path:
     """The directory of a configuration's runs over seeds: the one that already holds such runs, else NAME-DIGEST.
 
-    Records decide first: a run that was begun by a version with another digest, or when the data had another path, is
-    found and continued.
+    Existing records take precedence, so that a run begun by a version with another digest, or with the data at another
+    path, is continued.
     """
     for path in sorted((study / RUNS).glob(f"{name(config)}-*/seed-*/{run_directory.CONFIG}")):
         try:
@@ -76,7 +72,7 @@ def directory(study: pathlib.Path, config: Config, sha256: str) -> pathlib.Path:
             if not differences(record, config, record["seed"], sha256):
                 return path.parent.parent
         except (InputError, KeyError, TypeError):
-            continue  # `check` reports records that are unusable
+            continue  # `check` reports unusable records
     return study / RUNS / f"{name(config)}-{digest(config, sha256)}"
 
 
@@ -101,27 +97,27 @@ def digest(config: Config, sha256: str) -> str:
     return hashlib.sha256(json.dumps([options, sha256], sort_keys=True).encode()).hexdigest()[:10]
 
 
-def result(run: Run) -> dict | None:
+def result(run: StudyRun) -> dict | None:
     """The verified `result.json` of a run; None while it is not finished.
 
     Raises:
       InputError: the records are damaged or belong to another run.
     """
-    if not (run.place / run_directory.RESULT).exists():
+    if not (run.directory / run_directory.RESULT).exists():
         return None
-    run_directory.verify(run.place)
-    record = read_json(run.place / run_directory.RESULT)
-    if different := run.differences(record):
+    run_directory.verify(run.directory)
+    record = read_json(run.directory / run_directory.RESULT)
+    if different := differences(record, run.config, run.seed, run.dataset.sha256):
         raise InputError(
-            f"{run.place}: holds another run ({'; '.join(different)}): move it away, or choose another --workdir"
+            f"{run.directory}: holds another run ({'; '.join(different)}): move it away, or choose another --workdir"
         )
     return record
 
 
-def running(run: Run) -> bool:
+def running(run: StudyRun) -> bool:
     """Whether a process is training the run at this moment."""
     try:
-        with (run.place / LOCK).open("rb") as file:
+        with (run.directory / LOCK).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
@@ -131,14 +127,14 @@ def running(run: Run) -> bool:
 
 
 @contextlib.contextmanager
-def held(run: Run) -> Iterator[bool]:
-    """Hold the run's lock during the context; yields False if another process has it.
+def held(run: StudyRun) -> Iterator[bool]:
+    """Hold the run's lock in a `with` block; yields False if another process holds it.
 
     Raises:
       InputError: the file system does not support locks.
     """
-    run.place.mkdir(parents=True, exist_ok=True)
-    with (run.place / LOCK).open("ab") as file:
+    run.directory.mkdir(parents=True, exist_ok=True)
+    with (run.directory / LOCK).open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -146,12 +142,12 @@ def held(run: Run) -> Iterator[bool]:
             return
         except OSError as error:
             raise InputError(
-                f"--workdir: {run.place} cannot be locked ({error.strerror}): choose a directory on another file system"
+                f"--workdir: {run.directory} cannot be locked ({error.strerror}): choose another file system"
             ) from None
         yield True
 
 
-def train(run: Run, console: rich.console.Console | None) -> bool:
+def train(run: StudyRun, console: rich.console.Console | None) -> bool:
     """Train the run to its end, from its latest checkpoint; False if another process is doing so or has done so.
 
     Raises:
@@ -162,12 +158,12 @@ def train(run: Run, console: rich.console.Console | None) -> bool:
         if not free or result(run) is not None:
             return False
         loop.fit(
-            run.config, run.dataset, run.place, seed=run.seed, experiment=run.experiment, keep=1, console=console
+            run.config, run.dataset, run.directory, seed=run.seed, experiment=run.experiment, keep=1, console=console
         )  # fmt: skip
         return True
 
 
-def check(runs: Sequence[Run], study: pathlib.Path) -> None:
+def check(runs: Sequence[StudyRun], study: pathlib.Path) -> None:
     """Check, without writing, everything that can be checked before the first run is trained.
 
     Raises:
@@ -177,7 +173,7 @@ def check(runs: Sequence[Run], study: pathlib.Path) -> None:
     run_directory.check_writable(study)
     if (study / run_directory.CONFIG).exists() or any(study.glob("seed-*")):
         raise InputError(f"--workdir {study}: holds runs of a single experiment: choose another directory for a study")
-    for run in {run.place.parent: run for run in runs}.values():
+    for run in {run.directory.parent: run for run in runs}.values():
         models.check_network(run.config, len(run.dataset.classes), run.dataset.image_size)
         Devices(run.config)
     for dataset, config in {run.dataset.sha256: (run.dataset, run.config) for run in runs}.values():

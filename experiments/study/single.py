@@ -1,14 +1,14 @@
-"""The program of a single experiment: one configuration over seeds -> a table."""
+"""The program of a single experiment: it trains one configuration with one or more seeds and prints a table."""
 
 import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
 
-from experiments.study.options import ConfigOptions, parse, resumable
+from experiments.study.options import SeedOptions, parse, resumable
 from experiments.study.results import results_table
 from jresnet import cli, models
-from jresnet.config import Config, require
+from jresnet.config import Config
 from jresnet.data.datasets import load_dataset
 from jresnet.errors import InputError
 from jresnet.parallel import distributed
@@ -19,23 +19,15 @@ from jresnet.train import loop
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(ConfigOptions):
+class Options(SeedOptions):
     """Options of an experiment: its configuration, and how to run it."""
 
-    seeds: int = 1
-    """Runs, with seeds from --first-seed on."""
-    first_seed: int = 0
-    """Seed of the first run."""
+    quick: bool = False
+    """Run at a small scale on synthetic data; options given explicitly still apply."""
     workdir: str | None = None
     """Directory of the run, or of the runs if there are several (default: a new one below runs/)."""
     resume: bool = False
-    """Go on in --workdir, or in the latest default directory; finished runs are kept."""
-
-    def __post_init__(self):
-        """Check all options."""
-        super().__post_init__()
-        require(self, "seeds", self.seeds >= 1, "must be at least 1")
-        require(self, "first_seed", 0 <= self.first_seed <= 2**32 - self.seeds, "seeds must lie from 0 to 2**32 - 1")
+    """Continue in --workdir, or in the latest default directory; finished runs are kept."""
 
     def directory(self, experiment: str) -> pathlib.Path:
         """--workdir, or runs/NAME, runs/NAME-2, ...: the first that is free, or with --resume the last in use."""
@@ -50,7 +42,7 @@ class Options(ConfigOptions):
         return latest if self.resume else path
 
     def resuming(self, program: str, arguments: Sequence[str], directory: pathlib.Path) -> str:
-        """The command that goes on with the experiment after an interruption."""
+        """The command that resumes the experiment after an interruption."""
         workdir = [] if self.workdir else ["--workdir", str(directory)]
         return cli.command(program, [*arguments, *workdir, *([] if self.resume else ["--resume"])])
 
@@ -61,15 +53,12 @@ class SingleOptions(ProcessOptions, Options):
 
 
 def main(experiment: str, config: Config, arguments: Sequence[str] | None = None) -> int:
-    """Run an experiment from the command line.
+    """Run an experiment from the command line; returns the exit status, see `jresnet.cli.exit_status`.
 
     Args:
-      experiment: its name, that of its module in `experiments`.
-      config: its configuration, which options change.
+      experiment: the name of its module in `experiments`.
+      config: the defaults of the configuration's options.
       arguments: the words after the program's name; None for this process's own.
-
-    Returns:
-      The exit status, see `jresnet.cli.exit_status`.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     return cli.exit_status(lambda: run(experiment, config, words))
@@ -114,7 +103,7 @@ def check_layout(workdir: pathlib.Path, seeds: int) -> None:
         several = any(workdir.glob("seed-*/config.json"))
         one = (workdir / "config.json").exists()
     except OSError:
-        return  # the runs' own checks explain what is wrong with the directory
+        return  # the runs' own checks report what is wrong with the directory
     if one and seeds > 1:
         raise InputError(f"--workdir {workdir}: holds a single run: choose another directory for {seeds} seeds")
     if several and seeds == 1:

@@ -17,8 +17,6 @@ from experiments.study.experiment import Cell, Experiment
 LEVEL = 0.95
 """Confidence level of all intervals; claims are judged at significance level 1 - LEVEL."""
 
-Word = Literal["supported", "refuted", "undecided"]
-
 
 @dataclass(frozen=True)
 class Summary:
@@ -52,7 +50,7 @@ class Comparison:
 class Verdict:
     """What a study concludes about a claim of the report."""
 
-    word: Word
+    word: Literal["supported", "refuted", "undecided"]
     sentence: str
     comparisons: tuple[Comparison, ...]
 
@@ -124,7 +122,7 @@ def judge(experiment: Experiment, cells: Sequence[Cell]) -> Verdict | None:
     corrected = holm([p for _, p in tested])
     significant = {comparison for (comparison, _), p in zip(tested, corrected, strict=True) if p < 1 - LEVEL}
     against = [c for c in comparisons if c.difference < 0 and c in significant]
-    word: Word = "undecided"
+    word: Literal["supported", "refuted", "undecided"] = "undecided"
     if against:
         word = "refuted"
     elif all(c.difference > 0 and c in significant for c in comparisons):
@@ -134,7 +132,7 @@ def judge(experiment: Experiment, cells: Sequence[Cell]) -> Verdict | None:
 
 
 def _sentence(
-    word: Word, claim: str, means: dict[str, float], comparisons: Sequence[Comparison], against: Sequence[Comparison]
+    word: str, claim: str, means: dict[str, float], comparisons: Sequence[Comparison], against: Sequence[Comparison]
 ) -> str:
     """The verdict in words, with the means observed and the test used."""
     fewest = min(comparison.n for comparison in comparisons)

@@ -15,7 +15,7 @@ from experiments.study.experiment import Cell, Experiment
 from experiments.study.options import QUICK, parse, resumable
 from experiments.study.progress import Progress
 from experiments.study.results import results_table
-from experiments.study.runs import Run
+from experiments.study.runs import StudyRun
 from experiments.study.single import Options
 from jresnet import cli
 from jresnet.config import Config
@@ -38,13 +38,13 @@ def run(experiment: Experiment, arguments: list[str]) -> None:
     dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     groups = {
-        setting.label: [runs.make(experiment.name, setting.config, seed, dataset, workdir) for seed in seeds]
+        setting.label: [runs.study_run(experiment.name, setting.config, seed, dataset, workdir) for seed in seeds]
         for setting in experiment.settings
     }
     seed_by_seed = [run for of_seed in zip(*groups.values(), strict=True) for run in of_seed]
     runs.check(seed_by_seed, workdir)
-    if not options.resume and any(run.place.exists() for run in seed_by_seed):
-        raise InputError(f"--workdir {workdir}: already holds runs of this experiment: add --resume to go on with them")
+    if not options.resume and any(run.directory.exists() for run in seed_by_seed):
+        raise InputError(f"--workdir {workdir}: already holds runs of this experiment: add --resume to continue them")
     progress = Progress(cli.make_console())
     with resumable(options.resuming(program, arguments, workdir)):
         progress.train(seed_by_seed, groups)
@@ -71,18 +71,13 @@ def configure(program: str, experiment: Experiment, arguments: list[str]) -> tup
     changes = {name: value for name, value in quick.items() if name not in varying} | given
     configs = [dataclasses.replace(config, **changes) for config in configs]
     if options.quick and "width" in varying:
-        configs = [_narrow(config) for config in configs]
+        scale = QUICK["width"] / cast(int, report.INITIAL.width)  # the widths keep their proportions
+        configs = [dataclasses.replace(c, width=round(cast(int, c.width) * scale)) for c in configs]
     return options, experiment.with_configs(configs)
 
 
-def _narrow(config: Config) -> Config:
-    """The configuration at the small scale of --quick, where a sweep over widths keeps their proportions."""
-    scale = QUICK["width"] / cast(int, report.INITIAL.width)
-    return dataclasses.replace(config, width=round(cast(int, config.width) * scale))
-
-
 def conclude(
-    experiment: Experiment, groups: Mapping[str, Sequence[Run]], workdir: pathlib.Path, progress: Progress
+    experiment: Experiment, groups: Mapping[str, Sequence[StudyRun]], workdir: pathlib.Path, progress: Progress
 ) -> None:
     """Write and print the table, and print the verdict and the runs' directories.
 
@@ -102,6 +97,6 @@ def conclude(
     verdict = statistics.judge(experiment, cells)
     if verdict is not None:
         progress.say(verdict.sentence)
-    for path in [workdir / "table.md", *(run.place for pairs in done.values() for run, _ in pairs)]:
+    for path in [workdir / "table.md", *(run.directory for pairs in done.values() for run, _ in pairs)]:
         progress.say(str(path))
     progress.raise_failures()

@@ -78,7 +78,7 @@ def test_an_axis_varies_alone():
         ("--blocks 1 1000", "--blocks 1000 1000 1000 1000: must hold below 1000"),
         ("--rounds 0", "--rounds 0: must be at least 1"),
         ("--axes depth", "depth"),
-        ("--resume", "--resume: goes on with the record in --output: name it"),
+        ("--resume", "--resume: continues the record in --output: add --output"),
         ("--device gpu", "--device gpu: JAX sees none here"),
     ],
 )
@@ -105,7 +105,7 @@ def test_real_epochs_interrupted_and_resumed(tmp_path, capsys, monkeypatch):
     before = json.loads(path.read_text())["points"]
     assert "--resume" in capsys.readouterr().err
     assert growth.main([*TINY, "--output", str(path)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert growth.main([*TINY, "--output", str(path), "--resume", "--base-width", "3"]) == 2
     assert "(base_width 2, not 3)" in capsys.readouterr().err
 

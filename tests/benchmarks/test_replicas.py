@@ -12,6 +12,7 @@ from benchmarks import jax_step, replicas
 from benchmarks.replicas import RATES, Replicas, difference
 from benchmarks.timing import Case, Rival, Timing
 from jresnet import models
+from jresnet.config import Config
 
 CASE = Case(2, 4, "float32", "cpu")
 TINY = ["--device", "cpu", "--width", "2", "--batch", "4", "--counts", "2", "--rounds", "2", "--steps", "2"]
@@ -21,7 +22,7 @@ def use_network(monkeypatch, **options):
     """Train two blocks, a plain and a strided one with projection: every convolution of the report's network."""
     network = models.resnet18(width=2, stage_sizes=(1, 1), **options)
     monkeypatch.setattr(jax_step.models, "from_config", lambda config, num_classes: network)
-    monkeypatch.setattr(replicas, "training_step", partial(jax_step.trainer_step, images=12))
+    monkeypatch.setattr(replicas, "training_step", partial(jax_step.training_step, images=12))
 
 
 @pytest.fixture
@@ -32,10 +33,13 @@ def small(monkeypatch):
 
 @pytest.fixture
 def small64(monkeypatch):
+    """A float64 network on the float32 input, whose promotion is meant; the crop supports 32-bit indices only."""
     jax.config.update("jax_enable_x64", True)
+    monkeypatch.setattr(jax_step, "Config", partial(Config, crop_padding=0))
     try:
         use_network(monkeypatch, dtype=jnp.float64, param_dtype=jnp.float64)
-        yield
+        with jax.numpy_dtype_promotion("standard"):
+            yield
     finally:
         jax.config.update("jax_enable_x64", False)
 

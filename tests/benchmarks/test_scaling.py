@@ -51,12 +51,12 @@ def test_counts_are_powers_of_two_and_all_devices():
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ("--counts 2", "--counts 2: there are 1 devices"),
+        ("--counts 2", "--counts 2: must be at most 1, the number of devices"),
         ("--counts 0", "--counts 0: must be at least 1"),
         ("--counts 1 1", "--counts 1 1: a value is given twice"),
         ("--batch 0", "--batch 0: must be at least 1"),
         ("--rounds 0", "--rounds 0: must be at least 1"),
-        ("--device gpu --emulate 2", "--emulate 2: only a CPU plays devices"),
+        ("--device gpu --emulate 2", "--emulate 2: only CPU devices can be emulated"),
         ("--device gpu", "--device gpu: JAX sees none here"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import epochs, time_to_accuracy
 from benchmarks.epochs import Stopwatch
-from benchmarks.flops import resnet18_flops
+from benchmarks.jax_step import resnet18_flops
 from experiments import final
 from jresnet import models
 from jresnet.config import Config

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from benchmarks.flops import resnet18_flops  # noqa: E402
+from benchmarks.jax_step import resnet18_flops  # noqa: E402
 from benchmarks.timing import Case  # noqa: E402
 from benchmarks.torch_resnet import (  # noqa: E402
     GRAY,

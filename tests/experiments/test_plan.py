@@ -47,21 +47,24 @@ def test_equal_settings_of_several_experiments_are_one_run(tmp_path):
     every = study.runs(everything(study))
     # 26 cells; rate 0.01 is the augmented run, batch 64 the rate 0.001, width 64 the batch 32, 42 the final model, ...
     assert sum(len(experiment.settings) for experiment in everything(study)) == 26
-    assert len(every) == 2 * 16 == len({run.place for run in every})
-    places = {name: [run.place for run in of] for name, of in study.groups(everything(study)).items()}
-    assert places["augmentation"][1] == places["learning_rate"][0] == places["grayscale"][3]
-    assert places["initial"][0] == places["augmentation"][0]
-    assert places["learning_rate"][2] == places["batch_size"][1] and places["batch_size"][0] == places["width"][1]
-    assert places["final"][0] == places["width"][0] == places["blocks"][1] == places["pool_size"][2]
+    assert len(every) == 2 * 16 == len({run.directory for run in every})
+    directories = {name: [run.directory for run in of] for name, of in study.groups(everything(study)).items()}
+    assert directories["augmentation"][1] == directories["learning_rate"][0] == directories["grayscale"][3]
+    assert directories["initial"][0] == directories["augmentation"][0]
+    assert (
+        directories["learning_rate"][2] == directories["batch_size"][1]
+        and directories["batch_size"][0] == directories["width"][1]
+    )
+    assert directories["final"][0] == directories["width"][0] == directories["blocks"][1] == directories["pool_size"][2]
 
 
 def test_directories_have_readable_names(tmp_path):
     study = made(tmp_path, width_scale=0.125, epochs=5)
     (final,) = (e for e in everything(study) if e.name == "final")
-    place = study.runs([final])[0].place.relative_to(tmp_path / "study" / "runs")
-    assert place.name == "seed-0"
-    assert str(place.parent)[:-11] == "width5-batch32-rate0.001-crop4-flip0.5-gray0.5-5epochs"
-    names = [run.place.parent.name for run in study.runs(everything(study))]
+    directory = study.runs([final])[0].directory.relative_to(tmp_path / "study" / "runs")
+    assert directory.name == "seed-0"
+    assert str(directory.parent)[:-11] == "width5-batch32-rate0.001-crop4-flip0.5-gray0.5-5epochs"
+    names = [run.directory.parent.name for run in study.runs(everything(study))]
     for part in ("plain-", "blocks1111", "kernel5", "pool2", "-gray0.5-", "crop4-flip0.5-5epochs"):
         assert any(part in name for name in names)
 
@@ -69,20 +72,20 @@ def test_directories_have_readable_names(tmp_path):
 def test_a_run_is_its_configuration_seed_and_data(tmp_path):
     config = report.FINAL
 
-    def place(dataset=DATASET, seed=0, **changes):
-        return runs.make("x", dataclasses.replace(config, **changes), seed, dataset, tmp_path).place
+    def directory(dataset=DATASET, seed=0, **changes):
+        return runs.study_run("x", dataclasses.replace(config, **changes), seed, dataset, tmp_path).directory
 
-    same = [place(budget=None), place(data_dir="elsewhere"), place(input="tfds"), place(parallel="jit")]
-    assert set(same) == {place()}
-    other = [place(seed=1), place(width=41), place(weight_decay=0.0), place(five_classes(59)), place(validation=5)]
-    assert len({place(), *other}) == 6
+    same = [directory(budget=None), directory(data_dir="elsewhere"), directory(input="tfds"), directory(parallel="jit")]
+    assert set(same) == {directory()}
+    changed = ({"seed": 1}, {"width": 41}, {"weight_decay": 0.0}, {"dataset": five_classes(59)}, {"validation": 5})
+    assert len({directory(), *(directory(**changes) for changes in changed)}) == 6
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
 def test_every_run_is_in_one_shard(tmp_path, count):
     stages = made(tmp_path).ready()[0]
     shares = [made(tmp_path, shard=f"{i}/{count}").mine(stages) for i in range(1, count + 1)]
-    every = [run.place for share in shares for run in share]
+    every = [run.directory for share in shares for run in share]
     assert len(every) == len(set(every)) == 32
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -174,7 +177,7 @@ def test_a_run_held_by_another_process_is_running_and_left_alone(tmp_path, fit):
     study = made(tmp_path, only=("learning_rate",), seeds=1)
     first, *_ = study.mine(study.ready()[0])
     assert not runs.running(first)
-    command = [sys.executable, "-c", HOLDER, str(first.place)]
+    command = [sys.executable, "-c", HOLDER, str(first.directory)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         assert runs.running(first)
@@ -257,13 +260,13 @@ def test_only_requested_experiments_wait(tmp_path, fit):
 def test_shards_of_a_study_that_follows_keep_their_runs(tmp_path, fit):
     fit.accuracy = lambda config, seed: config.learning_rate
     before = made(tmp_path, follow=True, shard="1/2")
-    first = [run.place for run in before.mine(before.ready()[0])]
+    first = [run.directory for run in before.mine(before.ready()[0])]
     train(before)
     train(made(tmp_path, follow=True, shard="2/2"))
     after = made(tmp_path, follow=True, shard="1/2")
     stages, waiting = after.ready()
     assert waiting["final"] == "batch_size"
-    assert [run.place for run in after.mine(stages)][: len(first)] == first
+    assert [run.directory for run in after.mine(stages)][: len(first)] == first
 
 
 def check(study):
@@ -281,7 +284,7 @@ def test_records_of_other_data_or_versions_and_damaged_ones_are_refused(tmp_path
     train(study)
     made(tmp_path, **only).check()
     assert "is of other data (made, sha256" in check(made(tmp_path, five_classes(train=55), **only))
-    (place,) = (tmp_path / "study" / "runs").glob("*/seed-0")
+    (directory,) = (tmp_path / "study" / "runs").glob("*/seed-0")
     for name, content, part in (
         ("result.json", lambda text: text.replace('"test_accuracy": 0.5', '"test_accuracy": 0.9'), "edited"),
         ("result.json", lambda text: text[:-20], "truncated"),
@@ -290,20 +293,20 @@ def test_records_of_other_data_or_versions_and_damaged_ones_are_refused(tmp_path
         ("config.json", lambda text: text.replace('"momentum"', '"impulse"'), "not a record of this version"),
         ("config.json", lambda text: "{}", "not a record of this version"),
     ):
-        good = (place / name).read_text()
+        good = (directory / name).read_text()
         assert content(good) != good
-        (place / name).write_text(content(good))
+        (directory / name).write_text(content(good))
         message = check(made(tmp_path, **only))
         assert part in message and name in message
-        assert (place / name).read_text() == content(good), "nothing is repaired or deleted"
-        (place / name).write_text(good)
+        assert (directory / name).read_text() == content(good), "nothing is repaired or deleted"
+        (directory / name).write_text(good)
     made(tmp_path, **only).check()
 
 
 def test_a_run_in_the_directory_of_another_is_refused(tmp_path, fit):
     study = made(tmp_path, only=("learning_rate",), seeds=1)
     train(study)
-    first, second, _ = (run.place for run in study.mine(study.ready()[0]))
+    first, second, _ = (run.directory for run in study.mine(study.ready()[0]))
     first.rename(tmp_path / "aside")
     second.rename(first)
     assert "holds another run (learning_rate 0.005, not 0.01)" in check(made(tmp_path, only=("learning_rate",)))

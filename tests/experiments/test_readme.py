@@ -27,7 +27,7 @@ def root(tmp_path):
 
 
 def generated(root, block):
-    return "\n".join(block.split(root)[1])
+    return block.split(root)[1]
 
 
 def change(path, old, new):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from experiments import augmentation, final, initial, report
-from experiments.registry import EXPERIMENTS
+from experiments.study.plan import EXPERIMENTS
 from jresnet import models
 from jresnet.config import Config
 

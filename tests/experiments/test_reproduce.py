@@ -10,8 +10,8 @@ import pytest
 
 from experiments import readme, reproduce
 from experiments.page import page
-from experiments.registry import NAMES
 from experiments.study import plan
+from experiments.study.plan import NAMES
 from jresnet.errors import Diverged, Interrupted
 from jresnet.train import loop
 from tests.support.studies import FakeFit, five_classes, tree

@@ -10,7 +10,7 @@ from experiments.study.results import data_name, results_table
 def result(seed=0, test_accuracy=0.909545, experiment="final", config=None, **changes):
     figures = {
         "experiment": experiment,
-        "config": {"experiment": experiment, "seed": seed, "width": 42, **(config or {})},
+        "config": {"width": 42, **(config or {})},
         "parameters": 4815940,
         "seed": seed,
         "epochs": 100,

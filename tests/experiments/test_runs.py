@@ -31,35 +31,36 @@ def first_version_digest(config, sha256):
 
 def test_a_study_begun_by_the_first_version_is_continued(tmp_path):
     dataset = five_classes()
-    run = runs.make("width", CONFIG, 0, dataset, tmp_path)
+    run = runs.study_run("width", CONFIG, 0, dataset, tmp_path)
     name = f"{runs.name(run.config)}-{first_version_digest(run.config, dataset.sha256)}"
-    assert name != run.place.parent.name
+    assert name != run.directory.parent.name
     begin(run, tmp_path / runs.RUNS / name / "seed-0")
     for seed in (0, 1):
-        assert runs.make("width", CONFIG, seed, dataset, tmp_path).place == tmp_path / runs.RUNS / name / f"seed-{seed}"
+        run = runs.study_run("width", CONFIG, seed, dataset, tmp_path)
+        assert run.directory == tmp_path / runs.RUNS / name / f"seed-{seed}"
 
 
 @pytest.mark.parametrize("changes", [{"dataset": "npz:/moved.npz"}, {"data_dir": "/moved"}, {"input": "tfds"}])
 def test_the_same_data_under_another_path_are_the_same_run(tmp_path, changes):
     dataset = five_classes()
     moved = dataclasses.replace(dataset, name=changes.get("dataset", dataset.name))
-    first = runs.make("width", CONFIG, 0, dataset, tmp_path)
-    again = runs.make("width", dataclasses.replace(CONFIG, **changes), 0, moved, tmp_path)
-    assert again.place == first.place
-    begin(first, first.place)
-    assert runs.make("width", dataclasses.replace(CONFIG, **changes), 0, moved, tmp_path).place == first.place
+    config = dataclasses.replace(CONFIG, **changes)
+    first = runs.study_run("width", CONFIG, 0, dataset, tmp_path)
+    assert runs.study_run("width", config, 0, moved, tmp_path).directory == first.directory
+    begin(first, first.directory)
+    assert runs.study_run("width", config, 0, moved, tmp_path).directory == first.directory
 
 
 def test_another_configuration_seed_or_data_set_has_another_directory(tmp_path):
     dataset = five_classes()
-    first = runs.make("width", CONFIG, 0, dataset, tmp_path)
-    begin(first, first.place)
+    first = runs.study_run("width", CONFIG, 0, dataset, tmp_path)
+    begin(first, first.directory)
     others = [
-        runs.make("width", dataclasses.replace(CONFIG, momentum=0.5), 0, dataset, tmp_path),
-        runs.make("width", CONFIG, 1, dataset, tmp_path),
-        runs.make("width", CONFIG, 0, dataset.subset(train=10), tmp_path),
+        runs.study_run("width", dataclasses.replace(CONFIG, momentum=0.5), 0, dataset, tmp_path),
+        runs.study_run("width", CONFIG, 1, dataset, tmp_path),
+        runs.study_run("width", CONFIG, 0, dataset.subset(train=10), tmp_path),
     ]
-    assert len({run.place for run in (first, *others)}) == 4
+    assert len({run.directory for run in (first, *others)}) == 4
 
 
 def test_options_at_their_defaults_do_not_enter_the_digest():
@@ -71,9 +72,9 @@ def test_options_at_their_defaults_do_not_enter_the_digest():
 
 def test_a_damaged_record_beside_the_run_does_not_hide_it(tmp_path):
     dataset = five_classes()
-    run = runs.make("width", CONFIG, 0, dataset, tmp_path)
-    begin(run, run.place)
-    damaged = run.place.parent.with_name(f"{runs.name(run.config)}-0000000000") / "seed-0"
-    shutil.copytree(run.place, damaged)
+    run = runs.study_run("width", CONFIG, 0, dataset, tmp_path)
+    begin(run, run.directory)
+    damaged = run.directory.parent.with_name(f"{runs.name(run.config)}-0000000000") / "seed-0"
+    shutil.copytree(run.directory, damaged)
     (damaged / "config.json").write_text("{")
-    assert runs.make("width", CONFIG, 0, dataset, tmp_path).place == run.place
+    assert runs.study_run("width", CONFIG, 0, dataset, tmp_path).directory == run.directory

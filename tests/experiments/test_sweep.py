@@ -149,7 +149,7 @@ def test_the_grid():
         (["--seed", "-1"], "--seed -1: must lie from 0"),
         (["--grid", "learning-rate"], "--grid learning-rate: must be an option and its values"),
         (["--grid", "rate=1"], "--grid rate=1: must be an option and its values"),
-        (["--grid", "width=2", "width=3"], "--grid width=3: width is there twice"),
+        (["--grid", "width=2", "width=3"], "--grid width=3: width is given twice"),
         (["--grid", "width=2,2"], "--grid width=2,2: two of its settings are the same"),
         (["--grid", "width=0,2"], "--width 0: must be at least 1"),
         (["--grid", "width=two"], "--width two: must be a whole number"),
