@@ -96,7 +96,7 @@ class Config:
     batch_norm: BatchNorm = "synchronised"
     """Batch statistics on several devices: synchronised, of the whole batch; local, of each device's share."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Check every value that can be checked without the data."""
         for name, choices in CHOICES.items():
             require(self, name, getattr(self, name) in choices, f"must be one of {', '.join(choices)}")

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class Split:
     images: np.ndarray
     labels: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         images, labels = self.images, self.labels
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise InputError(
@@ -79,7 +80,7 @@ class Dataset:
     classes: tuple[str, ...]
     cut_from: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("train", "validation", "test"):
             split: Split = getattr(self, name)
             if len(split) and not 0 <= split.labels.min() <= split.labels.max() < len(self.classes):
@@ -274,7 +275,7 @@ def _drawn(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> 
     return chosen
 
 
-def dataset_record(dataset: Dataset, sha256: str) -> dict:
+def dataset_record(dataset: Dataset, sha256: str) -> dict[str, Any]:
     """The record of a data set in JSON: name, sizes, digest, and the digest of the data set that it was cut from.
 
     Args:

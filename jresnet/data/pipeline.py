@@ -69,7 +69,7 @@ class Input(Protocol):
     """The training images of one run, as chunks for the compiled program."""
 
     @property
-    def get_batch(self) -> Callable[[Any, jax.Array], dict]:
+    def get_batch(self) -> Callable[[Any, jax.Array], dict[str, Any]]:
         """`(arrays, i) -> batch i`, a dict as `make_train_step` takes it; traced inside the program.
 
         Inputs with equal `get_batch` share a compiled program.
@@ -121,7 +121,7 @@ class GatherAndAugment:
 
     padding: int
 
-    def __call__(self, arrays: Any, i: jax.Array) -> dict:
+    def __call__(self, arrays: Any, i: jax.Array) -> dict[str, Any]:
         """See `Input.get_batch`."""
         (images, labels, mean, std), plan, mask = arrays
         check_resident(images, labels, plan, mask)
@@ -178,12 +178,12 @@ class Resident:
             yield Chunk(arrays, 0, 1, self.images - steps * batch_size)
 
 
-def take_batch(arrays: Any, i: jax.Array) -> dict:
+def take_batch(arrays: Any, i: jax.Array) -> dict[str, Any]:
     """`get_batch` of batches that are ready: arrays is a dict of stacked batches."""
     return jax.tree.map(lambda a: a[i], arrays)
 
 
-def finish_batch(arrays: Any, i: jax.Array) -> dict:
+def finish_batch(arrays: Any, i: jax.Array) -> dict[str, Any]:
     """`get_batch` of streamed images: grayscale and normalisation; arrays = ((mean, std), a stack of host batches)."""
     (mean, std), stack = arrays
     batch = take_batch(stack, i)
@@ -228,10 +228,10 @@ class Streamed:
             stack = stack if mask is None else stack | {"mask": self.devices.local_shard(mask)}
             yield self._chunk(stack, 1, self.images - steps * batch_size)
 
-    def _chunk(self, stack: dict, steps: int, images: int) -> Chunk:
+    def _chunk(self, stack: dict[str, Any], steps: int, images: int) -> Chunk:
         return Chunk((self.statistics, self.devices.split(stack)), 0, steps, images)
 
-    def host_batches(self, plan: Plan) -> Iterator[dict]:
+    def host_batches(self, plan: Plan) -> Iterator[dict[str, Any]]:
         """Execute a plan cut into batches with tf.data, deterministically and ahead of use.
 
         Yields:
@@ -240,7 +240,7 @@ class Streamed:
         """
         tf, (images, labels) = self.tf, self.data
 
-        def make_batch(order, offsets, flips, grays):
+        def make_batch(order: Any, offsets: Any, flips: Any, grays: Any) -> dict[str, Any]:
             chosen = tf.gather(images, tf.reshape(order, [-1]))
             crops = tf_crop(tf, chosen, tf.reshape(offsets, [-1, 2]), tf.reshape(flips, [-1]), self.config.crop_padding)
             crops = tf.reshape(crops, tf.concat([tf.shape(order), images.shape[1:]], 0))
@@ -255,7 +255,7 @@ class Streamed:
         yield from stacks.prefetch(2).with_options(options).as_numpy_iterator()
 
 
-def pad_stack(stack: dict, length: int) -> dict:
+def pad_stack(stack: dict[str, Any], length: int) -> dict[str, Any]:
     """Append zero batches, so that all stacks have one shape and the program compiles once."""
     missing = length - len(stack["labels"])
     if not missing:
@@ -263,7 +263,7 @@ def pad_stack(stack: dict, length: int) -> dict:
     return {name: np.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) for name, a in stack.items()}
 
 
-def tf_crop(tf, images, offsets, flips, padding: int):
+def tf_crop(tf, images, offsets, flips, padding: int) -> None:
     """`augment.augment` without grayscale, in TensorFlow: crop and flip [batch, height, width, 3] of any dtype."""
     height, width = images.shape[1:3]
     columns = tf.where(flips[:, None], tf.range(width - 1, -1, -1), tf.range(width)) + offsets[:, 1:]

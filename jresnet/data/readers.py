@@ -9,6 +9,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def read_npz(file: str) -> tuple[Arrays, tuple[str, ...] | None]:
         raise InputError(f"{path} is damaged ({error}): copy or write it again") from None
 
 
-def _check_readable(path: str, open_path: Callable) -> None:
+def _check_readable(path: str, open_path: Callable[[str], Any]) -> None:
     """Refuse a path that `open_path`, open or os.scandir, cannot open; is_zipfile and isdir only return False."""
     try:
         open_path(path).close()

@@ -61,7 +61,7 @@ def initialiser(model: ResNet) -> Callable[[jax.Array, jax.Array], Any]:
     return jax.jit(partial(model.init, train=False))
 
 
-def variable_shapes(model: ResNet, image_size: tuple[int, int], channels: int = 3) -> dict:
+def variable_shapes(model: ResNet, image_size: tuple[int, int], channels: int = 3) -> dict[str, Any]:
     """What `model.init` returns on images of `image_size`, (height, width) in pixels, as `jax.ShapeDtypeStruct`s.
 
     Raises:

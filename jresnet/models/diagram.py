@@ -82,7 +82,7 @@ def rows(layers: list[Layer]) -> list[Row]:
     return result
 
 
-def draw(layers: list[Layer], path: str | os.PathLike, title: str) -> None:
+def draw(layers: list[Layer], path: str | os.PathLike[str], title: str) -> None:
     """Draw a network to a file, atomically.
 
     Args:
@@ -125,7 +125,7 @@ def draw(layers: list[Layer], path: str | os.PathLike, title: str) -> None:
         raise InputError(f"--figure {path}: cannot be written ({error.strerror}): choose another path") from None
 
 
-def check_path(path: str | os.PathLike) -> None:
+def check_path(path: str | os.PathLike[str]) -> None:
     """Raise InputError if the path's suffix is not in FORMATS or its directory does not exist."""
     if pathlib.Path(path).suffix not in FORMATS:
         raise InputError(f"--figure {path}: must end in one of {', '.join(FORMATS)}: choose another name")

@@ -39,7 +39,7 @@ _BATCHES = ".num_batches_tracked"
 
 
 def from_state_dict(
-    state_dict: Mapping[str, Any] | str | os.PathLike, model: ResNet, image_size: tuple[int, int] = (32, 32)
+    state_dict: Mapping[str, Any] | str | os.PathLike[str], model: ResNet, image_size: tuple[int, int] = (32, 32)
 ) -> dict[str, Any]:
     """Variables of `model` from a PyTorch state dict in either layout.
 
@@ -126,7 +126,7 @@ def relayout(
     return {new: np.array(_array(tensors[name]), order="C") for name, new in sorted(renamed.items())}
 
 
-def load(path: str | os.PathLike) -> dict[str, Any]:
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a state dict from a .safetensors, .pth or .pt file; only tensors are ever unpickled.
 
     In a training checkpoint, the state dict is looked up under `net`, `model` or `state_dict`.
@@ -153,7 +153,7 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     return dict(contents)
 
 
-def save(path: str | os.PathLike, state_dict: Mapping[str, np.ndarray]) -> None:
+def save(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) -> None:
     """Write a state dict to a .safetensors, .pth or .pt file, atomically.
 
     Raises:
@@ -170,13 +170,13 @@ def save(path: str | os.PathLike, state_dict: Mapping[str, np.ndarray]) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror}): choose another path") from None
 
 
-def _read_torch(path):
+def _read_torch(path: str | os.PathLike[str]) -> Any:
     import torch
 
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _read_safetensors(path):
+def _read_safetensors(path: str | os.PathLike[str]) -> Any:
     import safetensors.flax
 
     # Without x64, JAX would truncate 64-bit tensors.
@@ -184,7 +184,7 @@ def _read_safetensors(path):
         return {name: np.array(array) for name, array in safetensors.flax.load_file(path).items()}
 
 
-def _torch_bytes(state_dict):
+def _torch_bytes(state_dict: Mapping[str, np.ndarray]) -> bytes:
     import torch
 
     buffer = io.BytesIO()
@@ -192,7 +192,7 @@ def _torch_bytes(state_dict):
     return buffer.getvalue()
 
 
-def _safetensors_bytes(state_dict):
+def _safetensors_bytes(state_dict: Mapping[str, np.ndarray]) -> bytes:
     import safetensors.numpy
 
     return safetensors.numpy.save(dict(state_dict))

@@ -71,10 +71,12 @@ class Devices:
         return hash(self._key)
 
     @property
-    def _key(self) -> tuple:
+    def _key(self) -> tuple[Any, ...]:
         return self.count, self.axis_name, self._devices
 
-    def compile(self, function: Callable, donate: tuple[int, ...] = (), broadcast: tuple[int, ...] = ()) -> Callable:
+    def compile(
+        self, function: Callable[..., Any], donate: tuple[int, ...] = (), broadcast: tuple[int, ...] = ()
+    ) -> Callable[..., Any]:
         """Jit or pmap `function`, donating the arguments `donate`; those in `broadcast` have no device axis."""
         if self.axis_name is None:
             return jax.jit(function, donate_argnums=donate, compiler_options=compiler_options())
@@ -94,7 +96,7 @@ class Devices:
         if self._local_count == self.count:
             return tree
 
-        def shard(array):
+        def shard(array: Any) -> Any:
             share = array.shape[1] // self.count
             return array[:, self._first_local * share : (self._first_local + self._local_count) * share]
 
@@ -106,7 +108,7 @@ class Devices:
         Under jit the arrays keep their shape.
         """
 
-        def split(array):
+        def split(array: Any) -> jax.Array:
             if self.axis_name is None:
                 return jnp.asarray(array)
             steps, batch, *rest = array.shape

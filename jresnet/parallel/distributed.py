@@ -234,7 +234,7 @@ def _exit_after_timeout(options: ProcessOptions, index: int) -> Iterator[None]:
     """Print a line and exit with status 2 if the body takes longer than `join_seconds`."""
     address = options.coordinator or "the coordinator"
 
-    def give_up():
+    def give_up() -> None:
         problem = "not all processes connected" if index == 0 else "cannot be reached, or not all processes connected"
         remedy = "start all of them, and check that --coordinator names process 0's host and a free port"
         print(f"{address}: {problem} within {options.join_seconds} seconds: {remedy}", file=sys.stderr, flush=True)
@@ -250,7 +250,7 @@ def _exit_after_timeout(options: ProcessOptions, index: int) -> Iterator[None]:
         timer.cancel()
 
 
-_witness: subprocess.Popen | None = None
+_witness: subprocess.Popen[bytes] | None = None
 
 
 def _start_witness(index: int) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable
-from typing import IO
+from typing import IO, Any
 
 import rich.console
 import rich.progress
@@ -58,7 +58,7 @@ class RunLog:
         writes: bool = True,
     ):
         """Store the arguments; the class documents them."""
-        self.history: list[dict] = []
+        self.history: list[dict[str, Any]] = []
         self._workdir, self._console, self._label, self._writes = pathlib.Path(workdir), console, label, writes
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
         self._closing = contextlib.ExitStack()
@@ -98,7 +98,7 @@ class RunLog:
             completed = epoch * self._steps_per_epoch + step_in_epoch
             self._progress.update(self._task, completed=completed, epoch=epoch + 1, stage=stage)
 
-    def epoch(self, record: dict) -> None:
+    def epoch(self, record: dict[str, Any]) -> None:
         """Log a finished epoch: a line of metrics.jsonl, TensorBoard scalars, and the report's line on the console.
 
         Args:
@@ -191,7 +191,7 @@ class RunLog:
             self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def epoch_line(record: dict) -> str:
+def epoch_line(record: dict[str, Any]) -> str:
     """Format an epoch's record like the report: "Epoch 83, Train loss 0.421626, Test loss ...".
 
     A null (how `metrics.jsonl` stores a value that is not finite) is printed as nan; values that the record
@@ -209,7 +209,7 @@ def epoch_line(record: dict) -> str:
     return ", ".join((f"Epoch {record['epoch']}", *parts))
 
 
-def read_metrics(path: str | os.PathLike) -> list[dict]:
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read the records of the epochs from a `metrics.jsonl`, in order.
 
     An incomplete last line, left by a killed run and recognised by its missing line break, is skipped.
@@ -231,13 +231,13 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
     return records
 
 
-def _readable_records(path: pathlib.Path) -> list[dict]:
+def _readable_records(path: pathlib.Path) -> list[dict[str, Any]]:
     """Every record that can be read from a file that a killed run may have left in any state."""
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     return [record for record in map(_parse, lines) if record is not None]
 
 
-def _parse(line: bytes) -> dict | None:
+def _parse(line: bytes) -> dict[str, Any] | None:
     """The record on a line, or None; a truncated JSON object never parses as one."""
     try:
         record = json.loads(line.decode())

@@ -6,6 +6,7 @@ import os
 import pathlib
 import secrets
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ CONFIG, RESULT, CURVES, CHECKPOINTS = "config.json", "result.json", "curves.png"
 PREDICTIONS, SUMS = "predictions.npz", "sha256sums.txt"
 
 
-def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume: bool) -> dict | None:
+def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume: bool) -> dict[str, Any] | None:
     """Check, without writing, that `workdir` can be the directory of this run.
 
     Args:
@@ -90,7 +91,7 @@ def write_predictions(workdir: pathlib.Path, predictions: np.ndarray, confidence
     write_bytes(workdir / PREDICTIONS, archive.getvalue())
 
 
-def finish(workdir: pathlib.Path, result: dict) -> None:
+def finish(workdir: pathlib.Path, result: dict[str, Any]) -> None:
     """Write the checksums of a run's records, then `result.json`, which marks the run as finished.
 
     `sha256sums.txt` has coreutils' format: `sha256sum -c` checks it, too.

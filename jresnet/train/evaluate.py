@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax import lax
 
@@ -43,7 +44,7 @@ class Summary(NamedTuple):
 
 
 @lru_cache(CACHED_PROGRAMS)
-def eval_program(model: ResNet, devices: Devices) -> Callable:
+def eval_program(model: ResNet, devices: Devices) -> Callable[..., Any]:
     """Compile `(variables, mean, std, images, labels) -> (losses, predictions, confidences)`.
 
     Images are uint8 [steps, batch, height, width, 3] and labels int32 [steps, batch]; mean and std are float32
@@ -52,8 +53,8 @@ def eval_program(model: ResNet, devices: Devices) -> Callable:
     """
     predict_step = make_predict_step(model.clone(conv_general_dilated_cls=conv_for(devices.platform)))
 
-    def program(variables, mean, std, images, labels):
-        def predict(batch):
+    def program(variables: Any, mean: jax.Array, std: jax.Array, images: jax.Array, labels: jax.Array) -> Any:
+        def predict(batch: tuple[jax.Array, jax.Array]) -> Any:
             images, labels = batch
             return predict_step(variables, normalise(images, mean, std), labels)
 

@@ -39,7 +39,7 @@ class Result:
     """
 
     experiment: str
-    config: dict
+    config: dict[str, Any]
     seed: int
     parameters: int
     epochs: int
@@ -48,9 +48,9 @@ class Result:
     test_loss: float | None = None
     test_accuracy: float | None = None
     test_accuracy_batch_mean: float | None = None
-    dataset: dict
+    dataset: dict[str, Any]
     device: str
-    versions: dict
+    versions: dict[str, Any]
     commit: str | None
     seconds: float
     compile_seconds: float
@@ -58,12 +58,12 @@ class Result:
     validation_loss: float | None = None
     validation_accuracy: float | None = None
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """The result as `result.json` holds it, without metrics of splits that have no images."""
         return {name: value for name, value in vars(self).items() if value is not None or name == "commit"}
 
     @classmethod
-    def from_json(cls, record: dict, path: pathlib.Path) -> "Result":
+    def from_json(cls, record: dict[str, Any], path: pathlib.Path) -> "Result":
         """The result in the content of a `result.json`.
 
         Raises:
@@ -80,7 +80,7 @@ class Result:
 def fit(
     config: Config,
     dataset: Dataset,
-    workdir: str | os.PathLike,
+    workdir: str | os.PathLike[str],
     *,
     seed: int = 0,
     experiment: str = "train",
@@ -235,7 +235,7 @@ def evaluate(
       Interrupted: a stop signal arrived.
     """
 
-    def after_chunk():
+    def after_chunk() -> None:
         log.advance(trainer.steps_per_epoch, epoch, "test")
         trainer.synchronise(signal)
         stop_if_signalled(trainer)
@@ -247,7 +247,7 @@ def evaluate(
 
 def epoch_record(
     trainer: Trainer, dataset: Dataset, epoch: int, outputs: dict[str, Outputs], eval_seconds: float
-) -> dict:
+) -> dict[str, Any]:
     """One line of `metrics.jsonl`.
 
     Raises:
@@ -270,7 +270,7 @@ def epoch_record(
     }
 
 
-def summarise_run(trainer: Trainer, history: list[dict], commit: str | None) -> Result:
+def summarise_run(trainer: Trainer, history: list[dict[str, Any]], commit: str | None) -> Result:
     """The result of a finished run: the metrics of its last epoch, whatever those of others were."""
     run, last = trainer.run, history[-1]
     metrics = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "test_loss", "test_accuracy",

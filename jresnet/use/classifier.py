@@ -53,14 +53,14 @@ class Classifier:
 
         fast = model.clone(conv_general_dilated_cls=models.conv_for(jax.default_backend()))
 
-        def probabilities(variables, images):
+        def probabilities(variables: Any, images: jax.Array) -> jax.Array:
             logits: jax.Array = fast.apply(variables, normalise(images, run.mean, run.std), train=False)  # type: ignore[assignment]
             return jax.nn.softmax(logits)
 
         self._probabilities = jax.jit(probabilities, compiler_options=compiler_options())
 
     @classmethod
-    def load(cls, workdir: str | os.PathLike) -> "Classifier":
+    def load(cls, workdir: str | os.PathLike[str]) -> "Classifier":
         """Load the network of the latest checkpoint in a run's directory, finished or not.
 
         Raises:
@@ -109,7 +109,7 @@ class Classifier:
 
 
 def store(
-    directory: str | os.PathLike, config: Config, variables: Any, classes: Sequence[str],
+    directory: str | os.PathLike[str], config: Config, variables: Any, classes: Sequence[str],
     image_size: tuple[int, int], mean: Sequence[float], std: Sequence[float],
 ) -> None:  # fmt: skip
     """Write weights from elsewhere as a run's directory, which `Classifier.load` reads.

@@ -1,4 +1,3 @@
-
 """Every member of the family computes and trains as in PyTorch, from random weights and random running statistics.
 
 What is compared, every array by its largest error relative to its largest entry: logits in evaluation
