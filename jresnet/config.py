@@ -126,13 +126,14 @@ class Config:
         return -(-images // self.batch_size)
 
 
-def require(config: Any, name: str, holds: bool, rule: str) -> None:
+def require(options: Any, name: str, holds: bool, rule: str, value: Any = None) -> None:
     """Raise an InputError "--option VALUE: rule" for the field `name` of a dataclass unless `holds`.
 
-    State `holds` positively: NaN makes every comparison false, so it is refused too.
+    `value` is quoted if the field holds None. State `holds` positively: NaN makes every comparison false, so it is
+    refused too.
     """
     if not holds:
-        value = getattr(config, name)
+        value = getattr(options, name) if value is None else value
         text = " ".join(map(str, value)) if isinstance(value, tuple) else value
         option = f"--{name.replace('_', '-')} {text}".rstrip()
         raise InputError(f"{option}: {rule}")

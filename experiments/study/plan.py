@@ -16,8 +16,7 @@ from jresnet import cli, models
 from jresnet.config import Config, Input, Parallel, Precision
 from jresnet.data.datasets import Dataset
 from jresnet.errors import InputError
-from jresnet.records import run_directory
-from jresnet.records.log import read_metrics
+from jresnet.records.log import METRICS, read_metrics
 
 # The whole study for a first look: minutes on two cores. 384 - 128 images are a multiple of every batch size, and
 # there are as many validation images as test images, so that few programs are compiled.
@@ -247,7 +246,7 @@ class Plan:
         return Cell(
             setting,
             records=tuple(record for _, record in done),
-            histories=tuple(tuple(read_metrics(directory / run_directory.METRICS)) for directory, _ in done),
+            histories=tuple(tuple(read_metrics(directory / METRICS)) for directory, _ in done),
             directories=tuple(directory for directory, _ in done),
             command=command(setting.config, self.options),
         )

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jresnet.config import Config
-from jresnet.data.augment import Draws, augment, draw, grayscale, normalise
+from jresnet.data.augment import Draws, augment, check, draw, grayscale, normalise
 from jresnet.data.datasets import Split
 from jresnet.data.tfds_reader import import_tensorflow
 from jresnet.errors import InputError
@@ -90,7 +89,8 @@ def epoch_plan(seed: int, epoch: int, images: int, padding: int, flip: float, gr
 
 def plan_for(config: Config, seed: int, epoch: int, images: int) -> Plan:
     """The plan of an epoch under a configuration."""
-    return epoch_plan(seed, epoch, images, config.crop_padding, config.flip, config.grayscale)
+    plan: Plan = epoch_plan(seed, epoch, images, config.crop_padding, config.flip, config.grayscale)
+    return plan
 
 
 # Jitted as a whole: compiling each of these operations on its own would take a second at start-up.
@@ -137,19 +137,14 @@ def check_resident(images: jax.Array, labels: jax.Array, plan: Plan, mask: jax.A
     Raises:
       AssertionError: they are not those of resident images, their labels, and a plan cut into batches.
     """
-    message = "resident input expects images uint8 [n, height, width, 3] and labels int32 [n]"
-    chex.assert_shape(images, (None, None, None, 3), custom_message=message)
-    chex.assert_shape(labels, images.shape[:1], custom_message=message)
-    chex.assert_type([images, labels], [jnp.uint8, jnp.int32], custom_message=message)
-    steps = plan.order.shape
-    message = "a plan holds order int32 [steps, batch], offsets int32 [steps, batch, 2], flips and grays bool"
-    chex.assert_rank(plan.order, 2, custom_message=message)
-    chex.assert_shape([plan.draws.offsets, plan.draws.flips, plan.draws.grays], [(*steps, 2), steps, steps],
-                      custom_message=message)  # fmt: skip
-    chex.assert_type([plan.order, *plan.draws], [jnp.int32, jnp.int32, jnp.bool_, jnp.bool_], custom_message=message)
+    check("images", images, jnp.uint8, (None, None, None, 3))
+    check("labels", labels, jnp.int32, images.shape[:1])
+    check("order", plan.order, jnp.int32, (None, None))
+    check("offsets", plan.draws.offsets, jnp.int32, (*plan.order.shape, 2))
+    check("flips", plan.draws.flips, jnp.bool_, plan.order.shape)
+    check("grays", plan.draws.grays, jnp.bool_, plan.order.shape)
     if mask is not None:
-        chex.assert_shape(mask, steps, custom_message="mask is bool [steps, batch]")
-        chex.assert_type(mask, jnp.bool_, custom_message="mask is bool [steps, batch]")
+        check("mask", mask, jnp.bool_, plan.order.shape)
 
 
 class Resident:
@@ -179,8 +174,8 @@ class Resident:
 
 
 def take_batch(arrays: Any, i: jax.Array) -> dict[str, Any]:
-    """`get_batch` of batches that are ready: arrays is a dict of stacked batches."""
-    return jax.tree.map(lambda a: a[i], arrays)
+    """`get_batch` of batches that need no more work: arrays is a dict of stacked batches."""
+    return {name: array[i] for name, array in arrays.items()}
 
 
 def finish_batch(arrays: Any, i: jax.Array) -> dict[str, Any]:
@@ -257,13 +252,16 @@ class Streamed:
 
 def pad_stack(stack: dict[str, Any], length: int) -> dict[str, Any]:
     """Append zero batches, so that all stacks have one shape and the program compiles once."""
-    missing = length - len(stack["labels"])
-    if not missing:
-        return stack
-    return {name: np.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) for name, a in stack.items()}
+    return {name: pad_rows(array, length) for name, array in stack.items()}
 
 
-def tf_crop(tf, images, offsets, flips, padding: int) -> None:
+def pad_rows(array: np.ndarray, length: int) -> np.ndarray:
+    """Append zeros along the first axis to make it `length` long."""
+    missing = length - len(array)
+    return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else array
+
+
+def tf_crop(tf: Any, images: Any, offsets: Any, flips: Any, padding: int) -> Any:
     """`augment.augment` without grayscale, in TensorFlow: crop and flip [batch, height, width, 3] of any dtype."""
     height, width = images.shape[1:3]
     columns = tf.where(flips[:, None], tf.range(width - 1, -1, -1), tf.range(width)) + offsets[:, 1:]

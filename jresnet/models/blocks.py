@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jresnet.models.layers import Dropout, torch_dense
 from jresnet.models.options import Shortcut
 
-ModuleDef = Callable[..., Any]
+ModuleDef = Callable[..., Callable[..., jax.Array]]
 
 
 class Block(nn.Module):

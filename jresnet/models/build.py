@@ -68,7 +68,8 @@ def variable_shapes(model: ResNet, image_size: tuple[int, int], channels: int = 
       InputError: options that do not go together, or pooling larger than the last feature map.
     """
     images = jax.ShapeDtypeStruct((1, *image_size, channels), jnp.float32)
-    return jax.eval_shape(initialiser(model), jax.random.key(0), images)
+    shapes: dict[str, Any] = jax.eval_shape(initialiser(model), jax.random.key(0), images)
+    return shapes
 
 
 @lru_cache

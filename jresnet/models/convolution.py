@@ -69,7 +69,8 @@ def conv_general_dilated(
         and all(value == defaults.get(name) for name, value in options.items())
     )
     if covered:
-        return _convolve(lhs, rhs, strides.pop())
+        output: jax.Array = _convolve(lhs, rhs, strides.pop())
+        return output
     return lax.conv_general_dilated(
         lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, **options
     )

@@ -115,7 +115,8 @@ class BatchNorm(nn.Module):
                 unbiased = var * (count / jnp.maximum(count - 1, 1))
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
                 running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
-        return normalised(x, mean, var + self.epsilon, scale, bias)
+        output: jax.Array = normalised(x, mean, var + self.epsilon, scale, bias)
+        return output
 
 
 # This and `batch_statistics` are jitted so that equal layers are traced once.

@@ -14,14 +14,19 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jresnet.errors import InputError
 from jresnet.models import ResNet, variable_shapes
 from jresnet.records.files import write_bytes
+
+__all__ = [
+    "Layout", "classes_of", "expected", "from_state_dict", "layout_of", "load", "relayout", "save", "to_state_dict",
+    "torch_name",
+]  # fmt: skip
 
 Layout = Literal["kuangliu", "torchvision"]
 
@@ -72,9 +77,9 @@ def from_state_dict(
     tensors = _plain(state_dict if isinstance(state_dict, Mapping) else load(state_dict))
     paths = _matched(tensors, model, image_size)
     # jnp.array copies, where jnp.asarray would share the memory of a CPU tensor.
-    return flax.traverse_util.unflatten_dict(
-        {path: jnp.array(_from_torch(_array(tensors[name])), model.param_dtype) for name, path in paths.items()}
-    )
+    arrays = {path: jnp.array(_from_torch(_array(tensors[name])), model.param_dtype) for name, path in paths.items()}
+    variables: dict[str, Any] = unflatten_dict(arrays)
+    return variables
 
 
 def to_state_dict(
@@ -97,7 +102,9 @@ def to_state_dict(
     """
     if layout not in _MODULES:
         raise InputError(f"layout {layout}: must be one of {', '.join(get_args(Layout))}")
-    arrays = {torch_name(path, layout): _to_torch(np.asarray(value)) for path, value in _flat(variables).items()}
+    arrays = {
+        torch_name(path, layout): _to_torch(np.asarray(value)) for path, value in flatten_dict(dict(variables)).items()
+    }
     _compare(arrays, expected(model, image_size, layout)[1])
     counted = [name.removesuffix(".running_var") for name in arrays if name.endswith(".running_var")]
     counts = {name + _BATCHES: np.zeros((), np.int64) for name in counted}
@@ -209,7 +216,7 @@ def expected(
 
     Without `num_batches_tracked`. `image_size` is (height, width) in pixels.
     """
-    variables = _flat(variable_shapes(model, image_size))
+    variables = flatten_dict(variable_shapes(model, image_size))
     paths = {torch_name(path, layout): path for path in variables}
     return paths, {name: _to_torch(np.broadcast_to(0, variables[path].shape)).shape for name, path in paths.items()}
 
@@ -249,10 +256,6 @@ def _matched(tensors: Mapping[str, Any], model: ResNet, image_size: tuple[int, i
     paths, shapes = expected(model, image_size, layout_of(tensors))
     _compare({name: tensor for name, tensor in tensors.items() if not name.endswith(_BATCHES)}, shapes)
     return paths
-
-
-def _flat(variables: Any) -> dict[tuple[str, ...], Any]:
-    return flax.traverse_util.flatten_dict(dict(variables))
 
 
 def _array(tensor: Any) -> np.ndarray:

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jresnet.config import require
 from jresnet.errors import InputError, Lost, first_line
 
 # Environment variables in which launchers give the process index; the first one set counts.
@@ -87,24 +88,24 @@ def num_processes_and_id(options: ProcessOptions, environment: Mapping[str, str]
       InputError: they contradict each other or do not suffice.
     """
     count = _launched_processes(environment) if options.num_processes is None else options.num_processes
-    _require(options, "num_processes", count >= 1, "must be at least 1")
-    _require(options, "join_seconds", options.join_seconds >= 1, "must be at least 1")
+    require(options, "num_processes", count >= 1, "must be at least 1")
+    require(options, "join_seconds", options.join_seconds >= 1, "must be at least 1")
     if options.coordinator is not None:
         port = re.fullmatch(r"\S+:(\d{1,5})", options.coordinator)
         valid = port is not None and 0 < int(port[1]) < 2**16
-        _require(options, "coordinator", valid, "must be HOST:PORT, as in node1:12345")
+        require(options, "coordinator", valid, "must be HOST:PORT, as in node1:12345")
         single = options.num_processes is None and count == 1
-        _require(options, "coordinator", not single, "needs --num-processes, the same in every process")
+        require(options, "coordinator", not single, "needs --num-processes, the same in every process")
     index = options.process_id
     if index is None:
         name = next((name for name in _INDEX_VARIABLES if name in environment), None)
         known = count == 1 or name is not None
-        _require(options, "num_processes", known, "needs --process-id, a different one in each process", count)
+        require(options, "num_processes", known, "needs --process-id, a different one in each process", count)
         index = int(environment[name]) if name and count > 1 else 0
     rule = f"must lie from 0 to {count - 1}, as --num-processes is {count}"
-    _require(options, "process_id", 0 <= index < count, rule, index)
+    require(options, "process_id", 0 <= index < count, rule, index)
     found = count == 1 or options.coordinator is not None or any(n in environment for n in _COORDINATOR_VARIABLES)
-    _require(options, "num_processes", found, "needs --coordinator HOST:PORT, the address of process 0", count)
+    require(options, "num_processes", found, "needs --coordinator HOST:PORT, the address of process 0", count)
     return count, index
 
 
@@ -125,7 +126,7 @@ def process_max(values: Sequence[float]) -> list[float]:
     """The maximum of each value over all processes; a collective."""
     if jax.process_count() == 1:
         return list(values)
-    return _process_allgather(np.asarray(values, np.float32)).max(axis=0).tolist()
+    return [float(value) for value in _process_allgather(np.asarray(values, np.float32)).max(axis=0)]
 
 
 def visible_to_all(path: pathlib.Path) -> bool:
@@ -226,7 +227,7 @@ def _check_port(options: ProcessOptions) -> None:
     try:
         socket.create_server(("", int(port)), family=family, dualstack_ipv6=dualstack).close()
     except OSError as error:
-        _require(options, "coordinator", False, f"port {port} cannot be used here ({error.strerror}): choose another")
+        require(options, "coordinator", False, f"port {port} cannot be used here ({error.strerror}): choose another")
 
 
 @contextlib.contextmanager
@@ -275,9 +276,3 @@ def _dismiss_witness() -> None:
             witness.stdin.write(b"dismissed\n")
             witness.stdin.close()
             witness.wait(5)
-
-
-def _require(options: ProcessOptions, name: str, holds: bool, rule: str, value: object = None) -> None:
-    if not holds:
-        value = getattr(options, name) if value is None else value
-        raise InputError(f"--{name.replace('_', '-')} {value}: {rule}")

@@ -138,10 +138,10 @@ class RunLog:
         """Close the log, whether or not the run succeeded."""
         self.close()
 
-    def _open_events(self, first_epoch: int) -> Callable[[str, float, int], None]:
-        """Create the events file; called after the first epoch, as importing tensorboardX takes seconds.
+    def _open_events(self, first_epoch: int) -> Any:
+        """Create the events file and return its `add_scalar`.
 
-        It imports PyTorch where that is installed.
+        Called after the first epoch: importing tensorboardX takes seconds, as it imports PyTorch if that is installed.
         """
         try:
             import tensorboardX

@@ -10,7 +10,7 @@ from jax import lax
 
 from jresnet.data.augment import normalise
 from jresnet.data.datasets import Split
-from jresnet.data.pipeline import STREAMED_IMAGES, Statistics
+from jresnet.data.pipeline import STREAMED_IMAGES, Statistics, pad_rows
 from jresnet.models import ResNet, conv_for
 from jresnet.parallel.devices import Devices
 from jresnet.train.step import make_predict_step
@@ -97,12 +97,10 @@ class Evaluator:
         size = steps * batch_size
         for start in range(0, len(split), size):
             images, labels = (
-                np.pad(part, [(0, size - len(part))] + [(0, 0)] * (part.ndim - 1)).reshape(
-                    steps, batch_size, *part.shape[1:]
-                )
-                for part in (split.images[start : start + size], split.labels[start : start + size])
+                pad_rows(split.images[start : start + size], size),
+                pad_rows(split.labels[start : start + size], size),
             )
-            yield images, labels
+            yield images.reshape(steps, batch_size, *images.shape[1:]), labels.reshape(steps, batch_size)
 
 
 def summarise(losses: np.ndarray, correct: np.ndarray, batch_size: int) -> Summary:

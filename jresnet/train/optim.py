@@ -67,7 +67,7 @@ def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
     if warmup:
         decay = optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), decay], [warmup])
 
-    def fraction(step: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+    def fraction(step: jax.typing.ArrayLike) -> Any:
         with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix integers and floats
             return decay(step)
 

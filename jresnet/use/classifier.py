@@ -12,6 +12,7 @@ import numpy as np
 from jresnet import models
 from jresnet.config import Config
 from jresnet.data.augment import normalise
+from jresnet.data.pipeline import pad_rows
 from jresnet.errors import InputError
 from jresnet.parallel.compiler import compiler_options
 from jresnet.records import run_directory
@@ -103,8 +104,7 @@ class Classifier:
         return np.concatenate([np.empty((0, len(self.classes)), np.float32), *batches])
 
     def _predict_batch(self, images: np.ndarray) -> np.ndarray:
-        size = 1 << (len(images) - 1).bit_length()
-        padded = np.pad(images, [(0, size - len(images)), (0, 0), (0, 0), (0, 0)])
+        padded = pad_rows(images, 1 << (len(images) - 1).bit_length())
         return np.asarray(self._probabilities(self.variables, padded))[: len(images)]
 
 
