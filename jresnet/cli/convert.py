@@ -34,7 +34,7 @@ class Convert(NetworkOptions):
     mean: tuple[float, float, float] | None = None
     """For a target directory: mean of each channel that the images were normalised with, on a scale of 0 to 1."""
     std: tuple[float, float, float] | None = None
-    """For a target directory: standard deviation of each channel, likewise."""
+    """For a target directory: standard deviation of each channel, on the same scale."""
     classes: tuple[str, ...] | None = None
     """For a target directory: names of the classes (default: 0 1 2 ...)."""
 

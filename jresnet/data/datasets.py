@@ -14,7 +14,7 @@ from jresnet.data.readers import Arrays, read_folder, read_npz, size
 from jresnet.data.tfds_reader import read_tfds
 from jresnet.errors import InputError
 
-# Mixed into the seed, so that each use of a seed has random numbers of its own.
+# Mixed into the seed, so that each use of a seed has its own random numbers.
 _HOLD_OUT_STREAM, _FOLD_STREAM, _SUBSET_STREAM = 0x486F6C64, 0x466F6C64, 0x53756273
 _CHUNK = 1024
 # Sizes of the data set "synthetic": enough for a small ResNet to learn it, and drawn within a second.
@@ -144,7 +144,7 @@ class Dataset:
     def fold(self, folds: int, index: int, seed: int = 0) -> "Dataset":
         """Split the training set for cross-validation: one of `folds` parts for validation, the others for training.
 
-        Each training image is in the validation split of exactly one fold. The folds have equally many images, in
+        Each training image is in the validation split of exactly one fold. The folds have equal numbers of images, in
         total and of each class, to within one image. The data set's own validation and test images are dropped.
 
         Args:
@@ -231,8 +231,8 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
       data_dir: directory of prepared TFDS data sets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets).
 
     Returns:
-      The data set, in arrays of its own that no later change of a file affects: splits in stored order, grayscale
-      images repeated to 3 channels.
+      The data set in memory, unaffected by later changes of its files: splits in stored order, grayscale images
+      repeated to 3 channels.
 
     Raises:
       InputError: the data are missing, unreadable or unusable; the message is one line with a remedy.

@@ -30,6 +30,8 @@ STREAMED_IMAGES = 1024
 # `--input auto` keeps the images on the device while they take at most this fraction of its memory.
 RESIDENT_FRACTION = 0.25
 
+Batch = dict[str, jax.Array]
+"""What a training step takes, see `make_train_step`."""
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each colour channel, on a scale of 0 to 1."""
 Pace = Callable[[int], int]
@@ -68,7 +70,7 @@ class Input(Protocol):
     """The training images of one run, as chunks for the compiled program."""
 
     @property
-    def get_batch(self) -> Callable[[Any, jax.Array], dict[str, Any]]:
+    def get_batch(self) -> Callable[[Any, jax.Array], Batch]:
         """`(arrays, i) -> batch i`, a dict as `make_train_step` takes it; traced inside the program.
 
         Inputs with equal `get_batch` share a compiled program.
@@ -93,7 +95,7 @@ def plan_for(config: Config, seed: int, epoch: int, images: int) -> Plan:
     return plan
 
 
-# Jitted as a whole: compiling each of these operations on its own would take a second at start-up.
+# Jitted as one program: compiling its operations one by one would take a second at start-up.
 @partial(jax.jit, static_argnums=(1, 2))
 def batches_of(plan: Plan, batch_size: int, devices: int) -> tuple[Plan, Plan, jax.Array | None]:
     """Cut a plan into batches, every image in exactly one.
@@ -121,7 +123,7 @@ class GatherAndAugment:
 
     padding: int
 
-    def __call__(self, arrays: Any, i: jax.Array) -> dict[str, Any]:
+    def __call__(self, arrays: Any, i: jax.Array) -> Batch:
         """See `Input.get_batch`."""
         (images, labels, mean, std), plan, mask = arrays
         check_resident(images, labels, plan, mask)
@@ -173,12 +175,12 @@ class Resident:
             yield Chunk(arrays, 0, 1, self.images - steps * batch_size)
 
 
-def take_batch(arrays: Any, i: jax.Array) -> dict[str, Any]:
+def take_batch(arrays: Any, i: jax.Array) -> Batch:
     """`get_batch` of batches that need no more work: arrays is a dict of stacked batches."""
     return {name: array[i] for name, array in arrays.items()}
 
 
-def finish_batch(arrays: Any, i: jax.Array) -> dict[str, Any]:
+def finish_batch(arrays: Any, i: jax.Array) -> Batch:
     """`get_batch` of streamed images: grayscale and normalisation; arrays = ((mean, std), a stack of host batches)."""
     (mean, std), stack = arrays
     batch = take_batch(stack, i)
@@ -223,10 +225,10 @@ class Streamed:
             stack = stack if mask is None else stack | {"mask": self.devices.local_shard(mask)}
             yield self._chunk(stack, 1, self.images - steps * batch_size)
 
-    def _chunk(self, stack: dict[str, Any], steps: int, images: int) -> Chunk:
+    def _chunk(self, stack: dict[str, np.ndarray], steps: int, images: int) -> Chunk:
         return Chunk((self.statistics, self.devices.split(stack)), 0, steps, images)
 
-    def host_batches(self, plan: Plan) -> Iterator[dict[str, Any]]:
+    def host_batches(self, plan: Plan) -> Iterator[dict[str, np.ndarray]]:
         """Execute a plan cut into batches with tf.data, deterministically and ahead of use.
 
         Yields:
@@ -250,7 +252,7 @@ class Streamed:
         yield from stacks.prefetch(2).with_options(options).as_numpy_iterator()
 
 
-def pad_stack(stack: dict[str, Any], length: int) -> dict[str, Any]:
+def pad_stack(stack: dict[str, np.ndarray], length: int) -> dict[str, np.ndarray]:
     """Append zero batches, so that all stacks have one shape and the program compiles once."""
     return {name: pad_rows(array, length) for name, array in stack.items()}
 

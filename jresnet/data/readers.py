@@ -9,6 +9,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,10 +75,7 @@ def _npz_arrays(path: str, archive: zipfile.ZipFile) -> tuple[Arrays, tuple[str,
             f"{path} lacks {', '.join(missing)} (has {', '.join(keys) or 'nothing'}): "
             "give it train_images, train_labels, test_images and test_labels"
         )
-
-    def read(key: str) -> np.ndarray:
-        return _npz_array(path, archive, key)
-
+    read = partial(_npz_array, path, archive)
     arrays = {split: (read(images), read(labels)) for split, (images, labels) in pairs.items()}
     if "classes" not in keys:
         return arrays, None

@@ -43,7 +43,7 @@ def from_config(config: Config, num_classes: int) -> ResNet:
 def explicit(config: Config) -> Config:
     """The same configuration with the network's own defaults filled in, as records hold it.
 
-    A `pool_size` of None stays: it means the whole feature map.
+    A `pool_size` of None is kept: it means the whole feature map.
     """
     model = from_config(config, 2)
     return dataclasses.replace(

@@ -64,15 +64,15 @@ def from_state_dict(
     Args:
       state_dict: PyTorch tensors or arrays by name, or the path of a file to `load`.
       model: the network they belong to.
-      image_size: (height, width) of its images in pixels, which with the pooling determine the linear
-        layer's number of inputs.
+      image_size: (height, width) of its images in pixels, which together with the pooling
+        determines the linear layer's number of inputs.
 
     Returns:
       {"params": ..., "batch_stats": ...} of the model's param_dtype, as `model.init` returns them; copies.
 
     Raises:
       InputError: keys are missing, unknown or of another shape, all of which the message lists; or the file
-        does not exist or holds anything but tensors.
+        does not exist or holds something other than tensors.
     """
     tensors = _plain(state_dict if isinstance(state_dict, Mapping) else load(state_dict))
     paths = _matched(tensors, model, image_size)
@@ -102,9 +102,8 @@ def to_state_dict(
     """
     if layout not in _MODULES:
         raise InputError(f"layout {layout}: must be one of {', '.join(get_args(Layout))}")
-    arrays = {
-        torch_name(path, layout): _to_torch(np.asarray(value)) for path, value in flatten_dict(dict(variables)).items()
-    }
+    flat = flatten_dict(dict(variables))
+    arrays = {torch_name(path, layout): _to_torch(np.asarray(value)) for path, value in flat.items()}
     _compare(arrays, expected(model, image_size, layout)[1])
     counted = [name.removesuffix(".running_var") for name in arrays if name.endswith(".running_var")]
     counts = {name + _BATCHES: np.zeros((), np.int64) for name in counted}
@@ -214,7 +213,7 @@ def expected(
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[int, ...]]]:
     """For each name in a network's state dict: the path of our variable, and the shape of PyTorch's tensor.
 
-    Without `num_batches_tracked`. `image_size` is (height, width) in pixels.
+    `num_batches_tracked` is left out. `image_size` is (height, width) in pixels.
     """
     variables = flatten_dict(variable_shapes(model, image_size))
     paths = {torch_name(path, layout): path for path in variables}

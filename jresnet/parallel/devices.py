@@ -35,7 +35,7 @@ class Devices:
       platform: of the devices, as "cpu" or "gpu".
 
     Raises:
-      InputError: the batch does not divide among the devices, jit is asked of several processes, or the processes
+      InputError: the batch does not divide among the devices, jit is chosen for several processes, or the processes
         have different numbers of devices.
     """
 

@@ -104,8 +104,8 @@ def num_processes_and_id(options: ProcessOptions, environment: Mapping[str, str]
         index = int(environment[name]) if name and count > 1 else 0
     rule = f"must lie from 0 to {count - 1}, as --num-processes is {count}"
     require(options, "process_id", 0 <= index < count, rule, index)
-    found = count == 1 or options.coordinator is not None or any(n in environment for n in _COORDINATOR_VARIABLES)
-    require(options, "num_processes", found, "needs --coordinator HOST:PORT, the address of process 0", count)
+    reachable = count == 1 or options.coordinator is not None or any(n in environment for n in _COORDINATOR_VARIABLES)
+    require(options, "num_processes", reachable, "needs --coordinator HOST:PORT, the address of process 0", count)
     return count, index
 
 
@@ -171,7 +171,7 @@ def require_equal(settings: Mapping[str, Any], versions: Mapping[str, str]) -> l
 
 @contextlib.contextmanager
 def lost_peers() -> Iterator[None]:
-    """Raise `Lost` in place of the error of a collective that failed because another process is gone."""
+    """Raise `Lost` instead of a collective's error if it failed because another process is gone."""
     try:
         yield
     except Exception as error:

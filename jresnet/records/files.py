@@ -11,6 +11,9 @@ from typing import Any
 
 from jresnet.errors import InputError
 
+Record = dict[str, Any]
+"""A JSON object."""
+
 
 def write_json(path: str | os.PathLike[str], record: Any) -> None:
     """Write a record as JSON, atomically; see `json_bytes`."""
@@ -63,7 +66,7 @@ def _jsonable(value: Any) -> Any:
     return value
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: pathlib.Path) -> Record:
     """Read a JSON object from a file in a run's directory.
 
     Raises:

@@ -44,7 +44,7 @@ class Summary(NamedTuple):
 
 
 @lru_cache(CACHED_PROGRAMS)
-def eval_program(model: ResNet, devices: Devices) -> Callable[..., Any]:
+def eval_program(model: ResNet, devices: Devices) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
     """Compile `(variables, mean, std, images, labels) -> (losses, predictions, confidences)`.
 
     Images are uint8 [steps, batch, height, width, 3] and labels int32 [steps, batch]; mean and std are float32
@@ -96,10 +96,8 @@ class Evaluator:
         steps = max(1, min(STREAMED_IMAGES, len(split)) // batch_size)
         size = steps * batch_size
         for start in range(0, len(split), size):
-            images, labels = (
-                pad_rows(split.images[start : start + size], size),
-                pad_rows(split.labels[start : start + size], size),
-            )
+            rows = slice(start, start + size)
+            images, labels = pad_rows(split.images[rows], size), pad_rows(split.labels[rows], size)
             yield images.reshape(steps, batch_size, *images.shape[1:]), labels.reshape(steps, batch_size)
 
 

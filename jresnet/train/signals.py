@@ -8,7 +8,7 @@ from types import FrameType
 
 
 class StopSignal:
-    """The signal that asked to stop.
+    """The first stop signal received.
 
     Attributes:
       number: its number; None until one arrives.

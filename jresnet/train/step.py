@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from jresnet.data.pipeline import Batch
 from jresnet.models import ResNet, initialiser
 
 
@@ -87,7 +88,7 @@ class Metrics(NamedTuple):
 
 def make_train_step(
     model: ResNet, tx: optax.GradientTransformation, axis_name: str | None = None
-) -> Callable[..., Any]:
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Make `train_step(state, batch) -> (state, metrics)`, a pure function.
 
     The batch is a dict: images, float32 [batch, height, width, channels], normalised; labels, int32 [batch]; optionally
@@ -104,7 +105,7 @@ def make_train_step(
     def of_first_device(tree: Any) -> Any:
         return total(jax.tree.map(lambda a: jnp.where(lax.axis_index(axis_name) == 0, a, jnp.zeros_like(a)), tree))
 
-    def train_step(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         check_batch(batch)
         check_state(state)
         mask = batch.get("mask")
@@ -140,7 +141,7 @@ def make_train_step(
     return train_step
 
 
-def make_predict_step(model: ResNet) -> Callable[..., Any]:
+def make_predict_step(model: ResNet) -> Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
     """Make `predict_step(variables, images, labels) -> (losses, predictions, confidences)`, a pure function.
 
     Images are float32 [batch, height, width, channels], normalised, and labels int32 [batch]. Losses are float32
@@ -157,13 +158,13 @@ def make_predict_step(model: ResNet) -> Callable[..., Any]:
     return predict_step
 
 
-def make_eval_step(model: ResNet) -> Callable[..., Any]:
+def make_eval_step(model: ResNet) -> Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     """Make `eval_step(variables, images, labels) -> (losses, predictions)`: `make_predict_step` without confidences."""
     predict_step = make_predict_step(model)
     return lambda variables, images, labels: predict_step(variables, images, labels)[:2]
 
 
-def check_batch(batch: dict[str, Any]) -> None:
+def check_batch(batch: Batch) -> None:
     """Check a batch's shapes and dtypes while tracing.
 
     Raises:

@@ -12,7 +12,7 @@ from jax import lax
 
 from jresnet import models
 from jresnet.data.datasets import Split
-from jresnet.data.pipeline import Chunk, Input, make_input
+from jresnet.data.pipeline import Batch, Chunk, Input, make_input
 from jresnet.errors import Diverged
 from jresnet.models import ResNet
 from jresnet.parallel import distributed
@@ -33,7 +33,7 @@ CALL_SECONDS = 1.0
 @lru_cache(CACHED_PROGRAMS)
 def init_program(
     model: ResNet, tx: optax.GradientTransformation, image_shape: tuple[int, int, int]
-) -> Callable[..., Any]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compile `(seed, learning_rate, weight_decay) -> (state, metrics)`: the start of a run, or a checkpoint's shapes.
 
     Args:
@@ -51,8 +51,8 @@ def init_program(
 
 @lru_cache(CACHED_PROGRAMS)
 def train_program(
-    model: ResNet, tx: optax.GradientTransformation, get_batch: Callable[..., Any], devices: Devices
-) -> Callable[..., Any]:
+    model: ResNet, tx: optax.GradientTransformation, get_batch: Callable[[Any, jax.Array], Batch], devices: Devices
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compile `(state, metrics, arrays, first, last) -> (state, metrics)`: training steps `first` to `last`, exclusive.
 
     The bounds are data: one program serves calls of any length, and a call of no steps compiles it. Learning rate,

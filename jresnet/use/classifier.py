@@ -21,7 +21,7 @@ from jresnet.train import optim
 from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.trainer import init_program, restore
 
-# The experiment and data set named in the record of weights that were not trained by a run.
+# Recorded as experiment and data set of weights that no run has trained.
 CONVERTED = "converted"
 # Images per call; smaller batches are padded to a power of two, so that few shapes are compiled.
 MAX_BATCH_SIZE = 256
@@ -121,7 +121,7 @@ def store(
       classes: class names, in the order of the logits.
       image_size: (height, width) of the images in pixels.
       mean: mean of each colour channel that images were normalised with in training, on a scale of 0 to 1.
-      std: standard deviation of each colour channel, likewise.
+      std: standard deviation of each colour channel, on the same scale.
 
     Raises:
       InputError: the directory is not empty or cannot be written.
