@@ -78,7 +78,7 @@ class Metrics(NamedTuple):
     @classmethod
     def zero(cls) -> "Metrics":
         """Metrics of no steps."""
-        return cls(jnp.zeros(()), jnp.int32(0), jnp.int32(0), jnp.int32(-1))
+        return cls(jnp.float32(0), jnp.int32(0), jnp.int32(0), jnp.int32(-1))
 
     def __add__(self, other: "Metrics") -> "Metrics":  # type: ignore[override]
         """Metrics of these steps followed by the other's."""
