@@ -7,7 +7,7 @@ at the beginning of section 4.
 
 import dataclasses
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from jresnet.errors import InputError
 
@@ -21,16 +21,6 @@ Model = Literal[
 Parallel = Literal["auto", "jit", "pmap"]
 Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "cosine", "linear", "step"]
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "model": get_args(Model),
-    "input": get_args(Input),
-    "schedule": get_args(Schedule),
-    "precision": get_args(Precision),
-    "parallel": get_args(Parallel),
-    "batch_norm": get_args(BatchNorm),
-}
-"""The allowed values of fields that name one of several alternatives."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +88,10 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check every value that can be checked without the data."""
-        for name, choices in CHOICES.items():
-            require(self, name, getattr(self, name) in choices, f"must be one of {', '.join(choices)}")
+        for field in dataclasses.fields(self):
+            if get_origin(field.type) is Literal:
+                choices = get_args(field.type)
+                require(self, field.name, getattr(self, field.name) in choices, f"must be one of {', '.join(choices)}")
         smallest = dict.fromkeys(("width", "kernel_size", "pool_size", "blocks", "epochs", "batch_size"), 1)
         for name, least in (smallest | {"validation": 0, "crop_padding": 0}).items():
             for number in numbers(getattr(self, name)):

@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+import jax
 import rich.console
 
 from jresnet.errors import Diverged, InputError, Interrupted, Lost
@@ -37,7 +38,7 @@ def exit_status(program: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except Exception:
-        if not distributed.is_initialized():
+        if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
         status = 1

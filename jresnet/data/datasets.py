@@ -241,12 +241,12 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
         arrays, classes = _read(name, data_dir)
         arrays = checked_arrays(arrays)
         classes = checked_classes({split: labels for split, (_, labels) in arrays.items()}, classes)
+        splits = {split: Split(images, labels) for split, (images, labels) in arrays.items()}
+        validation = splits.get("validation", splits["train"].take(slice(0)))
+        return Dataset(name, splits["train"], validation, splits["test"], classes)
     except InputError as error:
         # On one line, even if a quoted error or file name has several.
         raise InputError(" ".join(f"--dataset {name}: {error}".splitlines())) from None
-    splits = {split: Split(images, labels) for split, (images, labels) in arrays.items()}
-    validation = splits.get("validation", splits["train"].take(slice(0)))
-    return Dataset(name, splits["train"], validation, splits["test"], classes)
 
 
 def _read(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...] | None]:

@@ -68,9 +68,8 @@ class Dropout(nn.Module):
         def kept(index: jax.Array) -> jax.Array:
             return jax.random.bernoulli(jax.random.fold_in(key, index), 1 - self.rate, x.shape[1:])
 
-        return jnp.where(
-            jax.vmap(kept)(first + jnp.arange(x.shape[0], dtype=jnp.int32)), x / (1 - self.rate), 0
-        ).astype(x.dtype)
+        masks = jax.vmap(kept)(first + jnp.arange(x.shape[0], dtype=jnp.int32))
+        return jnp.where(masks, x / (1 - self.rate), 0).astype(x.dtype)
 
 
 class BatchNorm(nn.Module):

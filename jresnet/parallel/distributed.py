@@ -187,14 +187,9 @@ def is_lost_peer(error: Exception) -> bool:
     return jax.process_count() > 1 and not isinstance(error, InputError) and _LOST_PEER.search(str(error)) is not None
 
 
-def is_initialized() -> bool:
-    """Whether this is one of several processes."""
-    return jax.distributed.is_initialized()
-
-
 def exit_after_failure(status: int) -> None:
     """Exit at once if this process of several failed: JAX's shutdown would wait for peers that wait for it."""
-    if status and is_initialized():
+    if status and jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
         if is_primary():
