@@ -7,7 +7,7 @@ at the beginning of section 4.
 
 import dataclasses
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from jresnet.errors import InputError
 
@@ -21,16 +21,6 @@ Model = Literal[
 Parallel = Literal["auto", "jit", "pmap"]
 Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "cosine", "linear", "step"]
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "model": get_args(Model),
-    "input": get_args(Input),
-    "schedule": get_args(Schedule),
-    "precision": get_args(Precision),
-    "parallel": get_args(Parallel),
-    "batch_norm": get_args(BatchNorm),
-}
-"""The allowed values of fields that name one of several alternatives."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +86,12 @@ class Config:
     batch_norm: BatchNorm = "synchronised"
     """Batch statistics on several devices: synchronised, of the whole batch; local, of each device's share."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Check every value that can be checked without the data."""
-        for name, choices in CHOICES.items():
-            require(self, name, getattr(self, name) in choices, f"must be one of {', '.join(choices)}")
+        for field in dataclasses.fields(self):
+            if get_origin(field.type) is Literal:
+                choices = get_args(field.type)
+                require(self, field.name, getattr(self, field.name) in choices, f"must be one of {', '.join(choices)}")
         smallest = dict.fromkeys(("width", "kernel_size", "pool_size", "blocks", "epochs", "batch_size"), 1)
         for name, least in (smallest | {"validation": 0, "crop_padding": 0}).items():
             for number in numbers(getattr(self, name)):
@@ -126,13 +118,14 @@ class Config:
         return -(-images // self.batch_size)
 
 
-def require(config: Any, name: str, holds: bool, rule: str) -> None:
+def require(options: Any, name: str, holds: bool, rule: str, value: Any = None) -> None:
     """Raise an InputError "--option VALUE: rule" for the field `name` of a dataclass unless `holds`.
 
-    State `holds` positively: NaN makes every comparison false, so it is refused too.
+    `value` is quoted if the field holds None. State `holds` positively: NaN makes every comparison false, so it is
+    refused too.
     """
     if not holds:
-        value = getattr(config, name)
+        value = getattr(options, name) if value is None else value
         text = " ".join(map(str, value)) if isinstance(value, tuple) else value
         option = f"--{name.replace('_', '-')} {text}".rstrip()
         raise InputError(f"{option}: {rule}")

@@ -25,8 +25,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; see `jresnet.cli.exit_status` for the exit status."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    return exit_status(lambda: run(words))
+    return exit_status(lambda: run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(words: Sequence[str]) -> None:

@@ -3,14 +3,13 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Sequence
 
 import tyro.conf
 
 from jresnet import models
 from jresnet.cli.network import NetworkOptions
 from jresnet.cli.program import make_console
-from jresnet.config import Model
+from jresnet.config import Model, require
 from jresnet.errors import InputError
 from jresnet.models import torch_weights
 from jresnet.models.torch_weights import Layout
@@ -35,7 +34,7 @@ class Convert(NetworkOptions):
     mean: tuple[float, float, float] | None = None
     """For a target directory: mean of each channel that the images were normalised with, on a scale of 0 to 1."""
     std: tuple[float, float, float] | None = None
-    """For a target directory: standard deviation of each channel, likewise."""
+    """For a target directory: standard deviation of each channel, on the same scale."""
     classes: tuple[str, ...] | None = None
     """For a target directory: names of the classes (default: 0 1 2 ...)."""
 
@@ -48,11 +47,12 @@ def run(options: Convert) -> None:
         weights of another network.
     """
     from_run, to_run = pathlib.Path(options.source).is_dir(), not pathlib.Path(options.target).suffix
-    if not to_run:
-        refuse(options, ("mean", "std", "classes"), "only a target directory records it: leave it out")
-    if from_run:
-        described = ("model", "width", "blocks", "kernel_size", "pool_size", "image_size")
-        refuse(options, described, "the run's own record says it: leave it out")
+    for name in ("mean", "std", "classes"):
+        absent = getattr(options, name) is None
+        require(options, name, to_run or absent, "only a target directory records it: leave it out")
+    for name in ("model", "width", "blocks", "kernel_size", "pool_size", "image_size"):
+        absent = getattr(options, name) is None
+        require(options, name, not from_run or absent, "the run's own record says it: leave it out")
     if from_run and to_run:
         raise InputError(f"{options.target}: both are directories: copy the run, or name a file to write")
     if from_run:
@@ -66,15 +66,6 @@ def run(options: Convert) -> None:
     make_console().print(options.target, highlight=False, soft_wrap=True)
 
 
-def refuse(options: Convert, names: Sequence[str], rule: str) -> None:
-    """Raise InputError for the first of these options that was given."""
-    for name in names:
-        value = getattr(options, name)
-        if value is not None:
-            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-            raise InputError(f"--{name.replace('_', '-')} {shown}: {rule}")
-
-
 def convert_file(options: Convert, to_run: bool) -> None:
     """Convert a file of weights, to a run's directory if `to_run`, else to another file.
 
@@ -86,14 +77,13 @@ def convert_file(options: Convert, to_run: bool) -> None:
             "--mean and --std: a run's directory needs the normalisation that the weights were trained with: "
             "give both, as in --mean 0.4914 0.4822 0.4465 --std 0.2470 0.2435 0.2616"
         )
-    if options.std is not None and not all(0 < value < math.inf for value in options.std):
-        raise InputError(f"--std {' '.join(map(str, options.std))}: must be finite numbers above 0")
+    usable = all(0 < value < math.inf for value in options.std or ())
+    require(options, "std", usable, "must be finite numbers above 0")
     config = options.config(options.model or "resnet18")
     state_dict = torch_weights.load(options.source)
     count = torch_weights.classes_of(state_dict)
     classes = options.classes or tuple(map(str, range(count)))
-    if len(classes) != count:
-        raise InputError(f"--classes {' '.join(classes)}: the weights have {count} classes: give {count} names")
+    require(options, "classes", len(classes) == count, f"the weights have {count} classes: give {count} names")
     network = models.from_config(config, count)
     image_size = options.size(network)
     models.check_network(config, count, image_size)

@@ -7,8 +7,7 @@ import tyro.conf
 from jresnet import models
 from jresnet.cli.network import NetworkOptions
 from jresnet.cli.program import make_console
-from jresnet.config import Model
-from jresnet.errors import InputError
+from jresnet.config import Model, require
 from jresnet.models import diagram, summary
 
 
@@ -37,9 +36,9 @@ def run(options: Inspect) -> None:
     variant = models.VARIANTS[options.model]()
     image_size = options.size(variant)
     num_classes = variant.num_classes if options.num_classes is None else options.num_classes
-    for name, values in (("image-size", image_size), ("num-classes", (num_classes,)), ("budget", (options.budget,))):
-        if not all(1 <= value < 2**31 for value in values):
-            raise InputError(f"--{name} {' '.join(map(str, values))}: must be from 1 to 2147483647")
+    for name, values in (("image_size", image_size), ("num_classes", (num_classes,)), ("budget", (options.budget,))):
+        within = all(1 <= value < 2**31 for value in values)
+        require(options, name, within, "must be from 1 to 2147483647", values)
     config = options.config(options.model)
     models.check_network(config, num_classes, image_size)
     network = models.from_config(config, num_classes)

@@ -1,4 +1,4 @@
-"""The options by which a command names a network."""
+"""The options that describe a network."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from jresnet.config import Config, Model
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
-    """What a network's own values are replaced by; None keeps them."""
+    """Options that replace a network's own values; None keeps them."""
 
     width: int | None = None
     """Channels of the first stage (default, here and below: the network's own)."""
@@ -24,11 +24,7 @@ class NetworkOptions:
     def config(self, model: Model) -> Config:
         """The configuration of network `model` with these options."""
         return Config(
-            model=model,
-            width=self.width,
-            blocks=self.blocks,
-            kernel_size=self.kernel_size,
-            pool_size=self.pool_size,
+            model=model, width=self.width, blocks=self.blocks, kernel_size=self.kernel_size, pool_size=self.pool_size
         )
 
     def size(self, network: models.ResNet) -> tuple[int, int]:

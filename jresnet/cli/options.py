@@ -1,4 +1,4 @@
-"""Command-line options from a frozen dataclass, and one plain line about a mistake in them."""
+"""Command-line options from a frozen dataclass; a mistake in them is reported in one plain line."""
 
 import difflib
 import itertools
@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import tyro
 
-# The only place where tyro reports a mistake as an event and not as a printed box. It is private: pyproject.toml
-# bounds tyro's version, and tests/cli/test_options.py pins every message.
+# Private, but the only way to get tyro's errors as events instead of a printed box: pyproject.toml bounds tyro's
+# version, and tests/cli/test_options.py pins every message.
 from tyro import _errors
 
 from jresnet.errors import InputError
@@ -68,7 +68,7 @@ def _message(event: Any, hints: dict[str, Any], words: Sequence[str]) -> str:
 
 
 def _values(flag: str, words: Sequence[str]) -> list[str]:
-    """The words given to an option where it occurs last."""
+    """The values given to an option at its last occurrence."""
     values: list[str] = []
     for index, word in enumerate(words):
         option, equals, value = word.partition("=")
@@ -79,7 +79,7 @@ def _values(flag: str, words: Sequence[str]) -> list[str]:
 
 
 def _kind(hint: Any) -> str:
-    """What an option of this type takes, in words."""
+    """A description of the values that an option of this type takes."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = typing.get_args(hint)[0]
     arguments = typing.get_args(hint)

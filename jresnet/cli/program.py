@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+import jax
 import rich.console
 
 from jresnet.errors import Diverged, InputError, Interrupted, Lost
@@ -19,7 +20,7 @@ def exit_status(program: Callable[[], None]) -> int:
 
     Returns:
       0: done; 1: the training diverged; 2: unusable input; 3: another process of the run is gone; 130 or
-      143: interrupted after saving, or 130 at once; 141: nobody reads the output any more.
+      143: interrupted after saving, or 130 without; 141: the reader of the output is gone.
     """
     try:
         program()
@@ -37,7 +38,7 @@ def exit_status(program: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except Exception:
-        if not distributed.is_initialized():
+        if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
         status = 1
@@ -51,12 +52,12 @@ def _report(error: Exception | str, status: int) -> int:
 
 
 def command(program: str, arguments: Sequence[str]) -> str:
-    """A command line that a shell reads back as these words."""
+    """The command line, quoted for a shell."""
     return f"{program} {shlex.join(arguments)}"
 
 
 def make_console(quiet: bool = False) -> rich.console.Console:
-    """The console for tables and progress; a pipe, which has no width of its own, gets 120 columns."""
+    """The console for tables and progress; 120 columns wide where the output is a pipe."""
     console = _Console(quiet=quiet)
     return console if console.is_terminal else _Console(width=120, quiet=quiet)
 

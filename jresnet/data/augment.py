@@ -61,8 +61,8 @@ def augment(images: jax.Array, draws: Draws, padding: int) -> jax.Array:
     Returns:
       float32 [batch, height, width, 3], from 0 to 255, not normalised.
     """
-    _check_images(images)
-    _check("flips", draws.flips, jnp.bool_, (len(images),))
+    check("images", images, jnp.uint8, (None, None, None, 3))
+    check("flips", draws.flips, jnp.bool_, (len(images),))
     cropped = crop(images, draws.offsets, padding) if padding else images
     flipped = jnp.where(draws.flips[:, None, None, None], cropped[:, :, ::-1], cropped)
     return grayscale(flipped, draws.grays)
@@ -79,8 +79,8 @@ def crop(images: jax.Array, offsets: jax.Array, padding: int) -> jax.Array:
     Returns:
       uint8 [batch, height, width, 3].
     """
-    _check_images(images)
-    _check("offsets", offsets, jnp.int32, (len(images), 2))
+    check("images", images, jnp.uint8, (None, None, None, 3))
+    check("offsets", offsets, jnp.int32, (len(images), 2))
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     return jax.vmap(lambda image, offset: lax.dynamic_slice(image, (*offset, 0), images.shape[1:]))(padded, offsets)
 
@@ -95,8 +95,8 @@ def grayscale(images: jax.Array, grays: jax.Array) -> jax.Array:
     Returns:
       float32 [batch, height, width, 3], from 0 to 255.
     """
-    _check_images(images)
-    _check("grays", grays, jnp.bool_, (len(images),))
+    check("images", images, jnp.uint8, (None, None, None, 3))
+    check("grays", grays, jnp.bool_, (len(images),))
     pixels = images.astype(jnp.float32)
     # Written out because a sum over an axis of length 3 takes ten times as long on XLA:CPU.
     red, green, blue = (weight * pixels[..., channel] for channel, weight in enumerate(GRAY_WEIGHTS))
@@ -114,17 +114,13 @@ def normalise(pixels: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
     Returns:
       float32 [batch, height, width, 3].
     """
-    _check("pixels", pixels, jnp.uint8 if pixels.dtype == jnp.uint8 else jnp.float32, (None, None, None, 3))
+    check("pixels", pixels, jnp.uint8 if pixels.dtype == jnp.uint8 else jnp.float32, (None, None, None, 3))
     means, stds = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
     chex.assert_shape([means, stds], (3,), custom_message="mean and std must have shape (3,)")
     return (pixels.astype(jnp.float32) / 255 - means[None, None, None, :]) / stds[None, None, None, :]
 
 
-def _check_images(images: jax.Array) -> None:
-    _check("images", images, jnp.uint8, (None, None, None, 3))
-
-
-def _check(name: str, array: jax.Array, dtype: Any, shape: tuple[int | None, ...]) -> None:
+def check(name: str, array: jax.Array, dtype: Any, shape: tuple[int | None, ...]) -> None:
     """Assert dtype and shape, where None matches any size; the message names the argument."""
     chex.assert_type(array, dtype, custom_message=name)
     chex.assert_shape(array, shape, custom_message=name)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jresnet.data.readers import Arrays, size
+from jresnet.data.readers import Arrays
 from jresnet.errors import InputError
 
 
@@ -16,17 +16,9 @@ def checked_arrays(arrays: Arrays) -> Arrays:
       Images uint8 [n, height, width, 3], contiguous, and labels int32 [n], by split.
 
     Raises:
-      InputError: other shapes or dtypes, images of different sizes, or labels that cannot be class indices.
+      InputError: other shapes or dtypes, or labels that cannot be class indices.
     """
-    checked = {split: _checked_split(split, *pair) for split, pair in arrays.items()}
-    train = checked["train"][0]
-    for split, (images, _) in checked.items():
-        if images.shape[1:] != train.shape[1:]:
-            raise InputError(
-                f"{split} images are {size(images)}, "
-                f"train images {size(train)} (height x width): resize all to one size first"
-            )
-    return checked
+    return {split: _checked_split(split, *pair) for split, pair in arrays.items()}
 
 
 def _checked_split(split: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

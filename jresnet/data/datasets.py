@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from jresnet.data.readers import Arrays, read_folder, read_npz, size
 from jresnet.data.tfds_reader import read_tfds
 from jresnet.errors import InputError
 
-# Mixed into the seed, so that each use of a seed has random numbers of its own.
+# Mixed into the seed, so that each use of a seed has its own random numbers.
 _HOLD_OUT_STREAM, _FOLD_STREAM, _SUBSET_STREAM = 0x486F6C64, 0x466F6C64, 0x53756273
 _CHUNK = 1024
 # Sizes of the data set "synthetic": enough for a small ResNet to learn it, and drawn within a second.
@@ -38,7 +39,7 @@ class Split:
     images: np.ndarray
     labels: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         images, labels = self.images, self.labels
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise InputError(
@@ -79,7 +80,7 @@ class Dataset:
     classes: tuple[str, ...]
     cut_from: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("train", "validation", "test"):
             split: Split = getattr(self, name)
             if len(split) and not 0 <= split.labels.min() <= split.labels.max() < len(self.classes):
@@ -143,7 +144,7 @@ class Dataset:
     def fold(self, folds: int, index: int, seed: int = 0) -> "Dataset":
         """Split the training set for cross-validation: one of `folds` parts for validation, the others for training.
 
-        Each training image is in the validation split of exactly one fold. The folds have equally many images, in
+        Each training image is in the validation split of exactly one fold. The folds have equal numbers of images, in
         total and of each class, to within one image. The data set's own validation and test images are dropped.
 
         Args:
@@ -230,8 +231,8 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
       data_dir: directory of prepared TFDS data sets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets).
 
     Returns:
-      The data set, in arrays of its own that no later change of a file affects: splits in stored order, grayscale
-      images repeated to 3 channels.
+      The data set in memory, unaffected by later changes of its files: splits in stored order, grayscale images
+      repeated to 3 channels.
 
     Raises:
       InputError: the data are missing, unreadable or unusable; the message is one line with a remedy.
@@ -240,12 +241,12 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
         arrays, classes = _read(name, data_dir)
         arrays = checked_arrays(arrays)
         classes = checked_classes({split: labels for split, (_, labels) in arrays.items()}, classes)
+        splits = {split: Split(images, labels) for split, (images, labels) in arrays.items()}
+        validation = splits.get("validation", splits["train"].take(slice(0)))
+        return Dataset(name, splits["train"], validation, splits["test"], classes)
     except InputError as error:
         # On one line, even if a quoted error or file name has several.
         raise InputError(" ".join(f"--dataset {name}: {error}".splitlines())) from None
-    splits = {split: Split(images, labels) for split, (images, labels) in arrays.items()}
-    validation = splits.get("validation", splits["train"].take(slice(0)))
-    return Dataset(name, splits["train"], validation, splits["test"], classes)
 
 
 def _read(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...] | None]:
@@ -274,7 +275,7 @@ def _drawn(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> 
     return chosen
 
 
-def dataset_record(dataset: Dataset, sha256: str) -> dict:
+def dataset_record(dataset: Dataset, sha256: str) -> dict[str, Any]:
     """The record of a data set in JSON: name, sizes, digest, and the digest of the data set that it was cut from.
 
     Args:

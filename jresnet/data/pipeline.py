@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jresnet.config import Config
-from jresnet.data.augment import Draws, augment, draw, grayscale, normalise
+from jresnet.data.augment import Draws, augment, check, draw, grayscale, normalise
 from jresnet.data.datasets import Split
 from jresnet.data.tfds_reader import import_tensorflow
 from jresnet.errors import InputError
@@ -31,6 +30,8 @@ STREAMED_IMAGES = 1024
 # `--input auto` keeps the images on the device while they take at most this fraction of its memory.
 RESIDENT_FRACTION = 0.25
 
+Batch = dict[str, jax.Array]
+"""What a training step takes, see `make_train_step`."""
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each colour channel, on a scale of 0 to 1."""
 Pace = Callable[[int], int]
@@ -69,7 +70,7 @@ class Input(Protocol):
     """The training images of one run, as chunks for the compiled program."""
 
     @property
-    def get_batch(self) -> Callable[[Any, jax.Array], dict]:
+    def get_batch(self) -> Callable[[Any, jax.Array], Batch]:
         """`(arrays, i) -> batch i`, a dict as `make_train_step` takes it; traced inside the program.
 
         Inputs with equal `get_batch` share a compiled program.
@@ -90,10 +91,11 @@ def epoch_plan(seed: int, epoch: int, images: int, padding: int, flip: float, gr
 
 def plan_for(config: Config, seed: int, epoch: int, images: int) -> Plan:
     """The plan of an epoch under a configuration."""
-    return epoch_plan(seed, epoch, images, config.crop_padding, config.flip, config.grayscale)
+    plan: Plan = epoch_plan(seed, epoch, images, config.crop_padding, config.flip, config.grayscale)
+    return plan
 
 
-# Jitted as a whole: compiling each of these operations on its own would take a second at start-up.
+# Jitted as one program: compiling its operations one by one would take a second at start-up.
 @partial(jax.jit, static_argnums=(1, 2))
 def batches_of(plan: Plan, batch_size: int, devices: int) -> tuple[Plan, Plan, jax.Array | None]:
     """Cut a plan into batches, every image in exactly one.
@@ -121,7 +123,7 @@ class GatherAndAugment:
 
     padding: int
 
-    def __call__(self, arrays: Any, i: jax.Array) -> dict:
+    def __call__(self, arrays: Any, i: jax.Array) -> Batch:
         """See `Input.get_batch`."""
         (images, labels, mean, std), plan, mask = arrays
         check_resident(images, labels, plan, mask)
@@ -137,19 +139,14 @@ def check_resident(images: jax.Array, labels: jax.Array, plan: Plan, mask: jax.A
     Raises:
       AssertionError: they are not those of resident images, their labels, and a plan cut into batches.
     """
-    message = "resident input expects images uint8 [n, height, width, 3] and labels int32 [n]"
-    chex.assert_shape(images, (None, None, None, 3), custom_message=message)
-    chex.assert_shape(labels, images.shape[:1], custom_message=message)
-    chex.assert_type([images, labels], [jnp.uint8, jnp.int32], custom_message=message)
-    steps = plan.order.shape
-    message = "a plan holds order int32 [steps, batch], offsets int32 [steps, batch, 2], flips and grays bool"
-    chex.assert_rank(plan.order, 2, custom_message=message)
-    chex.assert_shape([plan.draws.offsets, plan.draws.flips, plan.draws.grays], [(*steps, 2), steps, steps],
-                      custom_message=message)  # fmt: skip
-    chex.assert_type([plan.order, *plan.draws], [jnp.int32, jnp.int32, jnp.bool_, jnp.bool_], custom_message=message)
+    check("images", images, jnp.uint8, (None, None, None, 3))
+    check("labels", labels, jnp.int32, images.shape[:1])
+    check("order", plan.order, jnp.int32, (None, None))
+    check("offsets", plan.draws.offsets, jnp.int32, (*plan.order.shape, 2))
+    check("flips", plan.draws.flips, jnp.bool_, plan.order.shape)
+    check("grays", plan.draws.grays, jnp.bool_, plan.order.shape)
     if mask is not None:
-        chex.assert_shape(mask, steps, custom_message="mask is bool [steps, batch]")
-        chex.assert_type(mask, jnp.bool_, custom_message="mask is bool [steps, batch]")
+        check("mask", mask, jnp.bool_, plan.order.shape)
 
 
 class Resident:
@@ -178,12 +175,12 @@ class Resident:
             yield Chunk(arrays, 0, 1, self.images - steps * batch_size)
 
 
-def take_batch(arrays: Any, i: jax.Array) -> dict:
-    """`get_batch` of batches that are ready: arrays is a dict of stacked batches."""
-    return jax.tree.map(lambda a: a[i], arrays)
+def take_batch(arrays: Any, i: jax.Array) -> Batch:
+    """`get_batch` of batches that need no more work: arrays is a dict of stacked batches."""
+    return {name: array[i] for name, array in arrays.items()}
 
 
-def finish_batch(arrays: Any, i: jax.Array) -> dict:
+def finish_batch(arrays: Any, i: jax.Array) -> Batch:
     """`get_batch` of streamed images: grayscale and normalisation; arrays = ((mean, std), a stack of host batches)."""
     (mean, std), stack = arrays
     batch = take_batch(stack, i)
@@ -228,10 +225,10 @@ class Streamed:
             stack = stack if mask is None else stack | {"mask": self.devices.local_shard(mask)}
             yield self._chunk(stack, 1, self.images - steps * batch_size)
 
-    def _chunk(self, stack: dict, steps: int, images: int) -> Chunk:
+    def _chunk(self, stack: dict[str, np.ndarray], steps: int, images: int) -> Chunk:
         return Chunk((self.statistics, self.devices.split(stack)), 0, steps, images)
 
-    def host_batches(self, plan: Plan) -> Iterator[dict]:
+    def host_batches(self, plan: Plan) -> Iterator[dict[str, np.ndarray]]:
         """Execute a plan cut into batches with tf.data, deterministically and ahead of use.
 
         Yields:
@@ -240,7 +237,7 @@ class Streamed:
         """
         tf, (images, labels) = self.tf, self.data
 
-        def make_batch(order, offsets, flips, grays):
+        def make_batch(order: Any, offsets: Any, flips: Any, grays: Any) -> dict[str, Any]:
             chosen = tf.gather(images, tf.reshape(order, [-1]))
             crops = tf_crop(tf, chosen, tf.reshape(offsets, [-1, 2]), tf.reshape(flips, [-1]), self.config.crop_padding)
             crops = tf.reshape(crops, tf.concat([tf.shape(order), images.shape[1:]], 0))
@@ -255,15 +252,18 @@ class Streamed:
         yield from stacks.prefetch(2).with_options(options).as_numpy_iterator()
 
 
-def pad_stack(stack: dict, length: int) -> dict:
+def pad_stack(stack: dict[str, np.ndarray], length: int) -> dict[str, np.ndarray]:
     """Append zero batches, so that all stacks have one shape and the program compiles once."""
-    missing = length - len(stack["labels"])
-    if not missing:
-        return stack
-    return {name: np.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) for name, a in stack.items()}
+    return {name: pad_rows(array, length) for name, array in stack.items()}
 
 
-def tf_crop(tf, images, offsets, flips, padding: int):
+def pad_rows(array: np.ndarray, length: int) -> np.ndarray:
+    """Append zeros along the first axis to make it `length` long."""
+    missing = length - len(array)
+    return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else array
+
+
+def tf_crop(tf: Any, images: Any, offsets: Any, flips: Any, padding: int) -> Any:
     """`augment.augment` without grayscale, in TensorFlow: crop and flip [batch, height, width, 3] of any dtype."""
     height, width = images.shape[1:3]
     columns = tf.where(flips[:, None], tf.range(width - 1, -1, -1), tf.range(width)) + offsets[:, 1:]

@@ -9,6 +9,8 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +55,7 @@ def read_npz(file: str) -> tuple[Arrays, tuple[str, ...] | None]:
         raise InputError(f"{path} is damaged ({error}): copy or write it again") from None
 
 
-def _check_readable(path: str, open_path: Callable) -> None:
+def _check_readable(path: str, open_path: Callable[[str], Any]) -> None:
     """Refuse a path that `open_path`, open or os.scandir, cannot open; is_zipfile and isdir only return False."""
     try:
         open_path(path).close()
@@ -73,10 +75,7 @@ def _npz_arrays(path: str, archive: zipfile.ZipFile) -> tuple[Arrays, tuple[str,
             f"{path} lacks {', '.join(missing)} (has {', '.join(keys) or 'nothing'}): "
             "give it train_images, train_labels, test_images and test_labels"
         )
-
-    def read(key: str) -> np.ndarray:
-        return _npz_array(path, archive, key)
-
+    read = partial(_npz_array, path, archive)
     arrays = {split: (read(images), read(labels)) for split, (images, labels) in pairs.items()}
     if "classes" not in keys:
         return arrays, None

@@ -1,4 +1,4 @@
-"""A synthetic ten-class image data set, for trying the whole program without a download.
+"""A synthetic ten-class image data set, to try the whole program without a download.
 
 The classes differ only in shape and texture. Colour, position, size, contrast and background are drawn from the
 same distributions for every class, so a linear classifier fails, while a small convolutional network learns the
@@ -7,20 +7,14 @@ classes within seconds. The augmentations of training (crops, horizontal flips, 
 Pixels are computed from PCG64's random integers in integer arithmetic, so they are the same on every platform.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 CLASSES = (
-    "disc",
-    "ring",
-    "square",
-    "triangle",
-    "diamond",
-    "cross",
-    "saltire",
-    "horizontal stripes",
-    "vertical stripes",
+    "disc", "ring", "square", "triangle", "diamond", "cross", "saltire", "horizontal stripes", "vertical stripes",
     "checkerboard",
-)
+)  # fmt: skip
 
 # In gray levels; chosen so that a small ResNet needs a few epochs and a linear classifier fails.
 _CONTRAST = (70, 150)
@@ -77,30 +71,22 @@ def _masks(rng: np.random.Generator, labels: np.ndarray, size: int) -> np.ndarra
 
 def _shape(name: str, y: np.ndarray, x: np.ndarray, radius: np.ndarray, thickness: np.ndarray) -> np.ndarray:
     """The points inside a shape, bool, at offsets `y` (down) and `x` (right) from its centre."""
-    square = np.maximum(abs(y), abs(x)) <= radius
-    disc = y**2 + x**2 <= radius**2
+    square: np.ndarray = np.maximum(abs(y), abs(x)) <= radius
+    disc: np.ndarray = y**2 + x**2 <= radius**2
     odd_row, odd_column = (y + radius) // thickness % 2 == 1, (x + radius) // thickness % 2 == 1
-    match name:
-        case "disc":
-            return disc
-        case "ring":
-            return disc & (y**2 + x**2 > (radius - thickness) ** 2)
-        case "square":
-            return square
-        case "triangle":
-            return square & (2 * abs(x) <= y + radius)
-        case "diamond":
-            return abs(y) + abs(x) <= radius
-        case "cross":
-            return square & (2 * np.minimum(abs(y), abs(x)) <= thickness)
-        case "saltire":
-            return square & (abs(abs(y) - abs(x)) <= thickness)
-        case "horizontal stripes":
-            return square & odd_row
-        case "vertical stripes":
-            return square & odd_column
-        case _:
-            return square & (odd_row ^ odd_column)
+    inside: dict[str, Callable[[], np.ndarray]] = {
+        "disc": lambda: disc,
+        "ring": lambda: disc & (y**2 + x**2 > (radius - thickness) ** 2),
+        "square": lambda: square,
+        "triangle": lambda: square & (2 * abs(x) <= y + radius),
+        "diamond": lambda: abs(y) + abs(x) <= radius,
+        "cross": lambda: square & (2 * np.minimum(abs(y), abs(x)) <= thickness),
+        "saltire": lambda: square & (abs(abs(y) - abs(x)) <= thickness),
+        "horizontal stripes": lambda: square & odd_row,
+        "vertical stripes": lambda: square & odd_column,
+        "checkerboard": lambda: square & (odd_row ^ odd_column),
+    }
+    return inside[name]()
 
 
 def _colours(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -127,5 +113,5 @@ def _texture(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
 def _scaled_noise(rng: np.random.Generator, largest: int, shape: tuple[int, ...]) -> np.ndarray:
     """Uniform noise with a random amplitude per image, from 0 to `largest`: int16 of the given shape."""
     amplitude = rng.integers(0, largest, shape[0], np.int16, endpoint=True).reshape(-1, *[1] * (len(shape) - 1))
-    noise = rng.integers(-128, 127, shape, np.int8, endpoint=True)
-    return noise * amplitude // np.int16(128)
+    noise: np.ndarray = rng.integers(-128, 127, shape, np.int8, endpoint=True) * amplitude // np.int16(128)
+    return noise

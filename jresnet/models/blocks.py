@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jresnet.models.layers import Dropout, torch_dense
 from jresnet.models.options import Shortcut
 
-ModuleDef = Callable[..., Any]
+ModuleDef = Callable[..., Callable[..., jax.Array]]
 
 
 class Block(nn.Module):
@@ -44,8 +44,7 @@ class Block(nn.Module):
     def match(self, x: jax.Array) -> jax.Array:
         """x in the output's shape: a strided 1x1 convolution, or zero padding (options B and A of He et al. 2015).
 
-        Padding takes every strides-th pixel and adds channels of zeros on both sides of its own, where an odd
-        one comes after them.
+        Padding takes every strides-th pixel and adds zero channels before and after x's own, the odd one after.
         """
         features = self.features * self.expansion
         if self.shortcut == "projection":
@@ -55,7 +54,7 @@ class Block(nn.Module):
         return jnp.pad(x[:, :: self.strides, :: self.strides], [(0, 0)] * 3 + [channels])
 
     def skip(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """The skip connection of blocks that activate last: x, or its match, after a projection normalised."""
+        """The skip connection of blocks that activate last: x, or `match(x)`, normalised after a projection."""
         if not self.changes_shape(x):
             return x
         x = self.match(x)

@@ -43,7 +43,7 @@ def from_config(config: Config, num_classes: int) -> ResNet:
 def explicit(config: Config) -> Config:
     """The same configuration with the network's own defaults filled in, as records hold it.
 
-    A `pool_size` of None stays: it means the whole feature map.
+    A `pool_size` of None is kept: it means the whole feature map.
     """
     model = from_config(config, 2)
     return dataclasses.replace(
@@ -61,14 +61,15 @@ def initialiser(model: ResNet) -> Callable[[jax.Array, jax.Array], Any]:
     return jax.jit(partial(model.init, train=False))
 
 
-def variable_shapes(model: ResNet, image_size: tuple[int, int], channels: int = 3) -> dict:
+def variable_shapes(model: ResNet, image_size: tuple[int, int], channels: int = 3) -> dict[str, Any]:
     """What `model.init` returns on images of `image_size`, (height, width) in pixels, as `jax.ShapeDtypeStruct`s.
 
     Raises:
       InputError: options that do not go together, or pooling larger than the last feature map.
     """
     images = jax.ShapeDtypeStruct((1, *image_size, channels), jnp.float32)
-    return jax.eval_shape(initialiser(model), jax.random.key(0), images)
+    shapes: dict[str, Any] = jax.eval_shape(initialiser(model), jax.random.key(0), images)
+    return shapes
 
 
 @lru_cache

@@ -19,6 +19,9 @@ from jax import lax
 
 from jresnet.models import winograd
 
+Pair = tuple[jax.Array, jax.Array]
+"""Images and kernel, or their gradients."""
+
 NHWC_HWIO = ("NHWC", "HWIO", "NHWC")
 
 # XLA:CPU takes 15 to 25 % less time for a backward pass in chunks of this many images than in one
@@ -27,7 +30,7 @@ CHUNK_IMAGES = 16
 MAX_CHUNKS = 8
 
 
-def conv_for(platform: str) -> Callable[[], Callable] | None:
+def conv_for(platform: str) -> Callable[[], Callable[..., jax.Array]] | None:
     """The `conv_general_dilated_cls` of `ResNet` that trains fastest on a platform ("cpu", "gpu", "tpu").
 
     Returns:
@@ -37,7 +40,7 @@ def conv_for(platform: str) -> Callable[[], Callable] | None:
 
 
 # A module-level function, so that networks that use it compare equal and share compiled programs.
-def _cpu_conv_cls() -> Callable:
+def _cpu_conv_cls() -> Callable[..., jax.Array]:
     return conv_general_dilated
 
 
@@ -66,7 +69,8 @@ def conv_general_dilated(
         and all(value == defaults.get(name) for name, value in options.items())
     )
     if covered:
-        return _convolve(lhs, rhs, strides.pop())
+        output: jax.Array = _convolve(lhs, rhs, strides.pop())
+        return output
     return lax.conv_general_dilated(
         lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, **options
     )
@@ -75,7 +79,7 @@ def conv_general_dilated(
 # This and its gradient are jitted so that equal layers are traced once.
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 @partial(jax.jit, static_argnums=2)
-def _convolve(x, kernel, stride):
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """[batch, height, width, inputs] -> [batch, ceil(height / stride), ceil(width / stride), outputs]."""
     if kernel.shape[0] == 1:
         return jnp.einsum("nhwi,io->nhwo", x[:, ::stride, ::stride], kernel[0, 0])
@@ -86,12 +90,12 @@ def _convolve(x, kernel, stride):
     return lax.conv_general_dilated(x, kernel, (stride, stride), ((pad, pad), (pad, pad)), dimension_numbers=NHWC_HWIO)
 
 
-def _forward(x, kernel, stride):
+def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Pair]:
     return _convolve(x, kernel, stride), (x, kernel)
 
 
 @partial(jax.jit, static_argnums=0)
-def _backward(stride, residuals, dy):
+def _backward(stride: int, residuals: Pair, dy: jax.Array) -> Pair:
     x, kernel = residuals
     if kernel.shape[0] == 1:
         return _pointwise_gradients(x, kernel, stride, dy)
@@ -110,7 +114,7 @@ def _backward(stride, residuals, dy):
 _convolve.defvjp(_forward, _backward)
 
 
-def _pointwise_gradients(x, kernel, stride, dy):
+def _pointwise_gradients(x: jax.Array, kernel: jax.Array, stride: int, dy: jax.Array) -> Pair:
     dx = jnp.einsum("nhwo,io->nhwi", dy, kernel[0, 0])
     if stride > 1:
         gaps = [
@@ -120,7 +124,7 @@ def _pointwise_gradients(x, kernel, stride, dy):
     return dx, jnp.einsum("nhwi,nhwo->io", x[:, ::stride, ::stride], dy)[None, None]
 
 
-def _input_gradient(x_shape, kernel, stride, dy):
+def _input_gradient(x_shape: Sequence[int], kernel: jax.Array, stride: int, dy: jax.Array) -> jax.Array:
     """Convolve dy, dilated by the stride, with the kernel rotated by 180 degrees and its channels swapped."""
     side = kernel.shape[0]
     low = side - 1 - side // 2
@@ -133,7 +137,7 @@ def _input_gradient(x_shape, kernel, stride, dy):
     )
 
 
-def _kernel_gradient(x, kernel_shape, stride, dy):
+def _kernel_gradient(x: jax.Array, kernel_shape: Sequence[int], stride: int, dy: jax.Array) -> jax.Array:
     """Convolve x with dy, batch and channels swapped."""
     side = kernel_shape[0]
     low = side // 2

@@ -20,7 +20,7 @@ IDENTITY = "identity"
 """The label of a skip connection that leaves its input unchanged."""
 
 MOST_BLOCKS = 4
-"""Stages of up to this many blocks are drawn in full; of longer ones, the first two blocks and the last."""
+"""Stages of up to this many blocks are drawn in full; longer ones show their first two blocks and the last."""
 
 # Okabe and Ito, "Color Universal Design" (2008), the fills lightened.
 _FILLS = {"stem": "#fbe7c6", "block": "#d5e8f5", "head": "#d3efe4"}
@@ -76,13 +76,16 @@ def rows(layers: list[Layer]) -> list[Row]:
     result: list[Row] = []
     for name, group in itertools.groupby(layers, key=_row_name):
         members = list(group)
-        boxes = _blocks(members, result[-1].output) if name.startswith("stage") else _singles(members, name)
+        if name.startswith("stage"):
+            boxes = _blocks(members, result[-1].output)
+        else:
+            boxes = [Box(top, tuple(map(_line, part)), name) for top, part in itertools.groupby(members, key=_top)]
         # The last layer may be the projection, which has the block's output shape too.
         result.append(Row(name, tuple(boxes), members[-1].output))
     return result
 
 
-def draw(layers: list[Layer], path: str | os.PathLike, title: str) -> None:
+def draw(layers: list[Layer], path: str | os.PathLike[str], title: str) -> None:
     """Draw a network to a file, atomically.
 
     Args:
@@ -108,13 +111,17 @@ def draw(layers: list[Layer], path: str | os.PathLike, title: str) -> None:
     axes.set_axis_off()
     axes.text(0.2, -0.3, title, fontsize=11, fontweight="bold", va="center", parse_math=False)
     axes.text(0.2, 0.25 - height, _NOTE, fontsize=7.5, va="center", color="#555555")
-    middles = _middles(drawn)
-    for row, y, below in zip(drawn, middles, [*middles[1:], None], strict=True):
+    top, previous = -0.45, None
+    for row in drawn:
+        # The boxes are below the space for their skip connections.
+        y = top - _AIR * 0.6 - (row.height - _AIR) / 2
+        top -= row.height
+        if previous is not None:
+            _draw_connection(axes, *previous, y)
         _draw_row(axes, row, y)
-        if below is not None:
-            _draw_connection(axes, row, y, below)
+        previous = row, y
     image = io.BytesIO()
-    # The same bytes every time, and text that stays text: a quarter of the size.
+    # Reproducible bytes, and text stored as text, which makes the SVG a quarter of the size.
     with matplotlib.rc_context({"svg.hashsalt": "jresnet", "svg.fonttype": "none"}):
         suffix = pathlib.Path(path).suffix
         undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
@@ -125,7 +132,7 @@ def draw(layers: list[Layer], path: str | os.PathLike, title: str) -> None:
         raise InputError(f"--figure {path}: cannot be written ({error.strerror}): choose another path") from None
 
 
-def check_path(path: str | os.PathLike) -> None:
+def check_path(path: str | os.PathLike[str]) -> None:
     """Raise InputError if the path's suffix is not in FORMATS or its directory does not exist."""
     if pathlib.Path(path).suffix not in FORMATS:
         raise InputError(f"--figure {path}: must end in one of {', '.join(FORMATS)}: choose another name")
@@ -135,16 +142,21 @@ def check_path(path: str | os.PathLike) -> None:
 
 def _row_name(layer: Layer) -> str:
     """The row of a layer: "stage 2" for layer2_0/conv1, "stem" before the stages, "head" after them."""
-    top = layer.name.split("/")[0]
+    top = _top(layer)
     if top.startswith("layer"):
         return f"stage {top.removeprefix('layer').partition('_')[0]}"
     return "head" if top in ("bn", "avg_pool", "linear") else "stem"
 
 
+def _top(layer: Layer) -> str:
+    """The network's own module that contains a layer: "layer2_0" for layer2_0/conv1."""
+    return layer.name.split("/")[0]
+
+
 def _blocks(members: list[Layer], shape: tuple[int, ...]) -> list[Box]:
-    """A box for each block of a stage whose input has this shape; long stages are shortened."""
+    """A box for each block of a stage with this input shape; long stages are shortened."""
     boxes = []
-    for name, group in itertools.groupby(members, key=lambda layer: layer.name.split("/")[0]):
+    for name, group in itertools.groupby(members, key=_top):
         layers = [layer for layer in group if layer.kind == "convolution"]
         lines = tuple(_line(layer) for layer in layers if "shortcut" not in layer.name)
         projections = [_line(layer) for layer in layers if "shortcut" in layer.name]
@@ -158,12 +170,6 @@ def _blocks(members: list[Layer], shape: tuple[int, ...]) -> list[Box]:
     return boxes
 
 
-def _singles(members: list[Layer], name: str) -> list[Box]:
-    """A box for each module of the stem or the head."""
-    groups = itertools.groupby(members, key=lambda layer: layer.name.split("/")[0])
-    return [Box(top, tuple(map(_line, group)), name) for top, group in groups]
-
-
 def _line(layer: Layer) -> str:
     if layer.kind == "convolution":
         step = f", /{layer.stride[0]}" if layer.stride and layer.stride[0] > 1 else ""
@@ -171,15 +177,6 @@ def _line(layer: Layer) -> str:
     if layer.kind == "linear":
         return f"linear, {layer.output[-1]}"
     return f"{by(layer.kernel)} {layer.kind}" if layer.kernel else layer.kind
-
-
-def _middles(rows: list[Row]) -> list[float]:
-    """The y of each row's middle; its boxes are below the space for its skip connections."""
-    middles, top = [], -0.45
-    for row in rows:
-        middles.append(top - _AIR * 0.6 - (row.height - _AIR) / 2)
-        top -= row.height
-    return middles
 
 
 def _left(number: int) -> float:

@@ -3,7 +3,7 @@
 Flax's own differ from PyTorch's in the initial weights, the padding of strided convolutions, and the running variance.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,10 +16,10 @@ from jax import lax
 torch_weight_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def torch_bias_init(fan_in: int) -> Callable:
+def torch_bias_init(fan_in: int) -> Callable[..., jax.Array]:
     """The initialiser of torch.nn.Linear's bias, U(-b, b) with b = 1 / sqrt(fan_in)."""
 
-    def init(key, shape, dtype=jnp.float32):
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
 
     return init
@@ -65,10 +65,11 @@ class Dropout(nn.Module):
         first = 0 if self.axis_name is None else lax.axis_index(self.axis_name) * x.shape[0]
         key = self.make_rng("dropout")
 
-        def kept(index):
+        def kept(index: jax.Array) -> jax.Array:
             return jax.random.bernoulli(jax.random.fold_in(key, index), 1 - self.rate, x.shape[1:])
 
-        return jnp.where(jax.vmap(kept)(first + jnp.arange(x.shape[0])), x / (1 - self.rate), 0).astype(x.dtype)
+        masks = jax.vmap(kept)(first + jnp.arange(x.shape[0], dtype=jnp.int32))
+        return jnp.where(masks, x / (1 - self.rate), 0).astype(x.dtype)
 
 
 class BatchNorm(nn.Module):
@@ -115,12 +116,13 @@ class BatchNorm(nn.Module):
                 unbiased = var * (count / jnp.maximum(count - 1, 1))
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
                 running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
-        return normalised(x, mean, var + self.epsilon, scale, bias)
+        output: jax.Array = normalised(x, mean, var + self.epsilon, scale, bias)
+        return output
 
 
 # This and `batch_statistics` are jitted so that equal layers are traced once.
 @jax.jit
-def normalised(x, mean, var, scale, bias):
+def normalised(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     """(x - mean) / sqrt(var) * scale + bias by channel, for x [batch, height, width, channels]; keeps x's dtype."""
     factor = scale * lax.rsqrt(var)
     # Subtract the mean before scaling: folding it into the bias makes the gradient of scale a small difference
@@ -131,7 +133,9 @@ def normalised(x, mean, var, scale, bias):
 
 
 @partial(jax.jit, static_argnums=2)
-def batch_statistics(x, mask, axis_name):
+def batch_statistics(
+    x: jax.Array, mask: jax.Array | None, axis_name: str | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Mean and biased variance of each channel of x, [batch, height, width, channels], and the number of values."""
     weights = None if mask is None else mask.astype(x.dtype)[:, None, None, None]
     count = x.size // x.shape[-1] if mask is None else mask.sum() * (x.shape[1] * x.shape[2])
@@ -143,12 +147,14 @@ def batch_statistics(x, mask, axis_name):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _variance(x, mean, weights, count, axis_name):
+def _variance(
+    x: jax.Array, mean: jax.Array, weights: jax.Array | None, count: jax.Array, axis_name: str | None
+) -> jax.Array:
     return _total(lax.square(x - _per_channel(mean)), weights, axis_name) / count
 
 
 @_variance.defjvp
-def _variance_jvp(axis_name, primals, tangents):
+def _variance_jvp(axis_name: str | None, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     """Without the derivative with respect to the mean: it is zero, as deviations from the mean sum to zero."""
     x, mean, weights, count = primals
     deviations = x - _per_channel(mean)
@@ -156,13 +162,13 @@ def _variance_jvp(axis_name, primals, tangents):
     return variance, _total(tangents[0] * (2 * deviations), weights, axis_name) / count
 
 
-def _total(x, weights, axis_name):
+def _total(x: jax.Array, weights: jax.Array | None, axis_name: str | None) -> jax.Array:
     return _psum(jnp.sum(x if weights is None else x * weights, (0, 1, 2)), axis_name)
 
 
-def _psum(value, axis_name):
+def _psum(value: jax.Array, axis_name: str | None) -> jax.Array:
     return value if axis_name is None else lax.psum(value, axis_name)
 
 
-def _per_channel(vector):
+def _per_channel(vector: jax.Array) -> jax.Array:
     return vector[None, None, None, :]

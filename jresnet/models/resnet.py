@@ -64,7 +64,7 @@ class ResNet(nn.Module):
     param_dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
     local_norm: bool = False
-    conv_general_dilated_cls: Callable[[], Callable] | None = None
+    conv_general_dilated_cls: Callable[[], Callable[..., jax.Array]] | None = None
 
     @property
     def kernel_sizes(self) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -52,7 +52,7 @@ def layers(model: ResNet, image_size: tuple[int, int]) -> list[Layer]:
     """
     recorded: list[Layer] = []
 
-    def record(call, args, kwargs, context):
+    def record(call: Callable[..., jax.Array], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         output = call(*args, **kwargs)
         if context.method_name == "__call__" and isinstance(context.module, nn.Conv | nn.Dense | BatchNorm):
             recorded.append(_layer(context.module, output.shape[1:]))

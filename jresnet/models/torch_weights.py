@@ -14,14 +14,19 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jresnet.errors import InputError
 from jresnet.models import ResNet, variable_shapes
 from jresnet.records.files import write_bytes
+
+__all__ = [
+    "Layout", "classes_of", "expected", "from_state_dict", "layout_of", "load", "relayout", "save", "to_state_dict",
+    "torch_name",
+]  # fmt: skip
 
 Layout = Literal["kuangliu", "torchvision"]
 
@@ -39,7 +44,7 @@ _BATCHES = ".num_batches_tracked"
 
 
 def from_state_dict(
-    state_dict: Mapping[str, Any] | str | os.PathLike, model: ResNet, image_size: tuple[int, int] = (32, 32)
+    state_dict: Mapping[str, Any] | str | os.PathLike[str], model: ResNet, image_size: tuple[int, int] = (32, 32)
 ) -> dict[str, Any]:
     """Variables of `model` from a PyTorch state dict in either layout.
 
@@ -59,22 +64,22 @@ def from_state_dict(
     Args:
       state_dict: PyTorch tensors or arrays by name, or the path of a file to `load`.
       model: the network they belong to.
-      image_size: (height, width) of its images in pixels, which with the pooling determine the linear
-        layer's number of inputs.
+      image_size: (height, width) of its images in pixels, which together with the pooling
+        determines the linear layer's number of inputs.
 
     Returns:
       {"params": ..., "batch_stats": ...} of the model's param_dtype, as `model.init` returns them; copies.
 
     Raises:
       InputError: keys are missing, unknown or of another shape, all of which the message lists; or the file
-        does not exist or holds anything but tensors.
+        does not exist or holds something other than tensors.
     """
     tensors = _plain(state_dict if isinstance(state_dict, Mapping) else load(state_dict))
     paths = _matched(tensors, model, image_size)
     # jnp.array copies, where jnp.asarray would share the memory of a CPU tensor.
-    return flax.traverse_util.unflatten_dict(
-        {path: jnp.array(_from_torch(_array(tensors[name])), model.param_dtype) for name, path in paths.items()}
-    )
+    arrays = {path: jnp.array(_from_torch(_array(tensors[name])), model.param_dtype) for name, path in paths.items()}
+    variables: dict[str, Any] = unflatten_dict(arrays)
+    return variables
 
 
 def to_state_dict(
@@ -97,7 +102,8 @@ def to_state_dict(
     """
     if layout not in _MODULES:
         raise InputError(f"layout {layout}: must be one of {', '.join(get_args(Layout))}")
-    arrays = {torch_name(path, layout): _to_torch(np.asarray(value)) for path, value in _flat(variables).items()}
+    flat = flatten_dict(dict(variables))
+    arrays = {torch_name(path, layout): _to_torch(np.asarray(value)) for path, value in flat.items()}
     _compare(arrays, expected(model, image_size, layout)[1])
     counted = [name.removesuffix(".running_var") for name in arrays if name.endswith(".running_var")]
     counts = {name + _BATCHES: np.zeros((), np.int64) for name in counted}
@@ -126,7 +132,7 @@ def relayout(
     return {new: np.array(_array(tensors[name]), order="C") for name, new in sorted(renamed.items())}
 
 
-def load(path: str | os.PathLike) -> dict[str, Any]:
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a state dict from a .safetensors, .pth or .pt file; only tensors are ever unpickled.
 
     In a training checkpoint, the state dict is looked up under `net`, `model` or `state_dict`.
@@ -153,7 +159,7 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     return dict(contents)
 
 
-def save(path: str | os.PathLike, state_dict: Mapping[str, np.ndarray]) -> None:
+def save(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) -> None:
     """Write a state dict to a .safetensors, .pth or .pt file, atomically.
 
     Raises:
@@ -170,13 +176,13 @@ def save(path: str | os.PathLike, state_dict: Mapping[str, np.ndarray]) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror}): choose another path") from None
 
 
-def _read_torch(path):
+def _read_torch(path: str | os.PathLike[str]) -> Any:
     import torch
 
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _read_safetensors(path):
+def _read_safetensors(path: str | os.PathLike[str]) -> Any:
     import safetensors.flax
 
     # Without x64, JAX would truncate 64-bit tensors.
@@ -184,7 +190,7 @@ def _read_safetensors(path):
         return {name: np.array(array) for name, array in safetensors.flax.load_file(path).items()}
 
 
-def _torch_bytes(state_dict):
+def _torch_bytes(state_dict: Mapping[str, np.ndarray]) -> bytes:
     import torch
 
     buffer = io.BytesIO()
@@ -192,7 +198,7 @@ def _torch_bytes(state_dict):
     return buffer.getvalue()
 
 
-def _safetensors_bytes(state_dict):
+def _safetensors_bytes(state_dict: Mapping[str, np.ndarray]) -> bytes:
     import safetensors.numpy
 
     return safetensors.numpy.save(dict(state_dict))
@@ -207,9 +213,9 @@ def expected(
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[int, ...]]]:
     """For each name in a network's state dict: the path of our variable, and the shape of PyTorch's tensor.
 
-    Without `num_batches_tracked`. `image_size` is (height, width) in pixels.
+    `num_batches_tracked` is left out. `image_size` is (height, width) in pixels.
     """
-    variables = _flat(variable_shapes(model, image_size))
+    variables = flatten_dict(variable_shapes(model, image_size))
     paths = {torch_name(path, layout): path for path in variables}
     return paths, {name: _to_torch(np.broadcast_to(0, variables[path].shape)).shape for name, path in paths.items()}
 
@@ -249,10 +255,6 @@ def _matched(tensors: Mapping[str, Any], model: ResNet, image_size: tuple[int, i
     paths, shapes = expected(model, image_size, layout_of(tensors))
     _compare({name: tensor for name, tensor in tensors.items() if not name.endswith(_BATCHES)}, shapes)
     return paths
-
-
-def _flat(variables: Any) -> dict[tuple[str, ...], Any]:
-    return flax.traverse_util.flatten_dict(dict(variables))
 
 
 def _array(tensor: Any) -> np.ndarray:

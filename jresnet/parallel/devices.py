@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jresnet.config import Config
+from jresnet.config import Config, require
 from jresnet.errors import InputError
 from jresnet.parallel.compiler import compiler_options
 
@@ -35,7 +35,7 @@ class Devices:
       platform: of the devices, as "cpu" or "gpu".
 
     Raises:
-      InputError: the batch does not divide among the devices, jit is asked of several processes, or the processes
+      InputError: the batch does not divide among the devices, jit is chosen for several processes, or the processes
         have different numbers of devices.
     """
 
@@ -56,13 +56,12 @@ class Devices:
                 f"{available} devices over {processes} processes: every process needs the same number of devices: "
                 "start each with equally many"
             )
-        if config.batch_size % self.count:
-            lower = config.batch_size // self.count * self.count
-            sizes = " or ".join(str(size) for size in (lower, lower + self.count) if size)
-            raise InputError(
-                f"--batch-size {config.batch_size}: does not divide among {self.count} devices: "
-                f"choose {sizes}, or --parallel jit for one device"
-            )
+        lower = config.batch_size // self.count * self.count
+        sizes = " or ".join(str(size) for size in (lower, lower + self.count) if size)
+        require(
+            config, "batch_size", config.batch_size % self.count == 0,
+            f"does not divide among {self.count} devices: choose {sizes}, or --parallel jit for one device",
+        )  # fmt: skip
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Devices) and self._key == other._key
@@ -71,15 +70,20 @@ class Devices:
         return hash(self._key)
 
     @property
-    def _key(self) -> tuple:
+    def _key(self) -> tuple[Any, ...]:
         return self.count, self.axis_name, self._devices
 
-    def compile(self, function: Callable, donate: tuple[int, ...] = (), broadcast: tuple[int, ...] = ()) -> Callable:
+    def compile(
+        self, function: Callable[..., Any], donate: tuple[int, ...] = (), broadcast: tuple[int, ...] = ()
+    ) -> Callable[..., Any]:
         """Jit or pmap `function`, donating the arguments `donate`; those in `broadcast` have no device axis."""
         if self.axis_name is None:
             return jax.jit(function, donate_argnums=donate, compiler_options=compiler_options())
         axes = tuple(None if i in broadcast else 0 for i in range(function.__code__.co_argcount))
-        return jax.pmap(function, self.axis_name, in_axes=axes, donate_argnums=donate, devices=self._devices)
+        mapped: Callable[..., Any] = jax.pmap(
+            function, self.axis_name, in_axes=axes, donate_argnums=donate, devices=self._devices
+        )
+        return mapped
 
     def replicate(self, tree: Any) -> Any:
         """Copy a pytree of arrays to every local device."""
@@ -94,7 +98,7 @@ class Devices:
         if self._local_count == self.count:
             return tree
 
-        def shard(array):
+        def shard(array: Any) -> Any:
             share = array.shape[1] // self.count
             return array[:, self._first_local * share : (self._first_local + self._local_count) * share]
 
@@ -106,7 +110,7 @@ class Devices:
         Under jit the arrays keep their shape.
         """
 
-        def split(array):
+        def split(array: Any) -> jax.Array:
             if self.axis_name is None:
                 return jnp.asarray(array)
             steps, batch, *rest = array.shape

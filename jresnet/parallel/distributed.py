@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jresnet.config import require
 from jresnet.errors import InputError, Lost, first_line
 
 # Environment variables in which launchers give the process index; the first one set counts.
@@ -87,24 +88,24 @@ def num_processes_and_id(options: ProcessOptions, environment: Mapping[str, str]
       InputError: they contradict each other or do not suffice.
     """
     count = _launched_processes(environment) if options.num_processes is None else options.num_processes
-    _require(options, "num_processes", count >= 1, "must be at least 1")
-    _require(options, "join_seconds", options.join_seconds >= 1, "must be at least 1")
+    require(options, "num_processes", count >= 1, "must be at least 1")
+    require(options, "join_seconds", options.join_seconds >= 1, "must be at least 1")
     if options.coordinator is not None:
         port = re.fullmatch(r"\S+:(\d{1,5})", options.coordinator)
         valid = port is not None and 0 < int(port[1]) < 2**16
-        _require(options, "coordinator", valid, "must be HOST:PORT, as in node1:12345")
+        require(options, "coordinator", valid, "must be HOST:PORT, as in node1:12345")
         single = options.num_processes is None and count == 1
-        _require(options, "coordinator", not single, "needs --num-processes, the same in every process")
+        require(options, "coordinator", not single, "needs --num-processes, the same in every process")
     index = options.process_id
     if index is None:
         name = next((name for name in _INDEX_VARIABLES if name in environment), None)
         known = count == 1 or name is not None
-        _require(options, "num_processes", known, "needs --process-id, a different one in each process", count)
+        require(options, "num_processes", known, "needs --process-id, a different one in each process", count)
         index = int(environment[name]) if name and count > 1 else 0
     rule = f"must lie from 0 to {count - 1}, as --num-processes is {count}"
-    _require(options, "process_id", 0 <= index < count, rule, index)
-    found = count == 1 or options.coordinator is not None or any(n in environment for n in _COORDINATOR_VARIABLES)
-    _require(options, "num_processes", found, "needs --coordinator HOST:PORT, the address of process 0", count)
+    require(options, "process_id", 0 <= index < count, rule, index)
+    reachable = count == 1 or options.coordinator is not None or any(n in environment for n in _COORDINATOR_VARIABLES)
+    require(options, "num_processes", reachable, "needs --coordinator HOST:PORT, the address of process 0", count)
     return count, index
 
 
@@ -125,7 +126,7 @@ def process_max(values: Sequence[float]) -> list[float]:
     """The maximum of each value over all processes; a collective."""
     if jax.process_count() == 1:
         return list(values)
-    return _process_allgather(np.asarray(values, np.float32)).max(axis=0).tolist()
+    return [float(value) for value in _process_allgather(np.asarray(values, np.float32)).max(axis=0)]
 
 
 def visible_to_all(path: pathlib.Path) -> bool:
@@ -170,7 +171,7 @@ def require_equal(settings: Mapping[str, Any], versions: Mapping[str, str]) -> l
 
 @contextlib.contextmanager
 def lost_peers() -> Iterator[None]:
-    """Raise `Lost` in place of the error of a collective that failed because another process is gone."""
+    """Raise `Lost` instead of a collective's error if it failed because another process is gone."""
     try:
         yield
     except Exception as error:
@@ -186,14 +187,9 @@ def is_lost_peer(error: Exception) -> bool:
     return jax.process_count() > 1 and not isinstance(error, InputError) and _LOST_PEER.search(str(error)) is not None
 
 
-def is_initialized() -> bool:
-    """Whether this is one of several processes."""
-    return jax.distributed.is_initialized()
-
-
 def exit_after_failure(status: int) -> None:
     """Exit at once if this process of several failed: JAX's shutdown would wait for peers that wait for it."""
-    if status and is_initialized():
+    if status and jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
         if is_primary():
@@ -226,7 +222,7 @@ def _check_port(options: ProcessOptions) -> None:
     try:
         socket.create_server(("", int(port)), family=family, dualstack_ipv6=dualstack).close()
     except OSError as error:
-        _require(options, "coordinator", False, f"port {port} cannot be used here ({error.strerror}): choose another")
+        require(options, "coordinator", False, f"port {port} cannot be used here ({error.strerror}): choose another")
 
 
 @contextlib.contextmanager
@@ -234,7 +230,7 @@ def _exit_after_timeout(options: ProcessOptions, index: int) -> Iterator[None]:
     """Print a line and exit with status 2 if the body takes longer than `join_seconds`."""
     address = options.coordinator or "the coordinator"
 
-    def give_up():
+    def give_up() -> None:
         problem = "not all processes connected" if index == 0 else "cannot be reached, or not all processes connected"
         remedy = "start all of them, and check that --coordinator names process 0's host and a free port"
         print(f"{address}: {problem} within {options.join_seconds} seconds: {remedy}", file=sys.stderr, flush=True)
@@ -250,7 +246,7 @@ def _exit_after_timeout(options: ProcessOptions, index: int) -> Iterator[None]:
         timer.cancel()
 
 
-_witness: subprocess.Popen | None = None
+_witness: subprocess.Popen[bytes] | None = None
 
 
 def _start_witness(index: int) -> None:
@@ -275,9 +271,3 @@ def _dismiss_witness() -> None:
             witness.stdin.write(b"dismissed\n")
             witness.stdin.close()
             witness.wait(5)
-
-
-def _require(options: ProcessOptions, name: str, holds: bool, rule: str, value: object = None) -> None:
-    if not holds:
-        value = getattr(options, name) if value is None else value
-        raise InputError(f"--{name.replace('_', '-')} {value}: {rule}")

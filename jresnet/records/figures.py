@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jresnet.errors import InputError
-from jresnet.records.files import write_bytes
+from jresnet.records.files import Record, write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,7 @@ _MOST_MARKERS = 20  # epochs; more markers than this hide the curve
 _PANELS = {"loss": ("cross-entropy (nats)", 1), "accuracy": ("accuracy (%)", 100)}
 
 
-def curves(history: list[dict], path: str | os.PathLike, title: str) -> None:
+def curves(history: list[Record], path: str | os.PathLike[str], title: str) -> None:
     """Plot loss and accuracy against the epoch; matplotlib's global state is left alone.
 
     Args:
@@ -53,7 +53,7 @@ def curves(history: list[dict], path: str | os.PathLike, title: str) -> None:
     write_bytes(path, image.getvalue())
 
 
-def panel(axes: "Axes", histories: Sequence[Sequence[dict]], name: str, last: bool = False) -> None:
+def panel(axes: "Axes", histories: Sequence[Sequence[Record]], name: str, last: bool = False) -> None:
     """Plot the mean over several runs against the epoch, in a band from the lowest to the highest run.
 
     Args:
@@ -98,6 +98,6 @@ def legend(axes: "Axes") -> None:
         )  # fmt: skip
 
 
-def _series(history: Sequence[dict], epochs: list[int], key: str, scale: int) -> list[float]:
+def _series(history: Sequence[Record], epochs: list[int], key: str, scale: int) -> list[float]:
     values = {record["epoch"]: record[key] * scale for record in history if record.get(key) is not None}
     return [values.get(epoch, math.nan) for epoch in epochs]

@@ -11,8 +11,11 @@ from typing import Any
 
 from jresnet.errors import InputError
 
+Record = dict[str, Any]
+"""A JSON object."""
 
-def write_json(path: str | os.PathLike, record: Any) -> None:
+
+def write_json(path: str | os.PathLike[str], record: Any) -> None:
     """Write a record as JSON, atomically; see `json_bytes`."""
     write_bytes(path, json_bytes(record))
 
@@ -30,7 +33,7 @@ def json_bytes(record: Any, indent: int | None = 2) -> bytes:
     return json.dumps(_jsonable(record), indent=indent, allow_nan=False).encode() + b"\n"
 
 
-def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file atomically: after a crash at any moment `path` holds either the old data or the new."""
     path = pathlib.Path(path)
     # In the same directory, because a rename is atomic only within one file system. A random suffix, because
@@ -63,7 +66,7 @@ def _jsonable(value: Any) -> Any:
     return value
 
 
-def read_json(path: pathlib.Path) -> dict:
+def read_json(path: pathlib.Path) -> Record:
     """Read a JSON object from a file in a run's directory.
 
     Raises:

@@ -6,13 +6,13 @@ import math
 import os
 import pathlib
 from collections.abc import Callable
-from typing import IO
+from typing import IO, Any
 
 import rich.console
 import rich.progress
 
 from jresnet.errors import InputError
-from jresnet.records.files import json_bytes, write_bytes
+from jresnet.records.files import Record, json_bytes, write_bytes
 
 METRICS = "metrics.jsonl"
 
@@ -33,14 +33,14 @@ class RunLog:
     """Logs one run while it trains; a context manager that closes its files.
 
     `metrics.jsonl` holds one JSON object per epoch and is flushed to disk before `epoch` returns, so a killed
-    run loses only the epoch that it was training. `begin` opens the log; nothing is created before.
+    run loses only the epoch that it was training. Nothing is created before `begin`, which opens the log.
 
     Args:
       workdir: the run's directory.
-      epochs: number of epochs in the whole run.
+      epochs: number of epochs in the run.
       steps_per_epoch: training steps in one epoch.
       console: prints a line per epoch and, on a terminal, a progress bar; None prints nothing.
-      label: name of the run, shown beside the bar.
+      label: name of the run, next to the bar.
       writes: whether this process writes files; the other processes of a run only keep `history`.
 
     Attributes:
@@ -58,7 +58,7 @@ class RunLog:
         writes: bool = True,
     ):
         """Store the arguments; the class documents them."""
-        self.history: list[dict] = []
+        self.history: list[Record] = []
         self._workdir, self._console, self._label, self._writes = pathlib.Path(workdir), console, label, writes
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
         self._closing = contextlib.ExitStack()
@@ -77,7 +77,9 @@ class RunLog:
         """
         self.close()
         path = self._workdir / METRICS
-        self.history = [record for record in _readable_records(path) if record["epoch"] < first_epoch]
+        # A killed run may have left the file in any state.
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        self.history = [record for line in lines if (record := _parse(line)) and record["epoch"] < first_epoch]
         self._first_epoch = first_epoch
         if not self._writes:
             return
@@ -98,7 +100,7 @@ class RunLog:
             completed = epoch * self._steps_per_epoch + step_in_epoch
             self._progress.update(self._task, completed=completed, epoch=epoch + 1, stage=stage)
 
-    def epoch(self, record: dict) -> None:
+    def epoch(self, record: Record) -> None:
         """Log a finished epoch: a line of metrics.jsonl, TensorBoard scalars, and the report's line on the console.
 
         Args:
@@ -138,10 +140,10 @@ class RunLog:
         """Close the log, whether or not the run succeeded."""
         self.close()
 
-    def _open_events(self, first_epoch: int) -> Callable[[str, float, int], None]:
-        """Create the events file; called after the first epoch, as importing tensorboardX takes seconds.
+    def _open_events(self, first_epoch: int) -> Any:
+        """Create the events file and return its `add_scalar`.
 
-        It imports PyTorch where that is installed.
+        Called after the first epoch: importing tensorboardX takes seconds, as it imports PyTorch if that is installed.
         """
         try:
             import tensorboardX
@@ -191,7 +193,7 @@ class RunLog:
             self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def epoch_line(record: dict) -> str:
+def epoch_line(record: Record) -> str:
     """Format an epoch's record like the report: "Epoch 83, Train loss 0.421626, Test loss ...".
 
     A null (how `metrics.jsonl` stores a value that is not finite) is printed as nan; values that the record
@@ -209,7 +211,7 @@ def epoch_line(record: dict) -> str:
     return ", ".join((f"Epoch {record['epoch']}", *parts))
 
 
-def read_metrics(path: str | os.PathLike) -> list[dict]:
+def read_metrics(path: str | os.PathLike[str]) -> list[Record]:
     """Read the records of the epochs from a `metrics.jsonl`, in order.
 
     An incomplete last line, left by a killed run and recognised by its missing line break, is skipped.
@@ -231,13 +233,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
     return records
 
 
-def _readable_records(path: pathlib.Path) -> list[dict]:
-    """Every record that can be read from a file that a killed run may have left in any state."""
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
-    return [record for record in map(_parse, lines) if record is not None]
-
-
-def _parse(line: bytes) -> dict | None:
+def _parse(line: bytes) -> Record | None:
     """The record on a line, or None; a truncated JSON object never parses as one."""
     try:
         record = json.loads(line.decode())

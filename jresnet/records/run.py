@@ -1,4 +1,4 @@
-"""`Run`: what a run's result depends on, what prediction needs of it, and when two runs are the same."""
+"""`Run`: what a run's result and its predictions depend on, and whether two runs are the same."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from typing import Any
 from jresnet.config import Config
 from jresnet.errors import InputError
 
-# Configuration that may change between the sessions of one run: where the data come from and how they reach the device.
-# What the data are is decided by their sha256.
+# Options that may change between the sessions of one run: where the data come from and how they reach the device.
+# The data are identified by their sha256.
 NOT_IDENTITY = ("dataset", "data_dir", "input", "parallel")
 
 
@@ -24,7 +24,7 @@ class Run:
       classes: class names, in the order of the logits.
       image_size: (height, width) in pixels.
       mean: mean of each colour channel of the training images, on a scale of 0 to 1.
-      std: standard deviation of each colour channel, likewise.
+      std: standard deviation of each colour channel, on the same scale.
     """
 
     experiment: str

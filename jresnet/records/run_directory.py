@@ -1,4 +1,4 @@
-"""The directory of a run: config.json, result.json, predictions.npz, and the checksums that seal them."""
+"""The directory of a run: config.json, result.json, predictions.npz, and their checksums."""
 
 import hashlib
 import io
@@ -11,7 +11,7 @@ import numpy as np
 
 from jresnet.config import Config
 from jresnet.errors import InputError
-from jresnet.records.files import json_bytes, read_json, write_bytes, write_json
+from jresnet.records.files import Record, json_bytes, read_json, write_bytes, write_json
 from jresnet.records.log import METRICS
 from jresnet.records.run import Run, differences
 
@@ -19,7 +19,7 @@ CONFIG, RESULT, CURVES, CHECKPOINTS = "config.json", "result.json", "curves.png"
 PREDICTIONS, SUMS = "predictions.npz", "sha256sums.txt"
 
 
-def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume: bool) -> dict | None:
+def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume: bool) -> Record | None:
     """Check, without writing, that `workdir` can be the directory of this run.
 
     Args:
@@ -62,17 +62,17 @@ def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume:
 
 
 def create(workdir: pathlib.Path, run: Run) -> None:
-    """Create the directory of a run that `check` has accepted, if need be."""
+    """Create the directory of a run that `check` has accepted, unless it exists."""
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / CONFIG).exists():
         write_json(workdir / CONFIG, run.to_json())
 
 
 def read_run(workdir: pathlib.Path) -> Run:
-    """The run in a directory.
+    """The run that a directory records.
 
     Raises:
-      InputError: the directory holds none, or one of another version.
+      InputError: it records none, or one of another version.
     """
     return Run.from_json(read_json(workdir / CONFIG), workdir / CONFIG)
 
@@ -90,7 +90,7 @@ def write_predictions(workdir: pathlib.Path, predictions: np.ndarray, confidence
     write_bytes(workdir / PREDICTIONS, archive.getvalue())
 
 
-def finish(workdir: pathlib.Path, result: dict) -> None:
+def finish(workdir: pathlib.Path, result: Record) -> None:
     """Write the checksums of a run's records, then `result.json`, which marks the run as finished.
 
     `sha256sums.txt` has coreutils' format: `sha256sum -c` checks it, too.
@@ -164,7 +164,7 @@ def check_writable(workdir: pathlib.Path) -> None:
 
 
 def _is_read_only(directory: pathlib.Path) -> bool:
-    """Whether creating a file fails although `os.access` allows it, as for root on a read-only file system."""
+    """Whether creating a file fails although `os.access` allows it, as it does for root on a read-only file system."""
     probe = directory / f".jresnet-{secrets.token_hex(4)}"
     try:
         probe.touch()

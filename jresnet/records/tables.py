@@ -1,4 +1,4 @@
-"""Tables: rows of raw values, and columns that say how they read on a console, in Markdown and in CSV."""
+"""Tables: rows of raw values, and columns that format them for a console, Markdown and CSV."""
 
 import csv
 import dataclasses
@@ -20,12 +20,12 @@ class Column:
 
     Attributes:
       header: its heading; line breaks in it count on a console only.
-      keys: of the values in a row that it shows; in CSV each is a column of its own.
+      keys: of the row's values that it shows; each has its own column in CSV.
       form: format specification of a value, or a function from a value to its text.
       scale: factor on the values, for example 100 for shares shown in percent.
       layout: template of the cell where there are several values.
-      right: justified to the right, as numbers are.
-      missing: the text where the first value is None or absent. Where only a later one is, the first stands alone.
+      right: right-justified, as for numbers.
+      missing: the text where the first value is None or absent. If only a later one is, the first is shown alone.
     """
 
     header: str
@@ -50,7 +50,7 @@ class Column:
 
 
 def text(header: str, key: str, form: Callable[[Any], str] = str, missing: str = "n/a") -> Column:
-    """Words, justified to the left."""
+    """Left-justified text."""
     return Column(header, (key,), form, missing=missing)
 
 
@@ -76,11 +76,11 @@ class Table:
     Attributes:
       columns: from left to right.
       rows: a value, or None, under each key of the columns.
-      caption: what to know about the table, one note per line.
-      title: heads it on a console.
+      caption: notes below the table, one per line.
+      title: its heading on a console.
       name: of its files, without suffix.
       footer: a last row, for example of totals, set apart on a console; not in CSV.
-      group: key of the rows; on a console a blank line stands wherever its value changes.
+      group: key of the rows; on a console a blank line separates rows with different values.
     """
 
     columns: Sequence[Column]

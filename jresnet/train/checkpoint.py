@@ -32,7 +32,7 @@ class Checkpoints:
         self._directory = pathlib.Path(directory).resolve()
         self._manager: ocp.CheckpointManager | None = None
 
-    def save(self, step: int, state: Any, meta: dict) -> None:
+    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Write a pytree of arrays and a JSON-serialisable dict in the background; an existing step is left as it is.
 
         The arrays must not change until the write is finished. A collective.
@@ -46,7 +46,7 @@ class Checkpoints:
         """The steps of all complete checkpoints, ascending."""
         return sorted(self._open().all_steps()) if self._directory.is_dir() else []
 
-    def restore(self, step: int, like: Any) -> tuple[Any, dict]:
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """Read the checkpoint of `step` with the shapes, dtypes and shardings of `like`; return pytree and dict.
 
         Raises:

@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax import lax
 
 from jresnet.data.augment import normalise
 from jresnet.data.datasets import Split
-from jresnet.data.pipeline import STREAMED_IMAGES, Statistics
+from jresnet.data.pipeline import STREAMED_IMAGES, Statistics, pad_rows
 from jresnet.models import ResNet, conv_for
 from jresnet.parallel.devices import Devices
 from jresnet.train.step import make_predict_step
@@ -43,7 +44,7 @@ class Summary(NamedTuple):
 
 
 @lru_cache(CACHED_PROGRAMS)
-def eval_program(model: ResNet, devices: Devices) -> Callable:
+def eval_program(model: ResNet, devices: Devices) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
     """Compile `(variables, mean, std, images, labels) -> (losses, predictions, confidences)`.
 
     Images are uint8 [steps, batch, height, width, 3] and labels int32 [steps, batch]; mean and std are float32
@@ -52,8 +53,8 @@ def eval_program(model: ResNet, devices: Devices) -> Callable:
     """
     predict_step = make_predict_step(model.clone(conv_general_dilated_cls=conv_for(devices.platform)))
 
-    def program(variables, mean, std, images, labels):
-        def predict(batch):
+    def program(variables: Any, mean: jax.Array, std: jax.Array, images: jax.Array, labels: jax.Array) -> Any:
+        def predict(batch: tuple[jax.Array, jax.Array]) -> Any:
             images, labels = batch
             return predict_step(variables, normalise(images, mean, std), labels)
 
@@ -95,13 +96,9 @@ class Evaluator:
         steps = max(1, min(STREAMED_IMAGES, len(split)) // batch_size)
         size = steps * batch_size
         for start in range(0, len(split), size):
-            images, labels = (
-                np.pad(part, [(0, size - len(part))] + [(0, 0)] * (part.ndim - 1)).reshape(
-                    steps, batch_size, *part.shape[1:]
-                )
-                for part in (split.images[start : start + size], split.labels[start : start + size])
-            )
-            yield images, labels
+            rows = slice(start, start + size)
+            images, labels = pad_rows(split.images[rows], size), pad_rows(split.labels[rows], size)
+            yield images.reshape(steps, batch_size, *images.shape[1:]), labels.reshape(steps, batch_size)
 
 
 def summarise(losses: np.ndarray, correct: np.ndarray, batch_size: int) -> Summary:

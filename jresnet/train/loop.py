@@ -7,7 +7,6 @@ import os
 import pathlib
 import statistics
 import time
-from typing import Any
 
 import rich.console
 
@@ -20,6 +19,7 @@ from jresnet.parallel.compiler import enable_compile_cache
 from jresnet.parallel.devices import Devices
 from jresnet.records import environment, run_directory
 from jresnet.records.figures import curves
+from jresnet.records.files import Record
 from jresnet.records.log import RunLog
 from jresnet.records.run import Run
 from jresnet.train.checkpoint import Checkpoints
@@ -39,7 +39,7 @@ class Result:
     """
 
     experiment: str
-    config: dict
+    config: Record
     seed: int
     parameters: int
     epochs: int
@@ -48,9 +48,9 @@ class Result:
     test_loss: float | None = None
     test_accuracy: float | None = None
     test_accuracy_batch_mean: float | None = None
-    dataset: dict
+    dataset: Record
     device: str
-    versions: dict
+    versions: dict[str, str]
     commit: str | None
     seconds: float
     compile_seconds: float
@@ -58,12 +58,12 @@ class Result:
     validation_loss: float | None = None
     validation_accuracy: float | None = None
 
-    def to_json(self) -> dict:
+    def to_json(self) -> Record:
         """The result as `result.json` holds it, without metrics of splits that have no images."""
         return {name: value for name, value in vars(self).items() if value is not None or name == "commit"}
 
     @classmethod
-    def from_json(cls, record: dict, path: pathlib.Path) -> "Result":
+    def from_json(cls, record: Record, path: pathlib.Path) -> "Result":
         """The result in the content of a `result.json`.
 
         Raises:
@@ -80,7 +80,7 @@ class Result:
 def fit(
     config: Config,
     dataset: Dataset,
-    workdir: str | os.PathLike,
+    workdir: str | os.PathLike[str],
     *,
     seed: int = 0,
     experiment: str = "train",
@@ -104,7 +104,7 @@ def fit(
     Args:
       config: the configuration; its `validation` images are held out of the training split.
       dataset: the data.
-      workdir: the run's directory, created if need be.
+      workdir: the run's directory, created if necessary.
       seed: decides initial weights, validation split, order and augmentation; from 0 to 2**32 - 1.
       experiment: name of the run in its records.
       resume: continue from the latest checkpoint in `workdir`; if the run is finished, return its result.
@@ -226,16 +226,14 @@ def stop_if_signalled(trainer: Trainer) -> None:
         raise Interrupted(f"interrupted after {position}; the state is saved", trainer.stop_signal)
 
 
-def evaluate(
-    trainer: Trainer, dataset: Dataset, epoch: int, signal: StopSignal, log: RunLog
-) -> dict[str, Outputs]:  # fmt: skip
+def evaluate(trainer: Trainer, dataset: Dataset, epoch: int, signal: StopSignal, log: RunLog) -> dict[str, Outputs]:
     """Evaluate the splits other than the training split that have images.
 
     Raises:
       Interrupted: a stop signal arrived.
     """
 
-    def after_chunk():
+    def after_chunk() -> None:
         log.advance(trainer.steps_per_epoch, epoch, "test")
         trainer.synchronise(signal)
         stop_if_signalled(trainer)
@@ -247,7 +245,7 @@ def evaluate(
 
 def epoch_record(
     trainer: Trainer, dataset: Dataset, epoch: int, outputs: dict[str, Outputs], eval_seconds: float
-) -> dict:
+) -> Record:
     """One line of `metrics.jsonl`.
 
     Raises:
@@ -270,13 +268,13 @@ def epoch_record(
     }
 
 
-def summarise_run(trainer: Trainer, history: list[dict], commit: str | None) -> Result:
-    """The result of a finished run: the metrics of its last epoch, whatever those of others were."""
+def summarise_run(trainer: Trainer, history: list[Record], commit: str | None) -> Result:
+    """The result of a finished run, with the metrics of its last epoch."""
     run, last = trainer.run, history[-1]
     metrics = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "test_loss", "test_accuracy",
                "test_accuracy_batch_mean")  # fmt: skip
-    record: dict[str, Any] = run.to_json()
-    figures: dict[str, Any] = {name: last.get(name) for name in metrics}
+    record: Record = run.to_json()
+    figures: Record = {name: last.get(name) for name in metrics}
     return Result(
         **{name: record[name] for name in ("experiment", "config", "seed", "dataset")},
         **figures,

@@ -17,7 +17,7 @@ def optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformat
     program.
     """
 
-    def sgd(learning_rate, weight_decay):
+    def sgd(learning_rate: jax.Array, weight_decay: jax.Array) -> optax.GradientTransformation:
         return optax.chain(
             optax.add_decayed_weights(weight_decay),
             optax.sgd(learning_rate, config.momentum, config.nesterov),
@@ -67,7 +67,7 @@ def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
     if warmup:
         decay = optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup), decay], [warmup])
 
-    def fraction(step):
+    def fraction(step: jax.typing.ArrayLike) -> Any:
         with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix integers and floats
             return decay(step)
 

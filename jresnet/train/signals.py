@@ -4,10 +4,11 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from types import FrameType
 
 
 class StopSignal:
-    """The signal that asked to stop.
+    """The first stop signal received.
 
     Attributes:
       number: its number; None until one arrives.
@@ -28,11 +29,11 @@ def catch_stop_signals() -> Iterator[StopSignal]:
         return
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def restore():
+    def restore() -> None:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
-    def handle(number, _frame):
+    def handle(number: int, _frame: FrameType | None) -> None:
         received.number = number
         restore()
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from jresnet.data.pipeline import Batch
 from jresnet.models import ResNet, initialiser
 
 
@@ -31,7 +32,7 @@ class TrainState(flax.struct.PyTreeNode):
     key: jax.Array
 
     @property
-    def variables(self) -> dict:
+    def variables(self) -> dict[str, Any]:
         """What `model.apply` takes."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
@@ -77,7 +78,7 @@ class Metrics(NamedTuple):
     @classmethod
     def zero(cls) -> "Metrics":
         """Metrics of no steps."""
-        return cls(jnp.zeros((), jnp.float32), jnp.int32(0), jnp.int32(0), jnp.int32(-1))
+        return cls(jnp.float32(0), jnp.int32(0), jnp.int32(0), jnp.int32(-1))
 
     def __add__(self, other: "Metrics") -> "Metrics":  # type: ignore[override]
         """Metrics of these steps followed by the other's."""
@@ -85,7 +86,9 @@ class Metrics(NamedTuple):
         return Metrics(self.loss + other.loss, self.correct + other.correct, self.images + other.images, bad_step)
 
 
-def make_train_step(model: ResNet, tx: optax.GradientTransformation, axis_name: str | None = None) -> Callable:
+def make_train_step(
+    model: ResNet, tx: optax.GradientTransformation, axis_name: str | None = None
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Make `train_step(state, batch) -> (state, metrics)`, a pure function.
 
     The batch is a dict: images, float32 [batch, height, width, channels], normalised; labels, int32 [batch]; optionally
@@ -96,20 +99,20 @@ def make_train_step(model: ResNet, tx: optax.GradientTransformation, axis_name: 
     and the running ones are the first device's, as under torch.nn.DataParallel.
     """
 
-    def total(tree):
+    def total(tree: Any) -> Any:
         return tree if axis_name is None else lax.psum(tree, axis_name)
 
-    def of_first_device(tree):
+    def of_first_device(tree: Any) -> Any:
         return total(jax.tree.map(lambda a: jnp.where(lax.axis_index(axis_name) == 0, a, jnp.zeros_like(a)), tree))
 
-    def train_step(state: TrainState, batch: dict) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         check_batch(batch)
         check_state(state)
         mask = batch.get("mask")
         weights = jnp.ones(batch["labels"].shape, bool) if mask is None else mask
         images = total(weights.sum())
 
-        def mean_loss(params):
+        def mean_loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             rngs = {"dropout": jax.random.fold_in(state.key, state.step)}
             logits, updates = model.apply(
                 {"params": params, "batch_stats": state.batch_stats}, batch["images"],
@@ -138,7 +141,7 @@ def make_train_step(model: ResNet, tx: optax.GradientTransformation, axis_name: 
     return train_step
 
 
-def make_predict_step(model: ResNet) -> Callable:
+def make_predict_step(model: ResNet) -> Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
     """Make `predict_step(variables, images, labels) -> (losses, predictions, confidences)`, a pure function.
 
     Images are float32 [batch, height, width, channels], normalised, and labels int32 [batch]. Losses are float32
@@ -146,7 +149,7 @@ def make_predict_step(model: ResNet) -> Callable:
     All outputs are per image, so that the caller can count each image exactly once.
     """
 
-    def predict_step(variables, images, labels):
+    def predict_step(variables: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         check_batch({"images": images, "labels": labels})
         logits: jax.Array = model.apply(variables, images, train=False)  # type: ignore[assignment]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -155,13 +158,13 @@ def make_predict_step(model: ResNet) -> Callable:
     return predict_step
 
 
-def make_eval_step(model: ResNet) -> Callable:
+def make_eval_step(model: ResNet) -> Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     """Make `eval_step(variables, images, labels) -> (losses, predictions)`: `make_predict_step` without confidences."""
     predict_step = make_predict_step(model)
     return lambda variables, images, labels: predict_step(variables, images, labels)[:2]
 
 
-def check_batch(batch: dict) -> None:
+def check_batch(batch: Batch) -> None:
     """Check a batch's shapes and dtypes while tracing.
 
     Raises:

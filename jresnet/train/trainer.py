@@ -12,7 +12,7 @@ from jax import lax
 
 from jresnet import models
 from jresnet.data.datasets import Split
-from jresnet.data.pipeline import Chunk, Input, make_input
+from jresnet.data.pipeline import Batch, Chunk, Input, make_input
 from jresnet.errors import Diverged
 from jresnet.models import ResNet
 from jresnet.parallel import distributed
@@ -31,7 +31,9 @@ CALL_SECONDS = 1.0
 
 
 @lru_cache(CACHED_PROGRAMS)
-def init_program(model: ResNet, tx: optax.GradientTransformation, image_shape: tuple[int, int, int]) -> Callable:
+def init_program(
+    model: ResNet, tx: optax.GradientTransformation, image_shape: tuple[int, int, int]
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compile `(seed, learning_rate, weight_decay) -> (state, metrics)`: the start of a run, or a checkpoint's shapes.
 
     Args:
@@ -40,7 +42,7 @@ def init_program(model: ResNet, tx: optax.GradientTransformation, image_shape: t
       image_shape: (height, width, channels).
     """
 
-    def program(seed, learning_rate, weight_decay) -> tuple[TrainState, Metrics]:
+    def program(seed: jax.Array, learning_rate: jax.Array, weight_decay: jax.Array) -> tuple[TrainState, Metrics]:
         state = create_train_state(model, tx, seed, image_shape)
         return state.replace(opt_state=with_rates(state.opt_state, learning_rate, weight_decay)), Metrics.zero()
 
@@ -48,7 +50,9 @@ def init_program(model: ResNet, tx: optax.GradientTransformation, image_shape: t
 
 
 @lru_cache(CACHED_PROGRAMS)
-def train_program(model: ResNet, tx: optax.GradientTransformation, get_batch: Callable, devices: Devices) -> Callable:
+def train_program(
+    model: ResNet, tx: optax.GradientTransformation, get_batch: Callable[[Any, jax.Array], Batch], devices: Devices
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compile `(state, metrics, arrays, first, last) -> (state, metrics)`: training steps `first` to `last`, exclusive.
 
     The bounds are data: one program serves calls of any length, and a call of no steps compiles it. Learning rate,
@@ -64,8 +68,8 @@ def train_program(model: ResNet, tx: optax.GradientTransformation, get_batch: Ca
     model = model.clone(axis_name=devices.axis_name, conv_general_dilated_cls=models.conv_for(devices.platform))
     train_step = make_train_step(model, tx, devices.axis_name)
 
-    def program(state, metrics, arrays, first, last):
-        def body(i, carry):
+    def program(state: TrainState, metrics: Metrics, arrays: Any, first: jax.Array, last: jax.Array) -> Any:
+        def body(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, metrics = carry
             state, step_metrics = train_step(state, get_batch(arrays, i))
             return state, metrics + step_metrics
@@ -84,7 +88,7 @@ def all_finite(tree: Any) -> jax.Array:
 class Pace:
     """Chooses the number of steps per call so that a call takes about CALL_SECONDS; results do not depend on it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._steps = 1
 
     def __call__(self, left: int) -> int:
@@ -131,7 +135,7 @@ class Trainer:
         self.evaluate = Evaluator(model, statistics, devices)
         self._init = init_program(model, tx, (*run.image_size, 3))
         self._init_arguments = (run.seed, config.learning_rate, config.weight_decay)
-        self._pace, self._compiled = Pace(), set[tuple]()
+        self._pace, self._compiled = Pace(), set[tuple[Any, ...]]()
         self._shapes = jax.eval_shape(self._init, *self._init_arguments)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self._shapes[0].params))
         self.compile_seconds = 0.0
@@ -239,7 +243,7 @@ class Trainer:
 
 def restore(
     checkpoints: Checkpoints, step: int, shapes: tuple[TrainState, Metrics]
-) -> tuple[tuple[TrainState, Metrics], dict]:
+) -> tuple[tuple[TrainState, Metrics], dict[str, Any]]:
     """The state and metrics saved at `step`, on this process's first device, and the metadata; a collective.
 
     Raises:

@@ -12,6 +12,7 @@ import numpy as np
 from jresnet import models
 from jresnet.config import Config
 from jresnet.data.augment import normalise
+from jresnet.data.pipeline import pad_rows
 from jresnet.errors import InputError
 from jresnet.parallel.compiler import compiler_options
 from jresnet.records import run_directory
@@ -20,7 +21,7 @@ from jresnet.train import optim
 from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.trainer import init_program, restore
 
-# The experiment and data set named in the record of weights that were not trained by a run.
+# Recorded as experiment and data set of weights that no run has trained.
 CONVERTED = "converted"
 # Images per call; smaller batches are padded to a power of two, so that few shapes are compiled.
 MAX_BATCH_SIZE = 256
@@ -53,14 +54,14 @@ class Classifier:
 
         fast = model.clone(conv_general_dilated_cls=models.conv_for(jax.default_backend()))
 
-        def probabilities(variables, images):
+        def probabilities(variables: Any, images: jax.Array) -> jax.Array:
             logits: jax.Array = fast.apply(variables, normalise(images, run.mean, run.std), train=False)  # type: ignore[assignment]
             return jax.nn.softmax(logits)
 
         self._probabilities = jax.jit(probabilities, compiler_options=compiler_options())
 
     @classmethod
-    def load(cls, workdir: str | os.PathLike) -> "Classifier":
+    def load(cls, workdir: str | os.PathLike[str]) -> "Classifier":
         """Load the network of the latest checkpoint in a run's directory, finished or not.
 
         Raises:
@@ -103,13 +104,12 @@ class Classifier:
         return np.concatenate([np.empty((0, len(self.classes)), np.float32), *batches])
 
     def _predict_batch(self, images: np.ndarray) -> np.ndarray:
-        size = 1 << (len(images) - 1).bit_length()
-        padded = np.pad(images, [(0, size - len(images)), (0, 0), (0, 0), (0, 0)])
+        padded = pad_rows(images, 1 << (len(images) - 1).bit_length())
         return np.asarray(self._probabilities(self.variables, padded))[: len(images)]
 
 
 def store(
-    directory: str | os.PathLike, config: Config, variables: Any, classes: Sequence[str],
+    directory: str | os.PathLike[str], config: Config, variables: Any, classes: Sequence[str],
     image_size: tuple[int, int], mean: Sequence[float], std: Sequence[float],
 ) -> None:  # fmt: skip
     """Write weights from elsewhere as a run's directory, which `Classifier.load` reads.
@@ -121,7 +121,7 @@ def store(
       classes: class names, in the order of the logits.
       image_size: (height, width) of the images in pixels.
       mean: mean of each colour channel that images were normalised with in training, on a scale of 0 to 1.
-      std: standard deviation of each colour channel, likewise.
+      std: standard deviation of each colour channel, on the same scale.
 
     Raises:
       InputError: the directory is not empty or cannot be written.
