@@ -91,7 +91,7 @@ def measure(
     started = time.perf_counter()
     watch = Stopwatch(options.config, held_out, entry["seed"])
     # The evaluation's program is compiled for this number of images.
-    watch.trainer.evaluate(watch.trainer.state.variables, held_out.test.take(slice(STREAMED_IMAGES)))
+    watch.trainer.evaluator(watch.trainer.state.variables, held_out.test.take(slice(STREAMED_IMAGES)))
     watch.setup_seconds = time.perf_counter() - started
 
     def stop_if_asked() -> None:
@@ -103,7 +103,7 @@ def measure(
         seconds = watch.epoch(epoch, received)
         stop_if_asked()
         started = time.perf_counter()
-        outputs = watch.trainer.evaluate(watch.trainer.state.variables, held_out.test, stop_if_asked)
+        outputs = watch.trainer.evaluator(watch.trainer.state.variables, held_out.test, stop_if_asked)
         accuracy = float((outputs.predictions == held_out.test.labels).mean())
         line = {"epoch": epoch, "test_accuracy": accuracy}
         line |= {"training_seconds": seconds, "evaluation_seconds": time.perf_counter() - started}

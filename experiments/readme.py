@@ -1,4 +1,4 @@
-"""The tables of results in README.md and docs/results.md, generated from committed records.
+"""The tables in README.md, docs/results.md and docs/performance.md, generated from committed records.
 
     python -m experiments.readme                # rewrite them
     python -m experiments.reproduce --check     # fail if they differ from the records, or a record contradicts itself
@@ -51,7 +51,10 @@ _SPEED_COLUMNS = (
     number("width", "width", "d"),
     number("batch", "batch", "d"),
     number("images/s", "rate", ".0f"),
-    *(Column(f"over {mode}", (mode,), lambda ratio: timing.spread_text(ratio, ".2f"), right=True) for mode in _MODES),
+    *(
+        Column(f"x PyTorch {mode}", (mode,), lambda ratio: timing.spread_text(ratio, ".2f"), right=True)
+        for mode in _MODES
+    ),
 )
 
 
@@ -167,21 +170,38 @@ def headline(studies: Sequence[Study], speed: Speed) -> list[str]:
                 groups.setdefault(key, {})[run] = record
     for (data, _, device), runs in groups.items():
         rows.append({"source": "jresnet", "device": device, "data": data} | _summaries(list(runs.values())))
-    state = "Time is that of one run." if groups else "Here it has not been run at the report's scale yet."
-    speed_rows = [
-        {"width": case["width"], "batch": case["batch_size"], "rate": case["images_per_second"]["jax"]}
-        | {mode: case["speed_of_jax_over"][f"torch {mode}"] for mode in _MODES}
-        for case in speed.cases
-    ]
-    environment = speed.record["environment"]
+    state = (
+        "Time is that of one run."
+        if groups
+        else (
+            "Not run yet: the final model at full scale (two CPU cores need about ten minutes an epoch), and "
+            "anything on a GPU."
+        )
+    )
     return [
         "", *_markdown(_FINAL_COLUMNS, rows), "",
         f"The report's final model; test accuracy is the mean over test batches, as the report computes it. {state}",
-        "", *_markdown(_SPEED_COLUMNS, speed_rows), "",
+        "", *_speed(speed, cases=[case for case in speed.cases if case["width"] == report.FINAL.width]), "",
+    ]  # fmt: skip
+
+
+def all_speeds(_: Sequence[Study], speed: Speed) -> list[str]:
+    """The speed of a step against PyTorch's, at every width and batch size of the record."""
+    return ["", *_speed(speed, speed.cases), ""]
+
+
+def _speed(speed: Speed, cases: Sequence[dict]) -> list[str]:
+    rows = [
+        {"width": case["width"], "batch": case["batch_size"], "rate": case["images_per_second"]["jax"]}
+        | {mode: case["speed_of_jax_over"][f"torch {mode}"] for mode in _MODES}
+        for case in cases
+    ]
+    environment = speed.record["environment"]
+    return [
+        *_markdown(_SPEED_COLUMNS, rows), "",
         f"Speed of a training step in float32 on {environment['cores']} cores ({environment['device']}), and its ratio "
-        f"to that of PyTorch {environment['versions']['torch']} in eager mode and compiled: median [quartiles] over "
-        f"{speed.record['options']['rounds']} rounds in which they alternate. Commit: {environment['commit']}.",
-        "",
+        f"to PyTorch {environment['versions']['torch']}, eager and compiled: median [quartiles] over "
+        f"{speed.record['options']['rounds']} rounds in which they alternate. Commit {environment['commit'][:12]}.",
     ]  # fmt: skip
 
 
@@ -230,6 +250,7 @@ def _markdown(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
 BLOCKS = (
     Block(pathlib.Path("README.md"), "headline", headline),
     Block(pathlib.Path("docs", "results.md"), "results", results),
+    Block(pathlib.Path("docs", "performance.md"), "speed", all_speeds),
 )
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A small-image ResNet in pure JAX: train it, believe it, build on it.
+"""Small-image ResNets in JAX and Flax, with exact resume and PyTorch weights.
 
 dataset = jresnet.load_dataset("cifar10")
 result = jresnet.fit(jresnet.Config(width=42, epochs=100), dataset, "runs/mine")
@@ -16,17 +16,19 @@ from jresnet.errors import Diverged, InputError, Interrupted, Lost
 if TYPE_CHECKING:
     from jresnet import torch_weights
     from jresnet.data.datasets import Dataset, Split, load_dataset
-    from jresnet.models import BasicBlock, Bottleneck, PreactBlock, ResNet
+    from jresnet.models import BasicBlock, Bottleneck, PreactBlock, ResNet, conv_for
     from jresnet.models.variants import *
-    from jresnet.train.loop import Result, fit
+    from jresnet.records.result import Result
+    from jresnet.train.loop import fit
     from jresnet.train.step import TrainState, make_eval_step, make_train_step
     from jresnet.use.classifier import Classifier
 
 # Imported at their first use, as JAX, Flax and Orbax together take seconds.
 _LAZY = {
     "data.datasets": ("Dataset", "Split", "load_dataset"),
-    "models": ("BasicBlock", "Bottleneck", "PreactBlock", "ResNet", *get_args(Model)),
-    "train.loop": ("Result", "fit"),
+    "models": ("BasicBlock", "Bottleneck", "PreactBlock", "ResNet", "conv_for", *get_args(Model)),
+    "records.result": ("Result",),
+    "train.loop": ("fit",),
     "train.step": ("TrainState", "make_eval_step", "make_train_step"),
     "use.classifier": ("Classifier",),
 }

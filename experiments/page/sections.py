@@ -12,9 +12,9 @@ from experiments import report
 from experiments.page import figures, predictions, tables
 from experiments.page.figures import Drawing
 from experiments.page.predictions import Predictions
-from experiments.registry import EXPERIMENTS
 from experiments.study import statistics
 from experiments.study.experiment import Cell, Experiment, Outcome, label
+from experiments.study.plan import EXPERIMENTS
 from experiments.study.results import data_name
 from jresnet import models
 from jresnet.data.datasets import dataset_record

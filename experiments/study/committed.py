@@ -16,7 +16,7 @@ from jresnet.errors import InputError
 from jresnet.records import run_directory
 from jresnet.records.files import read_json
 from jresnet.records.log import METRICS, read_metrics
-from jresnet.train import loop
+from jresnet.records.result import Result
 
 RESULTS = pathlib.Path("experiments", "results")
 SPEED = pathlib.Path("benchmarks", "results", "throughput-cpu.json")
@@ -78,7 +78,7 @@ def _read_study(directory: pathlib.Path) -> Study:
 def _read_result(run: pathlib.Path) -> dict:
     path = run / run_directory.RESULT
     record = read_json(path)
-    loop.Result.from_json(record, path)
+    Result.from_json(record, path)
     known = record["config"].keys() <= vars(Config()).keys() and "width" in record["config"]
     if not known or not {"name", "train", "test", "sha256"} <= record["dataset"].keys():
         raise InputError(f"{path}: does not name its data set and width: copy the file from the run again")

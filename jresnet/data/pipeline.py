@@ -57,17 +57,21 @@ class Chunk(NamedTuple):
       arrays: what the input's `get_batch` takes.
       first: first step, an index into the arrays' leading axis.
       last: end of the steps.
-      images: images in these steps.
     """
 
     arrays: Any
     first: int
     last: int
-    images: int
 
 
 class Input(Protocol):
-    """The training images of one run, as chunks for the compiled program."""
+    """The training images of one run, as chunks for the compiled program.
+
+    Attributes:
+      name: the value of `--input` that selects it.
+    """
+
+    name: str
 
     @property
     def get_batch(self) -> Callable[[Any, jax.Array], Batch]:
@@ -152,6 +156,8 @@ def check_resident(images: jax.Array, labels: jax.Array, plan: Plan, mask: jax.A
 class Resident:
     """Images kept on the device as uint8; shuffled, augmented and normalised inside the compiled program."""
 
+    name = "resident"
+
     def __init__(self, split: Split, config: Config, seed: int, statistics: Statistics, devices: Devices):
         self.images, self.config, self.seed, self.devices = len(split), config, seed, devices
         self.get_batch = GatherAndAugment(config.crop_padding)
@@ -168,11 +174,11 @@ class Resident:
         step = first_step
         while step < steps:
             last = step + pace(steps - step)
-            yield Chunk(arrays, step, last, (last - step) * batch_size)
+            yield Chunk(arrays, step, last)
             step = last
         if self.images > steps * batch_size and step == steps:
             arrays = (self.data, *self.devices.split(self.devices.local_shard((tail, mask))))
-            yield Chunk(arrays, 0, 1, self.images - steps * batch_size)
+            yield Chunk(arrays, 0, 1)
 
 
 def take_batch(arrays: Any, i: jax.Array) -> Batch:
@@ -197,6 +203,8 @@ class Streamed:
       InputError: TensorFlow is not installed.
     """
 
+    name = "tfds"
+
     def __init__(self, split: Split, config: Config, seed: int, statistics: Statistics, devices: Devices):
         if importlib.util.find_spec("tensorflow") is None:
             raise InputError(
@@ -214,19 +222,19 @@ class Streamed:
         """See `Input.epoch`; the host's buffers decide the size of a chunk, so `pace` is ignored."""
         plan = plan_for(self.config, self.seed, epoch, self.images)
         full, tail, mask = batches_of(plan, self.config.batch_size, self.devices.count)
-        steps, batch_size = full.order.shape
+        steps = len(full.order)
         if first_step < steps:
             local = self.devices.local_shard(jax.tree.map(lambda a: a[first_step:], full))
             for stack in self.host_batches(local):
                 count = len(stack["labels"])
-                yield self._chunk(pad_stack(stack, self.stack_size), count, count * batch_size)
+                yield self._chunk(pad_stack(stack, self.stack_size), count)
         if tail.order.size and first_step <= steps:
             (stack,) = self.host_batches(self.devices.local_shard(tail))
             stack = stack if mask is None else stack | {"mask": self.devices.local_shard(mask)}
-            yield self._chunk(stack, 1, self.images - steps * batch_size)
+            yield self._chunk(stack, 1)
 
-    def _chunk(self, stack: dict[str, np.ndarray], steps: int, images: int) -> Chunk:
-        return Chunk((self.statistics, self.devices.split(stack)), 0, steps, images)
+    def _chunk(self, stack: dict[str, np.ndarray], steps: int) -> Chunk:
+        return Chunk((self.statistics, self.devices.split(stack)), 0, steps)
 
     def host_batches(self, plan: Plan) -> Iterator[dict[str, np.ndarray]]:
         """Execute a plan cut into batches with tf.data, deterministically and ahead of use.

@@ -3,6 +3,7 @@
 Under pmap a batch is split over the devices in order, so process 0 holds the first images of every batch.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,7 +80,7 @@ class Devices:
         """Jit or pmap `function`, donating the arguments `donate`; those in `broadcast` have no device axis."""
         if self.axis_name is None:
             return jax.jit(function, donate_argnums=donate, compiler_options=compiler_options())
-        axes = tuple(None if i in broadcast else 0 for i in range(function.__code__.co_argcount))
+        axes = tuple(None if i in broadcast else 0 for i in range(len(inspect.signature(function).parameters)))
         mapped: Callable[..., Any] = jax.pmap(
             function, self.axis_name, in_axes=axes, donate_argnums=donate, devices=self._devices
         )

@@ -7,7 +7,7 @@ from typing import Any
 from jresnet.config import Config
 from jresnet.errors import InputError
 
-# Options that may change between the sessions of one run: where the data come from and how they reach the device.
+# Options that may change when a run is resumed: where the data come from and how they reach the device.
 # The data are identified by their sha256.
 NOT_IDENTITY = ("dataset", "data_dir", "input", "parallel")
 
@@ -20,7 +20,7 @@ class Run:
       experiment: its name in records.
       seed: decides initial weights, validation split, order and augmentation.
       config: the configuration, with the network's own defaults filled in (`models.explicit`).
-      dataset: name, sizes and sha256 of the data, see `Dataset.record`.
+      dataset: name, sizes and sha256 of the data, see `data.datasets.dataset_record`.
       classes: class names, in the order of the logits.
       image_size: (height, width) in pixels.
       mean: mean of each colour channel of the training images, on a scale of 0 to 1.

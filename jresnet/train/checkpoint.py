@@ -10,6 +10,8 @@ from orbax.checkpoint.checkpoint_managers import LatestN
 
 from jresnet.errors import Diverged, InputError, Interrupted, first_line
 from jresnet.parallel import distributed
+from jresnet.parallel.devices import checkpoint_sharding
+from jresnet.train.step import Metrics, TrainState
 
 
 class Checkpoints:
@@ -83,3 +85,18 @@ class Checkpoints:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self._directory, options=self._options)
         return self._manager
+
+
+def restore(
+    checkpoints: Checkpoints, step: int, shapes: tuple[TrainState, Metrics]
+) -> tuple[tuple[TrainState, Metrics], dict[str, Any]]:
+    """The state and metrics saved at `step`, on this process's first device, and the metadata; a collective.
+
+    Raises:
+      InputError: the checkpoint is damaged or belongs to another network.
+    """
+    sharding = checkpoint_sharding()
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
+    saved, meta = checkpoints.restore(step, like)
+    state, metrics = jax.tree.map(lambda leaf: leaf.addressable_data(0), saved)
+    return (TrainState(**vars(state)), Metrics(*metrics)), meta

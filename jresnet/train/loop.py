@@ -1,4 +1,4 @@
-"""`fit`: train one network and record the run."""
+"""`fit`: the loop over epochs. The calls within an epoch are in `Trainer.train_epoch`, the steps in `train_program`."""
 
 import dataclasses
 import logging
@@ -21,60 +21,12 @@ from jresnet.records import environment, run_directory
 from jresnet.records.figures import curves
 from jresnet.records.files import Record
 from jresnet.records.log import RunLog
+from jresnet.records.result import Result
 from jresnet.records.run import Run
 from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.evaluate import Outputs, summarise
 from jresnet.train.signals import StopSignal, catch_stop_signals
 from jresnet.train.trainer import Trainer
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Result:
-    """The result of a run, the content of `result.json`.
-
-    Losses are mean cross-entropies in nats, accuracies fractions of images from 0 to 1. `train_*` are averages over the
-    last epoch while it was trained, on augmented images; `test_*` and `validation_*` are those of the final parameters,
-    every image counted once. `test_accuracy_batch_mean` averages the accuracies of test batches of the training batch
-    size, as the report did. `seconds` is the time spent on epochs, without `compile_seconds`.
-    """
-
-    experiment: str
-    config: Record
-    seed: int
-    parameters: int
-    epochs: int
-    train_loss: float
-    train_accuracy: float
-    test_loss: float | None = None
-    test_accuracy: float | None = None
-    test_accuracy_batch_mean: float | None = None
-    dataset: Record
-    device: str
-    versions: dict[str, str]
-    commit: str | None
-    seconds: float
-    compile_seconds: float
-    images_per_second: float
-    validation_loss: float | None = None
-    validation_accuracy: float | None = None
-
-    def to_json(self) -> Record:
-        """The result as `result.json` holds it, without metrics of splits that have no images."""
-        return {name: value for name, value in vars(self).items() if value is not None or name == "commit"}
-
-    @classmethod
-    def from_json(cls, record: Record, path: pathlib.Path) -> "Result":
-        """The result in the content of a `result.json`.
-
-        Raises:
-          InputError: fields are missing or unknown; the message names `path`.
-        """
-        try:
-            return cls(**record)
-        except TypeError as error:
-            raise InputError(
-                f"{path}: not the result of a run ({error}): choose another directory, or delete the file"
-            ) from None
 
 
 def fit(
@@ -212,7 +164,7 @@ def create_directory(directory: pathlib.Path, run: Run, trainer: Trainer) -> Non
     """
     if distributed.is_primary():
         run_directory.create(directory, run)
-    distributed.require_equal({"--input": type(trainer.source).__name__.lower()}, {})
+    distributed.require_equal({"--input": trainer.source.name}, {})
     if not distributed.visible_to_all(directory / run_directory.CONFIG):
         raise InputError(
             f"--workdir {directory}: is not the same directory in all processes: choose one that they share"
@@ -240,7 +192,7 @@ def evaluate(trainer: Trainer, dataset: Dataset, epoch: int, signal: StopSignal,
 
     splits = {"validation": dataset.validation, "test": dataset.test}
     variables = trainer.state.variables
-    return {name: trainer.evaluate(variables, split, after_chunk) for name, split in splits.items() if len(split)}
+    return {name: trainer.evaluator(variables, split, after_chunk) for name, split in splits.items() if len(split)}
 
 
 def epoch_record(

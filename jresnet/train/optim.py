@@ -51,8 +51,8 @@ def with_rates(opt_state: Any, learning_rate: Any, weight_decay: Any) -> Any:
 def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
     """The learning rate as a fraction of its peak: updates done so far -> 0 to 1.
 
-    After a linear warm-up from 0, `constant` stays at 1 (as in the report), `cosine` and `linear` fall to 0 at the last
-    step, and `step` divides by 10 at one half and at three quarters of the run (He et al. 2015, arXiv 1512.03385,
+    After a linear warm-up from 0, `constant` stays at 1 (as in the report), `cosine` and `linear` reach 0 after the
+    last step, and `step` divides by 10 at one half and at three quarters of the run (He et al. 2015, arXiv 1512.03385,
     section 4.2: after 32k and 48k of 64k updates).
     """
     total = config.epochs * steps_per_epoch

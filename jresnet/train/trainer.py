@@ -17,10 +17,10 @@ from jresnet.errors import Diverged
 from jresnet.models import ResNet
 from jresnet.parallel import distributed
 from jresnet.parallel.compiler import run_once_options
-from jresnet.parallel.devices import Devices, checkpoint_sharding
+from jresnet.parallel.devices import Devices
 from jresnet.records.log import RunLog
 from jresnet.records.run import Run
-from jresnet.train.checkpoint import Checkpoints
+from jresnet.train.checkpoint import Checkpoints, restore
 from jresnet.train.evaluate import CACHED_PROGRAMS, Evaluator
 from jresnet.train.optim import schedule, shared_optimizer, with_rates
 from jresnet.train.signals import StopSignal
@@ -132,7 +132,7 @@ class Trainer:
         self.source = source or make_input(split, config, run.seed, statistics, devices)
         tx = shared_optimizer(config, self.steps_per_epoch)
         self.program = train_program(model, tx, self.source.get_batch, devices)
-        self.evaluate = Evaluator(model, statistics, devices)
+        self.evaluator = Evaluator(model, statistics, devices)
         self._init = init_program(model, tx, (*run.image_size, 3))
         self._init_arguments = (run.seed, config.learning_rate, config.weight_decay)
         self._pace, self._compiled = Pace(), set[tuple[Any, ...]]()
@@ -239,18 +239,3 @@ class Trainer:
             f"the loss is not finite at epoch {epoch}, step {step_in_epoch} (update {step}): "
             "lower --learning-rate or add --warmup-epochs; the last good checkpoint is kept"
         )
-
-
-def restore(
-    checkpoints: Checkpoints, step: int, shapes: tuple[TrainState, Metrics]
-) -> tuple[tuple[TrainState, Metrics], dict[str, Any]]:
-    """The state and metrics saved at `step`, on this process's first device, and the metadata; a collective.
-
-    Raises:
-      InputError: the checkpoint is damaged or belongs to another network.
-    """
-    sharding = checkpoint_sharding()
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
-    saved, meta = checkpoints.restore(step, like)
-    state, metrics = jax.tree.map(lambda leaf: leaf.addressable_data(0), saved)
-    return (TrainState(**vars(state)), Metrics(*metrics)), meta

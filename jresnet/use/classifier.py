@@ -18,8 +18,8 @@ from jresnet.parallel.compiler import compiler_options
 from jresnet.records import run_directory
 from jresnet.records.run import Run
 from jresnet.train import optim
-from jresnet.train.checkpoint import Checkpoints
-from jresnet.train.trainer import init_program, restore
+from jresnet.train.checkpoint import Checkpoints, restore
+from jresnet.train.trainer import init_program
 
 # Recorded as experiment and data set of weights that no run has trained.
 CONVERTED = "converted"

@@ -36,6 +36,7 @@ class Silent:
 class Doubles:
     """The epochs' plans as batches of float64 images, not augmented: any difference is then the devices' own."""
 
+    name = "test"
     get_batch = staticmethod(take_batch)
 
     def __init__(self, split: Split, config: Config, devices: Devices):
@@ -54,7 +55,7 @@ class Doubles:
         order = np.asarray(order)
         batches = {"images": self.images[order], "labels": self.split.labels[order]}
         batches |= {} if mask is None else {"mask": np.asarray(mask)}
-        return Chunk(self.devices.split(self.devices.local_shard(batches)), first, last, order.size)
+        return Chunk(self.devices.split(self.devices.local_shard(batches)), first, last)
 
 
 def make_dataset() -> Dataset:
@@ -104,7 +105,7 @@ def run(way: str, folder: pathlib.Path, dtype: str) -> None:
             if epoch + 1 == EPOCHS // 2:
                 trainer.save(checkpoints)
                 np.savez(folder / f"{way}-saved.npz", **arrays_of(trainer))
-    outputs = trainer.evaluate(trainer.state.variables, dataset.test)
+    outputs = trainer.evaluator(trainer.state.variables, dataset.test)
     np.savez(folder / f"{way}.npz", **arrays_of(trainer) | outputs._asdict())
 
 
