@@ -12,7 +12,7 @@ from experiments.study import committed
 from jresnet.errors import InputError
 
 STUDY = "augmentation-width16-jpegq75"
-HEADLINE, RESULTS = readme.BLOCKS
+HEADLINE, RESULTS, SPEEDS = readme.BLOCKS
 
 
 @pytest.fixture
@@ -95,6 +95,7 @@ def test_only_the_final_model_at_full_scale_enters_the_headline():
         (HEADLINE, "90.95", "91.95"),
         (HEADLINE, "1.42 [", "1.43 ["),
         (HEADLINE, "1.57]", "1.67]"),
+        (SPEEDS, "| 64 | 128 |", "| 64 | 129 |"),
     ],
 )
 def test_a_changed_page_is_detected_and_repaired(root, block, old, new):
