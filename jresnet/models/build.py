@@ -17,8 +17,9 @@ from jresnet.models.resnet import ResNet
 from jresnet.models.variants import VARIANTS
 
 
+@lru_cache
 def from_config(config: Config, num_classes: int) -> ResNet:
-    """The network that a configuration describes, for `num_classes` classes.
+    """The network that a configuration describes, for `num_classes` classes; built and checked once.
 
     Raises:
       InputError: options that do not go together.

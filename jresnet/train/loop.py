@@ -144,7 +144,9 @@ def check_processes_agree(run: Run, directory: pathlib.Path, finished: Result | 
     Raises:
       InputError: a process differs from process 0.
     """
-    options = {f"--{name.replace('_', '-')}": value for name, value in vars(run.config).items() if name != "data_dir"}
+    # The data's sha256 decides, not the path at which each process finds them.
+    paths = ("dataset", "data_dir")
+    options = {f"--{name.replace('_', '-')}": value for name, value in vars(run.config).items() if name not in paths}
     checkpoints = sorted(path.name for path in (directory / run_directory.CHECKPOINTS).glob("*") if path.name.isdigit())
     settings = options | {
         "the seed": run.seed,
