@@ -70,19 +70,17 @@ def test_quick(tmp_path):
 
 def interrupted(words, here, number, after):
     """Start a run, send it a signal once the console shows epoch `after`; return its exit status and stderr."""
-    process = start(words, here)
-    deadline = threading.Timer(120, process.kill)
-    deadline.start()
-    try:
+    with start(words, here) as process:
+        deadline = threading.Timer(120, process.kill)
+        deadline.start()
         for line in process.stdout:
             if line.startswith(f"Epoch {after},"):
                 process.send_signal(number)
                 break
         process.stdout.read()
-        return process.wait(), process.stderr.read()
-    finally:
+        complaint = process.stderr.read()
         deadline.cancel()
-        process.kill()
+    return process.returncode, complaint
 
 
 def figures(place):

@@ -139,6 +139,7 @@ def end(processes):
     finally:
         for process in processes:
             process.kill()
+            process.communicate()
 
 
 def trained_for(epochs):
@@ -182,7 +183,8 @@ def test_two_processes_train_what_one_does(here):
 
 @pytest.mark.slow
 def test_a_signal_to_one_stops_both_at_one_step_and_one_alone_goes_on(here):
-    processes = begin(*[["--epochs", "40"]] * 2)
+    words = ["--epochs", "40", "--learning-rate", "0.002"]  # with 0.05, rounding grows to a percent over 120 steps
+    processes = begin(words, words)
     trained_for(2)
     processes[1].send_signal(signal.SIGTERM)
     found = end(processes)
@@ -191,13 +193,13 @@ def test_a_signal_to_one_stops_both_at_one_step_and_one_alone_goes_on(here):
     assert len(places) == 1 and places.pop().startswith("interrupted after epoch ")
     before = metrics("two")
     assert 2 <= len(before) < 40
-    (alone,) = end(begin(["--epochs", "40", "--resume"], count=1))
+    (alone,) = end(begin([*words, "--resume"], count=1))
     assert alone[0] == 0, alone
     assert [line["epoch"] for line in metrics("two")] == list(range(40)) and metrics("two")[: len(before)] == before
-    # As if nothing had happened: 120 steps of float32 drift apart no further than this.
+    # As if nothing had happened.
     jresnet.fit(config_of("two"), jresnet.load_dataset("npz:tiny.npz"), here / "one")
     for name in ("train_loss", "test_loss"):
-        assert metrics("two")[-1][name] == pytest.approx(metrics("one")[-1][name], rel=1e-2), name
+        assert metrics("two")[-1][name] == pytest.approx(metrics("one")[-1][name], rel=1e-5), name
 
 
 @pytest.mark.slow
@@ -211,7 +213,7 @@ def test_a_process_that_dies_stops_the_other_and_leaves_a_checkpoint(here, victi
     assert time.monotonic() - killed < 60
     # 3 where the process noticed by itself; SIGABRT where JAX's runtime was faster, whose witness then speaks.
     assert survivor[0] in (3, -signal.SIGABRT), survivor
-    assert any("start all of them again with --resume" in line for line in plain(survivor[2])), survivor
+    assert any("start all processes again with --resume" in line for line in plain(survivor[2])), survivor
     processes[victim].communicate()
     last = max(int(path.name) for path in (here / "two" / "checkpoints").glob("[0-9]*") if path.name.isdigit())
     (alone,) = end(begin(["--epochs", "200", "--resume"], count=1))
