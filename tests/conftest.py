@@ -29,3 +29,8 @@ def pytest_configure(config):
     for name, value in settings.items():
         os.environ[name.upper()] = str(value)  # for the programs that tests start
         jax.config.update(name, value)
+
+
+def pytest_collection_modifyitems(items):
+    # tests/train/test_loop.py takes longest: begun last, it would leave the other process without work.
+    items.sort(key=lambda item: item.path.name != "test_loop.py")
