@@ -1,4 +1,4 @@
-# make quick   set up .venv and run the final experiment in small, on generated images
+# make quick   set up .venv and run a small version of the final experiment on generated images
 # make test    set up .venv with the test tools, then lint, check types and run the tests
 # make slow    run the tests that take minutes
 # make clean   remove .venv and the tools' caches; keep runs/

@@ -6,7 +6,7 @@ Alone: whole epochs over random images of CIFAR-10's number and size, from the p
 device memory. Beside it, as the ceiling, numpy gathers the same uint8 images in the same order on one thread: any input
 that shuffles must at least read and write every image once.
 
-Trainer: whole epochs of the same step, fed from device memory and by tf.data, and the resident input without the step.
+Training: whole epochs of the same step, fed from device memory and by tf.data, and the resident input without the step.
 An epoch begins and ends with empty buffers, so that no batch is prepared while another rival is timed. Each epoch pays
 for starting tf.data, about 0.1 s, so short epochs show tf.data slower than epochs of 50,000 images would.
 """

@@ -79,11 +79,11 @@ def measure(
       options: the configuration and the target.
       dataset: the data.
       entry: the seed's part of the record, to fill.
-      received: raised when a signal asks to stop.
+      received: holds the stop signal once one arrives.
       keep: called after every change of the entry.
 
     Raises:
-      Interrupted: the flag was raised.
+      Interrupted: a stop signal arrived.
       Diverged: the loss became non-finite.
     """
     held_out = dataset.hold_out(options.validation, entry["seed"])

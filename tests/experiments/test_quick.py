@@ -73,14 +73,16 @@ def interrupted(words, here, number, after):
     with start(words, here) as process:
         deadline = threading.Timer(120, process.kill)
         deadline.start()
-        for line in process.stdout:
-            if line.startswith(f"Epoch {after},"):
-                process.send_signal(number)
-                break
-        process.stdout.read()
-        complaint = process.stderr.read()
-        deadline.cancel()
-    return process.returncode, complaint
+        try:
+            for line in process.stdout:
+                if line.startswith(f"Epoch {after},"):
+                    process.send_signal(number)
+                    break
+            process.stdout.read()
+            return process.wait(), process.stderr.read()
+        finally:
+            deadline.cancel()
+            process.kill()
 
 
 def figures(place):
