@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jresnet.errors import InputError
+from jresnet.errors import InputError, first_line
 from jresnet.models import ResNet, variable_shapes
 from jresnet.records.files import write_bytes
 
@@ -150,7 +150,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     except ImportError as error:
         raise InputError(f"{path}: reading it needs {error.name}: pip install {error.name}") from None
     except Exception as error:  # each library has its own errors, and torch's depend on the damage
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).partition(". ")[0][:200]
+        reason = first_line(error).partition(". ")[0][:200]
         raise InputError(f"{path}: cannot be read as tensors alone ({reason}): save the state dict again") from None
     for name in ("net", "model", "state_dict"):
         contents = contents.get(name, contents) if isinstance(contents, Mapping) else contents
