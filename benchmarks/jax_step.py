@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.timing import POOL_IMAGES, Case, Rival
+from benchmarks.timing import POOL_IMAGES, Case, Device, Rival
 from jresnet import models
 from jresnet.config import Config
 from jresnet.data.datasets import Split
@@ -22,6 +22,8 @@ CLASSES = 10
 IMAGE_SIZE = (32, 32)
 STATISTICS = ((0.5,) * 3, (0.25,) * 3)
 """Mean and standard deviation of the channels of `pool`, about."""
+STEPS: dict[Device, int] = {"cpu": 3, "gpu": 100}
+"""Training steps per timed call: about a second."""
 Source = Literal["resident", "tfds"]
 
 

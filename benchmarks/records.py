@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: options, the machine they run on, and JSON records that --resume continues."""
+"""Shared by the benchmarks: options, main program, the machine, and JSON records that --resume continues."""
 
 import dataclasses
 import datetime
@@ -7,15 +7,18 @@ import importlib.util
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from benchmarks.timing import Device
+from jresnet import cli
 from jresnet.config import numbers, require
-from jresnet.errors import InputError
+from jresnet.errors import InputError, Interrupted
 from jresnet.records.environment import commit, cpu_cores, cpu_instructions, cpu_name
 from jresnet.records.files import read_json, write_json
 
@@ -42,9 +45,6 @@ class BenchmarkOptions:
         Args:
           lists: tuples that need at least one value and must not repeat any.
           positive: numbers, tuples of numbers or None, all at least 1.
-
-        Raises:
-          InputError: a value breaks its rule.
         """
         for name in lists:
             values = getattr(self, name)
@@ -54,12 +54,36 @@ class BenchmarkOptions:
             require(self, name, min(numbers(getattr(self, name)), default=1) >= 1, "must be at least 1")
 
 
-def select_device(device: Device) -> None:
-    """Make JAX compute on `device`; call it before JAX has computed anything.
+def run_benchmark(
+    benchmark: str,
+    options: type,
+    run: Callable[[Any], None],
+    arguments: Sequence[str] | None = None,
+    default: Any = None,
+) -> int:
+    """Parse the command line, see `cli.parse`, and run a benchmark; returns the exit status, see `cli.exit_status`.
 
-    Raises:
-      InputError: JAX has no such device.
+    An interruption names the command that continues the record, if there is one.
     """
+    program = f"python -m benchmarks.{benchmark}"
+    words = list(sys.argv[1:] if arguments is None else arguments)
+
+    def parse_and_run() -> None:
+        parsed = cli.parse(options, words, program, default)
+        try:
+            run(parsed)
+        except (KeyboardInterrupt, Interrupted) as stop:
+            message = str(stop) or "interrupted"
+            if parsed.output and hasattr(parsed, "resume"):
+                again = words if parsed.resume else [*words, "--resume"]
+                message += f"; go on with: {cli.command(program, again)}"
+            raise Interrupted(message, getattr(stop, "signal", signal.SIGINT)) from None
+
+    return cli.exit_status(parse_and_run)
+
+
+def select_device(device: Device) -> None:
+    """Make JAX compute on `device`; call it before JAX has computed anything."""
     if device == "cpu":
         jax.config.update("jax_platforms", "cpu")
     try:
@@ -105,22 +129,13 @@ def _torch_threads() -> int | None:
 
 
 def new_record(benchmark: str, options: BenchmarkOptions) -> dict[str, Any]:
-    """The header of a record: benchmark, options and environment, without any path of this machine.
-
-    Args:
-      benchmark: its name.
-      options: its options; of `output` only the file's name is recorded.
-    """
+    """The header of a record: benchmark, options and environment, without any path of this machine."""
     values = dataclasses.asdict(options) | {"output": options.output.name if options.output else None}
     return {"benchmark": benchmark, "options": values, "environment": environment(options.device)}
 
 
 def write_record(path: Path | None, record: Mapping[str, Any]) -> None:
-    """Write a record atomically, so that an interrupted run leaves the last good file; None: write nothing.
-
-    Raises:
-      InputError: the file cannot be written.
-    """
+    """Write a record atomically, so that an interrupted run leaves the last good file; None: write nothing."""
     if path is None:
         return
     try:
@@ -131,19 +146,9 @@ def write_record(path: Path | None, record: Mapping[str, Any]) -> None:
 
 
 def open_record(path: Path | None, record: dict[str, Any], resume: bool, kept: Sequence[str]) -> dict[str, Any]:
-    """Start a record on disk, or continue the one that is there.
+    """Start a new record on disk, or continue the one that is there, which must agree with it.
 
-    Args:
-      path: its file, or None.
-      record: a new record, which a continued one must agree with.
-      resume: continue the record in the file.
-      kept: keys of the measurements to take over from that record.
-
-    Returns:
-      The record to fill.
-
-    Raises:
-      InputError: the file exists and `resume` is off; it holds another measurement; it cannot be read or written.
+    A continued record is the new one with the `kept` keys, those of the measurements, taken over from the file.
     """
     if resume and path is None:
         raise InputError("--resume: continues the record in --output: add --output")

@@ -10,39 +10,41 @@ flip, grayscale, normalise, forward, backward, SGD.
 import dataclasses
 import importlib.util
 import itertools
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks import timing
-from benchmarks.jax_step import jax_rival, resnet18_flops
-from benchmarks.records import BenchmarkOptions, new_record, select_device, write_record
+from benchmarks.jax_step import STEPS, jax_rival, resnet18_flops
+from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from benchmarks.timing import Case, Device, Rival
-from jresnet import cli
 from jresnet.config import Precision
-from jresnet.errors import Interrupted
+from jresnet.records.tables import number, text
 
 Builders = Mapping[str, Callable[[], Rival]]
-HEADER = ("case", "rival", "ms/step", "images/s", "TFLOP/s", "ceiling %", "compile s", "speed of jax")
+COLUMNS = (
+    text("case", "case"),
+    text("rival", "rival"),
+    timing.spread("ms/step", "seconds_per_step", ".1f", 1e3, missing="failed"),
+    number("images/s", "images_per_second", ".0f", missing="-"),
+    number("TFLOP/s", "flops_per_second", ".3f", 1e-12, missing="-"),
+    number("ceiling %", "share_of_ceiling", ".0f", 100, missing="-"),
+    number("compile s", "compile_seconds", ".1f", missing="-"),
+    timing.spread("speed of jax", "speed", ".3f"),
+)
 MATMUL_SIDE: dict[Device, int] = {"cpu": 1024, "gpu": 8192}
 """Side of the square matrices: large enough that launch and memory cost nothing, and no larger, because PyTorch takes
 seconds for one product in bfloat16 on a CPU without instructions for it."""
 MATMUL_STEPS: dict[Device, int] = {"cpu": 5, "gpu": 50}
-STEPS: dict[Device, int] = {"cpu": 3, "gpu": 100}
-"""Training steps per timed call: about a second."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(BenchmarkOptions):
-    """Time one training step of the library and of PyTorch, alternated in one run.
-
-    Raises:
-      InputError: a value breaks its rule.
-    """
+    """Time one training step of the library and of PyTorch, alternated in one run."""
 
     widths: tuple[int, ...] = (42,)
     """Channels of the first stage."""
@@ -58,7 +60,6 @@ class Options(BenchmarkOptions):
     """Steps per timed call (default: 3 on a CPU, 100 on a GPU)."""
 
     def __post_init__(self):
-        """Check the values."""
         lists = ("widths", "batches", "precisions", "rivals")
         self.check(lists=lists, positive=("widths", "batches", "steps"))
 
@@ -170,47 +171,27 @@ def measure(options: Options, record: dict[str, Any]) -> None:
 
 def ceiling_line(ceiling: Mapping[str, Any]) -> str:
     """The ceiling as text: both frameworks' GFLOP/s, and the images/s that these would allow at most."""
-    speeds = ", ".join(
-        f"{name} {_number(record, 'flops_per_second', 1e-9, '.0f')}" for name, record in ceiling["rivals"].items()
-    )
+    gigaflops = number("GFLOP/s", "flops_per_second", ".0f", 1e-9, missing="-")
+    speeds = ", ".join(f"{name} {gigaflops.cell(record)}" for name, record in ceiling["rivals"].items())
     images = ceiling["images_per_second"] or {}
     bounds = "".join(f"; at most {rate:.0f} images/s at width {width}" for width, rate in images.items())
     return f"{ceiling['precision']} matrix product of side {ceiling['side']}, GFLOP/s: {speeds}{bounds}"
 
 
-def table_rows(cases: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """A row per case and rival: time with quartiles, rates, and the library's speed relative to the rival's."""
+def rows(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row per case and rival, with the library's speed relative to the rival's."""
     return [
-        [
-            _case_name(case), name,
-            timing.spread_text(record.get("seconds_per_step"), ".1f", 1e3) or "failed",
-            _number(record, "images_per_second", 1, ".0f"),
-            _number(record, "flops_per_second", 1e-12, ".3f"),
-            _number(record, "share_of_ceiling", 100, ".0f"),
-            _number(record, "compile_seconds", 1, ".1f"),
-            timing.spread_text(case["speed_of_jax_over"].get(name), ".3f"),
-        ]
-        for case in cases
-        for name, record in case["rivals"].items()
-    ]  # fmt: skip
+        row | {"case": _case_name(row), "speed": row["speed_of_jax_over"].get(row["rival"])}
+        for row in timing.rival_rows(cases)
+    ]
 
 
 def _case_name(case: Mapping[str, Any]) -> str:
     return f"width {case['width']}, batch {case['batch_size']}, {case['precision']}"
 
 
-def _number(record: Mapping[str, Any], key: str, scale: float, form: str) -> str:
-    value = record.get(key)
-    return "-" if value is None else format(value * scale, form)
-
-
 def run(options: Options) -> None:
-    """Time everything and print the table; the record's header is written first, so that a bad path fails early.
-
-    Raises:
-      InputError: JAX has no such device, or the output file cannot be written.
-      Interrupted: by Ctrl-C; the record holds the finished cases.
-    """
+    """Time everything and print the table; the record's header is written first, so that a bad path fails early."""
     select_device(options.device)
     with_torch = importlib.util.find_spec("torch") is not None
     if with_torch:
@@ -223,17 +204,12 @@ def run(options: Options) -> None:
         print("PyTorch is not installed: only the library is timed", file=sys.stderr)
     try:
         measure(options, record)
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted", signal.SIGINT) from None
     finally:
-        timing.print_table("Training step", HEADER, table_rows(record["cases"]))
+        timing.print_table("Training step", COLUMNS, rows(record["cases"]))
         timing.print_failures((_case_name(case), case["rivals"]) for case in record["cases"])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark from the command line; returns the exit status, see `jresnet.cli.exit_status`."""
-    return cli.exit_status(lambda: run(cli.parse(Options, arguments, "python -m benchmarks.throughput")))
-
+main = partial(run_benchmark, "throughput", Options, run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())
