@@ -136,7 +136,7 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
             ticks = [min(costs), math.sqrt(min(costs) * max(costs)), max(costs)]
             figures.logarithmic(panel, AXES[axis], values, ticks, ".3g")
             panel.legend(frameon=False, fontsize="small")
-    figures.save_svg(figure, path)
+    figure.savefig(path)
 
 
 def show(record: Mapping[str, Any], output: Path | None) -> None:

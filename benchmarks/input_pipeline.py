@@ -26,8 +26,8 @@ from benchmarks import timing
 from benchmarks.jax_step import Source, jax_rival, pool, training_step
 from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from benchmarks.timing import Case, Device, Rival, Timing
+from jresnet.config import require
 from jresnet.data.pipeline import STREAMED_IMAGES
-from jresnet.errors import InputError
 from jresnet.records.tables import Column, number, text
 
 DEVICE_MEMORY, TF_DATA, INPUT, GATHER = "device memory", "tf.data", "input without step", "numpy gather"
@@ -63,9 +63,8 @@ class Options(BenchmarkOptions):
         lists = ("batches", "train_batches")
         self.check(lists=lists, positive=(*lists, "images", "width", "train_images"))
         for name, images in (("batches", self.images), ("train_batches", self.epoch_of_training)):
-            if (largest := max(getattr(self, name))) > images:
-                option = f"--{name.replace('_', '-')} {largest}"
-                raise InputError(f"{option}: more than the {images} images of an epoch: choose at most that")
+            largest, rule = max(getattr(self, name)), f"more than the {images} images of an epoch: choose at most that"
+            require(self, name, largest <= images, rule, largest)
 
     @property
     def epoch_of_training(self) -> int:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import datetime
-import importlib.metadata
+import importlib
 import importlib.util
 import json
 import os
@@ -19,7 +19,7 @@ from benchmarks.timing import Device
 from jresnet import cli
 from jresnet.config import numbers, require
 from jresnet.errors import InputError, Interrupted
-from jresnet.records.environment import commit, cpu_cores, cpu_instructions, cpu_name
+from jresnet.records.environment import commit, cpu_cores, cpu_instructions, cpu_name, versions
 from jresnet.records.files import read_json, write_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
@@ -97,35 +97,22 @@ def environment(device: Device) -> dict[str, Any]:
 
     Call it after the number of threads is set and before any load, so that `load_average` is that of other processes.
     """
+    torch = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+    installed = versions() | ({"torch": str(torch.__version__)} if torch else {})
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit(),
-        "python": platform.python_version(),
+        "python": installed["python"],
         "platform": platform.platform(),
-        "versions": {package: _version(package) for package in PACKAGES},
+        "versions": {package: installed.get(package) for package in PACKAGES},
         "device": cpu_name() if device == "cpu" else jax.devices(device)[0].device_kind,
         "cpu": cpu_name(),
         "cpu_instructions": cpu_instructions(),
         "cores": cpu_cores(),
-        "torch_threads": _torch_threads(),
+        "torch_threads": torch.get_num_threads() if torch else None,
         "variables": {name: os.environ.get(name) for name in VARIABLES},
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _torch_threads() -> int | None:
-    if importlib.util.find_spec("torch") is None:
-        return None
-    import torch
-
-    return torch.get_num_threads()
 
 
 def new_record(benchmark: str, options: BenchmarkOptions) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from benchmarks import timing
 from benchmarks.jax_step import jax_rival, training_step
 from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from benchmarks.timing import POOL_IMAGES, Case, Device, Rival
-from jresnet.errors import InputError
+from jresnet.config import require
 from jresnet.records.tables import Column, number, text
 
 IN_TURN, VMAP, CEILING = "in turn", "vmap", "ceiling"
@@ -58,8 +58,7 @@ class Options(BenchmarkOptions):
         lists = ("width", "counts")
         self.check(lists=lists, positive=(*lists, "batch", "steps"))
         most = POOL_IMAGES // max(len(TOLERANCES), self.call_steps)
-        if self.batch > most:
-            raise InputError(f"--batch {self.batch}: must be at most {most} for {self.call_steps} steps per call")
+        require(self, "batch", self.batch <= most, f"must be at most {most} for {self.call_steps} steps per call")
 
     @property
     def call_steps(self) -> int:
@@ -128,16 +127,11 @@ def difference(variables: Any, expected: Any, start: Any) -> float:
 
 
 def check(case: Case, count: int) -> tuple[Callable[[int], None], list[float]]:
-    """Build the vmapped replicas and train them beside others in turn, for a step per tolerance.
-
-    On a GPU both are compiled in full float32 for this, as TF32's rounding alone would exceed any useful tolerance; the
-    arithmetic that is timed is compiled afterwards.
-
-    Returns:
-      A function that trains the vmapped replicas for a number of steps, and the largest `difference` after each step.
-    """
+    """Train vmapped replicas beside others in turn; returns their `train`, and the `difference` after each step."""
     in_turn, together = Replicas(case, count, together=False), Replicas(case, count, together=True)
     start, differences = in_turn.variables(), []
+    # In full float32 on a GPU, as TF32's rounding alone would exceed any useful tolerance; the arithmetic that is
+    # timed is compiled afterwards.
     with jax.default_matmul_precision("highest" if case.device == "gpu" else None):
         for _ in TOLERANCES:
             in_turn.train(1)

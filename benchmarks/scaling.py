@@ -21,7 +21,6 @@ from benchmarks.jax_step import STEPS, jax_rival, resnet18_flops
 from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from benchmarks.timing import Case, Device, Rival, Timing
 from jresnet.config import Precision, require
-from jresnet.errors import InputError
 from jresnet.records.environment import cpu_cores
 from jresnet.records.tables import number, text
 
@@ -62,18 +61,17 @@ class Options(BenchmarkOptions):
     def __post_init__(self):
         self.check(positive=("emulate", "counts", "width", "share", "batch", "steps"))
         require(self, "counts", len(set(self.counts)) == len(self.counts), "a value is given twice")
-        if self.emulate > 1 and self.device == "gpu":
-            raise InputError(f"--emulate {self.emulate}: only CPU devices can be emulated: add --device cpu")
+        possible = self.emulate == 1 or self.device == "cpu"
+        require(self, "emulate", possible, "only CPU devices can be emulated: add --device cpu")
 
     def counts_of(self, available: int) -> list[int]:
         """The numbers of devices to time, always including one, which efficiency is relative to."""
         powers = [2**i for i in range(available.bit_length())]
         counts = sorted({1, *(self.counts or (*powers, available))})
-        if counts[-1] > available:
-            raise InputError(f"--counts {counts[-1]}: must be at most {available}, the number of devices")
-        uneven = [count for count in counts if self.batch % count]
-        if uneven:
-            raise InputError(f"--batch {self.batch}: does not divide among {uneven[0]} devices")
+        most = f"must be at most {available}, the number of devices"
+        require(self, "counts", counts[-1] <= available, most, counts[-1])
+        uneven = next((count for count in counts if self.batch % count), None)
+        require(self, "batch", uneven is None, f"does not divide among {uneven} devices")
         return counts
 
 
@@ -142,7 +140,7 @@ def draw(records: Sequence[Mapping[str, Any]], path: Path, caption: str) -> None
         axes.set_title(f"{kind} scaling")
         axes.set_ylabel("images/s")
         axes.legend(frameon=False)
-    figures.save_svg(figure, path)
+    figure.savefig(path)
 
 
 def run(options: Options) -> None:

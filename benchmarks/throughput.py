@@ -69,44 +69,39 @@ class Options(BenchmarkOptions):
         return [Case(width, batch, precision, self.device) for precision, width, batch in grid]
 
 
-def jax_matmul(precision: Precision, device: Device) -> Rival:
-    """Large matrix products in JAX, chained so that none can be skipped or overlap."""
-    side = MATMUL_SIDE[device]
-    left, right = jax.random.normal(jax.random.key(0), (2, side, side))
-    left, right = left.astype(precision), (right / side**0.5).astype(precision)
-
-    @jax.jit
-    def product(x, y):
-        return jnp.dot(x, y, preferred_element_type=jnp.float32).astype(precision)
+def chain(name: str, product: Callable, left: Any, right: Any, wait: Callable[[Any], Any]) -> Rival:
+    """Matrix products, chained so that none can be skipped or overlap."""
 
     def run(steps: int) -> None:
         result = left
         for _ in range(steps):
             result = product(result, right)
-        result.block_until_ready()
+        wait(result)
 
-    return Rival("jax", run)
+    return Rival(name, run)
+
+
+def jax_matmul(precision: Precision, device: Device) -> Rival:
+    """Large matrix products in JAX."""
+    side = MATMUL_SIDE[device]
+    left, right = jax.random.normal(jax.random.key(0), (2, side, side))
+
+    @jax.jit
+    def product(x, y):
+        return jnp.dot(x, y, preferred_element_type=jnp.float32).astype(precision)
+
+    return chain("jax", product, left.astype(precision), (right / side**0.5).astype(precision), jax.block_until_ready)
 
 
 def torch_matmul(precision: Precision, device: Device) -> Rival:
-    """The same chain of matrix products in PyTorch."""
+    """The same in PyTorch."""
     import torch
 
-    from benchmarks.torch_resnet import set_up, torch_device
+    from benchmarks.torch_resnet import torch_device, wait
 
-    set_up()
     side, dtype = MATMUL_SIDE[device], getattr(torch, precision)
     left, right = torch.randn(2, side, side, device=torch_device(device))
-    left, right = left.to(dtype), (right / side**0.5).to(dtype)
-
-    def run(steps: int) -> None:
-        result = left
-        for _ in range(steps):
-            result = result @ right
-        if device == "gpu":
-            torch.cuda.synchronize()
-
-    return Rival("torch", run)
+    return chain("torch", torch.matmul, left.to(dtype), (right / side**0.5).to(dtype), wait)
 
 
 def matmul_rivals(precision: Precision, device: Device) -> Builders:
