@@ -6,7 +6,7 @@
 Each is varied alone around a base point, and the power law cost = factor * value ** exponent is fitted by least squares
 on logarithms. Epochs are whole, of random images, on one device, and timed as `benchmarks.epochs` says. Memory is what
 the compiled program needs for arguments, outputs and temporary arrays, as planned by XLA. The arithmetic's exponent is
-what that of time would be if every operation cost the same. The figure is written beside the JSON file.
+what that of time would be if every operation cost the same.
 """
 
 import dataclasses
@@ -60,10 +60,9 @@ class Options(BenchmarkOptions):
     """Continue the record in --output; finished measurements are kept."""
 
     def __post_init__(self):
-        varied = ("images", "widths", "batches", "blocks")
-        for name in varied:
+        for name in ("images", "widths", "batches", "blocks"):
             require(self, name, len(getattr(self, name)) > 1, "an exponent needs two values")
-        self.check(lists=["axes", *varied], positive=[*varied, *(f"base_{axis}" for axis in AXES)])
+        super().__post_init__()
         for axis in self.axes:
             for point in points(axis, self):
                 point.config(self)  # checks its values

@@ -60,8 +60,7 @@ class Options(BenchmarkOptions):
     """Images per epoch of training (default: 256 on a CPU, 50,000 on a GPU), rounded down to whole batches."""
 
     def __post_init__(self):
-        lists = ("batches", "train_batches")
-        self.check(lists=lists, positive=(*lists, "images", "width", "train_images"))
+        super().__post_init__()
         for name, images in (("batches", self.images), ("train_batches", self.epoch_of_training)):
             largest, rule = max(getattr(self, name)), f"more than the {images} images of an epoch: choose at most that"
             require(self, name, largest <= images, rule, largest)

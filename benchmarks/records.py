@@ -17,7 +17,7 @@ import jax
 
 from benchmarks.timing import Device
 from jresnet import cli
-from jresnet.config import numbers, require
+from jresnet.config import require
 from jresnet.errors import InputError, Interrupted
 from jresnet.records.environment import commit, cpu_cores, cpu_instructions, cpu_name, versions
 from jresnet.records.files import read_json, write_json
@@ -39,19 +39,15 @@ class BenchmarkOptions:
     output: Path | None = None
     """JSON file for the record."""
 
-    def check(self, *, lists: Sequence[str] = (), positive: Sequence[str] = ()) -> None:
-        """Check options of these names.
-
-        Args:
-          lists: tuples that need at least one value and must not repeat any.
-          positive: numbers, tuples of numbers or None, all at least 1.
-        """
-        for name in lists:
-            values = getattr(self, name)
-            require(self, name, len(values) > 0, "give at least one value")
-            require(self, name, len(set(values)) == len(values), "a value is given twice")
-        for name in ("rounds", *positive):
-            require(self, name, min(numbers(getattr(self, name)), default=1) >= 1, "must be at least 1")
+    def __post_init__(self):
+        """Every list needs values, unless it has none by default, and repeats none; every number is at least 1."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            values = value if isinstance(value, tuple) else (value,)
+            require(self, field.name, len(values) > 0 or field.default == (), "give at least one value")
+            require(self, field.name, len(set(values)) == len(values), "a value is given twice")
+            least = min((one for one in values if type(one) is int), default=1)
+            require(self, field.name, least >= 1, "must be at least 1")
 
 
 def run_benchmark(

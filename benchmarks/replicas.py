@@ -55,8 +55,7 @@ class Options(BenchmarkOptions):
     """Steps per timed call and replica (default: 2 on a CPU, 50 on a GPU)."""
 
     def __post_init__(self):
-        lists = ("width", "counts")
-        self.check(lists=lists, positive=(*lists, "batch", "steps"))
+        super().__post_init__()
         most = POOL_IMAGES // max(len(TOLERANCES), self.call_steps)
         require(self, "batch", self.batch <= most, f"must be at most {most} for {self.call_steps} steps per call")
 

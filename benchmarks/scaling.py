@@ -5,7 +5,7 @@
 
 Weak scaling gives every device the same batch; strong scaling splits one batch among them. Efficiency is images/s on n
 devices over n times those of one, paired within rounds: 1 is perfect. The step is pmapped everywhere, on one device
-too; "jit" is the step that a run on one device uses. The figure is written beside the JSON file.
+too; "jit" is the step that a run on one device uses.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,8 +59,7 @@ class Options(BenchmarkOptions):
     """JSON file for the record; the figure is written beside it, as .svg."""
 
     def __post_init__(self):
-        self.check(positive=("emulate", "counts", "width", "share", "batch", "steps"))
-        require(self, "counts", len(set(self.counts)) == len(self.counts), "a value is given twice")
+        super().__post_init__()
         possible = self.emulate == 1 or self.device == "cpu"
         require(self, "emulate", possible, "only CPU devices can be emulated: add --device cpu")
 
