@@ -68,10 +68,7 @@ class Options(BenchmarkOptions):
 class Replicas:
     """Replicas of one case under training, each with its own seed, learning rate, batches and state.
 
-    Args:
-      case: the work of one step of one replica.
-      count: the number of replicas.
-      together: call one vmapped program for all of them, not the library's program for one after another.
+    If they train `together`, one vmapped program is called for all, not the library's program for one after another.
     """
 
     def __init__(self, case: Case, count: int, together: bool):
