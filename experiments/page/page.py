@@ -1,7 +1,6 @@
 """The page of a study: an `Outcome` as report.html, with its figures and tables as files of their own."""
 
 import dataclasses
-import importlib.resources
 import os
 import pathlib
 from collections.abc import Sequence
@@ -34,33 +33,35 @@ def write(outcome: Outcome, workdir: pathlib.Path) -> list[pathlib.Path]:
     """
     mistakes = sections.mistakes(outcome)
     experiments = [sections.section(experiment, cells, outcome.seeds) for experiment, cells in outcome.experiments]
-    networks = sections.networks(outcome)
+    parameters = tables.parameters(outcome)
     shared: dict[str, Any] = {
         "samples": figures.render("samples", "Training images of each class.", figures.samples(outcome.dataset)),
         "augmentations": sections.augmentations(outcome),
-        "budget": sections.budget(networks),
-        "parameters": tables.parameters(networks),
-        "choices": tables.choices(sections.choices(outcome), outcome.select),
+        "budget": sections.budget(parameters),
+        "parameters": parameters,
+        "choices": tables.choices(outcome),
         "commands": tables.commands(outcome.experiments),
     }
     html = _render(outcome, sections=experiments, mistakes=mistakes, **shared)
-    parts = [*shared.values(), *(part for section in experiments for part in section.values())]
-    parts += mistakes.values() if mistakes else ()
+    parts = [part for group in (shared, *experiments, mistakes or {}) for part in group.values()]
     return _write_files(outcome, pathlib.Path(workdir), html, parts)
 
 
 def _render(outcome: Outcome, **parts: Any) -> str:
     """The page as HTML, from the template beside this module."""
     records = sections.all_records(outcome)
-    template = importlib.resources.files("experiments.page").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.globals |= {
         "svg": lambda drawing: sections.data_uri(drawing.svg, "image/svg+xml"),
         "lowest": lambda table: _lowest(table, _MOST_CLASSES),
     }
-    return environment.from_string(template).render(
+    return environment.get_template("report.html.j2").render(
         **parts,
         outcome=outcome,
         data_names=sections.data_names(outcome),

@@ -41,13 +41,6 @@ class Study(NamedTuple):
     settings: list[Setting]
 
 
-class Speed(NamedTuple):
-    """The throughput benchmark: its record, and the summaries of each case computed from the seconds of its rounds."""
-
-    record: dict
-    cases: list[dict]
-
-
 def read_studies(root: pathlib.Path) -> list[Study]:
     """The studies in a source tree, by name.
 
@@ -110,49 +103,47 @@ def _run_drifts(run: pathlib.Path, record: dict, root: pathlib.Path) -> list[str
     return [f"{run / name}: {what}: restore the file" for name, what in altered.items()]
 
 
-def read_speed(root: pathlib.Path) -> Speed:
-    """The throughput record of a source tree.
+def read_speed(root: pathlib.Path) -> tuple[dict, list[str]]:
+    """The throughput record, each case with its summaries computed again, and a line for each recorded otherwise.
 
     Raises:
       InputError: it is missing or damaged.
     """
     record = read_json(root / SPEED)
+    drifts = []
     try:
         record["environment"]["versions"]["torch"], record["environment"]["device"], record["environment"]["commit"]
-        return Speed(record, [_speed_of(case) for case in record["cases"]])
+        for case in record["cases"]:
+            computed = _speeds(case)
+            drifts += _speed_drifts(case, computed)
+            case |= computed
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{root / SPEED}: not a throughput record ({error!r}): restore the file") from None
+    return record, drifts
 
 
-def _speed_of(case: dict) -> dict:
-    """The summaries of a case, computed again from the seconds of its rounds."""
-    seconds = {name: rival["seconds"] for name, rival in case["rivals"].items()}
-    steps = {name: dataclasses.asdict(timing.summary(values)) for name, values in seconds.items()}
+def _speeds(case: dict) -> dict[str, dict[str, Any]]:
+    """A case's summaries by name and rival, computed from the seconds of its rounds."""
+    seconds = {rival: record["seconds"] for rival, record in case["rivals"].items()}
+    steps = {rival: dataclasses.asdict(timing.summary(values)) for rival, values in seconds.items()}
     return {
-        "width": case["width"],
-        "batch_size": case["batch_size"],
         "seconds_per_step": steps,
-        "images_per_second": {name: case["batch_size"] / step["median"] for name, step in steps.items()},
+        "images_per_second": {rival: case["batch_size"] / step["median"] for rival, step in steps.items()},
         "speed_of_jax_over": {
-            name: timing.compared(seconds["jax"], values) for name, values in seconds.items() if name != "jax"
+            rival: timing.compared(seconds["jax"], values) for rival, values in seconds.items() if rival != "jax"
         },
     }
 
 
-def speed_drifts(speed: Speed) -> list[str]:
-    """Where the throughput record contradicts the seconds of its rounds, one line each."""
-    lines = []
-    for case, computed in zip(speed.record["cases"], speed.cases, strict=True):
-        recorded: dict[str, Any] = {
-            name: {rival: record.get(name) for rival, record in case["rivals"].items()}
-            for name in ("seconds_per_step", "images_per_second")
-        }
-        recorded["speed_of_jax_over"] = case["speed_of_jax_over"]
-        lines += [
-            f"{SPEED}: {name} over {rival} at width {case['width']}, batch {case['batch_size']} is "
-            f"{recorded[name].get(rival)}, its rounds give {value}: restore the file"
-            for name in recorded
-            for rival, value in computed[name].items()
-            if recorded[name].get(rival) != value
-        ]
-    return lines
+def _speed_drifts(case: dict, computed: dict[str, dict[str, Any]]) -> list[str]:
+    # The record has these two with each rival.
+    names = ("seconds_per_step", "images_per_second")
+    recorded = {name: {rival: values.get(name) for rival, values in case["rivals"].items()} for name in names}
+    recorded["speed_of_jax_over"] = case["speed_of_jax_over"]
+    return [
+        f"{SPEED}: {name} over {rival} at width {case['width']}, batch {case['batch_size']} is "
+        f"{recorded[name].get(rival)}, its rounds give {value}: restore the file"
+        for name, by_rival in computed.items()
+        for rival, value in by_rival.items()
+        if recorded[name].get(rival) != value
+    ]
