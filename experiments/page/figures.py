@@ -126,7 +126,7 @@ def augmentations(dataset: Dataset, padding: int) -> Figure:
     images = np.stack([dataset.train.images[dataset.train.labels == label][0] for label in classes])
     random = augment.draw(jax.random.key(0), len(images), padding, 0.0, 0.0).offsets
     centred = jnp.full_like(random, padding)
-    titles, columns = ["original"], [images]
+    columns = {"original": images}
     for title, offsets, flip, gray in (
         ("crop", random, False, False),
         ("flip", centred, True, False),
@@ -135,12 +135,11 @@ def augmentations(dataset: Dataset, padding: int) -> Figure:
     ):
         draws = augment.Draws(offsets, jnp.full(len(images), flip), jnp.full(len(images), gray))
         pixels = augment.augment(jnp.asarray(images), draws, padding)
-        titles.append(title)
-        columns.append(np.asarray(jnp.round(pixels)).astype(np.uint8))
-    rows = list(np.stack(columns, axis=1))
+        columns[title] = np.asarray(jnp.round(pixels)).astype(np.uint8)
+    rows = list(np.stack(list(columns.values()), axis=1))
     figure, axes = _mosaic(rows, len(columns), [dataset.classes[label] for label in classes])
     wide = reduced(images).shape[2] + _GAP
-    axes.set_xticks([wide * (i + 0.5) - _GAP / 2 for i in range(len(titles))], titles)
+    axes.set_xticks([wide * (i + 0.5) - _GAP / 2 for i in range(len(columns))], list(columns))
     axes.xaxis.tick_top()
     return figure
 
@@ -246,10 +245,10 @@ def _mosaic(rows: Sequence[np.ndarray], columns: int, names: Sequence[str]) -> t
     rows = [reduced(images) for images in rows]
     height, width = rows[0].shape[1:3]
     tall, wide = height + _GAP, width + _GAP
-    canvas = np.full((tall * len(rows) - _GAP, wide * columns - _GAP, 3), 255, np.uint8)
+    tiles = np.full((len(rows), tall, columns, wide, 3), 255, np.uint8)
     for row, images in enumerate(rows):
-        for column, image in enumerate(images):
-            canvas[row * tall : row * tall + height, column * wide : column * wide + width] = image
+        tiles[row, :height, : len(images), :width] = images.swapaxes(0, 1)
+    canvas = tiles.reshape(len(rows) * tall, columns * wide, 3)[:-_GAP, :-_GAP]
     # Positioned by hand: constrained layout misjudges labels beside images of fixed aspect.
     left, top = 1.0, 0.3
     high = (_WIDTH - left) * canvas.shape[0] / canvas.shape[1]

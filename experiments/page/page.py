@@ -14,19 +14,14 @@ from experiments.study.results import provenance
 from jresnet.records.files import write_bytes, write_json
 from jresnet.records.tables import Table
 
-PAGE, OUTCOME, FIGURES, TABLES = "report.html", "outcome.json", "figures", "tables"
+PAGE, OUTCOME = "report.html", "outcome.json"
 _MOST_CLASSES = 30  # rows of accuracies per class on the page; the files have all
 
 
 def write(outcome: Outcome, workdir: pathlib.Path) -> list[pathlib.Path]:
-    """Write the page of a complete or partial study, its figures as PNG and SVG, its tables as Markdown and CSV.
+    """Write the page of a complete or partial study to its directory, and return the paths written, the page first.
 
-    Args:
-      outcome: the study.
-      workdir: its directory; gets report.html, outcome.json, figures/ and tables/.
-
-    Returns:
-      The paths written, the page first.
+    Figures are PNG and SVG in figures/, tables Markdown and CSV in tables/; outcome.json lists the runs.
 
     Raises:
       InputError: a run's predictions are damaged or not its own; nothing was written.
@@ -44,7 +39,7 @@ def write(outcome: Outcome, workdir: pathlib.Path) -> list[pathlib.Path]:
     }
     html = _render(outcome, sections=experiments, mistakes=mistakes, **shared)
     parts = [part for group in (shared, *experiments, mistakes or {}) for part in group.values()]
-    return _write_files(outcome, pathlib.Path(workdir), html, parts)
+    return _write_files(outcome, workdir, html, parts)
 
 
 def _render(outcome: Outcome, **parts: Any) -> str:
@@ -87,14 +82,13 @@ def _write_files(outcome: Outcome, workdir: pathlib.Path, html: str, parts: Sequ
     files: dict[pathlib.Path, bytes] = {}
     for part in parts:
         if isinstance(part, figures.Drawing) and part.png is not None:
-            files[workdir / FIGURES / f"{part.name}.png"] = part.png
-            files[workdir / FIGURES / f"{part.name}.svg"] = part.svg
+            files[workdir / "figures" / f"{part.name}.png"] = part.png
+            files[workdir / "figures" / f"{part.name}.svg"] = part.svg
         elif isinstance(part, Table):
-            files[workdir / TABLES / f"{part.name}.md"] = part.markdown().encode()
-            files[workdir / TABLES / f"{part.name}.csv"] = part.csv().encode()
-    for name in (FIGURES, TABLES):
-        (workdir / name).mkdir(parents=True, exist_ok=True)
+            files[workdir / "tables" / f"{part.name}.md"] = part.markdown().encode()
+            files[workdir / "tables" / f"{part.name}.csv"] = part.csv().encode()
     for path, data in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, data)
     write_json(workdir / OUTCOME, _outcome_json(outcome, workdir))
     write_bytes(workdir / PAGE, html.encode())

@@ -66,9 +66,8 @@ def absent(outcome: Outcome) -> list[str]:
 
 def data_names(outcome: Outcome) -> str:
     """The data sets of the runs, or if there is no run yet, the study's."""
-    own = dataset_record(outcome.dataset, outcome.dataset.sha256)
-    datasets = [record["dataset"] for record in all_records(outcome)] or [own]
-    return ", ".join(sorted({data_name(dataset) for dataset in datasets}))
+    names = {data_name(record["dataset"]) for record in all_records(outcome)}
+    return ", ".join(sorted(names)) or data_name(dataset_record(outcome.dataset, outcome.dataset.sha256))
 
 
 def scale_differences(outcome: Outcome) -> list[str]:
