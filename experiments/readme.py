@@ -50,7 +50,7 @@ _FINAL_COLUMNS = (
 _SPEED_COLUMNS = (
     number("width", "width", "d"),
     number("batch", "batch_size", "d"),
-    number("images/s", "jax", ".0f"),
+    number("images/s", "rate", ".0f"),
     Column("x PyTorch eager", ("torch eager",), lambda ratio: timing.spread_text(ratio, ".2f"), right=True),
     Column("x PyTorch compile", ("torch compile",), lambda ratio: timing.spread_text(ratio, ".2f"), right=True),
 )
@@ -178,7 +178,7 @@ def all_speeds(_: Sequence[Study], speed: dict) -> list[str]:
 
 
 def _speed(speed: dict, cases: Sequence[dict]) -> list[str]:
-    rows = [case | case["speed_of_jax_over"] | {"jax": case["images_per_second"]["jax"]} for case in cases]
+    rows = [case | case["speed_of_jax_over"] | {"rate": case["rivals"]["jax"]["images_per_second"]} for case in cases]
     environment = speed["environment"]
     return [
         *_markdown(_SPEED_COLUMNS, rows), "",

@@ -7,7 +7,7 @@ settings and runs; each run has result.json, metrics.jsonl and sha256sums.txt. N
 import dataclasses
 import math
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks import timing
 from experiments.page.page import OUTCOME
@@ -114,36 +114,30 @@ def read_speed(root: pathlib.Path) -> tuple[dict, list[str]]:
     try:
         record["environment"]["versions"]["torch"], record["environment"]["device"], record["environment"]["commit"]
         for case in record["cases"]:
-            computed = _speeds(case)
-            drifts += _speed_drifts(case, computed)
-            case |= computed
+            drifts += _recompute(case)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{root / SPEED}: not a throughput record ({error!r}): restore the file") from None
     return record, drifts
 
 
-def _speeds(case: dict) -> dict[str, dict[str, Any]]:
-    """A case's summaries by name and rival, computed from the seconds of its rounds."""
-    seconds = {rival: record["seconds"] for rival, record in case["rivals"].items()}
-    steps = {rival: dataclasses.asdict(timing.summary(values)) for rival, values in seconds.items()}
-    return {
-        "seconds_per_step": steps,
-        "images_per_second": {rival: case["batch_size"] / step["median"] for rival, step in steps.items()},
-        "speed_of_jax_over": {
-            rival: timing.compared(seconds["jax"], values) for rival, values in seconds.items() if rival != "jax"
-        },
-    }
-
-
-def _speed_drifts(case: dict, computed: dict[str, dict[str, Any]]) -> list[str]:
-    # The record has these two with each rival.
-    names = ("seconds_per_step", "images_per_second")
-    recorded = {name: {rival: values.get(name) for rival, values in case["rivals"].items()} for name in names}
-    recorded["speed_of_jax_over"] = case["speed_of_jax_over"]
-    return [
-        f"{SPEED}: {name} over {rival} at width {case['width']}, batch {case['batch_size']} is "
-        f"{recorded[name].get(rival)}, its rounds give {value}: restore the file"
-        for name, by_rival in computed.items()
-        for rival, value in by_rival.items()
-        if recorded[name].get(rival) != value
-    ]
+def _recompute(case: dict) -> list[str]:
+    """Replace a case's summaries by those of its rounds; a line for each that was recorded otherwise."""
+    drifts = []
+    ours, ratios = case["rivals"]["jax"]["seconds"], case["speed_of_jax_over"]
+    for rival, record in case["rivals"].items():
+        spread = timing.summary(record["seconds"])
+        computed = {
+            "seconds_per_step": dataclasses.asdict(spread),
+            "images_per_second": case["batch_size"] / spread.median,
+            "speed_of_jax_over": None if rival == "jax" else timing.compared(ours, record["seconds"]),
+        }
+        recorded = record | {"speed_of_jax_over": ratios.get(rival)}
+        drifts += [
+            f"{SPEED}: {name} over {rival} at width {case['width']}, batch {case['batch_size']} is "
+            f"{recorded.get(name)}, its rounds give {value}: restore the file"
+            for name, value in computed.items()
+            if recorded.get(name) != value
+        ]
+        record |= computed
+        ratios[rival] = computed["speed_of_jax_over"]
+    return drifts
