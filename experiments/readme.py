@@ -74,11 +74,7 @@ class Block(NamedTuple):
         return f"<!-- {self.name}: end -->"
 
     def split(self, root: pathlib.Path) -> tuple[str, str, str]:
-        """The text before, between and after the comments; the comments belong to the outer two.
-
-        Raises:
-          InputError: the file cannot be read, or lacks one of the comments.
-        """
+        """The text before, between and after the comments, which belong to the outer two."""
         path = root / self.path
         try:
             text = path.read_text(encoding="utf-8")
@@ -91,13 +87,10 @@ class Block(NamedTuple):
 
 
 def check(root: pathlib.Path = ROOT) -> list[str]:
-    """Compare the generated tables with the records, and each record with its own raw data.
-
-    Returns:
-      A line per difference: the file, what it says, and what it should say.
+    """Compare the generated tables with the records, and each record with its own raw data: a line per difference.
 
     Raises:
-      InputError: a file lacks its markers, or a record is missing or damaged.
+      InputError: a file is missing or lacks its markers, or a record is missing or damaged.
     """
     studies, (speed, speed_drifts) = committed.read_studies(root), committed.read_speed(root)
     drifts = [line for study in studies for line in committed.study_drifts(study, root)] + speed_drifts

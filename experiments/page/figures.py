@@ -71,13 +71,10 @@ def curves(
     logs: Sequence[Sequence[dict]] | None = None,
     like: Figure | None = None,
 ) -> Figure:
-    """Loss above accuracy, one column per setting, with shared axes; a band spans the seeds.
+    """Loss above accuracy, one column per cell, with shared axes; a band spans the seeds.
 
-    Args:
-      cells: one per column; without runs, the column says so.
-      titles: one per cell, plain text.
-      logs: for each cell the epochs that the report prints, plotted over the curves.
-      like: a figure of these cells and others, whose axes this one repeats.
+    The `logs`, for each cell the epochs that the report prints, are plotted over its curves. The axes have the limits
+    of `like`, a figure of these cells and others.
     """
     figure = _figure(_WIDTH * len(cells), 4.8)
     grid = figure.subplots(2, len(cells), sharex=True, sharey="row", squeeze=False)

@@ -1,12 +1,16 @@
 """The page of a study: an `Outcome` as report.html, with its figures and tables as files of their own."""
 
+import base64
 import dataclasses
+import io
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jinja2
+import numpy as np
+from PIL import Image
 
 from experiments.page import figures, sections, tables
 from experiments.study.experiment import Outcome
@@ -45,17 +49,11 @@ def write(outcome: Outcome, workdir: pathlib.Path) -> list[pathlib.Path]:
 def _render(outcome: Outcome, **parts: Any) -> str:
     """The page as HTML, from the template beside this module."""
     records = sections.all_records(outcome)
+    loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals |= {
-        "svg": lambda drawing: sections.data_uri(drawing.svg, "image/svg+xml"),
-        "lowest": lambda table: _lowest(table, _MOST_CLASSES),
-    }
+    environment.globals |= {"svg": _svg, "picture": _picture, "lowest": _lowest}
     return environment.get_template("report.html.j2").render(
         **parts,
         outcome=outcome,
@@ -68,12 +66,27 @@ def _render(outcome: Outcome, **parts: Any) -> str:
     )
 
 
-def _lowest(table: Table, most: int) -> Table:
-    """The table, or if it has more than `most` rows, those with the lowest means."""
-    if len(table.rows) <= most:
+def _svg(drawing: figures.Drawing) -> str:
+    return _data_uri(drawing.svg, "image/svg+xml")
+
+
+def _picture(image: np.ndarray) -> str:
+    """An image, uint8 [height, width, 3], as a PNG; a large one is reduced."""
+    png = io.BytesIO()
+    Image.fromarray(figures.reduced(image)).save(png, "PNG")
+    return _data_uri(png.getvalue(), "image/png")
+
+
+def _data_uri(data: bytes, mime_type: str) -> str:
+    return f"data:{mime_type};base64,{base64.b64encode(data).decode()}"
+
+
+def _lowest(table: Table) -> Table:
+    """The table, or the lowest means of one with too many rows."""
+    if len(table.rows) <= _MOST_CLASSES:
         return table
-    rows = sorted((row for row in table.rows if "mean" in row), key=lambda row: row["mean"])[:most]
-    caption = f"{table.caption} The {most} lowest of {len(table.rows)}; tables/{table.name}.csv has all."
+    rows = sorted((row for row in table.rows if "mean" in row), key=lambda row: row["mean"])[:_MOST_CLASSES]
+    caption = f"{table.caption} The {_MOST_CLASSES} lowest of {len(table.rows)}; tables/{table.name}.csv has all."
     return dataclasses.replace(table, rows=rows, caption=caption)
 
 

@@ -1,12 +1,9 @@
 """The content of a study's page, section by section, gathered from its outcome."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from experiments import report
 from experiments.page import figures, predictions, tables
@@ -118,7 +115,7 @@ def budget(parameters: Table) -> Drawing | None:
 def mistakes(outcome: Outcome) -> dict[str, Any] | None:
     """The mistakes of the final model, or else of the last setting whose runs have predictions; None without any.
 
-    The most confident ones, a figure and images, are those of the run with the lowest seed.
+    The most confident ones, `worst` and their figure, are those of the run with the lowest seed.
 
     Raises:
       InputError: predictions are damaged, or not those of their run.
@@ -134,11 +131,6 @@ def mistakes(outcome: Outcome) -> dict[str, Any] | None:
             if by_seed:
                 return _mistakes(experiment, cell, by_seed, outcome)
     return None
-
-
-def data_uri(data: bytes, mime_type: str) -> str:
-    """A data: URI with this content."""
-    return f"data:{mime_type};base64,{base64.b64encode(data).decode()}"
 
 
 def _missing(cells: Sequence[Cell], seeds: int) -> str:
@@ -181,23 +173,8 @@ def _mistakes(
         "confusion": figures.render("confusion", text, figures.confusion(counts.sum(axis=0), classes)),
         "classes": tables.classes(counts, classes),
         "figure": figures.render("mistakes", "The most confident mistakes.", figure) if figure else None,
-        "images": [
-            {
-                "picture": _picture(test.images[mistake.index]),
-                "true": classes[mistake.label],
-                "predicted": classes[mistake.prediction],
-                "confidence": f"{100 * mistake.confidence:.1f}\N{NO-BREAK SPACE}%",
-            }
-            for mistake in worst
-        ],
+        "worst": worst,
     }
-
-
-def _picture(image: np.ndarray) -> str:
-    """An image, uint8 [height, width, 3], as a PNG in a data: URI; a large one is reduced."""
-    png = io.BytesIO()
-    Image.fromarray(figures.reduced(image)).save(png, "PNG")
-    return data_uri(png.getvalue(), "image/png")
 
 
 def _either(values: set[int]) -> str:
