@@ -53,7 +53,7 @@ def _render(outcome: Outcome, **parts: Any) -> str:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals |= {"svg": _svg, "picture": _picture, "lowest": _lowest}
+    environment.globals |= {"data_uri": _data_uri, "picture": _picture, "lowest": _lowest}
     return environment.get_template("report.html.j2").render(
         **parts,
         outcome=outcome,
@@ -64,10 +64,6 @@ def _render(outcome: Outcome, **parts: Any) -> str:
         scale_differences=sections.scale_differences(outcome),
         absent=sections.absent(outcome),
     )
-
-
-def _svg(drawing: figures.Drawing) -> str:
-    return _data_uri(drawing.svg, "image/svg+xml")
 
 
 def _picture(image: np.ndarray) -> str:

@@ -145,11 +145,8 @@ def comparisons(experiment: Experiment, pairs: Sequence[Comparison]) -> Table:
 def parameters(outcome: Outcome) -> Table:
     """Parameters of each network of the study against the budget, and the settings that use it."""
     cells = [(experiment, cell) for experiment, cells in outcome.experiments for cell in cells]
-    varying = [
-        name
-        for name in _FIELDS
-        if name == "width" or len({getattr(cell.setting.config, name) for _, cell in cells}) > 1
-    ]
+    configs = [cell.setting.config for _, cell in cells]
+    varying = [name for name in _FIELDS if name == "width" or len({getattr(config, name) for config in configs}) > 1]
     counts: dict[str, int] = {}
     uses: dict[str, dict[str, list[str]]] = {}
     for experiment, cell in cells:
@@ -256,13 +253,11 @@ def heading(experiment: Experiment) -> str:
 
 def spreads(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
     """Mean, deviation and interval of each measure that every record has: NAME_mean, NAME_std, NAME_low, NAME_high."""
-    summaries = {name: _summary(records, name) for name in names}
-    return {
-        f"{name}_{part}": value
-        for name, summary in summaries.items()
-        if summary
-        for part, value in vars(summary).items()
-    }
+    row: dict[str, Any] = {}
+    for name in names:
+        if summary := _summary(records, name):
+            row |= {f"{name}_{part}": value for part, value in vars(summary).items()}
+    return row
 
 
 def _summary(records: Sequence[Mapping[str, Any]], name: str) -> Summary | None:
