@@ -21,14 +21,7 @@ from jresnet.train.trainer import Trainer
 class Stopwatch:
     """A training run before its first epoch, with everything compiled but the program of a last, smaller batch.
 
-    Args:
-      config: the configuration.
-      dataset: the data, validation images already held out.
-      seed: the run's seed.
-
-    Attributes:
-      trainer: the run.
-      setup_seconds: time spent outside of epochs so far.
+    Validation images are held out of the data set already. `setup_seconds` is the time spent outside of epochs so far.
     """
 
     def __init__(self, config: Config, dataset: Dataset, seed: int):
@@ -47,11 +40,7 @@ class Stopwatch:
     def epoch(self, epoch: int, received: StopSignal) -> float:
         """Train for an epoch, or until a stop signal is received; then `trainer.stop_signal` is set.
 
-        Returns:
-          Seconds, without compilation.
-
-        Raises:
-          Diverged: a loss was not finite.
+        Returns the seconds without compilation; raises Diverged if a loss was not finite.
         """
         started, compiled = time.perf_counter(), self.trainer.compile_seconds
         self.trainer.train_epoch(epoch, self._log, received)

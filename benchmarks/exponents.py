@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks import figures, timing
+from jresnet.records.tables import Column, number, text
 
 Axis = Literal["images", "width", "batch", "blocks"]
 AXES: dict[Axis, str] = {
@@ -20,8 +21,6 @@ AXES: dict[Axis, str] = {
     "blocks": "blocks per stage",
 }
 COSTS = {"seconds": "time", "memory": "memory", "flops": "arithmetic"}
-POINT_HEADER = ("varied", "value", "s/epoch", "images/s", "GFLOP/s", "memory MB", "parameters", "compile s")
-FIT_HEADER = ("exponent in", "", "of time", "by round", "of memory", "of arithmetic")
 LARGEST_MARGIN = 0.1
 """An exponent near 1 with a larger margin of error is not judged."""
 
@@ -29,12 +28,7 @@ LARGEST_MARGIN = 0.1
 def fit(values: Sequence[float], costs: Sequence[float]) -> dict[str, Any]:
     """Fit the power law cost = factor * value ** exponent by least squares on logarithms.
 
-    Args:
-      values: at least two, not all equal, above 0.
-      costs: one per value, above 0.
-
-    Returns:
-      exponent; error, the exponent's standard error, None for two points; factor.
+    Values, at least two, and costs lie above 0. The exponent's standard `error` is None for two points.
     """
     line = stats.linregress(np.log(values), np.log(costs))
     # The error is NaN for constant costs, which a power law fits exactly.
@@ -85,40 +79,40 @@ def verdict(name: str, law: Mapping[str, Any], count: int) -> str:
     return f"{COSTS[name]} in the images: exponent {exponent:.3f}, standard error {error:.3f}: {judgement}"
 
 
-def point_rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """A row per point."""
-    rows = []
-    for axis, title in AXES.items():
-        for entry in along(axis, record):
-            spread = timing.summary(entry["seconds"])
-            rows.append(
-                [
-                    title, f"{entry['value']:,}",
-                    timing.spread_text(dataclasses.asdict(spread), ".3g"),
-                    f"{entry['images'] / spread.median:,.0f}",
-                    f"{entry['flops'] / spread.median / 1e9:,.1f}",
-                    f"{entry['memory']['total'] / 1e6:,.1f}",
-                    f"{entry['parameters']:,}",
-                    f"{entry['compile_seconds']:.1f}",
-                ]
-            )  # fmt: skip
-    return rows
-
-
-def fit_rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """A row per axis with fits."""
-    rows = []
-    for axis, title in AXES.items():
-        if laws := record["fits"].get(axis):
-            low, high = laws["seconds"]["by_round"]
-            time, *others = [text(laws[name]) for name in COSTS]
-            rows.append([title, "", time, f"{low:.3f} to {high:.3f}", *others])
-    return rows
-
-
-def text(law: Mapping[str, Any]) -> str:
+def law_text(law: Mapping[str, Any]) -> str:
     """An exponent with its standard error."""
     return f"{law['exponent']:.3f}" + ("" if law["error"] is None else f" ± {law['error']:.3f}")
+
+
+POINTS = (
+    text("varied", "axis", AXES.__getitem__),
+    text("value", "value", "{:,}".format),
+    timing.spread("s/epoch", "seconds", ".3g"),
+    number("images/s", "images_per_second", ",.0f"),
+    number("GFLOP/s", "flops_per_second", ",.1f", 1e-9),
+    number("memory MB", "memory", ",.1f", 1e-6),
+    number("parameters", "parameters", ","),
+    number("compile s", "compile_seconds", ".1f"),
+)
+FITS = (
+    text("exponent in", "axis", AXES.__getitem__),
+    Column("of time", ("seconds",), law_text, right=True),
+    Column("by round", ("seconds",), lambda law: "{:.3f} to {:.3f}".format(*law["by_round"]), right=True),
+    Column("of memory", ("memory",), law_text, right=True),
+    Column("of arithmetic", ("flops",), law_text, right=True),
+)
+
+
+def point_row(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A point's values, with the rates of its median epoch."""
+    spread = timing.summary(entry["seconds"])
+    return {
+        **entry,
+        "seconds": dataclasses.asdict(spread),
+        "images_per_second": entry["images"] / spread.median,
+        "flops_per_second": entry["flops"] / spread.median,
+        "memory": entry["memory"]["total"],
+    }
 
 
 def draw(record: Mapping[str, Any], path: Path) -> None:
@@ -138,17 +132,18 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
             costs = [cost(entry, name) / unit for entry in points]
             panel.plot(values, costs, "o", color=color)
             line = [law["factor"] * value ** law["exponent"] / unit for value in values]
-            panel.plot(values, line, color=color, linewidth=1, label=f"exponent {text(law)}")
+            panel.plot(values, line, color=color, linewidth=1, label=f"exponent {law_text(law)}")
             ticks = [min(costs), math.sqrt(min(costs) * max(costs)), max(costs)]
             figures.logarithmic(panel, AXES[axis], values, ticks, ".3g")
             panel.legend(frameon=False, fontsize="small")
-    figures.save_svg(figure, path)
+    figure.savefig(path)
 
 
 def show(record: Mapping[str, Any], output: Path | None) -> None:
     """Print tables, failures and verdicts; draw the figure beside the record's file."""
-    timing.print_table("Cost of an epoch", POINT_HEADER, point_rows(record))
-    timing.print_table("Growth: exponent ± standard error", FIT_HEADER, fit_rows(record))
+    timing.print_table("Cost of an epoch", POINTS, [point_row(entry) for axis in AXES for entry in along(axis, record)])
+    fitted = [{"axis": axis, **record["fits"][axis]} for axis in AXES if record["fits"].get(axis)]
+    timing.print_table("Growth: exponent ± standard error", FITS, fitted)
     for entry in record["points"]:
         if entry["error"]:
             print(f"{AXES[entry['axis']]} {entry['value']:,}: failed: {entry['error']}")

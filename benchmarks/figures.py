@@ -1,10 +1,8 @@
-"""Figures with logarithmic axes, as SVG; matplotlib's global state is not touched."""
+"""Figures with logarithmic axes; matplotlib's global state is not touched."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from jresnet.records.figures import STYLES
@@ -28,8 +26,3 @@ def logarithmic(axes: Axes, label: str, xticks: Sequence[float], yticks: Sequenc
     axes.minorticks_off()
     axes.set_xlabel(label)
     axes.grid(color="#dddddd", linewidth=0.6)
-
-
-def save_svg(figure: Figure, path: Path) -> None:
-    """Write the figure."""
-    FigureCanvasSVG(figure).print_svg(str(path))

@@ -6,13 +6,12 @@
 Each is varied alone around a base point, and the power law cost = factor * value ** exponent is fitted by least squares
 on logarithms. Epochs are whole, of random images, on one device, and timed as `benchmarks.epochs` says. Memory is what
 the compiled program needs for arguments, outputs and temporary arrays, as planned by XLA. The arithmetic's exponent is
-what that of time would be if every operation cost the same. The figure is written beside the JSON file.
+what that of time would be if every operation cost the same.
 """
 
 import dataclasses
-import signal
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +21,16 @@ from benchmarks import exponents, timing
 from benchmarks.epochs import Stopwatch
 from benchmarks.exponents import AXES, Axis
 from benchmarks.jax_step import CLASSES, IMAGE_SIZE, pool, training_flops
-from benchmarks.records import BenchmarkOptions, new_record, open_record, select_device, write_record
-from jresnet import cli, models
+from benchmarks.records import BenchmarkOptions, new_record, open_record, run_benchmark, select_device, write_record
+from jresnet import models
 from jresnet.config import Config, Precision, require
 from jresnet.data.datasets import Dataset
-from jresnet.errors import Interrupted
 from jresnet.train.signals import StopSignal
-
-PROGRAM = "python -m benchmarks.growth"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(BenchmarkOptions):
-    """Time whole epochs, and record the memory they need, as each of four sizes grows.
-
-    Raises:
-      InputError: a value breaks its rule.
-    """
+    """Time whole epochs, and record the memory they need, as each of four sizes grows."""
 
     axes: tuple[Axis, ...] = tuple(AXES)
     """Sizes to vary."""
@@ -68,11 +60,9 @@ class Options(BenchmarkOptions):
     """Continue the record in --output; finished measurements are kept."""
 
     def __post_init__(self):
-        """Check the values."""
-        varied = ("images", "widths", "batches", "blocks")
-        for name in varied:
+        for name in ("images", "widths", "batches", "blocks"):
             require(self, name, len(getattr(self, name)) > 1, "an exponent needs two values")
-        self.check(lists=["axes", *varied], positive=[*varied, *(f"base_{axis}" for axis in AXES)])
+        super().__post_init__()
         for axis in self.axes:
             for point in points(axis, self):
                 point.config(self)  # checks its values
@@ -148,13 +138,8 @@ def measure_axis(axis: Axis, record: dict[str, Any], options: Options) -> None:
             write_record(options.output, record)
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Measure every axis; print tables and verdicts, write record and figure.
-
-    Raises:
-      Interrupted: by Ctrl-C; finished epochs are recorded.
-    """
-    options = cli.parse(Options, arguments, PROGRAM)
+def run(options: Options) -> None:
+    """Measure every axis; print tables and verdicts, write record and figure; finished epochs are kept."""
     select_device(options.device)
     record = new_record("growth", options) | {"points": [], "fits": {}}
     for name in ("axes", "rounds", "output", "resume"):
@@ -163,19 +148,11 @@ def run(arguments: Sequence[str]) -> None:
     try:
         for axis in options.axes:
             measure_axis(axis, record, options)
-    except KeyboardInterrupt:
-        again = cli.command(PROGRAM, [*arguments, *([] if options.resume else ["--resume"])])
-        message = f"interrupted; go on with: {again}" if options.output else "interrupted"
-        raise Interrupted(message, signal.SIGINT) from None
     finally:
         exponents.show(record, options.output)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark from the command line; returns the exit status, see `jresnet.cli.exit_status`."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    return cli.exit_status(lambda: run(words))
-
+main = partial(run_benchmark, "growth", Options, run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -13,8 +13,8 @@ for starting tf.data, about 0.1 s, so short epochs show tf.data slower than epoc
 
 import dataclasses
 import importlib.util
-import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,27 +24,29 @@ from jax import lax
 
 from benchmarks import timing
 from benchmarks.jax_step import Source, jax_rival, pool, training_step
-from benchmarks.records import BenchmarkOptions, new_record, select_device, write_record
+from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from benchmarks.timing import Case, Device, Rival, Timing
-from jresnet import cli
+from jresnet.config import require
 from jresnet.data.pipeline import STREAMED_IMAGES
-from jresnet.errors import InputError
+from jresnet.records.tables import Column, number, text
 
 DEVICE_MEMORY, TF_DATA, INPUT, GATHER = "device memory", "tf.data", "input without step", "numpy gather"
 TRAIN_IMAGES: dict[Device, int] = {"cpu": 256, "gpu": 50_000}
 """Images of a timed epoch of training, which takes seconds."""
 REPEATS = 20
 """Epochs of the input without the step per epoch of the step: one alone is too short for the clock."""
+RATIOS = {
+    "share_of_ceiling": (TF_DATA, GATHER),
+    "speed_of_fed_step": (TF_DATA, DEVICE_MEMORY),
+    "input_share": (DEVICE_MEMORY, INPUT),
+}
+"""Speeds to record: of the first rival relative to the second."""
 WITHOUT_TENSORFLOW = "TensorFlow is not installed: the tf.data part is left out"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(BenchmarkOptions):
-    """Time the two inputs, alone and feeding the training step.
-
-    Raises:
-      InputError: a value breaks its rule.
-    """
+    """Time the two inputs, alone and feeding the training step."""
 
     batches: tuple[int, ...] = (32, 64, 128, 512)
     """Images per batch of tf.data alone."""
@@ -58,13 +60,10 @@ class Options(BenchmarkOptions):
     """Images per epoch of training (default: 256 on a CPU, 50,000 on a GPU), rounded down to whole batches."""
 
     def __post_init__(self):
-        """Check the values."""
-        lists = ("batches", "train_batches")
-        self.check(lists=lists, positive=(*lists, "images", "width", "train_images"))
+        super().__post_init__()
         for name, images in (("batches", self.images), ("train_batches", self.epoch_of_training)):
-            if (largest := max(getattr(self, name))) > images:
-                option = f"--{name.replace('_', '-')} {largest}"
-                raise InputError(f"{option}: more than the {images} images of an epoch: choose at most that")
+            largest, rule = max(getattr(self, name)), f"more than the {images} images of an epoch: choose at most that"
+            require(self, name, largest <= images, rule, largest)
 
     @property
     def epoch_of_training(self) -> int:
@@ -131,16 +130,8 @@ def measure_alone(batch_size: int, options: Options) -> dict[str, Any]:
         TF_DATA: lambda: input_rival(case, "tfds", options.images),
         GATHER: lambda: gather(options.images),
     }
-    return alone(batch_size, options.images, timing.contest(builders, 1, options.rounds))
-
-
-def alone(batch_size: int, images: int, timings: Mapping[str, Timing]) -> dict[str, Any]:
-    """The record of both rates, and tf.data's as a share of the ceiling, paired by rounds."""
-    return {
-        "batch_size": batch_size,
-        "rivals": {name: rated(result, images, batch_size) for name, result in timings.items()},
-        "share_of_ceiling": timing.compared(timings[TF_DATA].seconds, timings[GATHER].seconds),
-    }
+    timings = timing.contest(builders, 1, options.rounds)
+    return evaluate(batch_size, options.images, timings, ["share_of_ceiling"])
 
 
 def measure_training(batch_size: int, options: Options, with_tf_data: bool) -> dict[str, Any]:
@@ -153,43 +144,42 @@ def measure_training(batch_size: int, options: Options, with_tf_data: bool) -> d
     builders[INPUT] = lambda: input_rival(case, "resident", images, REPEATS)
     timings = timing.contest(builders, 1, options.rounds)
     timings[INPUT].seconds = [seconds / REPEATS for seconds in timings[INPUT].seconds]
-    return training(batch_size, images, timings)
+    return evaluate(batch_size, images, timings, ["speed_of_fed_step", "input_share"])
 
 
-def training(batch_size: int, images: int, timings: Mapping[str, Timing]) -> dict[str, Any]:
-    """The record of the rates, tf.data's speed relative to device memory, and the input's share, paired by rounds."""
-    step = timings[DEVICE_MEMORY].seconds
-    return {
-        "batch_size": batch_size,
-        "rivals": {name: rated(result, images, batch_size) for name, result in timings.items()},
-        "speed_of_fed_step": timing.compared(timings[TF_DATA].seconds, step) if TF_DATA in timings else None,
-        "input_share": timing.compared(step, timings[INPUT].seconds),
-    }
-
-
-def rated(result: Timing, images: int, batch_size: int) -> dict[str, Any]:
-    """A timing of epochs as JSON, with the seconds per batch and images/s."""
-    record = dataclasses.asdict(result)
-    if result.seconds:
-        seconds = timing.summary(result.seconds).median
-        record |= {"seconds_per_batch": seconds * batch_size / images, "images_per_second": images / seconds}
+def evaluate(batch_size: int, images: int, timings: Mapping[str, Timing], ratios: Sequence[str]) -> dict[str, Any]:
+    """The record of a batch size: the rivals' timings with rates, and these RATIOS, None where a rival is missing."""
+    rivals = {}
+    for name, result in timings.items():
+        rivals[name] = dataclasses.asdict(result)
+        if result.seconds:
+            seconds = timing.summary(result.seconds).median
+            rivals[name] |= {"seconds_per_batch": seconds * batch_size / images, "images_per_second": images / seconds}
+    record: dict[str, Any] = {"batch_size": batch_size, "rivals": rivals}
+    for ratio in ratios:
+        ours, theirs = (timings[name].seconds if name in timings else [] for name in RATIOS[ratio])
+        record[ratio] = timing.compared(ours, theirs)
     return record
 
 
-def rows(records: Sequence[Mapping[str, Any]], ratios: Mapping[str, str]) -> list[list[str]]:
-    """A row per rival; `ratios` maps a rival to the key of the ratio in its last column."""
+def columns(rivals: str, ratio: str) -> list[Column]:
+    """The columns of a table, with the headings of its rivals and of their ratios."""
     return [
-        [
-            str(record["batch_size"]), name,
-            *(
-                [f"{1e3 * rival['seconds_per_batch']:,.3f}", f"{rival['images_per_second']:,.0f}"]
-                if rival["seconds"] else ["failed", rival["error"] or ""]
-            ),
-            timing.spread_text(record[ratios[name]], ".4f") if name in ratios else "",
-        ]
-        for record in records
-        for name, rival in record["rivals"].items()
-    ]  # fmt: skip
+        text("batch", "batch_size"),
+        text(rivals, "rival"),
+        number("ms/batch", "seconds_per_batch", ",.3f", 1e3, missing="failed"),
+        number("images/s", "rate", missing=""),
+        timing.spread(ratio, "ratio", ".4f"),
+    ]
+
+
+def rows(records: Sequence[Mapping[str, Any]], ratios: Mapping[str, str]) -> list[dict[str, Any]]:
+    """A row per rival, with its rate or error; `ratios` maps a rival to the key of the ratio in its row."""
+    table = timing.rival_rows(records)
+    for row in table:
+        row["rate"] = f"{row['images_per_second']:,.0f}" if row["seconds"] else row["error"]
+        row["ratio"] = row[ratios[row["rival"]]] if row["rival"] in ratios else None
+    return table
 
 
 def run(options: Options) -> None:
@@ -209,22 +199,18 @@ def run(options: Options) -> None:
         record["training"].append(measure_training(batch_size, options, with_tf_data))
         write_record(options.output, record)
     if record["alone"]:
-        header = ("batch", "input alone", "ms/batch", "images/s", "share of ceiling")
-        ratios = {TF_DATA: "share_of_ceiling"}
-        timing.print_table(f"Epochs of {options.images:,} images", header, rows(record["alone"], ratios))
-    header = ("batch", "step fed from", "ms/batch", "images/s", "speed, or share of the step's time")
-    ratios = {TF_DATA: "speed_of_fed_step", INPUT: "input_share"}
-    timing.print_table(f"Training step, width {options.width}", header, rows(record["training"], ratios))
+        shown = rows(record["alone"], {TF_DATA: "share_of_ceiling"})
+        timing.print_table(f"Epochs of {options.images:,} images", columns("input alone", "share of ceiling"), shown)
+    shown = rows(record["training"], {TF_DATA: "speed_of_fed_step", INPUT: "input_share"})
+    headings = columns("step fed from", "speed, or share of the step's time")
+    timing.print_table(f"Training step, width {options.width}", headings, shown)
     if record["tensorflow"] is None:
         print(WITHOUT_TENSORFLOW)
     if options.output:
         print(options.output)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark from the command line; returns the exit status, see `jresnet.cli.exit_status`."""
-    return cli.exit_status(lambda: run(cli.parse(Options, arguments, "python -m benchmarks.input_pipeline")))
-
+main = partial(run_benchmark, "input_pipeline", Options, run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,18 +1,18 @@
 """The library's training step for the benchmarks: the program that `jresnet.fit` compiles, on random images."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
 
-from benchmarks.timing import POOL_IMAGES, Case, Rival
+from benchmarks.timing import POOL_IMAGES, Case, Device, Rival
 from jresnet import models
 from jresnet.config import Config
 from jresnet.data.datasets import Split
-from jresnet.data.pipeline import Chunk, Input, make_input
+from jresnet.data.pipeline import Input, make_input
 from jresnet.models import ResNet, summary
 from jresnet.parallel.devices import Devices
 from jresnet.train import optim
@@ -22,6 +22,8 @@ CLASSES = 10
 IMAGE_SIZE = (32, 32)
 STATISTICS = ((0.5,) * 3, (0.25,) * 3)
 """Mean and standard deviation of the channels of `pool`, about."""
+STEPS: dict[Device, int] = {"cpu": 3, "gpu": 100}
+"""Training steps per timed call: about a second."""
 Source = Literal["resident", "tfds"]
 
 
@@ -90,12 +92,8 @@ def jax_rival(case: Case, devices: int | None = None, source: Source = "resident
     step = training_step(case, devices, source, images)
     state, zero = step.devices.replicate(step.create())
     left = 0
-
-    def endless() -> Iterator[Chunk]:
-        for epoch in itertools.count():
-            yield from step.source.epoch(epoch, 0, lambda in_epoch: min(in_epoch, left))
-
-    work_ahead = endless()
+    epochs = (step.source.epoch(epoch, 0, lambda in_epoch: min(in_epoch, left)) for epoch in itertools.count())
+    work_ahead = itertools.chain.from_iterable(epochs)
 
     def run(steps: int) -> None:
         nonlocal state, left

@@ -1,22 +1,25 @@
-"""Shared by the benchmarks: options, the machine they run on, and JSON records that --resume continues."""
+"""Shared by the benchmarks: options, main program, the machine, and JSON records that --resume continues."""
 
 import dataclasses
 import datetime
-import importlib.metadata
+import importlib
 import importlib.util
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from benchmarks.timing import Device
-from jresnet.config import numbers, require
-from jresnet.errors import InputError
-from jresnet.records.environment import commit, cpu_cores, cpu_instructions, cpu_name
+from jresnet import cli
+from jresnet.config import require
+from jresnet.errors import InputError, Interrupted
+from jresnet.records.environment import commit, cpu_cores, cpu_instructions, cpu_name, versions
 from jresnet.records.files import read_json, write_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
@@ -36,30 +39,47 @@ class BenchmarkOptions:
     output: Path | None = None
     """JSON file for the record."""
 
-    def check(self, *, lists: Sequence[str] = (), positive: Sequence[str] = ()) -> None:
-        """Check options of these names.
+    def __post_init__(self):
+        """Every list needs values, unless it has none by default, and repeats none; every number is at least 1."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            values = value if isinstance(value, tuple) else (value,)
+            require(self, field.name, len(values) > 0 or field.default == (), "give at least one value")
+            require(self, field.name, len(set(values)) == len(values), "a value is given twice")
+            least = min((one for one in values if type(one) is int), default=1)
+            require(self, field.name, least >= 1, "must be at least 1")
 
-        Args:
-          lists: tuples that need at least one value and must not repeat any.
-          positive: numbers, tuples of numbers or None, all at least 1.
 
-        Raises:
-          InputError: a value breaks its rule.
-        """
-        for name in lists:
-            values = getattr(self, name)
-            require(self, name, len(values) > 0, "give at least one value")
-            require(self, name, len(set(values)) == len(values), "a value is given twice")
-        for name in ("rounds", *positive):
-            require(self, name, min(numbers(getattr(self, name)), default=1) >= 1, "must be at least 1")
+def run_benchmark(
+    benchmark: str,
+    options: type,
+    run: Callable[[Any], None],
+    arguments: Sequence[str] | None = None,
+    default: Any = None,
+) -> int:
+    """Parse the command line, see `cli.parse`, and run a benchmark; returns the exit status, see `cli.exit_status`.
+
+    An interruption names the command that continues the record, if there is one.
+    """
+    program = f"python -m benchmarks.{benchmark}"
+    words = list(sys.argv[1:] if arguments is None else arguments)
+
+    def parse_and_run() -> None:
+        parsed = cli.parse(options, words, program, default)
+        try:
+            run(parsed)
+        except (KeyboardInterrupt, Interrupted) as stop:
+            message = str(stop) or "interrupted"
+            if parsed.output and hasattr(parsed, "resume"):
+                again = words if parsed.resume else [*words, "--resume"]
+                message += f"; go on with: {cli.command(program, again)}"
+            raise Interrupted(message, getattr(stop, "signal", signal.SIGINT)) from None
+
+    return cli.exit_status(parse_and_run)
 
 
 def select_device(device: Device) -> None:
-    """Make JAX compute on `device`; call it before JAX has computed anything.
-
-    Raises:
-      InputError: JAX has no such device.
-    """
+    """Make JAX compute on `device`; call it before JAX has computed anything."""
     if device == "cpu":
         jax.config.update("jax_platforms", "cpu")
     try:
@@ -73,54 +93,32 @@ def environment(device: Device) -> dict[str, Any]:
 
     Call it after the number of threads is set and before any load, so that `load_average` is that of other processes.
     """
+    torch = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+    installed = versions() | ({"torch": str(torch.__version__)} if torch else {})
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit(),
-        "python": platform.python_version(),
+        "python": installed["python"],
         "platform": platform.platform(),
-        "versions": {package: _version(package) for package in PACKAGES},
+        "versions": {package: installed.get(package) for package in PACKAGES},
         "device": cpu_name() if device == "cpu" else jax.devices(device)[0].device_kind,
         "cpu": cpu_name(),
         "cpu_instructions": cpu_instructions(),
         "cores": cpu_cores(),
-        "torch_threads": _torch_threads(),
+        "torch_threads": torch.get_num_threads() if torch else None,
         "variables": {name: os.environ.get(name) for name in VARIABLES},
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
     }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _torch_threads() -> int | None:
-    if importlib.util.find_spec("torch") is None:
-        return None
-    import torch
-
-    return torch.get_num_threads()
-
-
 def new_record(benchmark: str, options: BenchmarkOptions) -> dict[str, Any]:
-    """The header of a record: benchmark, options and environment, without any path of this machine.
-
-    Args:
-      benchmark: its name.
-      options: its options; of `output` only the file's name is recorded.
-    """
+    """The header of a record: benchmark, options and environment, without any path of this machine."""
     values = dataclasses.asdict(options) | {"output": options.output.name if options.output else None}
     return {"benchmark": benchmark, "options": values, "environment": environment(options.device)}
 
 
 def write_record(path: Path | None, record: Mapping[str, Any]) -> None:
-    """Write a record atomically, so that an interrupted run leaves the last good file; None: write nothing.
-
-    Raises:
-      InputError: the file cannot be written.
-    """
+    """Write a record atomically, so that an interrupted run leaves the last good file; None: write nothing."""
     if path is None:
         return
     try:
@@ -131,19 +129,9 @@ def write_record(path: Path | None, record: Mapping[str, Any]) -> None:
 
 
 def open_record(path: Path | None, record: dict[str, Any], resume: bool, kept: Sequence[str]) -> dict[str, Any]:
-    """Start a record on disk, or continue the one that is there.
+    """Start a new record on disk, or continue the one that is there, which must agree with it.
 
-    Args:
-      path: its file, or None.
-      record: a new record, which a continued one must agree with.
-      resume: continue the record in the file.
-      kept: keys of the measurements to take over from that record.
-
-    Returns:
-      The record to fill.
-
-    Raises:
-      InputError: the file exists and `resume` is off; it holds another measurement; it cannot be read or written.
+    A continued record is the new one with the `kept` keys, those of the measurements, taken over from the file.
     """
     if resume and path is None:
         raise InputError("--resume: continues the record in --output: add --output")

@@ -12,7 +12,7 @@ import dataclasses
 import inspect
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,13 +21,12 @@ import numpy as np
 
 from benchmarks import timing
 from benchmarks.jax_step import jax_rival, training_step
-from benchmarks.records import BenchmarkOptions, new_record, select_device, write_record
+from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from benchmarks.timing import POOL_IMAGES, Case, Device, Rival
-from jresnet import cli
-from jresnet.errors import InputError
+from jresnet.config import require
+from jresnet.records.tables import Column, number, text
 
 IN_TURN, VMAP, CEILING = "in turn", "vmap", "ceiling"
-HEADER = ("width", "way", "at once", "images/s", "over in turn", "difference after 1, 2 steps")
 RATES = (0.01, 0.005, 0.001)
 """Learning rates of the replicas in turn, those of the report's section 4.2.1; replica i has seed i."""
 STEPS: dict[Device, int] = {"cpu": 2, "gpu": 50}
@@ -42,11 +41,7 @@ Rounding in float32 makes 0.0007 after one step and up to 0.05 after two, as ReL
 
 @dataclasses.dataclass(frozen=True)
 class Options(BenchmarkOptions):
-    """Time several runs at once under one vmapped step, alternated with one after another.
-
-    Raises:
-      InputError: a value breaks its rule.
-    """
+    """Time several runs at once under one vmapped step, alternated with one after another."""
 
     device: Device = "gpu"
     """Where the steps run."""
@@ -60,12 +55,9 @@ class Options(BenchmarkOptions):
     """Steps per timed call and replica (default: 2 on a CPU, 50 on a GPU)."""
 
     def __post_init__(self):
-        """Check the values."""
-        lists = ("width", "counts")
-        self.check(lists=lists, positive=(*lists, "batch", "steps"))
+        super().__post_init__()
         most = POOL_IMAGES // max(len(TOLERANCES), self.call_steps)
-        if self.batch > most:
-            raise InputError(f"--batch {self.batch}: must be at most {most} for {self.call_steps} steps per call")
+        require(self, "batch", self.batch <= most, f"must be at most {most} for {self.call_steps} steps per call")
 
     @property
     def call_steps(self) -> int:
@@ -76,10 +68,7 @@ class Options(BenchmarkOptions):
 class Replicas:
     """Replicas of one case under training, each with its own seed, learning rate, batches and state.
 
-    Args:
-      case: the work of one step of one replica.
-      count: the number of replicas.
-      together: call one vmapped program for all of them, not the library's program for one after another.
+    If they train `together`, one vmapped program is called for all, not the library's program for one after another.
     """
 
     def __init__(self, case: Case, count: int, together: bool):
@@ -122,27 +111,23 @@ def stacked(trees: list[Any]) -> Any:
 def difference(variables: Any, expected: Any, start: Any) -> float:
     """Distance of variables from the expected ones, relative to how far training moved these from the start.
 
-    Returns:
-      The largest, over arrays, of |variables - expected| / |expected - start|, Euclidean: 1 for an array that was not
-      trained at all.
+    It is the largest, over arrays, of |variables - expected| / |expected - start|, Euclidean: 1 for an array that was
+    not trained at all.
     """
-    leaves = zip(
-        *(jax.tree.leaves(jax.tree.map(np.float64, tree)) for tree in (variables, expected, start)), strict=True
-    )
-    return float(max(np.linalg.norm(a - b) / np.linalg.norm(b - before) for a, b, before in leaves))
+
+    def distance(a: Any, b: Any, before: Any) -> float:
+        a, b, before = np.float64(a), np.float64(b), np.float64(before)
+        return float(np.linalg.norm(a - b) / np.linalg.norm(b - before))
+
+    return max(jax.tree.leaves(jax.tree.map(distance, variables, expected, start)))
 
 
 def check(case: Case, count: int) -> tuple[Callable[[int], None], list[float]]:
-    """Build the vmapped replicas and train them beside others in turn, for a step per tolerance.
-
-    On a GPU both are compiled in full float32 for this, as TF32's rounding alone would exceed any useful tolerance; the
-    arithmetic that is timed is compiled afterwards.
-
-    Returns:
-      A function that trains the vmapped replicas for a number of steps, and the largest `difference` after each step.
-    """
+    """Train vmapped replicas beside others in turn; returns their `train`, and the `difference` after each step."""
     in_turn, together = Replicas(case, count, together=False), Replicas(case, count, together=True)
     start, differences = in_turn.variables(), []
+    # In full float32 on a GPU, as TF32's rounding alone would exceed any useful tolerance; the arithmetic that is
+    # timed is compiled afterwards.
     with jax.default_matmul_precision("highest" if case.device == "gpu" else None):
         for _ in TOLERANCES:
             in_turn.train(1)
@@ -166,7 +151,7 @@ def measure(width: int, count: int, options: Options) -> dict[str, Any]:
         train, differences = check(case, count)
         checked.update(differences=differences, build_seconds=time.perf_counter() - started)
         if not agrees(differences):
-            raise RuntimeError(f"differs from replicas alone by {text(differences)}, more than rounding: not timed")
+            raise RuntimeError(f"differs from replicas alone by {listed(differences)}, more than rounding: not timed")
         return Rival(VMAP, train)
 
     builders = {IN_TURN: lambda: Rival(IN_TURN, Replicas(case, count, together=False).train), VMAP: vmapped}
@@ -181,23 +166,19 @@ def measure(width: int, count: int, options: Options) -> dict[str, Any]:
     return {"width": width, "batch_size": options.batch, "count": count, "rivals": rivals}
 
 
-def rows(cases: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """A row per case and way."""
-    return [
-        [
-            str(case["width"]), name, str(case["count"]),
-            f"{record['images_per_second']:,.0f}" if record["seconds"] else "failed",
-            timing.spread_text(record.get("gain"), ".2f"),
-            text(record.get("differences", ())),
-        ]
-        for case in cases
-        for name, record in case["rivals"].items()
-    ]  # fmt: skip
-
-
-def text(differences: Sequence[float]) -> str:
+def listed(differences: Sequence[float]) -> str:
     """Differences after each step of the check."""
     return ", ".join(f"{value:.1e}" for value in differences)
+
+
+COLUMNS = (
+    text("width", "width"),
+    text("way", "rival"),
+    number("at once", "count"),
+    number("images/s", "images_per_second", ",.0f", missing="failed"),
+    timing.spread("over in turn", "gain", ".2f"),
+    Column("difference after 1, 2 steps", ("differences",), listed, right=True, missing=""),
+)
 
 
 def run(options: Options) -> list[dict[str, Any]]:
@@ -210,18 +191,18 @@ def run(options: Options) -> list[dict[str, Any]]:
             print(f"timing width {width}, {count} at once ...", file=sys.stderr, flush=True)
             record["cases"].append(measure(width, count, options))
             write_record(options.output, record)
-    timing.print_table(f"Replicas at batch {options.batch}", HEADER, rows(record["cases"]))
+    timing.print_table(f"Replicas at batch {options.batch}", COLUMNS, timing.rival_rows(record["cases"]))
     timing.print_failures((f"width {c['width']}, {c['count']} at once", c["rivals"]) for c in record["cases"])
     return record["cases"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; the exit status is `cli.exit_status`'s, or 1 if vmapped replicas train differently."""
+    """Run the benchmark; the exit status is `run_benchmark`'s, or 1 if vmapped replicas train differently."""
     cases: list[dict[str, Any]] = []
-    status = cli.exit_status(lambda: cases.extend(run(cli.parse(Options, arguments, "python -m benchmarks.replicas"))))
+    status = run_benchmark("replicas", Options, lambda options: cases.extend(run(options)), arguments)
     checked = (case["rivals"][VMAP].get("differences") for case in cases)
     return status if all(agrees(differences) for differences in checked if differences) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -5,10 +5,9 @@
 
 Weak scaling gives every device the same batch; strong scaling splits one batch among them. Efficiency is images/s on n
 devices over n times those of one, paired within rounds: 1 is perfect. The step is pmapped everywhere, on one device
-too; "jit" is the step that a run on one device uses. The figure is written beside the JSON file.
+too; "jit" is the step that a run on one device uses.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,27 +17,27 @@ from typing import Any, Literal
 import jax
 
 from benchmarks import figures, timing
-from benchmarks.jax_step import jax_rival, resnet18_flops
-from benchmarks.records import BenchmarkOptions, new_record, select_device, write_record
+from benchmarks.jax_step import STEPS, jax_rival, resnet18_flops
+from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from benchmarks.timing import Case, Device, Rival, Timing
-from jresnet import cli
 from jresnet.config import Precision, require
-from jresnet.errors import InputError
 from jresnet.records.environment import cpu_cores
+from jresnet.records.tables import number, text
 
 Kind = Literal["weak", "strong"]
 KINDS: tuple[Kind, ...] = ("weak", "strong")
-STEPS: dict[Device, int] = {"cpu": 3, "gpu": 100}
-"""Training steps per timed call: about a second."""
+COLUMNS = (
+    text("kind", "kind"),
+    text("step", "form"),
+    number("batch", "batch_size"),
+    number("images/s", "images_per_second", ",.0f", missing="failed"),
+    number("efficiency", "shown", missing=""),
+)
 
 
 @dataclass(frozen=True)
 class Options(BenchmarkOptions):
-    """Time the training step on one device and on several, alternated in one run.
-
-    Raises:
-      InputError: a value breaks its rule.
-    """
+    """Time the training step on one device and on several, alternated in one run."""
 
     device: Device = "gpu"
     """Where the steps run."""
@@ -60,25 +59,18 @@ class Options(BenchmarkOptions):
     """JSON file for the record; the figure is written beside it, as .svg."""
 
     def __post_init__(self):
-        """Check the values that need no device."""
-        self.check(positive=("emulate", "counts", "width", "share", "batch", "steps"))
-        require(self, "counts", len(set(self.counts)) == len(self.counts), "a value is given twice")
-        if self.emulate > 1 and self.device == "gpu":
-            raise InputError(f"--emulate {self.emulate}: only CPU devices can be emulated: add --device cpu")
+        super().__post_init__()
+        possible = self.emulate == 1 or self.device == "cpu"
+        require(self, "emulate", possible, "only CPU devices can be emulated: add --device cpu")
 
     def counts_of(self, available: int) -> list[int]:
-        """The numbers of devices to time, always including one, which efficiency is relative to.
-
-        Raises:
-          InputError: there are fewer devices, or the batch does not divide among them.
-        """
+        """The numbers of devices to time, always including one, which efficiency is relative to."""
         powers = [2**i for i in range(available.bit_length())]
         counts = sorted({1, *(self.counts or (*powers, available))})
-        if counts[-1] > available:
-            raise InputError(f"--counts {counts[-1]}: must be at most {available}, the number of devices")
-        uneven = [count for count in counts if self.batch % count]
-        if uneven:
-            raise InputError(f"--batch {self.batch}: does not divide among {uneven[0]} devices")
+        most = f"must be at most {available}, the number of devices"
+        require(self, "counts", counts[-1] <= available, most, counts[-1])
+        uneven = next((count for count in counts if self.batch % count), None)
+        require(self, "batch", uneven is None, f"does not divide among {uneven} devices")
         return counts
 
 
@@ -127,19 +119,9 @@ def note(options: Options, available: int) -> str:
     )
 
 
-def rows(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """A row per record."""
-    return [
-        [
-            record["kind"], record["form"], str(record["batch_size"]),
-            *(
-                [f"{record['images_per_second']:,.0f}", timing.spread_text(record.get("efficiency"), ".2f")]
-                if record["seconds"]
-                else ["failed", record["error"] or ""]
-            ),
-        ]
-        for record in records
-    ]  # fmt: skip
+def rows(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row per number of devices; where one failed, its error stands in place of the efficiency."""
+    return [{**case, "shown": timing.spread_text(case.get("efficiency"), ".2f") or case["error"]} for case in cases]
 
 
 def draw(records: Sequence[Mapping[str, Any]], path: Path, caption: str) -> None:
@@ -157,7 +139,7 @@ def draw(records: Sequence[Mapping[str, Any]], path: Path, caption: str) -> None
         axes.set_title(f"{kind} scaling")
         axes.set_ylabel("images/s")
         axes.legend(frameon=False)
-    figures.save_svg(figure, path)
+    figure.savefig(path)
 
 
 def run(options: Options) -> None:
@@ -171,17 +153,14 @@ def run(options: Options) -> None:
     for kind in KINDS:
         record["cases"] += measure(kind, counts, options)
         write_record(options.output, record)
-    timing.print_table("Scaling", ("kind", "step", "batch", "images/s", "efficiency"), rows(record["cases"]))
+    timing.print_table("Scaling", COLUMNS, rows(record["cases"]))
     print(record["note"])
     if options.output:
         draw(record["cases"], options.output.with_suffix(".svg"), record["note"])
         print(options.output, options.output.with_suffix(".svg"), sep="\n")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark from the command line; returns the exit status, see `jresnet.cli.exit_status`."""
-    return cli.exit_status(lambda: run(cli.parse(Options, arguments, "python -m benchmarks.scaling")))
-
+main = partial(run_benchmark, "scaling", Options, run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

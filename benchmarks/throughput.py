@@ -10,39 +10,41 @@ flip, grayscale, normalise, forward, backward, SGD.
 import dataclasses
 import importlib.util
 import itertools
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks import timing
-from benchmarks.jax_step import jax_rival, resnet18_flops
-from benchmarks.records import BenchmarkOptions, new_record, select_device, write_record
+from benchmarks.jax_step import STEPS, jax_rival, resnet18_flops
+from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from benchmarks.timing import Case, Device, Rival
-from jresnet import cli
 from jresnet.config import Precision
-from jresnet.errors import Interrupted
+from jresnet.records.tables import number, text
 
 Builders = Mapping[str, Callable[[], Rival]]
-HEADER = ("case", "rival", "ms/step", "images/s", "TFLOP/s", "ceiling %", "compile s", "speed of jax")
+COLUMNS = (
+    text("case", "case"),
+    text("rival", "rival"),
+    timing.spread("ms/step", "seconds_per_step", ".1f", 1e3, missing="failed"),
+    number("images/s", "images_per_second", ".0f", missing="-"),
+    number("TFLOP/s", "flops_per_second", ".3f", 1e-12, missing="-"),
+    number("ceiling %", "share_of_ceiling", ".0f", 100, missing="-"),
+    number("compile s", "compile_seconds", ".1f", missing="-"),
+    timing.spread("speed of jax", "speed", ".3f"),
+)
 MATMUL_SIDE: dict[Device, int] = {"cpu": 1024, "gpu": 8192}
 """Side of the square matrices: large enough that launch and memory cost nothing, and no larger, because PyTorch takes
 seconds for one product in bfloat16 on a CPU without instructions for it."""
 MATMUL_STEPS: dict[Device, int] = {"cpu": 5, "gpu": 50}
-STEPS: dict[Device, int] = {"cpu": 3, "gpu": 100}
-"""Training steps per timed call: about a second."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(BenchmarkOptions):
-    """Time one training step of the library and of PyTorch, alternated in one run.
-
-    Raises:
-      InputError: a value breaks its rule.
-    """
+    """Time one training step of the library and of PyTorch, alternated in one run."""
 
     widths: tuple[int, ...] = (42,)
     """Channels of the first stage."""
@@ -57,55 +59,45 @@ class Options(BenchmarkOptions):
     steps: int | None = None
     """Steps per timed call (default: 3 on a CPU, 100 on a GPU)."""
 
-    def __post_init__(self):
-        """Check the values."""
-        lists = ("widths", "batches", "precisions", "rivals")
-        self.check(lists=lists, positive=("widths", "batches", "steps"))
-
     def cases(self) -> list[Case]:
         """Every combination of width, batch size and precision."""
         grid = itertools.product(self.precisions, self.widths, self.batches)
         return [Case(width, batch, precision, self.device) for precision, width, batch in grid]
 
 
-def jax_matmul(precision: Precision, device: Device) -> Rival:
-    """Large matrix products in JAX, chained so that none can be skipped or overlap."""
-    side = MATMUL_SIDE[device]
-    left, right = jax.random.normal(jax.random.key(0), (2, side, side))
-    left, right = left.astype(precision), (right / side**0.5).astype(precision)
-
-    @jax.jit
-    def product(x, y):
-        return jnp.dot(x, y, preferred_element_type=jnp.float32).astype(precision)
+def chain(name: str, product: Callable, left: Any, right: Any, wait: Callable[[Any], Any]) -> Rival:
+    """Matrix products, chained so that none can be skipped or overlap."""
 
     def run(steps: int) -> None:
         result = left
         for _ in range(steps):
             result = product(result, right)
-        result.block_until_ready()
+        wait(result)
 
-    return Rival("jax", run)
+    return Rival(name, run)
+
+
+def jax_matmul(precision: Precision, device: Device) -> Rival:
+    """Large matrix products in JAX."""
+    side = MATMUL_SIDE[device]
+    left, right = jax.random.normal(jax.random.key(0), (2, side, side))
+
+    @jax.jit
+    def product(x, y):
+        return jnp.dot(x, y, preferred_element_type=jnp.float32).astype(precision)
+
+    return chain("jax", product, left.astype(precision), (right / side**0.5).astype(precision), jax.block_until_ready)
 
 
 def torch_matmul(precision: Precision, device: Device) -> Rival:
-    """The same chain of matrix products in PyTorch."""
+    """The same in PyTorch."""
     import torch
 
-    from benchmarks.torch_resnet import set_up, torch_device
+    from benchmarks.torch_resnet import torch_device, wait
 
-    set_up()
     side, dtype = MATMUL_SIDE[device], getattr(torch, precision)
     left, right = torch.randn(2, side, side, device=torch_device(device))
-    left, right = left.to(dtype), (right / side**0.5).to(dtype)
-
-    def run(steps: int) -> None:
-        result = left
-        for _ in range(steps):
-            result = result @ right
-        if device == "gpu":
-            torch.cuda.synchronize()
-
-    return Rival("torch", run)
+    return chain("torch", torch.matmul, left.to(dtype), (right / side**0.5).to(dtype), wait)
 
 
 def matmul_rivals(precision: Precision, device: Device) -> Builders:
@@ -142,14 +134,11 @@ def measure_ceiling(precision: Precision, options: Options) -> dict[str, Any]:
 def measure_case(case: Case, ceiling: float | None, options: Options) -> dict[str, Any]:
     """Time one case: each rival's record, and the library's speed relative to each PyTorch rival."""
     timings = timing.contest(step_rivals(case, options.rivals), options.steps or STEPS[options.device], options.rounds)
-    images, flops = case.batch_size, resnet18_flops(case.width)
-    rivals = {
-        name: result.record(images_per_second=images, flops_per_second=images * flops)
-        for name, result in timings.items()
-    }
-    for record in rivals.values():
-        if ceiling and "flops_per_second" in record:
-            record["share_of_ceiling"] = record["flops_per_second"] / ceiling
+    flops = resnet18_flops(case.width)
+    work: dict[str, float] = {"images_per_second": case.batch_size, "flops_per_second": case.batch_size * flops}
+    if ceiling:
+        work["share_of_ceiling"] = work["flops_per_second"] / ceiling
+    rivals = {name: result.record(**work) for name, result in timings.items()}
     ours = timings["jax"].seconds
     ratios = {name: timing.compared(ours, result.seconds) for name, result in timings.items() if name != "jax"}
     return vars(case) | {"training_flops_per_image": flops, "rivals": rivals, "speed_of_jax_over": ratios}
@@ -170,47 +159,27 @@ def measure(options: Options, record: dict[str, Any]) -> None:
 
 def ceiling_line(ceiling: Mapping[str, Any]) -> str:
     """The ceiling as text: both frameworks' GFLOP/s, and the images/s that these would allow at most."""
-    speeds = ", ".join(
-        f"{name} {_number(record, 'flops_per_second', 1e-9, '.0f')}" for name, record in ceiling["rivals"].items()
-    )
+    gigaflops = number("GFLOP/s", "flops_per_second", ".0f", 1e-9, missing="-")
+    speeds = ", ".join(f"{name} {gigaflops.cell(record)}" for name, record in ceiling["rivals"].items())
     images = ceiling["images_per_second"] or {}
     bounds = "".join(f"; at most {rate:.0f} images/s at width {width}" for width, rate in images.items())
     return f"{ceiling['precision']} matrix product of side {ceiling['side']}, GFLOP/s: {speeds}{bounds}"
 
 
-def table_rows(cases: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """A row per case and rival: time with quartiles, rates, and the library's speed relative to the rival's."""
+def rows(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row per case and rival, with the library's speed relative to the rival's."""
     return [
-        [
-            _case_name(case), name,
-            timing.spread_text(record.get("seconds_per_step"), ".1f", 1e3) or "failed",
-            _number(record, "images_per_second", 1, ".0f"),
-            _number(record, "flops_per_second", 1e-12, ".3f"),
-            _number(record, "share_of_ceiling", 100, ".0f"),
-            _number(record, "compile_seconds", 1, ".1f"),
-            timing.spread_text(case["speed_of_jax_over"].get(name), ".3f"),
-        ]
-        for case in cases
-        for name, record in case["rivals"].items()
-    ]  # fmt: skip
+        row | {"case": _case_name(row), "speed": row["speed_of_jax_over"].get(row["rival"])}
+        for row in timing.rival_rows(cases)
+    ]
 
 
 def _case_name(case: Mapping[str, Any]) -> str:
     return f"width {case['width']}, batch {case['batch_size']}, {case['precision']}"
 
 
-def _number(record: Mapping[str, Any], key: str, scale: float, form: str) -> str:
-    value = record.get(key)
-    return "-" if value is None else format(value * scale, form)
-
-
 def run(options: Options) -> None:
-    """Time everything and print the table; the record's header is written first, so that a bad path fails early.
-
-    Raises:
-      InputError: JAX has no such device, or the output file cannot be written.
-      Interrupted: by Ctrl-C; the record holds the finished cases.
-    """
+    """Time everything and print the table; the record's header is written first, so that a bad path fails early."""
     select_device(options.device)
     with_torch = importlib.util.find_spec("torch") is not None
     if with_torch:
@@ -223,17 +192,12 @@ def run(options: Options) -> None:
         print("PyTorch is not installed: only the library is timed", file=sys.stderr)
     try:
         measure(options, record)
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted", signal.SIGINT) from None
     finally:
-        timing.print_table("Training step", HEADER, table_rows(record["cases"]))
+        timing.print_table("Training step", COLUMNS, rows(record["cases"]))
         timing.print_failures((_case_name(case), case["rivals"]) for case in record["cases"])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark from the command line; returns the exit status, see `jresnet.cli.exit_status`."""
-    return cli.exit_status(lambda: run(cli.parse(Options, arguments, "python -m benchmarks.throughput")))
-
+main = partial(run_benchmark, "throughput", Options, run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -15,6 +15,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +27,24 @@ from benchmarks.jax_step import training_flops
 from experiments import final
 from experiments.study.options import SeedOptions
 from experiments.study.results import data_name
-from jresnet import cli, models
+from jresnet import models
 from jresnet.config import Config, require
 from jresnet.data.datasets import Dataset, dataset_record, load_dataset
 from jresnet.data.pipeline import STREAMED_IMAGES
 from jresnet.errors import Diverged, Interrupted
 from jresnet.parallel.devices import Devices
 from jresnet.records import environment
+from jresnet.records.tables import Column, number, text
 from jresnet.train import signals
 
-PROGRAM = "python -m benchmarks.time_to_accuracy"
-HEADER = ("seed", "outcome", "epochs", "training s", "evaluation s", "set-up s", "PFLOP", "best test acc (%)")
-MEASURES = {"epochs": ".4g", "training_seconds": ",.1f", "evaluation_seconds": ",.1f", "petaflop": ".4g"}
-"""Measures of a seed's way to the target, and their formats."""
+MEASURES = ("epochs", "training_seconds", "evaluation_seconds", "petaflop")
+"""Measures of a seed's way to the target."""
 UNFINISHED = "interrupted"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(SeedOptions):
-    """Train until a test accuracy is reached, and report the time.
-
-    Raises:
-      InputError: a value breaks its rule.
-    """
+    """Train until a test accuracy is reached, and report the time."""
 
     target: float = 0.9095
     """Test accuracy to reach (the report's final model: 0.9095)."""
@@ -60,7 +56,6 @@ class Options(SeedOptions):
     """Continue the record in --output; finished seeds are kept."""
 
     def __post_init__(self):
-        """Check these options and the configuration."""
         super().__post_init__()
         require(self, "target", 0 < self.target <= 1, "must be an accuracy above 0 and at most 1, as in 0.9095")
 
@@ -73,14 +68,7 @@ def flops_per_image(config: Config, dataset: Dataset) -> int:
 def measure(
     options: Options, dataset: Dataset, entry: dict[str, Any], received: signals.StopSignal, keep: Callable
 ) -> None:
-    """Train one seed until it reaches the target, or to the last epoch.
-
-    Args:
-      options: the configuration and the target.
-      dataset: the data.
-      entry: the seed's part of the record, to fill.
-      received: holds the stop signal once one arrives.
-      keep: called after every change of the entry.
+    """Train one seed until it reaches the target, or to the last epoch; fill its entry, and call `keep` after each.
 
     Raises:
       Interrupted: a stop signal arrived.
@@ -140,11 +128,7 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def start_record(options: Options, dataset: Dataset) -> dict[str, Any]:
-    """Start the record, or continue the one in --output; it names no path of this machine.
-
-    Raises:
-      InputError: the output file cannot be used.
-    """
+    """Start the record, or continue the one in --output; it names no path of this machine."""
     free = ("dataset", "data_dir", "seeds", "first_seed", "output", "resume")
     explicit = dataclasses.asdict(options) | dataclasses.asdict(models.explicit(options.config))
     data = dataset_record(dataset.hold_out(options.validation, options.first_seed), dataset.sha256)
@@ -165,11 +149,7 @@ def start_record(options: Options, dataset: Dataset) -> dict[str, Any]:
 
 
 def measure_all(options: Options, dataset: Dataset, record: dict[str, Any]) -> None:
-    """Train every seed that the record does not hold yet.
-
-    Raises:
-      Interrupted: by a signal; the finished epochs are recorded.
-    """
+    """Train every seed that the record does not hold yet; after an interruption the finished epochs are recorded."""
 
     def keep() -> None:
         record["summary"] = summarise(record["runs"])
@@ -193,25 +173,34 @@ def measure_all(options: Options, dataset: Dataset, record: dict[str, Any]) -> N
                 keep()
 
 
-def rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """A row per seed, and one of medians with quartiles over the seeds that reached the target."""
-    table = []
-    for run in record["runs"]:
-        numbers = [format(run[name], form) if name in run else "-" for name, form in MEASURES.items()]
-        numbers.insert(3, f"{run['setup_seconds']:,.1f}" if run["history"] else "-")
-        best = f"{100 * run['best_test_accuracy']:.2f}" if run["history"] else "-"
-        table.append([str(run["seed"]), run["outcome"], *numbers, best])
-    if record["summary"].get("reached", 0) > 1:
-        spreads = [timing.spread_text(record["summary"][name], form) for name, form in MEASURES.items()]
-        table.append(["median", "of those that reached it", *spreads[:3], "", spreads[3], ""])
-    return table
+def measure_column(header: str, key: str, form: str) -> Column:
+    """A measure of each seed, or in the last row its spread over the seeds that reached the target."""
+
+    def shown(value: Any) -> str:
+        return timing.spread_text(value, form) if isinstance(value, dict) else format(value, form)
+
+    return Column(header, (key,), shown, right=True, missing="-")
+
+
+COLUMNS = (
+    text("seed", "seed"),
+    text("outcome", "outcome"),
+    measure_column("epochs", "epochs", ".4g"),
+    measure_column("training s", "training_seconds", ",.1f"),
+    measure_column("evaluation s", "evaluation_seconds", ",.1f"),
+    number("set-up s", "setup_seconds", ",.1f", missing="-"),
+    measure_column("PFLOP", "petaflop", ".4g"),
+    number("best test acc (%)", "best_test_accuracy", ".2f", 100, missing="-"),
+)
 
 
 def show(record: Mapping[str, Any], output: Path | None) -> None:
     """Print the table, the failures, and where it was measured."""
     target, data, where = record["options"]["target"], record["dataset"], record["environment"]
-    timing.print_table(f"Time to a test accuracy of {target:.2%}", HEADER, rows(record))
-    summary = record["summary"]
+    summary, rows = record["summary"], record["runs"]
+    if summary.get("reached", 0) > 1:
+        rows = [*rows, summary | {"seed": "median", "outcome": "of those that reached it"}]
+    timing.print_table(f"Time to a test accuracy of {target:.2%}", COLUMNS, rows)
     if summary.get("ended"):
         unknown = "" if summary["reached"] else ": no time to it is known"
         print(f"{summary['reached']} of {summary['ended']} seeds reached {target:.2%}{unknown}")
@@ -225,31 +214,19 @@ def show(record: Mapping[str, Any], output: Path | None) -> None:
         print(output)
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Check everything, train every seed, print the table.
-
-    Raises:
-      Interrupted: by a signal; the finished epochs are recorded.
-    """
-    options = cli.parse(Options, arguments, PROGRAM, Options(**vars(final.CONFIG)))
+def run(options: Options) -> None:
+    """Check everything, train every seed, print the table."""
     dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
     models.check_network(options.config, len(dataset.classes), dataset.image_size)
     Devices(options.config)
     record = start_record(options, dataset)
     try:
         measure_all(options, dataset, record)
-    except Interrupted as stop:
+    finally:
         show(record, options.output)
-        again = cli.command(PROGRAM, [*arguments, *([] if options.resume else ["--resume"])])
-        raise Interrupted(f"{stop}; go on with: {again}" if options.output else str(stop), stop.signal) from None
-    show(record, options.output)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark from the command line; returns the exit status, see `jresnet.cli.exit_status`."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    return cli.exit_status(lambda: run(words))
-
+main = partial(records.run_benchmark, "time_to_accuracy", Options, run, default=Options(**vars(final.CONFIG)))
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from jresnet.config import Precision
-from jresnet.records.tables import Column, Table
+from jresnet.records.tables import Column, Row, Table
 
 Device = Literal["cpu", "gpu"]
 # Random training images: 16 batches of the largest size, so that a GPU is not timed on planning epochs.
@@ -106,9 +106,6 @@ def alternate(
       rounds: timed calls per rival.
       clock: returns seconds.
 
-    Returns:
-      The timings by the rivals' names, in the order given.
-
     Raises:
       ValueError: a count is below 1, or two rivals share a name.
     """
@@ -134,16 +131,7 @@ def rotated(items: Sequence, turn: int) -> list:
 
 
 def contest(builders: Mapping[str, Callable[[], Rival]], steps: int, rounds: int) -> dict[str, Timing]:
-    """Build the rivals, alternate them and close them; a rival that cannot be built is recorded as failed.
-
-    Args:
-      builders: builds each rival, by name.
-      steps: steps per timed call.
-      rounds: timed calls per rival.
-
-    Returns:
-      The timings by name, in the order given.
-    """
+    """Build the rivals, `alternate` them and close them; a rival that cannot be built is recorded as failed."""
     timings = {name: Timing(steps) for name in builders}
     rivals = []
     for name, build in builders.items():
@@ -191,12 +179,7 @@ def summary(values: Sequence[float]) -> Summary:
 def compared(seconds: Sequence[float], reference: Sequence[float]) -> dict[str, Any] | None:
     """Speed relative to a reference: the `Summary`, as JSON, of reference seconds over seconds, paired round by round.
 
-    Args:
-      seconds: seconds per step of a rival, by round.
-      reference: seconds per step of the rival it is compared with; rounds that only one finished are left out.
-
-    Returns:
-      The summary; None if either has no timed round.
+    Rounds that only one finished are left out; None if none remains.
     """
     ratios = [theirs / ours for ours, theirs in zip(seconds, reference, strict=False)]
     return dataclasses.asdict(summary(ratios)) if ratios else None
@@ -210,13 +193,21 @@ def spread_text(spread: Mapping[str, float] | None, form: str, scale: float = 1)
     return f"{median} [{low}, {high}]"
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; the first two columns are text, the others are right-aligned numbers."""
-    columns = [Column(name, (str(index),), right=index > 1) for index, name in enumerate(header)]
-    numbered = [{str(index): cell for index, cell in enumerate(row)} for row in rows]
+def spread(header: str, key: str, form: str, scale: float = 1, missing: str = "") -> Column:
+    """A column of `Summary`s in JSON form, shown as `spread_text`."""
+    return Column(header, (key,), lambda spread: spread_text(spread, form, scale), right=True, missing=missing)
+
+
+def rival_rows(cases: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row per case and rival: the case's values, the rival's name as `rival`, and its record's values."""
+    return [{**case, "rival": name, **record} for case in cases for name, record in case["rivals"].items()]
+
+
+def print_table(title: str, columns: Sequence[Column], rows: Sequence[Row]) -> None:
+    """Print a table."""
     console = Console()
     # Piped output has no width, and rich would fold the table into 80 columns.
-    Console(width=console.width if console.is_terminal else 160).print(Table(columns, numbered, title=title))
+    Console(width=console.width if console.is_terminal else 160).print(Table(columns, rows, title=title))
 
 
 def print_failures(cases: Iterable[tuple[str, Mapping[str, Mapping[str, Any]]]]) -> None:

@@ -56,13 +56,9 @@ class ResNet(nn.Module):
     ):
         """Build the network with PyTorch's default initial weights.
 
-        Args:
-          width: channels of the first stage.
-          blocks: residual blocks per stage; every stage but the first halves height and width, rounding up.
-          kernel_size: of the stem and the blocks, odd.
-          pool_size: side and stride of the final average pooling.
-          num_classes: logits per image.
-          image_size: (height, width), which decides the linear layer's number of inputs.
+        The odd `kernel_size` is that of the stem and the blocks, `pool_size` side and stride of the final average
+        pooling. Every stage but the first halves height and width, rounding up; what is left of `image_size`
+        (height, width) decides the linear layer's number of inputs.
         """
         super().__init__()
         self.pool_size = pool_size
@@ -152,6 +148,12 @@ def optimizer_of(network: nn.Module) -> torch.optim.SGD:
     return torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
 
 
+def wait(result: Tensor) -> None:
+    """Return when the result's device has finished."""
+    if result.is_cuda:
+        torch.cuda.synchronize()
+
+
 def torch_device(device: Device) -> str:
     """PyTorch's name for a device."""
     return "cuda" if device == "gpu" else "cpu"
@@ -194,8 +196,7 @@ def torch_rival(case: Case, compiled: bool) -> Rival:
             optimizer.zero_grad(set_to_none=True)
             loss_of(indices).backward()
             optimizer.step()
-        if case.device == "gpu":
-            torch.cuda.synchronize()
+        wait(labels)
 
     # Without the reset PyTorch would silently run eager after eight compiled programs.
     return Rival("torch compile" if compiled else "torch eager", run, close=torch.compiler.reset)

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from benchmarks import timing
 from experiments import final, report
-from experiments.study import committed, statistics
-from experiments.study.committed import Setting, Speed, Study
+from experiments.page.tables import spreads
+from experiments.study import committed
+from experiments.study.committed import Setting, Study
 from experiments.study.results import data_name, provenance
 from jresnet import cli
 from jresnet.errors import InputError
@@ -27,7 +28,6 @@ from jresnet.records.tables import Column, Row, Table, interval, number, spread,
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-_MODES = ("eager", "compile")  # of PyTorch
 _COLUMNS = (
     text("experiment", "experiment"),
     text("setting", "setting"),
@@ -49,21 +49,19 @@ _FINAL_COLUMNS = (
 )
 _SPEED_COLUMNS = (
     number("width", "width", "d"),
-    number("batch", "batch", "d"),
+    number("batch", "batch_size", "d"),
     number("images/s", "rate", ".0f"),
-    *(
-        Column(f"x PyTorch {mode}", (mode,), lambda ratio: timing.spread_text(ratio, ".2f"), right=True)
-        for mode in _MODES
-    ),
+    Column("x PyTorch eager", ("torch eager",), lambda ratio: timing.spread_text(ratio, ".2f"), right=True),
+    Column("x PyTorch compile", ("torch compile",), lambda ratio: timing.spread_text(ratio, ".2f"), right=True),
 )
 
 
 class Block(NamedTuple):
     """Generated lines of a file, between two comments."""
 
-    path: pathlib.Path
+    path: str
     name: str
-    lines: Callable[[Sequence[Study], Speed], list[str]]
+    lines: Callable[[Sequence[Study], dict], list[str]]  # of the studies and the record of speed
 
     @property
     def begin(self) -> str:
@@ -76,11 +74,7 @@ class Block(NamedTuple):
         return f"<!-- {self.name}: end -->"
 
     def split(self, root: pathlib.Path) -> tuple[str, str, str]:
-        """The text before, between and after the comments; the comments belong to the outer two.
-
-        Raises:
-          InputError: the file cannot be read, or lacks one of the comments.
-        """
+        """The text before, between and after the comments, which belong to the outer two."""
         path = root / self.path
         try:
             text = path.read_text(encoding="utf-8")
@@ -93,20 +87,13 @@ class Block(NamedTuple):
 
 
 def check(root: pathlib.Path = ROOT) -> list[str]:
-    """Compare the generated tables with the records, and each record with its own raw data.
-
-    Args:
-      root: the source tree.
-
-    Returns:
-      A line per difference: the file, what it says, and what it should say.
+    """Compare the generated tables with the records, and each record with its own raw data: a line per difference.
 
     Raises:
-      InputError: a file lacks its markers, or a record is missing or damaged.
+      InputError: a file is missing or lacks its markers, or a record is missing or damaged.
     """
-    studies, speed = committed.read_studies(root), committed.read_speed(root)
-    drifts = [line for study in studies for line in committed.study_drifts(study, root)]
-    drifts += committed.speed_drifts(speed)
+    studies, (speed, speed_drifts) = committed.read_studies(root), committed.read_speed(root)
+    drifts = [line for study in studies for line in committed.study_drifts(study, root)] + speed_drifts
     for block in BLOCKS:
         written = block.split(root)[1].splitlines()
         for old, new in itertools.zip_longest(written, block.lines(studies, speed), fillvalue="nothing"):
@@ -121,18 +108,16 @@ def update(root: pathlib.Path = ROOT) -> None:
     Raises:
       InputError: as `check`; nothing was written.
     """
-    studies, speed = committed.read_studies(root), committed.read_speed(root)
+    studies, (speed, _) = committed.read_studies(root), committed.read_speed(root)
     pages = {}
     for block in BLOCKS:
         before, _, after = block.split(root)
-        pages[root / block.path] = (
-            before + "".join(f"{line}\n" for line in block.lines(studies, speed)) + after
-        ).encode()
+        pages[root / block.path] = before + "\n".join([*block.lines(studies, speed), after])
     for path, page in pages.items():
-        write_bytes(path, page)
+        write_bytes(path, page.encode())
 
 
-def results(studies: Sequence[Study], speed: Speed) -> list[str]:
+def results(studies: Sequence[Study], _: dict) -> list[str]:
     """For each study what was run, a table, and where and how it was made."""
     lines: list[str] = []
     for study in studies:
@@ -154,54 +139,45 @@ def results(studies: Sequence[Study], speed: Speed) -> list[str]:
     return lines
 
 
-def headline(studies: Sequence[Study], speed: Speed) -> list[str]:
+def headline(studies: Sequence[Study], speed: dict) -> list[str]:
     """The final model at the report's scale beside the report's, and a step's speed against PyTorch's."""
     reported = final.EXPERIMENT.reported["final"]
     accuracy = {f"{report.COMPARED}_mean": reported[report.COMPARED]}
-    rows: list[Row] = [
-        {"source": "report", "data": "CIFAR-10", "n": 1, "parameters": reported["parameters"]} | accuracy
-    ]
+    rows = [{"source": "report", "data": "CIFAR-10", "n": 1, "parameters": reported["parameters"]} | accuracy]
     # Runs on another copy of the data or another device are another row.
-    groups: dict[tuple[str, str, str], dict[pathlib.Path, dict]] = {}
+    groups: dict[tuple[str, str, str], list[dict]] = {}
     for setting in (setting for study in studies for setting in study.settings if setting.experiment == "final"):
-        for run, record in setting.runs.items():
-            if _full_scale(record):
-                key = (data_name(record["dataset"]), record["dataset"]["sha256"], record["device"])
-                groups.setdefault(key, {})[run] = record
-    for (data, _, device), runs in groups.items():
-        rows.append({"source": "jresnet", "device": device, "data": data} | _summaries(list(runs.values())))
-    state = (
-        "Time is that of one run."
-        if groups
-        else (
+        for record in filter(_full_scale, setting.runs.values()):
+            key = (data_name(record["dataset"]), record["dataset"]["sha256"], record["device"])
+            groups.setdefault(key, []).append(record)
+    for (data, _, device), records in groups.items():
+        rows.append({"source": "jresnet", "device": device, "data": data} | _summaries(records))
+    state = "Time is that of one run."
+    if not groups:
+        state = (
             "Not run yet: the final model at full scale (two CPU cores need about ten minutes an epoch), and "
             "anything on a GPU."
         )
-    )
     return [
         "", *_markdown(_FINAL_COLUMNS, rows), "",
         f"The report's final model; test accuracy is the mean over test batches, as the report computes it. {state}",
-        "", *_speed(speed, cases=[case for case in speed.cases if case["width"] == report.FINAL.width]), "",
+        "", *_speed(speed, cases=[case for case in speed["cases"] if case["width"] == report.FINAL.width]), "",
     ]  # fmt: skip
 
 
-def all_speeds(_: Sequence[Study], speed: Speed) -> list[str]:
+def all_speeds(_: Sequence[Study], speed: dict) -> list[str]:
     """The speed of a step against PyTorch's, at every width and batch size of the record."""
-    return ["", *_speed(speed, speed.cases), ""]
+    return ["", *_speed(speed, speed["cases"]), ""]
 
 
-def _speed(speed: Speed, cases: Sequence[dict]) -> list[str]:
-    rows = [
-        {"width": case["width"], "batch": case["batch_size"], "rate": case["images_per_second"]["jax"]}
-        | {mode: case["speed_of_jax_over"][f"torch {mode}"] for mode in _MODES}
-        for case in cases
-    ]
-    environment = speed.record["environment"]
+def _speed(speed: dict, cases: Sequence[dict]) -> list[str]:
+    rows = [case | case["speed_of_jax_over"] | {"rate": case["rivals"]["jax"]["images_per_second"]} for case in cases]
+    environment = speed["environment"]
     return [
         *_markdown(_SPEED_COLUMNS, rows), "",
         f"Speed of a training step in float32 on {environment['cores']} cores ({environment['device']}), and its ratio "
         f"to PyTorch {environment['versions']['torch']}, eager and compiled: median [quartiles] over "
-        f"{speed.record['options']['rounds']} rounds in which they alternate. Commit {environment['commit'][:12]}.",
+        f"{speed['options']['rounds']} rounds in which they alternate. Commit {environment['commit'][:12]}.",
     ]  # fmt: skip
 
 
@@ -216,11 +192,8 @@ def _full_scale(record: dict) -> bool:
 
 def _summaries(records: Sequence[dict]) -> dict[str, Any]:
     """Number of runs, parameters, and the spread of each measure, as entries of a row."""
-    row: dict[str, Any] = {"n": len(records), "parameters": records[0]["parameters"]}
-    for name in ("test_accuracy", report.COMPARED, "test_loss", "seconds"):
-        summary = statistics.summarise(record[name] for record in records)
-        row |= {f"{name}_{part}": getattr(summary, part) for part in ("mean", "std", "low", "high")}
-    return row
+    measures = ("test_accuracy", report.COMPARED, "test_loss", "seconds")
+    return {"n": len(records), "parameters": records[0]["parameters"]} | spreads(records, measures)
 
 
 def _caption(records: Sequence[dict]) -> str:
@@ -248,9 +221,9 @@ def _markdown(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
 
 
 BLOCKS = (
-    Block(pathlib.Path("README.md"), "headline", headline),
-    Block(pathlib.Path("docs", "results.md"), "results", results),
-    Block(pathlib.Path("docs", "performance.md"), "speed", all_speeds),
+    Block("README.md", "headline", headline),
+    Block("docs/results.md", "results", results),
+    Block("docs/performance.md", "speed", all_speeds),
 )
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,31 +31,24 @@ _WIDTH = 3.75
 _DPI = 200  # of PNG files
 _MOST_CLASSES = 10  # rows of sample images
 _MOST_NAMES, _MOST_NUMBERS = 30, 12  # the most classes for which a confusion matrix has room for names, for numbers
+_ACROSS = 5  # mistakes in a row
 _GAP = 3  # pixels between images
 
 # The report's curves are black, over ours; its test accuracies are means over batches.
 _REPORTED = {"loss": ("train_loss", "test_loss"), "accuracy": ("train_accuracy", COMPARED)}
 _BLUE, _VERMILION = STYLES["train"]["color"], STYLES["test"]["color"]
-Limits = Mapping[str, tuple[float, float]]
 # Text as outlines: another font's widths could make labels overlap where a reader lacks this one.
 _styled = rc_context({"font.size": FONT_SIZE, "axes.titlesize": FONT_SIZE + 1, "svg.fonttype": "path"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """One figure of the page.
-
-    Attributes:
-      name: of its files, without suffix.
-      text: alternative text.
-      svg: the SVG file.
-      png: the PNG file; None for a part of another figure.
-    """
+    """One figure of the page: its files, their name without suffix, and the text that stands for it."""
 
     name: str
     text: str
     svg: bytes
-    png: bytes | None
+    png: bytes | None  # None for a part of another figure
 
 
 @_styled
@@ -75,15 +69,12 @@ def curves(
     cells: Sequence[Cell],
     titles: Sequence[str],
     logs: Sequence[Sequence[dict]] | None = None,
-    limits: Limits | None = None,
+    like: Figure | None = None,
 ) -> Figure:
-    """Loss above accuracy, one column per setting, with shared axes; a band spans the seeds.
+    """Loss above accuracy, one column per cell, with shared axes; a band spans the seeds.
 
-    Args:
-      cells: one per column; without runs, the column says so.
-      titles: one per cell, plain text.
-      logs: for each cell the epochs that the report prints, plotted over the curves.
-      limits: of the axes, from `limits` of another figure; None to fit these cells.
+    The `logs`, for each cell the epochs that the report prints, are plotted over its curves. The axes have the limits
+    of `like`, a figure of these cells and others.
     """
     figure = _figure(_WIDTH * len(cells), 4.8)
     grid = figure.subplots(2, len(cells), sharex=True, sharey="row", squeeze=False)
@@ -97,10 +88,9 @@ def curves(
             axes.tick_params(labelleft=True, labelbottom=True)
         legend(column[0])
         column[0].set_title(textwrap.fill(title, 44), parse_math=False, pad=24)
-    for row, name in zip(grid, ("loss", "accuracy"), strict=True):
-        if limits is not None:
-            row[0].set_xlim(limits["epoch"])
-            row[0].set_ylim(limits[name])
+    if like is not None:
+        for row, axes in zip(grid, (like.axes[0], like.axes[-1]), strict=True):
+            row[0].set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
     return figure
 
 
@@ -115,12 +105,6 @@ def _reported(axes: Axes, log: Sequence[dict], name: str) -> None:
         style = STYLES[split]["linestyle"]
         values = [line[key] * scale for line in log]
         axes.plot(epochs, values, label=label, color="black", linewidth=0.9, linestyle=style, zorder=4)
-
-
-def limits(figure: Figure) -> Limits:
-    """The limits of the axes of a figure made by `curves`."""
-    loss, accuracy = figure.axes[0], figure.axes[-1]
-    return {"epoch": loss.get_xlim(), "loss": loss.get_ylim(), "accuracy": accuracy.get_ylim()}
 
 
 @_styled
@@ -139,7 +123,7 @@ def augmentations(dataset: Dataset, padding: int) -> Figure:
     images = np.stack([dataset.train.images[dataset.train.labels == label][0] for label in classes])
     random = augment.draw(jax.random.key(0), len(images), padding, 0.0, 0.0).offsets
     centred = jnp.full_like(random, padding)
-    titles, columns = ["original"], [images]
+    columns = {"original": images}
     for title, offsets, flip, gray in (
         ("crop", random, False, False),
         ("flip", centred, True, False),
@@ -148,12 +132,11 @@ def augmentations(dataset: Dataset, padding: int) -> Figure:
     ):
         draws = augment.Draws(offsets, jnp.full(len(images), flip), jnp.full(len(images), gray))
         pixels = augment.augment(jnp.asarray(images), draws, padding)
-        titles.append(title)
-        columns.append(np.asarray(jnp.round(pixels)).astype(np.uint8))
-    rows = list(np.stack(columns, axis=1))
+        columns[title] = np.asarray(jnp.round(pixels)).astype(np.uint8)
+    rows = list(np.stack(list(columns.values()), axis=1))
     figure, axes = _mosaic(rows, len(columns), [dataset.classes[label] for label in classes])
     wide = reduced(images).shape[2] + _GAP
-    axes.set_xticks([wide * (i + 0.5) - _GAP / 2 for i in range(len(titles))], titles)
+    axes.set_xticks([wide * (i + 0.5) - _GAP / 2 for i in range(len(columns))], list(columns))
     axes.xaxis.tick_top()
     return figure
 
@@ -168,9 +151,7 @@ def shown_classes(dataset: Dataset) -> list[int]:
 def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     """Confusion matrix in shares of each true class's images, with as many names and numbers as there is room for.
 
-    Args:
-      counts: int64 [classes, classes], images by true (rows) and predicted class (columns).
-      classes: their names.
+    The counts are int64 [classes, classes], images by true (rows) and predicted class (columns).
     """
     count = len(classes)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -192,27 +173,25 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     if count <= _MOST_NUMBERS:
         for (row, column), share in np.ndenumerate(shares):
             text = "" if share == 0 else "<1" if share < 1 else f"{share:.0f}"
-            axes.text(
-                column, row, text, ha="center", va="center", fontsize=7, color="white" if share > 35 else "black"
-            )  # fmt: skip
+            color = "white" if share > 35 else "black"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
     return figure
 
 
 @_styled
-def mistakes(worst: Sequence[Mistake], dataset: Dataset, across: int = 5) -> Figure:
+def mistakes(worst: Sequence[Mistake], dataset: Dataset) -> Figure:
     """Misclassified images, with true class, predicted class and confidence."""
-    rows = [worst[start : start + across] for start in range(0, len(worst), across)]
+    rows = [worst[start : start + _ACROSS] for start in range(0, len(worst), _ACROSS)]
     height, width = dataset.image_size
     text = 3 * (FONT_SIZE - 2) * 1.3 / 72  # inches below an image
-    cell = _WIDTH * 1.6 / across
+    cell = _WIDTH * 1.6 / _ACROSS
     figure = _figure(_WIDTH * 1.6, len(rows) * (cell * height / width + text + 0.1))
-    grid = figure.subplots(len(rows), across, squeeze=False)
+    grid = figure.subplots(len(rows), _ACROSS, squeeze=False)
     for axes, mistake in zip(grid.flat, worst, strict=False):
         axes.imshow(reduced(dataset.test.images[mistake.index]), interpolation="none")
         true, predicted = (shortened(dataset.classes[label]) for label in (mistake.label, mistake.prediction))
-        axes.set_xlabel(
-            f"{true}\n→ {predicted}\n{100 * mistake.confidence:.1f} %", fontsize=FONT_SIZE - 2, parse_math=False
-        )
+        label = f"{true}\n→ {predicted}\n{100 * mistake.confidence:.1f} %"
+        axes.set_xlabel(label, fontsize=FONT_SIZE - 2, parse_math=False)
         _bare(axes)
     for axes in grid.flat[len(worst) :]:
         axes.set_axis_off()
@@ -230,16 +209,11 @@ def budget(networks: Mapping[str, int], most: int) -> Figure:
     axes.axvline(most / 1e6, color="black", linestyle="--", linewidth=1.2, zorder=0)
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
     axes.bar_label(bars, [f"{count:,}" for count in networks.values()], padding=4, fontsize=FONT_SIZE - 1, bbox=box)
+    note: dict[str, Any] = {"textcoords": "offset points", "fontsize": FONT_SIZE - 1}
     for row, network in enumerate(networks):
-        axes.annotate(
-            network, (0, row - 0.22), (2, 1),
-            textcoords="offset points", va="bottom", fontsize=FONT_SIZE - 1, bbox=box,
-        )  # fmt: skip
+        axes.annotate(network, (0, row - 0.22), (2, 1), va="bottom", bbox=box, **note)
     side, shift = ("left", 4) if max(counts) > 2 * most / 1e6 else ("right", -4)
-    axes.annotate(
-        f"budget {most:,}", (most / 1e6, -1.3), (shift, -3), textcoords="offset points", ha=side, va="top",
-        fontsize=FONT_SIZE - 1,
-    )  # fmt: skip
+    axes.annotate(f"budget {most:,}", (most / 1e6, -1.3), (shift, -3), ha=side, va="top", **note)
     axes.set_yticks([])
     axes.set_ylim(len(counts) - 0.6, -1.3)
     axes.set_xlim(0, 1.3 * max(*counts, most / 1e6))
@@ -268,10 +242,10 @@ def _mosaic(rows: Sequence[np.ndarray], columns: int, names: Sequence[str]) -> t
     rows = [reduced(images) for images in rows]
     height, width = rows[0].shape[1:3]
     tall, wide = height + _GAP, width + _GAP
-    canvas = np.full((tall * len(rows) - _GAP, wide * columns - _GAP, 3), 255, np.uint8)
+    tiles = np.full((len(rows), tall, columns, wide, 3), 255, np.uint8)
     for row, images in enumerate(rows):
-        for column, image in enumerate(images):
-            canvas[row * tall : row * tall + height, column * wide : column * wide + width] = image
+        tiles[row, :height, : len(images), :width] = images.swapaxes(0, 1)
+    canvas = tiles.reshape(len(rows) * tall, columns * wide, 3)[:-_GAP, :-_GAP]
     # Positioned by hand: constrained layout misjudges labels beside images of fixed aspect.
     left, top = 1.0, 0.3
     high = (_WIDTH - left) * canvas.shape[0] / canvas.shape[1]

@@ -1,13 +1,16 @@
 """The page of a study: an `Outcome` as report.html, with its figures and tables as files of their own."""
 
+import base64
 import dataclasses
-import importlib.resources
+import io
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jinja2
+import numpy as np
+from PIL import Image
 
 from experiments.page import figures, sections, tables
 from experiments.study.experiment import Outcome
@@ -15,52 +18,43 @@ from experiments.study.results import provenance
 from jresnet.records.files import write_bytes, write_json
 from jresnet.records.tables import Table
 
-PAGE, OUTCOME, FIGURES, TABLES = "report.html", "outcome.json", "figures", "tables"
+PAGE, OUTCOME = "report.html", "outcome.json"
 _MOST_CLASSES = 30  # rows of accuracies per class on the page; the files have all
 
 
 def write(outcome: Outcome, workdir: pathlib.Path) -> list[pathlib.Path]:
-    """Write the page of a complete or partial study, its figures as PNG and SVG, its tables as Markdown and CSV.
+    """Write the page of a complete or partial study to its directory, and return the paths written, the page first.
 
-    Args:
-      outcome: the study.
-      workdir: its directory; gets report.html, outcome.json, figures/ and tables/.
-
-    Returns:
-      The paths written, the page first.
+    Figures are PNG and SVG in figures/, tables Markdown and CSV in tables/; outcome.json lists the runs.
 
     Raises:
       InputError: a run's predictions are damaged or not its own; nothing was written.
     """
     mistakes = sections.mistakes(outcome)
     experiments = [sections.section(experiment, cells, outcome.seeds) for experiment, cells in outcome.experiments]
-    networks = sections.networks(outcome)
+    parameters = tables.parameters(outcome)
     shared: dict[str, Any] = {
         "samples": figures.render("samples", "Training images of each class.", figures.samples(outcome.dataset)),
         "augmentations": sections.augmentations(outcome),
-        "budget": sections.budget(networks),
-        "parameters": tables.parameters(networks),
-        "choices": tables.choices(sections.choices(outcome), outcome.select),
+        "budget": sections.budget(parameters),
+        "parameters": parameters,
+        "choices": tables.choices(outcome),
         "commands": tables.commands(outcome.experiments),
     }
     html = _render(outcome, sections=experiments, mistakes=mistakes, **shared)
-    parts = [*shared.values(), *(part for section in experiments for part in section.values())]
-    parts += mistakes.values() if mistakes else ()
-    return _write_files(outcome, pathlib.Path(workdir), html, parts)
+    parts = [part for group in (shared, *experiments, mistakes or {}) for part in group.values()]
+    return _write_files(outcome, workdir, html, parts)
 
 
 def _render(outcome: Outcome, **parts: Any) -> str:
     """The page as HTML, from the template beside this module."""
     records = sections.all_records(outcome)
-    template = importlib.resources.files("experiments.page").joinpath("report.html.j2").read_text(encoding="utf-8")
+    loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals |= {
-        "svg": lambda drawing: sections.data_uri(drawing.svg, "image/svg+xml"),
-        "lowest": lambda table: _lowest(table, _MOST_CLASSES),
-    }
-    return environment.from_string(template).render(
+    environment.globals |= {"data_uri": _data_uri, "picture": _picture, "lowest": _lowest}
+    return environment.get_template("report.html.j2").render(
         **parts,
         outcome=outcome,
         data_names=sections.data_names(outcome),
@@ -72,12 +66,23 @@ def _render(outcome: Outcome, **parts: Any) -> str:
     )
 
 
-def _lowest(table: Table, most: int) -> Table:
-    """The table, or if it has more than `most` rows, those with the lowest means."""
-    if len(table.rows) <= most:
+def _picture(image: np.ndarray) -> str:
+    """An image, uint8 [height, width, 3], as a PNG; a large one is reduced."""
+    png = io.BytesIO()
+    Image.fromarray(figures.reduced(image)).save(png, "PNG")
+    return _data_uri(png.getvalue(), "image/png")
+
+
+def _data_uri(data: bytes, mime_type: str) -> str:
+    return f"data:{mime_type};base64,{base64.b64encode(data).decode()}"
+
+
+def _lowest(table: Table) -> Table:
+    """The table, or the lowest means of one with too many rows."""
+    if len(table.rows) <= _MOST_CLASSES:
         return table
-    rows = sorted((row for row in table.rows if "mean" in row), key=lambda row: row["mean"])[:most]
-    caption = f"{table.caption} The {most} lowest of {len(table.rows)}; tables/{table.name}.csv has all."
+    rows = sorted((row for row in table.rows if "mean" in row), key=lambda row: row["mean"])[:_MOST_CLASSES]
+    caption = f"{table.caption} The {_MOST_CLASSES} lowest of {len(table.rows)}; tables/{table.name}.csv has all."
     return dataclasses.replace(table, rows=rows, caption=caption)
 
 
@@ -86,14 +91,13 @@ def _write_files(outcome: Outcome, workdir: pathlib.Path, html: str, parts: Sequ
     files: dict[pathlib.Path, bytes] = {}
     for part in parts:
         if isinstance(part, figures.Drawing) and part.png is not None:
-            files[workdir / FIGURES / f"{part.name}.png"] = part.png
-            files[workdir / FIGURES / f"{part.name}.svg"] = part.svg
+            files[workdir / "figures" / f"{part.name}.png"] = part.png
+            files[workdir / "figures" / f"{part.name}.svg"] = part.svg
         elif isinstance(part, Table):
-            files[workdir / TABLES / f"{part.name}.md"] = part.markdown().encode()
-            files[workdir / TABLES / f"{part.name}.csv"] = part.csv().encode()
-    for name in (FIGURES, TABLES):
-        (workdir / name).mkdir(parents=True, exist_ok=True)
+            files[workdir / "tables" / f"{part.name}.md"] = part.markdown().encode()
+            files[workdir / "tables" / f"{part.name}.csv"] = part.csv().encode()
     for path, data in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, data)
     write_json(workdir / OUTCOME, _outcome_json(outcome, workdir))
     write_bytes(workdir / PAGE, html.encode())

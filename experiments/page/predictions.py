@@ -1,10 +1,8 @@
 """Misclassified test images, from the predictions in the runs' directories."""
 
 import dataclasses
-import math
 import pathlib
 import zipfile
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,12 +13,7 @@ from jresnet.records.run_directory import PREDICTIONS
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """One run's predictions of the test split.
-
-    Attributes:
-      labels: int32 [n], the predicted classes.
-      confidences: float32 [n], their softmax probabilities.
-    """
+    """One run's predicted classes of the test split, int32 [n], and their softmax probabilities, float32 [n]."""
 
     labels: np.ndarray
     confidences: np.ndarray
@@ -39,13 +32,8 @@ class Mistake:
 def read(directory: pathlib.Path, record: dict, test: Split) -> Predictions | None:
     """Read the predictions in a run's directory; None if it has none.
 
-    Args:
-      directory: the run's.
-      record: its `result.json`.
-      test: the split that was predicted.
-
     Raises:
-      InputError: the file is damaged, or does not give the accuracy that the run recorded.
+      InputError: the file is damaged, or does not give the accuracy that the run recorded in `result.json`.
     """
     path = directory / PREDICTIONS
     try:
@@ -66,18 +54,11 @@ def read(directory: pathlib.Path, record: dict, test: Split) -> Predictions | No
     return predictions
 
 
-def confusion(runs: Sequence[Predictions], test: Split, classes: int) -> np.ndarray:
-    """Images of each true class (rows) by predicted class (columns), int64 [classes, classes], over all runs."""
+def confusion(predictions: Predictions, test: Split, classes: int) -> np.ndarray:
+    """Images of each true class (rows) by predicted class (columns), int64 [classes, classes]."""
     counts = np.zeros((classes, classes), np.int64)
-    for predictions in runs:
-        np.add.at(counts, (test.labels, predictions.labels), 1)
+    np.add.at(counts, (test.labels, predictions.labels), 1)
     return counts
-
-
-def class_accuracies(predictions: Predictions, test: Split, classes: int) -> list[float]:
-    """Accuracy on each class's test images; NaN for a class without any."""
-    counts = confusion([predictions], test, classes)
-    return [int(row[label]) / int(row.sum()) if row.sum() else math.nan for label, row in enumerate(counts)]
 
 
 def most_confident(predictions: Predictions, test: Split, most: int) -> list[Mistake]:

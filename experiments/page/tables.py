@@ -2,48 +2,46 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
 
 from experiments.report import BUDGET, COMPARED
 from experiments.study import statistics
-from experiments.study.experiment import Cell, Experiment
+from experiments.study.experiment import Cell, Experiment, Outcome, label
 from experiments.study.statistics import Comparison, Summary
+from jresnet import models
 from jresnet.records.tables import Column, Row, Table, interval, number, spread, text
 
-
-class Measure(NamedTuple):
-    """Header and format of a value of `result.json`."""
-
-    header: str
-    form: str
-    scale: int = 1
-
-
-_MEASURES = {
-    "test_accuracy": Measure("exact test accuracy (%)", ".2f", 100),
-    COMPARED: Measure("test accuracy (%)", ".2f", 100),
-    "validation_accuracy": Measure("validation accuracy (%)", ".2f", 100),
-    "train_accuracy": Measure("train accuracy (%)", ".2f", 100),
-    "test_loss": Measure("test loss", ".4f"),
-    "validation_loss": Measure("validation loss", ".4f"),
-    "train_loss": Measure("train loss", ".4f"),
-    "parameters": Measure("parameters", ",.0f"),
-    "seconds": Measure("seconds per run", ",.1f"),
+_SPREADS = {
+    name: spread(header, f"{name}_mean", f"{name}_std", form, scale)
+    for name, header, form, scale in (
+        ("test_accuracy", "exact test accuracy (%)", ".2f", 100),
+        (COMPARED, "test accuracy (%)", ".2f", 100),
+        ("validation_accuracy", "validation accuracy (%)", ".2f", 100),
+        ("train_accuracy", "train accuracy (%)", ".2f", 100),
+        ("test_loss", "test loss", ".4f", 1),
+        ("validation_loss", "validation loss", ".4f", 1),
+        ("train_loss", "train loss", ".4f", 1),
+        ("parameters", "parameters", ",.0f", 1),
+        ("seconds", "seconds per run", ",.1f", 1),
+    )
 }
 _FURTHER = ("test_loss", "train_accuracy", "train_loss", "validation_loss", "parameters", "seconds")
 _LOGGED = ("train_loss", "test_loss", "train_accuracy", COMPARED)
+_FIELDS = ("width", "blocks", "kernel_size", "pool_size")  # of Config, which set the number of parameters
 
 
 def accuracies(experiment: Experiment, cells: Sequence[Cell]) -> Table:
     """Test accuracy of each setting beside the report's."""
     rows = [
         {"setting": cell.setting.label, "n": len(cell.records)}
-        | compared(_summary(cell, COMPARED), reported(experiment, cell, COMPARED))
-        | _spreads(cell, ("test_accuracy", "validation_accuracy"))
+        | _compared(_summary(cell.records, COMPARED), reported(experiment, cell, COMPARED))
+        | spreads(cell.records, ("test_accuracy", "validation_accuracy"))
         for cell in cells
     ]
     any_reported = any(row["report"] is not None for row in rows)
-    any_validation = any(row.get("validation_accuracy_mean") is not None for row in rows)
+    any_validation = any("validation_accuracy_mean" in row for row in rows)
     columns = [
         text(heading(experiment), "setting"),
         number("n", "n", "d"),
@@ -51,8 +49,8 @@ def accuracies(experiment: Experiment, cells: Sequence[Cell]) -> Table:
         spread("here (%)", "mean", "std", ".2f", 100),
         interval("95 % CI (%)", "low", "high", ".2f", 100),
         *[number("difference (points)", "difference", "+.2f", 100)] * any_reported,
-        _spread("test_accuracy"),
-        *[_spread("validation_accuracy")] * any_validation,
+        _SPREADS["test_accuracy"],
+        *[_SPREADS["validation_accuracy"]] * any_validation,
     ]
     caption = (
         f"{experiment.title}. Test accuracy after the last epoch, mean ± standard deviation over n seeds with its 95 % "
@@ -64,11 +62,12 @@ def accuracies(experiment: Experiment, cells: Sequence[Cell]) -> Table:
 
 def further(experiment: Experiment, cells: Sequence[Cell]) -> Table:
     """The other values of each setting."""
-    names = [name for name in _FURTHER if any(_summary(cell, name) for cell in cells)]
+    rows = [{"setting": cell.setting.label} | spreads(cell.records, _FURTHER) for cell in cells]
     columns = [
-        number("parameters", "parameters_mean", ",.0f") if name == "parameters" else _spread(name) for name in names
+        number("parameters", "parameters_mean", ",.0f") if name == "parameters" else _SPREADS[name]
+        for name in _FURTHER
+        if any(f"{name}_mean" in row for row in rows)
     ]
-    rows = [{"setting": cell.setting.label} | _spreads(cell, names) for cell in cells]
     caption = f"{experiment.title}: other values of the last epoch, mean ± standard deviation over seeds."
     return Table([text(heading(experiment), "setting"), *columns], rows, caption, name=f"{experiment.name}-figures")
 
@@ -77,21 +76,21 @@ class _MeasureColumn(Column):
     """A column whose format depends on the measure that a row's "figure" names."""
 
     def cell(self, row: Row) -> str:
-        _, form, scale = _MEASURES[row["figure"]]
-        return Column(self.header, self.keys, f"{self.form}{form}", scale, self.layout).cell(row)
+        measure = _SPREADS[row["figure"]]
+        return Column(self.header, self.keys, f"{self.form}{measure.form}", measure.scale, self.layout).cell(row)
 
 
 def beside_report(experiment: Experiment, cells: Sequence[Cell]) -> Table:
     """Every value except the test accuracy that the report gives for a setting, beside this study's."""
     rows = [
-        {"setting": cell.setting.label, "figure": name} | compared(_summary(cell, name), value)
+        {"setting": cell.setting.label, "figure": name} | _compared(_summary(cell.records, name), value)
         for cell in cells
         for name in _FURTHER
         if (value := reported(experiment, cell, name)) is not None
     ]
     columns = [
         text(heading(experiment), "setting"),
-        text("figure", "figure", lambda name: _MEASURES[name].header),
+        text("figure", "figure", lambda name: _SPREADS[name].header),
         _MeasureColumn("report", ("report",), right=True),
         _MeasureColumn("here", ("mean", "std"), layout="{} ± {}", right=True),
         _MeasureColumn("95 % CI", ("low", "high"), layout="{} to {}", right=True),
@@ -113,19 +112,16 @@ def log(experiment: Experiment, cells: Sequence[Cell]) -> Table | None:
     rows = []
     for cell in cells:
         for line in logged(experiment, cell):
-            row = {"setting": cell.setting.label, "epoch": line["epoch"]}
-            here = [of_run for history in cell.histories for of_run in history if of_run["epoch"] == line["epoch"]]
-            for name in _LOGGED:
-                summary = statistics.summarise(of_run[name] for of_run in here)
-                row |= {f"{name}_report": line[name], f"{name}_mean": summary.mean, f"{name}_std": summary.std}
-            rows.append(row)
+            ours = [of_run for history in cell.histories for of_run in history if of_run["epoch"] == line["epoch"]]
+            theirs = {f"{name}_report": line[name] for name in _LOGGED}
+            rows.append({"epoch": line["epoch"]} | theirs | spreads(ours, _LOGGED))
     if not rows:
         return None
     columns = [number("epoch", "epoch", "d")]
     for name in _LOGGED:
-        header, form, scale = _MEASURES[name]
-        columns.append(number(f"{header}, report", f"{name}_report", form, scale))
-        columns.append(spread("here", f"{name}_mean", f"{name}_std", form, scale))
+        here, key = _SPREADS[name], f"{name}_report"
+        columns.append(dataclasses.replace(here, header=f"{here.header}, report", keys=(key,), layout="{}"))
+        columns.append(dataclasses.replace(here, header="here"))
     caption = (
         f"{experiment.title}: the epochs that the report prints, mean ± standard deviation over seeds beside them; "
         "test accuracies are means over test batches."
@@ -143,14 +139,31 @@ def comparisons(experiment: Experiment, pairs: Sequence[Comparison]) -> Table:
         number("p", "p", ".3g"),
     ]
     caption = f"{experiment.title}: differences of test accuracy between settings, paired over shared seeds."
-    return Table(columns, [dataclasses.asdict(pair) for pair in pairs], caption, name=f"{experiment.name}-pairs")
+    return Table(columns, [vars(pair) for pair in pairs], caption, name=f"{experiment.name}-pairs")
 
 
-def parameters(networks: Mapping[str, tuple[int, str]]) -> Table:
-    """Parameters of each network: description -> (count, the settings that use it)."""
+def parameters(outcome: Outcome) -> Table:
+    """Parameters of each network of the study against the budget, and the settings that use it."""
+    cells = [(experiment, cell) for experiment, cells in outcome.experiments for cell in cells]
+    configs = [cell.setting.config for _, cell in cells]
+    varying = [name for name in _FIELDS if name == "width" or len({getattr(config, name) for config in configs}) > 1]
+    counts: dict[str, int] = {}
+    uses: dict[str, dict[str, list[str]]] = {}
+    for experiment, cell in cells:
+        config = cell.setting.config
+        network = ", ".join(f"{name.removesuffix('_size')} {label(getattr(config, name))}" for name in varying)
+        model = models.from_config(config, len(outcome.dataset.classes))
+        counts[network] = models.parameter_count(model, outcome.dataset.image_size)
+        uses.setdefault(network, {}).setdefault(experiment.title, []).append(cell.setting.label)
     rows = [
-        {"network": network, "used": used, "parameters": count, "share": count / BUDGET, "fits": count <= BUDGET}
-        for network, (count, used) in networks.items()
+        {
+            "network": network,
+            "parameters": count,
+            "share": count / BUDGET,
+            "fits": count <= BUDGET,
+            "used": "; ".join(f"{title}: {', '.join(labels)}" for title, labels in uses[network].items()),
+        }
+        for network, count in counts.items()
     ]
     columns = [
         text("network", "network"),
@@ -162,19 +175,52 @@ def parameters(networks: Mapping[str, tuple[int, str]]) -> Table:
     return Table(columns, rows, f"Trainable parameters against the budget of {BUDGET:,}.", name="parameters")
 
 
-def choices(rows: Sequence[Row], select: str) -> Table:
-    """The setting chosen by each sweep: in the report, and here by mean accuracy on the split `select`."""
+def choices(outcome: Outcome) -> Table:
+    """The setting chosen by each sweep: in the report, and here by mean accuracy on the split `outcome.select`."""
+    rows = []
+    key = f"{outcome.select}_accuracy"
+    for experiment, cells in outcome.experiments:
+        if experiment.chosen is None or len(cells) < 2:
+            continue
+        complete = all(_summary(cell.records, key) for cell in cells)
+        here = statistics.winner(cells, outcome.select) if complete else None
+        final = _in_final_model(cells, outcome)
+        rows.append({"sweep": experiment.title, "report": experiment.chosen, "here": here, "final": final})
     columns = [
         text("sweep", "sweep"),
         text("the report chose", "report"),
-        text(f"best here by {select} accuracy", "here"),
+        text(f"best here by {outcome.select} accuracy", "here"),
         text("in the final model", "final"),
     ]
-    return Table(columns, rows, f"Settings chosen, by mean {select} accuracy.", name="choices")
+    return Table(columns, rows, f"Settings chosen, by mean {outcome.select} accuracy.", name="choices")
 
 
-def classes(rows: Sequence[Row]) -> Table:
-    """Accuracy per class; `experiments.page.sections` makes the rows."""
+def _in_final_model(cells: Sequence[Cell], outcome: Outcome) -> str | None:
+    """The label of the setting used by the study's final model, if it has one and uses one of these."""
+    final = [
+        cell.setting.config for experiment, cells in outcome.experiments if experiment.name == "final" for cell in cells
+    ]
+    configs = [cell.setting.config for cell in cells]
+    varying = [name for name in vars(configs[0]) if len({getattr(config, name) for config in configs}) > 1]
+    for cell in cells:
+        if final and all(getattr(cell.setting.config, name) == getattr(final[0], name) for name in varying):
+            return cell.setting.label
+    return None
+
+
+def classes(per_run: np.ndarray, names: Sequence[str]) -> Table:
+    """Per class its test images, the accuracy over the runs, and the class that it is most often taken for.
+
+    The confusion matrices `per_run` are int64 [runs, classes, classes], as `predictions.confusion` counts them.
+    """
+    rows = []
+    for index, (name, counts) in enumerate(zip(names, per_run.sum(axis=0), strict=True)):
+        images = int(per_run[0, index].sum())
+        accuracy = vars(statistics.summarise(per_run[:, index, index] / images)) if images else {}
+        wrong = np.where(np.arange(len(names)) == index, 0, counts)
+        share = 100 * wrong.max() / max(counts.sum(), 1)
+        taken_for = f"{names[int(wrong.argmax())]} ({share:.1f} %)" if wrong.any() else None
+        rows.append({"class": name, "images": images, "taken_for": taken_for} | accuracy)
     columns = [
         text("class", "class"),
         number("test images", "images", ",d"),
@@ -200,30 +246,28 @@ def reported(experiment: Experiment, cell: Cell, name: str) -> float | None:
     return experiment.reported.get(cell.setting.label, {}).get(name)
 
 
-def compared(here: Summary | None, value: float | None) -> dict[str, Any]:
-    """A summary beside the report's value, as entries of a row."""
-    if here is None:
-        return {"report": value}
-    return vars(here) | {"report": value, "difference": None if value is None else here.mean - value}
-
-
 def heading(experiment: Experiment) -> str:
     """The heading of an experiment's settings."""
     return experiment.option.replace("_", " ") if experiment.option else "setting"
 
 
-def _spread(name: str) -> Column:
-    header, form, scale = _MEASURES[name]
-    return spread(header, f"{name}_mean", f"{name}_std", form, scale)
+def spreads(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Mean, deviation and interval of each measure that every record has: NAME_mean, NAME_std, NAME_low, NAME_high."""
+    row: dict[str, Any] = {}
+    for name in names:
+        if summary := _summary(records, name):
+            row |= {f"{name}_{part}": value for part, value in vars(summary).items()}
+    return row
 
 
-def _spreads(cell: Cell, names: Sequence[str]) -> dict[str, float | None]:
-    """Mean and deviation of each measure, as entries of a row."""
-    summaries = {name: summary for name in names if (summary := _summary(cell, name))}
-    return {f"{name}_{part}": getattr(summaries[name], part) for name in summaries for part in ("mean", "std")}
+def _summary(records: Sequence[Mapping[str, Any]], name: str) -> Summary | None:
+    """Of a measure over the records; None if there is none, or one lacks the value."""
+    values: list[Any] = [record.get(name) for record in records]
+    return statistics.summarise(values) if values and None not in values else None
 
 
-def _summary(cell: Cell, name: str) -> Summary | None:
-    """Over the cell's seeds; None if there is no run, or one lacks the value."""
-    values = [record[name] for record in cell.records if record.get(name) is not None]
-    return statistics.summarise(values) if values and len(values) == len(cell.records) else None
+def _compared(here: Summary | None, value: float | None) -> dict[str, Any]:
+    """A summary beside the report's value, as entries of a row."""
+    if here is None:
+        return {"report": value}
+    return vars(here) | {"report": value, "difference": None if value is None else here.mean - value}

@@ -7,7 +7,7 @@ settings and runs; each run has result.json, metrics.jsonl and sha256sums.txt. N
 import dataclasses
 import math
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks import timing
 from experiments.page.page import OUTCOME
@@ -39,13 +39,6 @@ class Study(NamedTuple):
     name: str
     command: str
     settings: list[Setting]
-
-
-class Speed(NamedTuple):
-    """The throughput benchmark: its record, and the summaries of each case computed from the seconds of its rounds."""
-
-    record: dict
-    cases: list[dict]
 
 
 def read_studies(root: pathlib.Path) -> list[Study]:
@@ -110,49 +103,41 @@ def _run_drifts(run: pathlib.Path, record: dict, root: pathlib.Path) -> list[str
     return [f"{run / name}: {what}: restore the file" for name, what in altered.items()]
 
 
-def read_speed(root: pathlib.Path) -> Speed:
-    """The throughput record of a source tree.
+def read_speed(root: pathlib.Path) -> tuple[dict, list[str]]:
+    """The throughput record, each case with its summaries computed again, and a line for each recorded otherwise.
 
     Raises:
       InputError: it is missing or damaged.
     """
     record = read_json(root / SPEED)
+    drifts = []
     try:
         record["environment"]["versions"]["torch"], record["environment"]["device"], record["environment"]["commit"]
-        return Speed(record, [_speed_of(case) for case in record["cases"]])
+        for case in record["cases"]:
+            drifts += _recompute(case)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{root / SPEED}: not a throughput record ({error!r}): restore the file") from None
+    return record, drifts
 
 
-def _speed_of(case: dict) -> dict:
-    """The summaries of a case, computed again from the seconds of its rounds."""
-    seconds = {name: rival["seconds"] for name, rival in case["rivals"].items()}
-    steps = {name: dataclasses.asdict(timing.summary(values)) for name, values in seconds.items()}
-    return {
-        "width": case["width"],
-        "batch_size": case["batch_size"],
-        "seconds_per_step": steps,
-        "images_per_second": {name: case["batch_size"] / step["median"] for name, step in steps.items()},
-        "speed_of_jax_over": {
-            name: timing.compared(seconds["jax"], values) for name, values in seconds.items() if name != "jax"
-        },
-    }
-
-
-def speed_drifts(speed: Speed) -> list[str]:
-    """Where the throughput record contradicts the seconds of its rounds, one line each."""
-    lines = []
-    for case, computed in zip(speed.record["cases"], speed.cases, strict=True):
-        recorded: dict[str, Any] = {
-            name: {rival: record.get(name) for rival, record in case["rivals"].items()}
-            for name in ("seconds_per_step", "images_per_second")
+def _recompute(case: dict) -> list[str]:
+    """Replace a case's summaries by those of its rounds; a line for each that was recorded otherwise."""
+    drifts = []
+    ours, ratios = case["rivals"]["jax"]["seconds"], case["speed_of_jax_over"]
+    for rival, record in case["rivals"].items():
+        spread = timing.summary(record["seconds"])
+        computed = {
+            "seconds_per_step": dataclasses.asdict(spread),
+            "images_per_second": case["batch_size"] / spread.median,
+            "speed_of_jax_over": None if rival == "jax" else timing.compared(ours, record["seconds"]),
         }
-        recorded["speed_of_jax_over"] = case["speed_of_jax_over"]
-        lines += [
+        recorded = record | {"speed_of_jax_over": ratios.get(rival)}
+        drifts += [
             f"{SPEED}: {name} over {rival} at width {case['width']}, batch {case['batch_size']} is "
-            f"{recorded[name].get(rival)}, its rounds give {value}: restore the file"
-            for name in recorded
-            for rival, value in computed[name].items()
-            if recorded[name].get(rival) != value
+            f"{recorded.get(name)}, its rounds give {value}: restore the file"
+            for name, value in computed.items()
+            if recorded.get(name) != value
         ]
-    return lines
+        record |= computed
+        ratios[rival] = computed["speed_of_jax_over"]
+    return drifts

@@ -95,7 +95,7 @@ def vary(
 
 def label(value: object) -> str:
     """An option's value as the report's tables and the page print it."""
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from experiments.study.experiment import label
 from jresnet.records.tables import Column, Row, Table, number, spread, text
 
 # sha256 -> name of copies of a data set that differ from the published one.
@@ -27,19 +28,16 @@ _MEASURES = tuple(
 
 
 def results_table(results: Sequence[dict]) -> Table:
-    """A row per run, and mean ± sample standard deviation per configuration that has several seeds.
+    """A row per record of `result.json`, and mean ± sample standard deviation per configuration with several seeds.
 
     Options in which the runs' configurations differ get columns of their own.
-
-    Args:
-      results: records of `result.json`.
     """
     settings = [{"experiment": result["experiment"], **result["config"]} for result in results]
     names = dict.fromkeys(itertools.chain(*settings))
-    options = [name for name in names if len({_words(setting.get(name)) for setting in settings}) > 1]
+    options = [name for name in names if len({label(setting.get(name)) for setting in settings}) > 1]
     groups: dict[tuple[str, ...], list[dict]] = {}
     for setting, result in zip(settings, results, strict=True):
-        groups.setdefault(tuple(_words(setting.get(name)) for name in options), []).append(result)
+        groups.setdefault(tuple(label(setting.get(name)) for name in options), []).append(result)
     columns = [column for column in (*_COUNTS, *_MEASURES) if any(column.keys[0] in result for result in results)]
     rows: list[Row] = []
     for values, group in groups.items():
@@ -69,11 +67,7 @@ def provenance(results: Sequence[dict]) -> dict[str, str]:
 
 
 def data_name(dataset: dict) -> str:
-    """The name of a record's data set; a copy that differs from the published data has its own.
-
-    Args:
-      dataset: as `jresnet.data.datasets.dataset_record` makes it.
-    """
+    """The name of a `jresnet.data.datasets.dataset_record`; a copy that differs from the published data has its own."""
     return COPIES.get(dataset.get("cut_from", dataset["sha256"]), dataset["name"])
 
 
@@ -83,17 +77,11 @@ def _summary(group: Sequence[dict], columns: Sequence[Column]) -> dict[str, Any]
     for column in columns:
         key = column.keys[0]
         values: list[Any] = [result.get(key) for result in group]
-        if None in values:
-            continue
         if len(values) == 1 or column in _COUNTS:
             row[key] = values[0] if len(set(values)) == 1 else None
-        else:
+        elif None not in values:
             row |= {key: statistics.fmean(values), f"{key}_std": statistics.stdev(values)}
     return row
-
-
-def _words(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _data(dataset: dict) -> str:

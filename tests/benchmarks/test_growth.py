@@ -126,6 +126,20 @@ def test_real_epochs_interrupted_and_resumed(tmp_path, capsys, monkeypatch):
     assert "<svg" in path.with_suffix(".svg").read_text()
 
 
+def test_an_interruption_names_the_command_that_continues_the_record(tmp_path, capsys, monkeypatch):
+    def interrupted(point, entry, options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(growth, "measure", interrupted)
+    words = [*TINY, "--output", str(tmp_path / "growth.json")]
+    for arguments in (words, [*words, "--resume"]):
+        assert growth.main(arguments) == 130
+        again = f"go on with: python -m benchmarks.growth {' '.join(words)} --resume\n"
+        assert capsys.readouterr().err.endswith(f"\ninterrupted; {again}")
+    assert growth.main(TINY) == 130
+    assert capsys.readouterr().err.endswith("\ninterrupted\n")
+
+
 def test_a_failing_point_is_reported_and_the_others_go_on(tmp_path, capsys, monkeypatch):
     path = tmp_path / "growth.json"
 

@@ -11,6 +11,7 @@ import pytest
 from benchmarks import input_pipeline
 from benchmarks.input_pipeline import DEVICE_MEMORY, GATHER, INPUT, TF_DATA
 from benchmarks.timing import Timing
+from jresnet.records.tables import Table
 
 TINY = "--width 2 --batches 8 --images 20 --train-batches 8 --train-images 20 --rounds 2".split()  # noqa: SIM905
 
@@ -20,7 +21,8 @@ def timing_of(*seconds):
 
 
 def test_the_share_of_the_ceiling_is_paired_within_rounds():
-    found = input_pipeline.alone(50, 1000, {TF_DATA: timing_of(2.0, 8.0, 4.0), GATHER: timing_of(0.5, 2.0, 1.0)})
+    times = {TF_DATA: timing_of(2.0, 8.0, 4.0), GATHER: timing_of(0.5, 2.0, 1.0)}
+    found = input_pipeline.evaluate(50, 1000, times, ["share_of_ceiling"])
     assert found["share_of_ceiling"] == {"median": 0.25, "low": 0.25, "high": 0.25, "min": 0.25, "n": 3}
     assert found["rivals"][TF_DATA]["images_per_second"] == 250
     assert found["rivals"][GATHER]["images_per_second"] == 1000
@@ -29,7 +31,7 @@ def test_the_share_of_the_ceiling_is_paired_within_rounds():
 
 def test_the_inputs_share_and_the_speed_of_the_fed_step_are_relative_to_device_memory():
     times = {DEVICE_MEMORY: timing_of(1.0, 4.0), TF_DATA: timing_of(1.25, 5.0), INPUT: timing_of(0.03, 0.12)}
-    found = input_pipeline.training(10, 100, times)
+    found = input_pipeline.evaluate(10, 100, times, ["speed_of_fed_step", "input_share"])
     assert found["input_share"]["median"] == pytest.approx(0.03)
     assert found["speed_of_fed_step"]["median"] == pytest.approx(0.8)
     assert found["rivals"][DEVICE_MEMORY]["images_per_second"] == pytest.approx(40)
@@ -37,9 +39,10 @@ def test_the_inputs_share_and_the_speed_of_the_fed_step_are_relative_to_device_m
 
 def test_a_failed_rival_has_no_ratio_and_its_error_is_shown():
     failed = Timing(1, error="RuntimeError: no memory")
-    found = input_pipeline.training(10, 100, {DEVICE_MEMORY: failed, INPUT: timing_of(0.1)})
+    times = {DEVICE_MEMORY: failed, INPUT: timing_of(0.1)}
+    found = input_pipeline.evaluate(10, 100, times, ["speed_of_fed_step", "input_share"])
     assert found["input_share"] is None and found["speed_of_fed_step"] is None
-    lines = input_pipeline.rows([found], {INPUT: "input_share"})
+    lines = Table(input_pipeline.columns("", ""), input_pipeline.rows([found], {INPUT: "input_share"})).cells
     assert lines[0] == ["10", DEVICE_MEMORY, "failed", "RuntimeError: no memory", ""]
     assert lines[1] == ["10", INPUT, "10.000", "1,000", ""]
 

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
 from experiments import augmentation, report
-from experiments.page import figures, predictions
+from experiments.page import figures, predictions, tables
 from jresnet.data import augment
 from jresnet.records.figures import STYLES
 from tests.support import pages as page_helpers
@@ -102,9 +102,8 @@ def test_one_seed_has_no_band(tmp_path):
 def test_settings_have_equal_axes_in_one_figure_and_in_figures_of_their_own(tmp_path):
     _, cells = page_helpers.rates(tmp_path, page_helpers.dataset(), seeds=(2, 2, 0))
     together = figures.curves(cells, ["a", "b", "c"])
-    limits = figures.limits(together)
     for number, cell in enumerate(cells):
-        alone = figures.curves([cell], ["a"], limits=limits)
+        alone = figures.curves([cell], ["a"], like=together)
         for row in range(2):
             axes = together.axes[3 * row + number]
             assert alone.axes[row].get_ylim() == axes.get_ylim() == together.axes[3 * row].get_ylim()
@@ -194,9 +193,12 @@ def test_counts_accuracies_and_order_of_mistakes():
     data = page_helpers.dataset(per_class=2)
     test = dataclasses.replace(data.test, labels=np.array([0, 0, 1, 1, 1, 0], np.int32))
     one = predictions.Predictions(np.array([0, 1, 1, 2, 2, 1], np.int32), np.array([0.9, 0.5, 0.4, 0.6, 0.7, 0.7]))
-    assert predictions.confusion([one, one], test, 3).tolist() == [[2, 4, 0], [0, 2, 4], [0, 0, 0]]
-    first, second, third = predictions.class_accuracies(one, test, 3)
-    assert (first, second) == (1 / 3, 1 / 3) and np.isnan(third)
+    counts = predictions.confusion(one, test, 3)
+    assert counts.tolist() == [[1, 2, 0], [0, 1, 2], [0, 0, 0]]
+    rows = tables.classes(np.stack([counts, counts]), data.classes).rows
+    assert [row.get("mean") for row in rows] == [1 / 3, 1 / 3, None]
+    assert [row["images"] for row in rows] == [3, 3, 0]
+    assert [row["taken_for"] for row in rows] == ["dog (66.7 %)", "tree (66.7 %)", None]
     assert [mistake.index for mistake in predictions.most_confident(one, test, 3)] == [4, 5, 3]
 
 

@@ -112,7 +112,7 @@ def parsed(written):
 @pytest.fixture
 def quick(monkeypatch):
     """Pages whose figures are blank, for tests of their text."""
-    for name in ("samples", "augmentations", "budget", "confusion", "curves", "limits", "mistakes"):
+    for name in ("samples", "augmentations", "budget", "confusion", "curves", "mistakes"):
         monkeypatch.setattr(figures, name, lambda *_: None)
     monkeypatch.setattr(figures, "render", lambda name, text, _, part=False: figures.Drawing(name, text, b"", b""))
 
