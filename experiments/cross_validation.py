@@ -22,8 +22,7 @@ from experiments.study import runs, statistics
 from experiments.study.options import ConfigOptions, parse, resumable
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
-from experiments.study.statistics import Summary
-from jresnet import cli, models
+from jresnet import cli
 from jresnet.config import Config, require
 from jresnet.data.datasets import load_dataset
 from jresnet.errors import InputError
@@ -52,7 +51,6 @@ class Options(ConfigOptions):
     """Directory of the runs, in which they also resume (default: runs/cross_validation)."""
 
     def __post_init__(self):
-        """Check all options."""
         super().__post_init__()
         require(self, "folds", self.folds >= 2, "must be at least 2")
         require(self, "seed", 0 <= self.seed < 2**32, "must lie from 0 to 2**32 - 1")
@@ -79,7 +77,6 @@ def run(arguments: list[str]) -> None:
     groups: dict[str, list[StudyRun]] = {}
     finals: dict[str, StudyRun] = {}
     for values, config in grid.items():
-        models.check_network(config, len(dataset.classes), dataset.image_size)
         setting = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True)) or "as configured"
         *groups[setting], finals[setting] = (
             runs.study_run(NAME, config, options.seed, data, options.directory) for data in (*folds, dataset)
@@ -105,8 +102,8 @@ def run(arguments: list[str]) -> None:
         )
     rows = []
     for values, of_folds in zip(grid, groups.values(), strict=True):
-        accuracy = summary(of_folds, progress)
-        rows.append(dict(zip(names, values, strict=True)) | (vars(accuracy) if accuracy else {"n": 0}))
+        found = accuracies(of_folds, progress)
+        rows.append(dict(zip(names, values, strict=True)) | (vars(statistics.summarise(found)) if found else {"n": 0}))
     conclude(names, rows, notes, options.directory / "table.md", progress)
 
 
@@ -116,11 +113,7 @@ def parse_options(arguments: list[str]) -> Options:
 
 
 def parse_grid(options: Options) -> tuple[tuple[str, ...], Grid]:
-    """The names of the options that the grid varies, and their values -> the configuration, in the grid's order.
-
-    Raises:
-      InputError: the grid names an unknown option, repeats one, or has an invalid value.
-    """
+    """The names of the options that the grid varies, and their values -> the configuration, in the grid's order."""
     axes: dict[str, list[str]] = {}
     fixed = ("dataset", "data_dir", "validation")
     known = {field.name.replace("_", "-") for field in dataclasses.fields(Config) if field.name not in fixed}
@@ -149,29 +142,24 @@ def winner(groups: dict[str, list[StudyRun]], progress: Progress) -> str | None:
     """
     means: dict[str, float] = {}
     for name, of_folds in groups.items():
-        if any(run.directory in progress.failed for run in of_folds):
+        if any(run in progress.failed for run in of_folds):
             continue
-        accuracy = summary(of_folds, progress)
-        if accuracy is None or accuracy.n < len(of_folds):
+        found = accuracies(of_folds, progress)
+        if len(found) < len(of_folds):
             return None
-        means[name] = accuracy.mean
+        means[name] = statistics.summarise(found).mean
     return max(means, key=lambda name: means[name]) if means else None
 
 
-def summary(of_folds: Sequence[StudyRun], progress: Progress) -> Summary | None:
-    """Statistics of the held-out accuracies of a setting's finished folds; None if no fold is finished."""
-    records = [record for run in of_folds if (record := progress.result(run)) is not None]
-    return statistics.summarise(record["validation_accuracy"] for record in records) if records else None
+def accuracies(of_folds: Sequence[StudyRun], progress: Progress) -> list[float]:
+    """The held-out accuracies of a setting's finished folds."""
+    return [record["validation_accuracy"] for record in progress.finished(of_folds).values()]
 
 
 def conclude(
     names: Sequence[str], rows: Sequence[dict], notes: Sequence[str], path: pathlib.Path, progress: Progress
 ) -> None:
-    """Write the table to `path`, and print it with its notes.
-
-    Raises:
-      Diverged: a run did; everything else has been printed before.
-    """
+    """Write the table to `path`, print it with its notes, and at last raise Diverged if a run did."""
     columns = [
         *(number(name, name) for name in names),
         number("mean accuracy (%)", "mean", ".2f", 100, missing=""),

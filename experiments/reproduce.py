@@ -56,11 +56,7 @@ def run(arguments: list[str]) -> None:
 
 
 def train(study: Plan, progress: Progress) -> dict[str, str]:
-    """Train this process's share until nothing more of it can be trained.
-
-    Returns:
-      Experiment -> the unfinished one that it waits for.
-    """
+    """Train this process's share as far as that is possible; returns experiment -> the unfinished one it waits for."""
     while True:
         stages, waiting = study.ready()
         groups = study.groups([experiment for stage in stages for experiment in stage])

@@ -55,10 +55,7 @@ class SingleOptions(ProcessOptions, Options):
 def main(experiment: str, config: Config, arguments: Sequence[str] | None = None) -> int:
     """Run an experiment from the command line; returns the exit status, see `jresnet.cli.exit_status`.
 
-    Args:
-      experiment: the name of its module in `experiments`.
-      config: the defaults of the configuration's options.
-      arguments: the words after the program's name; None for this process's own.
+    It is named after its module in `experiments`; `config` has the defaults of the configuration's options.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     return cli.exit_status(lambda: run(experiment, config, words))

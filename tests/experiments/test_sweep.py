@@ -44,6 +44,11 @@ def test_the_option_that_a_sweep_varies_is_refused(name, option):
         parsed(name, *option.split())
 
 
+def test_a_budget_holds_for_every_setting(here, capsys):
+    assert sweep.main(learning_rate.EXPERIMENT, [*SMALL, "--budget", "5"]) == 2
+    assert "over the budget of 5" in capsys.readouterr().err
+
+
 def test_quick_keeps_what_varies():
     _, configs = parsed("learning_rate", "--quick")
     assert {(c.width, c.blocks, c.epochs, c.dataset) for c in configs.values()} == {(8, (1, 1, 1, 1), 5, "synthetic")}
