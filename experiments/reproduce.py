@@ -70,8 +70,7 @@ def train(study: Plan, progress: Progress) -> dict[str, str]:
 def collect(study: Plan, command: str) -> Outcome:
     """The results of the study, complete or partial."""
     known = [experiment for stage in study.ready()[0] for experiment in stage]
-    known.sort(key=lambda experiment: NAMES.index(experiment.name))
-    experiments = tuple((experiment, study.cells(experiment)) for experiment in known)
+    experiments = tuple((e, study.cells(e)) for e in sorted(known, key=lambda e: NAMES.index(e.name)))
     options = study.options
     return Outcome(
         experiments, study.dataset, options.seeds, options.select, options.follow, command, caption(study, experiments)

@@ -151,11 +151,9 @@ class Plan:
 
     def choice(self, sweep: Experiment) -> Any:
         """The value, before scaling, that later experiments build on after a sweep; None while it is unfinished."""
-        scaled = self.scaled(sweep)
-        wanted = self.runs([scaled])
-        if len(self.progress.finished(wanted)) < len(wanted):
+        cells = self.cells(self.scaled(sweep))
+        if any(len(cell.records) < self.options.seeds for cell in cells):
             return None
-        cells = self.cells(scaled)
         if sweep.name == "width":
             size = len(self.dataset.classes), self.dataset.image_size
             cells = tuple(c for c in cells if models.check_network(c.setting.config, *size) <= report.BUDGET)

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import pathlib
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 
 import rich.console
 
@@ -64,12 +64,10 @@ def seeds_directory(study: pathlib.Path, config: Config, sha256: str) -> pathlib
     path, is continued.
     """
     for path in sorted((study / RUNS).glob(f"{name(config)}-*/seed-*/{run_directory.CONFIG}")):
-        try:
+        with contextlib.suppress(InputError, KeyError, TypeError):  # `check` reports unusable records
             record = read_json(path)
             if not differences(record, config, record["seed"], sha256):
                 return path.parent.parent
-        except (InputError, KeyError, TypeError):
-            continue  # `check` reports unusable records
     return study / RUNS / f"{name(config)}-{digest(config, sha256)}"
 
 
@@ -119,32 +117,24 @@ def running(run: StudyRun) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def held(run: StudyRun) -> Iterator[bool]:
-    """Hold the run's lock in a `with` block; yields False if another process holds it."""
+def train(run: StudyRun, console: rich.console.Console | None) -> bool:
+    """Train the run to its end, from its latest checkpoint; False if another process is doing so or has done so."""
     run.directory.mkdir(parents=True, exist_ok=True)
     with (run.directory / LOCK).open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
-            return
+            return False
         except OSError as error:
             raise InputError(
                 f"--workdir: {run.directory} cannot be locked ({error.strerror}): choose another file system"
             ) from None
-        yield True
-
-
-def train(run: StudyRun, console: rich.console.Console | None) -> bool:
-    """Train the run to its end, from its latest checkpoint; False if another process is doing so or has done so."""
-    with held(run) as free:
-        if not free or result(run) is not None:
+        if result(run) is not None:
             return False
         loop.fit(
             run.config, run.dataset, run.directory, seed=run.seed, experiment=run.experiment, keep=1, console=console
         )  # fmt: skip
-        return True
+    return True
 
 
 def check(runs: Sequence[StudyRun], study: pathlib.Path) -> None:
@@ -172,11 +162,9 @@ def _check_record(study: pathlib.Path, path: pathlib.Path, known: Container[str]
     record = read_json(path)
     config, dataset = record.get("config"), record.get("dataset")
     if not isinstance(config, dict) or not isinstance(dataset, dict) or not config.keys() <= vars(Config()).keys():
-        raise InputError(
-            f"--workdir {study}: {path} is not a record of this version: choose another directory for this study"
-        )
-    if dataset.get("sha256") not in known:
-        raise InputError(
-            f"--workdir {study}: {path} is of other data ({dataset.get('name')}, sha256 "
-            f"{str(dataset.get('sha256'))[:12]}): choose another directory for this study"
-        )
+        problem = "not a record of this version"
+    elif (sha256 := dataset.get("sha256")) not in known:
+        problem = f"of other data ({dataset.get('name')}, sha256 {str(sha256)[:12]})"
+    else:
+        return
+    raise InputError(f"--workdir {study}: {path} is {problem}: choose another directory for this study")

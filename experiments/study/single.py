@@ -34,12 +34,10 @@ class Options(SeedOptions):
         if self.workdir:
             return pathlib.Path(self.workdir)
         name = f"{experiment}-quick" if self.quick else experiment
-        path, number = pathlib.Path("runs", name), 1
-        latest = path
-        while path.exists():
-            latest, number = path, number + 1
-            path = path.with_name(f"{name}-{number}")
-        return latest if self.resume else path
+        paths = [pathlib.Path("runs", name)]
+        while paths[-1].exists():
+            paths.append(pathlib.Path("runs", f"{name}-{len(paths) + 1}"))
+        return paths[-2] if self.resume and len(paths) > 1 else paths[-1]
 
     def resuming(self, program: str, arguments: Sequence[str], directory: pathlib.Path) -> str:
         """The command that resumes the experiment after an interruption."""

@@ -17,7 +17,6 @@ from experiments.study.experiment import Cell, Experiment
 LEVEL = 0.95
 """Confidence level of all intervals; claims are judged at significance level 1 - LEVEL."""
 
-
 Word = Literal["supported", "refuted", "undecided"]
 
 
@@ -106,20 +105,17 @@ def judge(experiment: Experiment, cells: Sequence[Cell]) -> Verdict | None:
     if not experiment.claim:
         return None
     ordering = " > ".join(experiment.claim)
-    # Without accuracies, the report's claim is only implied by what it chose.
-    claim = (
-        f"The report's ordering {ordering}"
-        if experiment.reported
-        else f"The ordering {ordering}, implied by the report's choice,"
-    )
+    claim = f"The report's ordering {ordering}"
+    if not experiment.reported:  # the claim is only implied by what the report chose
+        claim = f"The ordering {ordering}, implied by the report's choice,"
     by_label = {cell.setting.label: cell for cell in cells}
     compared = [compare(by_label[a], by_label[b]) for a, b in itertools.combinations(experiment.claim, 2)]
     comparisons = tuple(comparison for comparison in compared if comparison is not None)
     if len(comparisons) < len(compared):
         return Verdict("undecided", f"{claim} is undecided: not all of it has been run yet.", comparisons)
-    tested = [(comparison, comparison.p) for comparison in comparisons if comparison.p is not None]
-    corrected = holm([p for _, p in tested])
-    significant = {comparison for (comparison, _), p in zip(tested, corrected, strict=True) if p < 1 - LEVEL}
+    tested = {comparison: comparison.p for comparison in comparisons if comparison.p is not None}
+    corrected = dict(zip(tested, holm([*tested.values()]), strict=True))
+    significant = {comparison for comparison, p in corrected.items() if p < 1 - LEVEL}
     against = [c for c in comparisons if c.difference < 0 and c in significant]
     supported = all(c.difference > 0 and c in significant for c in comparisons)
     word: Word = "refuted" if against else "supported" if supported else "undecided"
