@@ -109,8 +109,7 @@ def conclude(outcome: Outcome, waiting: dict[str, str], progress: Progress) -> N
     """Print the verdicts, and which experiments still wait for others."""
     progress.say(outcome.caption)
     for experiment, cells in outcome.experiments:
-        verdict = statistics.judge(experiment, cells)
-        if verdict is not None:
+        if (verdict := statistics.judge(experiment, cells)) is not None:
             progress.say(f"{experiment.title}: {verdict.sentence}")
     for name, needed in waiting.items():
         progress.say(f"{name} waits for {needed}, which is not finished: run the same command again when it is")

@@ -108,12 +108,10 @@ class StudyOptions:
 
     def held_out(self, dataset: Dataset) -> int:
         """The number of validation images that each run holds out; settings cannot be chosen on none."""
-        if self.validation is not None:
-            count = self.validation
-        elif self.select == "test" or len(dataset.validation):
-            count = 0
-        else:
-            count = min(HELD_OUT, len(dataset.train) // 10)
+        default = min(HELD_OUT, len(dataset.train) // 10)
+        if self.select == "test" or len(dataset.validation):
+            default = 0
+        count = default if self.validation is None else self.validation
         if self.select == "validation" and count == 0 and len(dataset.validation) == 0:
             raise InputError("--select validation: needs validation images: add --validation N, or use --select test")
         return count

@@ -1,5 +1,6 @@
 """The program of a single experiment: it trains one configuration with one or more seeds and prints a table."""
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -94,15 +95,11 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
 
 def check_layout(workdir: pathlib.Path, seeds: int) -> None:
     """Raise InputError if `workdir` holds one run and several are to be made in it, or the reverse."""
-    try:
-        several = any(workdir.glob("seed-*/config.json"))
-        one = (workdir / "config.json").exists()
-    except OSError:
-        return  # the runs' own checks report what is wrong with the directory
-    if one and seeds > 1:
-        raise InputError(f"--workdir {workdir}: holds a single run: choose another directory for {seeds} seeds")
-    if several and seeds == 1:
-        raise InputError(f"--workdir {workdir}: holds runs of several seeds: choose another directory for one")
+    with contextlib.suppress(OSError):  # the runs' own checks report what is wrong with the directory
+        if seeds > 1 and (workdir / "config.json").exists():
+            raise InputError(f"--workdir {workdir}: holds a single run: choose another directory for {seeds} seeds")
+        if seeds == 1 and any(workdir.glob("seed-*/config.json")):
+            raise InputError(f"--workdir {workdir}: holds runs of several seeds: choose another directory for one")
 
 
 def written(workdir: pathlib.Path, directories: Sequence[pathlib.Path]) -> list[pathlib.Path]:

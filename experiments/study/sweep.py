@@ -80,8 +80,7 @@ def conclude(
         table = results_table(records)
         write_bytes(workdir / "table.md", table.markdown().encode())
         progress.console.print(table)
-    verdict = statistics.judge(experiment, cells)
-    if verdict is not None:
+    if (verdict := statistics.judge(experiment, cells)) is not None:
         progress.say(verdict.sentence)
     for path in [workdir / "table.md", *(directory for cell in cells for directory in cell.directories)]:
         progress.say(str(path))
