@@ -22,18 +22,15 @@ from experiments.study import runs, statistics
 from experiments.study.options import ConfigOptions, parse, resumable
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
-from experiments.study.statistics import Summary
-from jresnet import cli, models
+from jresnet import cli
 from jresnet.config import Config, require
 from jresnet.data.datasets import load_dataset
 from jresnet.errors import InputError
 from jresnet.records.files import write_bytes
-from jresnet.records.tables import Table, interval, number
+from jresnet.records.tables import Row, Table, interval, number
 
 NAME = "cross_validation"
 PROGRAM = f"python -m experiments.{NAME}"
-
-Grid = dict[tuple[str, ...], Config]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +49,6 @@ class Options(ConfigOptions):
     """Directory of the runs, in which they also resume (default: runs/cross_validation)."""
 
     def __post_init__(self):
-        """Check all options."""
         super().__post_init__()
         require(self, "folds", self.folds >= 2, "must be at least 2")
         require(self, "seed", 0 <= self.seed < 2**32, "must lie from 0 to 2**32 - 1")
@@ -73,14 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(arguments: list[str]) -> None:
     """Parse the options, train every setting on every fold and the best one on all images, and print the table."""
     options = parse_options(arguments)
-    names, grid = parse_grid(options)
+    settings = parse_grid(options)
     dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
     folds = [dataset.fold(options.folds, index, options.seed) for index in range(options.folds)]
     groups: dict[str, list[StudyRun]] = {}
     finals: dict[str, StudyRun] = {}
-    for values, config in grid.items():
-        models.check_network(config, len(dataset.classes), dataset.image_size)
-        setting = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True)) or "as configured"
+    for values, config in settings:
+        setting = ", ".join(f"{name} {value}" for name, value in values.items()) or "as configured"
         *groups[setting], finals[setting] = (
             runs.study_run(NAME, config, options.seed, data, options.directory) for data in (*folds, dataset)
         )
@@ -103,11 +98,11 @@ def run(arguments: list[str]) -> None:
             f"Best: {best}. Trained on all {final['dataset']['train']:,} training images: test accuracy "
             f"{100 * final['test_accuracy']:.2f} %, test loss {final['test_loss']:.4f}."
         )
-    rows = []
-    for values, of_folds in zip(grid, groups.values(), strict=True):
-        accuracy = summary(of_folds, progress)
-        rows.append(dict(zip(names, values, strict=True)) | (vars(accuracy) if accuracy else {"n": 0}))
-    conclude(names, rows, notes, options.directory / "table.md", progress)
+    rows: list[Row] = []
+    for (values, _), of_folds in zip(settings, groups.values(), strict=True):
+        found = accuracies(of_folds, progress)
+        rows.append(values | (vars(statistics.summarise(found)) if found else {"n": 0}))
+    conclude(list(settings[0][0]), rows, notes, options.directory / "table.md", progress)
 
 
 def parse_options(arguments: list[str]) -> Options:
@@ -115,31 +110,27 @@ def parse_options(arguments: list[str]) -> Options:
     return parse(PROGRAM, report.FINAL, arguments, Options)
 
 
-def parse_grid(options: Options) -> tuple[tuple[str, ...], Grid]:
-    """The names of the options that the grid varies, and their values -> the configuration, in the grid's order.
-
-    Raises:
-      InputError: the grid names an unknown option, repeats one, or has an invalid value.
-    """
+def parse_grid(options: Options) -> list[tuple[dict[str, str], Config]]:
+    """The values of the options that the grid varies, and the configuration, of every setting in the grid's order."""
     axes: dict[str, list[str]] = {}
     fixed = ("dataset", "data_dir", "validation")
     known = {field.name.replace("_", "-") for field in dataclasses.fields(Config) if field.name not in fixed}
     for word in options.grid:
-        name, equals, values = word.partition("=")
+        name, equals, listed = word.partition("=")
         name = name.replace("_", "-")
         if not equals or name not in known:
             raise InputError(f"--grid {word}: must be an option and its values, as in learning-rate=0.01,0.005")
         if name in axes:
             raise InputError(f"--grid {word}: {name} is given twice: list all its values together")
-        axes[name] = [value.strip() for value in values.split(",")]
-    grid: Grid = {}
-    settings = list(itertools.product(*axes.values()))
-    for setting in settings:
-        words = [part for name, value in zip(axes, setting, strict=True) for part in (f"--{name}", *value.split())]
-        grid[setting] = cli.parse(Config, words, PROGRAM, options.config)
-    if len(set(grid.values())) < len(settings):
+        axes[name] = [value.strip() for value in listed.split(",")]
+    settings = []
+    for combination in itertools.product(*axes.values()):
+        values = dict(zip(axes, combination, strict=True))
+        words = [part for name, value in values.items() for part in (f"--{name}", *value.split())]
+        settings.append((values, cli.parse(Config, words, PROGRAM, options.config)))
+    if len({config for _, config in settings}) < len(settings):
         raise InputError(f"--grid {' '.join(options.grid)}: two of its settings are the same: give every value once")
-    return tuple(axes), grid
+    return settings
 
 
 def winner(groups: dict[str, list[StudyRun]], progress: Progress) -> str | None:
@@ -149,29 +140,24 @@ def winner(groups: dict[str, list[StudyRun]], progress: Progress) -> str | None:
     """
     means: dict[str, float] = {}
     for name, of_folds in groups.items():
-        if any(run.directory in progress.failed for run in of_folds):
+        if any(run in progress.failed for run in of_folds):
             continue
-        accuracy = summary(of_folds, progress)
-        if accuracy is None or accuracy.n < len(of_folds):
+        found = accuracies(of_folds, progress)
+        if len(found) < len(of_folds):
             return None
-        means[name] = accuracy.mean
+        means[name] = statistics.summarise(found).mean
     return max(means, key=lambda name: means[name]) if means else None
 
 
-def summary(of_folds: Sequence[StudyRun], progress: Progress) -> Summary | None:
-    """Statistics of the held-out accuracies of a setting's finished folds; None if no fold is finished."""
-    records = [record for run in of_folds if (record := progress.result(run)) is not None]
-    return statistics.summarise(record["validation_accuracy"] for record in records) if records else None
+def accuracies(of_folds: Sequence[StudyRun], progress: Progress) -> list[float]:
+    """The held-out accuracies of a setting's finished folds."""
+    return [record["validation_accuracy"] for record in progress.finished(of_folds).values()]
 
 
 def conclude(
-    names: Sequence[str], rows: Sequence[dict], notes: Sequence[str], path: pathlib.Path, progress: Progress
+    names: Sequence[str], rows: Sequence[Row], notes: Sequence[str], path: pathlib.Path, progress: Progress
 ) -> None:
-    """Write the table to `path`, and print it with its notes.
-
-    Raises:
-      Diverged: a run did; everything else has been printed before.
-    """
+    """Write the table to `path`, print it with its notes, and at last raise Diverged if a run did."""
     columns = [
         *(number(name, name) for name in names),
         number("mean accuracy (%)", "mean", ".2f", 100, missing=""),

@@ -56,11 +56,7 @@ def run(arguments: list[str]) -> None:
 
 
 def train(study: Plan, progress: Progress) -> dict[str, str]:
-    """Train this process's share until nothing more of it can be trained.
-
-    Returns:
-      Experiment -> the unfinished one that it waits for.
-    """
+    """Train this process's share as far as that is possible; returns experiment -> the unfinished one it waits for."""
     while True:
         stages, waiting = study.ready()
         groups = study.groups([experiment for stage in stages for experiment in stage])
@@ -74,8 +70,7 @@ def train(study: Plan, progress: Progress) -> dict[str, str]:
 def collect(study: Plan, command: str) -> Outcome:
     """The results of the study, complete or partial."""
     known = [experiment for stage in study.ready()[0] for experiment in stage]
-    known.sort(key=lambda experiment: NAMES.index(experiment.name))
-    experiments = tuple((experiment, study.cells(experiment)) for experiment in known)
+    experiments = tuple((e, study.cells(e)) for e in sorted(known, key=lambda e: NAMES.index(e.name)))
     options = study.options
     return Outcome(
         experiments, study.dataset, options.seeds, options.select, options.follow, command, caption(study, experiments)
@@ -114,8 +109,7 @@ def conclude(outcome: Outcome, waiting: dict[str, str], progress: Progress) -> N
     """Print the verdicts, and which experiments still wait for others."""
     progress.say(outcome.caption)
     for experiment, cells in outcome.experiments:
-        verdict = statistics.judge(experiment, cells)
-        if verdict is not None:
+        if (verdict := statistics.judge(experiment, cells)) is not None:
             progress.say(f"{experiment.title}: {verdict.sentence}")
     for name, needed in waiting.items():
         progress.say(f"{name} waits for {needed}, which is not finished: run the same command again when it is")

@@ -20,18 +20,15 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One experiment of the report.
+    """One experiment of the report, named after its module in `experiments`.
 
     Attributes:
-      name: of its module in `experiments`.
-      section: of the report.
-      title: in words.
       settings: what is compared.
       reported: label -> key of `result.json` -> the report's value, where it gives one.
       claim: labels, best first, as the report orders them by test accuracy; empty where it claims nothing.
       chosen: the label that the report continued with, if it chose one.
       option: the field of Config that varies; None where several or none do.
-      builds_on: the options that earlier sweeps decide for this experiment.
+      builds_on: the options that earlier sweeps decide for this experiment, the first ones of `report.DECISIONS`.
       log: label -> the epochs that the report prints, as lines of `metrics.jsonl`; test accuracies are means over
         batches.
     """
@@ -67,16 +64,10 @@ def vary(
     chosen: Any,
     builds_on: tuple[str, ...] = (),
 ) -> Experiment:
-    """The experiment that varies one option, without a budget; its claim is the order of the accuracies.
+    """The experiment that varies one option of a configuration, without a budget, and is named after that option.
 
-    Args:
-      option: the field of Config that varies, after which the experiment is named.
-      section: of the report.
-      title: in words.
-      config: all other options.
-      accuracies: value of the option -> the report's test accuracy, None where it gives none.
-      chosen: the value that the report continued with.
-      builds_on: see `Experiment`.
+    `accuracies` has the report's test accuracy for each value of the option, None where it gives none; their order is
+    the claim.
     """
     reported = {label(value): accuracy for value, accuracy in accuracies.items() if accuracy is not None}
     config = dataclasses.replace(config, budget=None)
@@ -100,14 +91,9 @@ def label(value: object) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """The finished runs of one setting.
+    """The finished runs of one setting, by ascending seed, and the command line that repeats them.
 
-    Attributes:
-      setting: the setting.
-      records: `result.json` of each finished run, by ascending seed.
-      histories: of each, the lines of `metrics.jsonl`.
-      directories: of each.
-      command: the command line that repeats the runs.
+    Records are those of `result.json`, histories the lines of `metrics.jsonl`.
     """
 
     setting: Setting
@@ -123,11 +109,10 @@ class Outcome:
 
     Attributes:
       experiments: each with its cells, in the report's order; those that wait for another are left out.
-      dataset: the data, with images, before validation images are held out.
+      dataset: the data before validation images are held out.
       seeds: how many runs each setting is to have.
       select: the split that choices are made on, "validation" or "test".
       follow: whether each sweep uses the choices of this study's earlier sweeps instead of the report's.
-      command: the command line of the study.
       caption: data, scale, repetition and devices, in words.
     """
 

@@ -45,7 +45,6 @@ class SeedOptions(ConfigOptions):
     """Seed of the first run."""
 
     def __post_init__(self):
-        """Check the configuration and the seeds."""
         super().__post_init__()
         check_seeds(self)
 

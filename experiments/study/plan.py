@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 from experiments import report
@@ -17,7 +17,6 @@ from jresnet import cli, models
 from jresnet.config import Config, Input, Parallel, Precision, require
 from jresnet.data.datasets import Dataset
 from jresnet.errors import InputError
-from jresnet.records.log import METRICS, read_metrics
 
 NAMES = (
     "initial", "augmentation", "grayscale", "learning_rate", "batch_size", "width",
@@ -89,7 +88,6 @@ class StudyOptions:
     """Only check that the tables in README.md and docs/results.md agree with the committed records."""
 
     def __post_init__(self):
-        """Check every option that does not depend on the data."""
         check_seeds(self)
         require(self, "width_scale", 0 < self.width_scale <= 1, "must be above 0 and at most 1")
         if unknown := [name for name in self.only if name not in NAMES]:
@@ -109,92 +107,59 @@ class StudyOptions:
         return pathlib.Path(self.workdir or ("runs/reproduce-quick" if self.quick else "runs/reproduce"))
 
     def held_out(self, dataset: Dataset) -> int:
-        """The number of validation images that each run holds out of its training images.
-
-        Raises:
-          InputError: settings are to be chosen on validation images, and there are none.
-        """
-        if self.validation is not None:
-            count = self.validation
-        elif self.select == "test" or len(dataset.validation):
-            count = 0
-        else:
-            count = min(HELD_OUT, len(dataset.train) // 10)
+        """The number of validation images that each run holds out; settings cannot be chosen on none."""
+        default = min(HELD_OUT, len(dataset.train) // 10)
+        if self.select == "test" or len(dataset.validation):
+            default = 0
+        count = default if self.validation is None else self.validation
         if self.select == "validation" and count == 0 and len(dataset.validation) == 0:
             raise InputError("--select validation: needs validation images: add --validation N, or use --select test")
         return count
 
 
 class Plan:
-    """The experiments of a study on its data, stage by stage.
-
-    Args:
-      options: the study's.
-      dataset: its data.
-      progress: reads the results of its runs.
-    """
+    """The experiments of a study on its data, stage by stage; `progress` reads the results of its runs."""
 
     def __init__(self, options: StudyOptions, dataset: Dataset, progress: Progress):
         self.options, self.dataset, self.progress = options, dataset, progress
         self.wanted = options.only or NAMES
         names = ("dataset", "data_dir", "epochs", "precision", "input", "parallel")
-        self.changes: dict[str, Any] = {name: getattr(options, name) for name in names}
-        self.changes["validation"] = options.held_out(dataset)
+        self.changes = {name: getattr(options, name) for name in names} | {"validation": options.held_out(dataset)}
 
     def check(self) -> None:
-        """Check everything that can be checked before the first run is trained, without writing anything.
-
-        Raises:
-          InputError: a network is impossible, or the study's directory cannot be used for it.
-        """
-        experiments = self.selected(EXPERIMENTS)
-        for setting in (setting for experiment in experiments for setting in experiment.settings):
-            self.parameters(setting.config)
-        runs.check(self.runs(experiments), self.options.directory)
+        """Check everything that can be checked before the first run is trained, without writing anything."""
+        runs.check(self.runs(self.selected(EXPERIMENTS)), self.options.directory)
 
     def ready(self) -> tuple[list[list[Experiment]], dict[str, str]]:
-        """The experiments whose settings are known, and what the others wait for.
-
-        Returns:
-          Stages of experiments at the study's scale, and name -> the unfinished experiment, for the rest.
-        """
+        """Stages of experiments at the study's scale, as far as known, and names of others -> what they wait for."""
         if not self.options.follow:
             return [self.selected(EXPERIMENTS)], {}
         stages: list[list[Experiment]] = []
-        waiting = list(EXPERIMENTS)
         choices: dict[str, Any] = {}
         for decision in (*report.DECISIONS, None):
-            stage = [e.following(choices) for e in waiting if choices.keys() >= {*e.builds_on}]
-            waiting = [e for e in waiting if not choices.keys() >= {*e.builds_on}]
+            stage = [e.following(choices) for e in EXPERIMENTS if e.builds_on == tuple(choices)]
             stages.append(self.selected(stage))
             if decision is not None:
-                experiment = next(e for e in stage if e.name == decision)
-                label = self.choice(self.scaled(experiment))
-                if label is None:
-                    return stages, {e.name: decision for e in waiting if e.name in self.wanted}
-                config = next(setting.config for setting in experiment.settings if setting.label == label)
-                choices[decision] = getattr(config, decision)
+                value = self.choice(next(e for e in stage if e.name == decision))
+                if value is None:
+                    waiting = (e for e in EXPERIMENTS if decision in e.builds_on and e.name in self.wanted)
+                    return stages, {e.name: decision for e in waiting}
+                choices[decision] = value
         return stages, {}
 
-    def choice(self, experiment: Experiment) -> str | None:
-        """The label that later experiments build on after a sweep; None while the sweep is unfinished."""
-        if any(self.progress.result(run) is None for run in self.runs([experiment])):
+    def choice(self, sweep: Experiment) -> Any:
+        """The value, before scaling, that later experiments build on after a sweep; None while it is unfinished."""
+        cells = self.cells(self.scaled(sweep))
+        if any(len(cell.records) < self.options.seeds for cell in cells):
             return None
-        cells = self.cells(experiment)
-        if experiment.name == "width":
-            cells = tuple(cell for cell in cells if self.parameters(cell.setting.config) <= report.BUDGET)
-        return statistics.winner(cells, self.options.select)
-
-    def parameters(self, config: Config) -> int:
-        """Check a configuration's network on this data; returns the number of its trainable parameters."""
-        return models.check_network(config, len(self.dataset.classes), self.dataset.image_size)
+        if sweep.name == "width":
+            size = len(self.dataset.classes), self.dataset.image_size
+            cells = tuple(c for c in cells if models.check_network(c.setting.config, *size) <= report.BUDGET)
+        label = statistics.winner(cells, self.options.select)
+        return next(getattr(setting.config, sweep.name) for setting in sweep.settings if setting.label == label)
 
     def scaled(self, experiment: Experiment) -> Experiment:
-        """The experiment on the study's data, at its scale.
-
-        Raises:
-          InputError: two of its settings become equal at this scale.
-        """
+        """The experiment on the study's data, at its scale; InputError if two of its settings become equal."""
         blocks = None if experiment.option == "blocks" else self.options.blocks
         configs = [
             dataclasses.replace(
@@ -220,12 +185,13 @@ class Plan:
     def runs(self, experiments: Sequence[Experiment]) -> list[StudyRun]:
         """The distinct runs of these experiments: every setting once before the next seed."""
         options = self.options
-        return _distinct(
+        every = (
             runs.study_run(experiment.name, setting.config, seed, self.dataset, options.directory)
             for seed in range(options.first_seed, options.first_seed + options.seeds)
             for experiment in experiments
             for setting in experiment.settings
         )
+        return list(dict.fromkeys(every))
 
     def groups(self, experiments: Sequence[Experiment]) -> Mapping[str, list[StudyRun]]:
         """Experiment -> its runs, including those that it shares with others."""
@@ -234,38 +200,25 @@ class Plan:
     def mine(self, stages: Sequence[Sequence[Experiment]]) -> list[StudyRun]:
         """The runs of this process's shard; a stage added later does not change the share of earlier ones."""
         index, count = self.options.shard_of
-        return _distinct(run for stage in stages for run in self.runs(stage))[index - 1 :: count]
+        return list(dict.fromkeys(run for stage in stages for run in self.runs(stage)))[index - 1 :: count]
 
     def cells(self, experiment: Experiment) -> tuple[Cell, ...]:
         """The finished runs of an experiment, setting by setting."""
         cells = []
         for setting in experiment.settings:
             seeds = self.runs([dataclasses.replace(experiment, settings=(setting,))])
-            done = {run.directory: record for run in seeds if (record := self.progress.result(run)) is not None}
-            histories = tuple(tuple(read_metrics(directory / METRICS)) for directory in done)
-            cells.append(Cell(setting, (*done.values(),), histories, (*done,), command(setting.config, self.options)))
+            cells.append(self.progress.cell(setting, seeds, command(setting.config, self.options)))
         return tuple(cells)
-
-
-def _distinct(runs_of_all: Iterable[StudyRun]) -> list[StudyRun]:
-    """The first run in each directory."""
-    first: dict[pathlib.Path, StudyRun] = {}
-    for run in runs_of_all:
-        first.setdefault(run.directory, run)
-    return list(first.values())
 
 
 def command(config: Config, options: StudyOptions) -> str:
     """The command that repeats one setting's runs, in a directory of their own."""
+    given = {name: value for name, value in vars(config).items() if value != getattr(report.AUGMENTED, name)}
+    repetition = {name: getattr(options, name) for name in ("train_images", "test_images", "seeds", "first_seed")}
+    given |= {name: value for name, value in repetition.items() if value not in (None, 0)}
     words: list[str] = []
-    for field in dataclasses.fields(Config):
-        value = getattr(config, field.name)
-        if value != getattr(report.AUGMENTED, field.name):
-            values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{field.name.replace('_', '-')}", *map(str, values)]
-    for name in ("train_images", "test_images", "seeds", "first_seed"):
-        if getattr(options, name) not in (None, 0):
-            words += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    for name, value in given.items():
+        words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
     return cli.command("python -m experiments.augmentation", words)
 
 

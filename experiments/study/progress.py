@@ -1,58 +1,56 @@
 """Training the runs of a study one after another, with a table of what is done, running and left."""
 
-import pathlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import rich.console
 
 from experiments.study import runs
+from experiments.study.experiment import Cell, Setting
 from experiments.study.runs import StudyRun
 from jresnet.errors import Diverged
+from jresnet.records.log import METRICS, read_metrics
 from jresnet.records.tables import Table, number, text
 
 
 class Progress:
-    """Trains runs and caches their results.
-
-    Args:
-      console: where to print.
-
-    Attributes:
-      failed: directory -> error, of the runs that diverged in this process.
-    """
+    """Trains runs, caches their results, and keeps in `failed` the errors of those that diverged in this process."""
 
     def __init__(self, console: rich.console.Console):
         self.console = console
-        self.failed: dict[pathlib.Path, str] = {}
-        self._results: dict[pathlib.Path, dict] = {}
+        self.failed: dict[StudyRun, str] = {}
+        self._results: dict[StudyRun, dict] = {}
 
     def result(self, run: StudyRun) -> dict | None:
         """`result.json` of a finished run, else None."""
-        if run.directory not in self._results and (result := runs.result(run)) is not None:
-            self._results[run.directory] = result
-        return self._results.get(run.directory)
+        if run not in self._results and (result := runs.result(run)) is not None:
+            self._results[run] = result
+        return self._results.get(run)
+
+    def finished(self, wanted: Iterable[StudyRun]) -> dict[StudyRun, dict]:
+        """The results of those of these runs that are finished, in their order."""
+        return {run: result for run in wanted if (result := self.result(run)) is not None}
+
+    def cell(self, setting: Setting, seeds: Sequence[StudyRun], command: str = "") -> Cell:
+        """The finished ones of a setting's runs."""
+        done = self.finished(seeds)
+        histories = tuple(tuple(read_metrics(run.directory / METRICS)) for run in done)
+        return Cell(setting, tuple(done.values()), histories, tuple(run.directory for run in done), command)
 
     def train(self, mine: Sequence[StudyRun], groups: Mapping[str, Sequence[StudyRun]]) -> None:
         """Train those of `mine` that are neither finished nor running elsewhere, and print the table after each.
 
-        A run that diverges is recorded in `failed`; the others go on.
-
-        Args:
-          mine: the runs, in order.
-          groups: experiment -> its runs, for the table.
-
-        Raises:
-          Interrupted: SIGINT or SIGTERM arrived; the run's state is saved.
+        A run that diverges is recorded in `failed`; the others go on. The table has a row for each of `groups`.
         """
         for run in mine:
-            if self.result(run) is not None or run.directory in self.failed:
+            if self.result(run) is not None or run in self.failed:
                 continue
             self.say(f"{run.experiment}: {run.directory.parent.name}, seed {run.seed}")
             try:
                 trained = runs.train(run, self.console)
             except Diverged as error:
-                self.failed[run.directory] = str(error)
+                self.failed[run] = str(error)
                 self.say(f"{run.directory}: {error}")
                 continue
             if trained:
@@ -64,7 +62,7 @@ class Progress:
         """Raise Diverged with every run that diverged; do nothing if none did."""
         if self.failed:
             count, s = len(self.failed), "s" if len(self.failed) > 1 else ""
-            errors = "; ".join(f"{directory}: {error}" for directory, error in self.failed.items())
+            errors = "; ".join(f"{run.directory}: {error}" for run, error in self.failed.items())
             raise Diverged(f"{count} run{s} diverged, {errors}")
 
     def say(self, line: str) -> None:
@@ -73,7 +71,7 @@ class Progress:
 
     def table(self, groups: Mapping[str, Sequence[StudyRun]], mine: Sequence[StudyRun]) -> Table:
         """Runs in all, done, running, failed and left, per experiment and together, and the time left for `mine`."""
-        distinct = list({run.directory: run for wanted in groups.values() for run in wanted}.values())
+        distinct = list(dict.fromkeys(itertools.chain(*groups.values())))
         return Table(
             [text("experiment", "name"), *(number(key, key) for key in ("runs", "done", "running", "failed", "left"))],
             [{"name": name, **self._counts(wanted)} for name, wanted in groups.items()],
@@ -83,22 +81,23 @@ class Progress:
 
     def time_left(self, all_runs: Sequence[StudyRun], mine: Sequence[StudyRun]) -> str:
         """An estimate for `mine` from the finished runs, in proportion to their work; "unknown" before the first."""
-        left = [run.work for run in mine if self.result(run) is None and run.directory not in self.failed]
+        left = sum(run.work for run in mine if self.result(run) is None and run not in self.failed)
         if not left:
             return "none"
-        done = [(run.work, result) for run in all_runs if (result := self.result(run)) is not None]
+        done = self.finished(all_runs)
         if not done:
             return "unknown"
-        seconds = sum(result["seconds"] + result["compile_seconds"] for _, result in done)
-        return duration(sum(left) * seconds / sum(work for work, _ in done))
+        seconds = sum(result["seconds"] + result["compile_seconds"] for result in done.values())
+        return duration(left * seconds / sum(run.work for run in done))
 
     def _counts(self, wanted: Sequence[StudyRun]) -> dict[str, Any]:
-        unfinished = [run for run in wanted if self.result(run) is None]
-        failed = sum(run.directory in self.failed for run in unfinished)
+        done = self.finished(wanted)
+        unfinished = [run for run in wanted if run not in done]
+        failed = sum(run in self.failed for run in unfinished)
         running = sum(runs.running(run) for run in unfinished)
         return {
             "runs": len(wanted),
-            "done": len(wanted) - len(unfinished),
+            "done": len(done),
             "running": running,
             "failed": failed,
             "left": len(unfinished) - failed - running,

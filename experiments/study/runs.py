@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Sequence
 
 import rich.console
 
@@ -28,36 +28,33 @@ from jresnet.train import loop
 RUNS, LOCK = "runs", "lock"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class StudyRun:
-    """One run of a study.
+    """One run of a study; runs with the same directory are equal.
 
     Attributes:
+      directory: its directory, unique to it.
       experiment: the first experiment that needs it; its name in the run's records.
       config: its configuration, explicit and without a budget.
       seed: its seed.
       dataset: its data, before `config.validation` images are held out.
-      directory: its directory, unique to it.
+      work: relative cost of training: parameters x images x epochs.
     """
 
-    experiment: str
-    config: Config
-    seed: int
-    dataset: Dataset
     directory: pathlib.Path
-
-    @property
-    def work(self) -> float:
-        """Relative cost of training: parameters x images x epochs."""
-        parameters = models.check_network(self.config, len(self.dataset.classes), self.dataset.image_size)
-        return parameters * len(self.dataset.train) * self.config.epochs
+    experiment: str = dataclasses.field(compare=False)
+    config: Config = dataclasses.field(compare=False)
+    seed: int = dataclasses.field(compare=False)
+    dataset: Dataset = dataclasses.field(compare=False)
+    work: int = dataclasses.field(compare=False)
 
 
 def study_run(experiment: str, config: Config, seed: int, dataset: Dataset, study: pathlib.Path) -> StudyRun:
-    """The run of this configuration, seed and data in the study's directory."""
+    """The run of this configuration, seed and data in the study's directory; its network is checked."""
+    parameters = models.check_network(config, len(dataset.classes), dataset.image_size)
     config = models.explicit(dataclasses.replace(config, budget=None))
     directory = seeds_directory(study, config, dataset.sha256) / f"seed-{seed}"
-    return StudyRun(experiment, config, seed, dataset, directory)
+    return StudyRun(directory, experiment, config, seed, dataset, parameters * len(dataset.train) * config.epochs)
 
 
 def seeds_directory(study: pathlib.Path, config: Config, sha256: str) -> pathlib.Path:
@@ -67,12 +64,10 @@ def seeds_directory(study: pathlib.Path, config: Config, sha256: str) -> pathlib
     path, is continued.
     """
     for path in sorted((study / RUNS).glob(f"{name(config)}-*/seed-*/{run_directory.CONFIG}")):
-        try:
+        with contextlib.suppress(InputError, KeyError, TypeError):  # `check` reports unusable records
             record = read_json(path)
             if not differences(record, config, record["seed"], sha256):
                 return path.parent.parent
-        except (InputError, KeyError, TypeError):
-            continue  # `check` reports unusable records
     return study / RUNS / f"{name(config)}-{digest(config, sha256)}"
 
 
@@ -98,11 +93,7 @@ def digest(config: Config, sha256: str) -> str:
 
 
 def result(run: StudyRun) -> dict | None:
-    """The verified `result.json` of a run; None while it is not finished.
-
-    Raises:
-      InputError: the records are damaged or belong to another run.
-    """
+    """The verified `result.json` of a run, None while it is unfinished; raises InputError if it is another run's."""
     if not (run.directory / run_directory.RESULT).exists():
         return None
     run_directory.verify(run.directory)
@@ -126,76 +117,54 @@ def running(run: StudyRun) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def held(run: StudyRun) -> Iterator[bool]:
-    """Hold the run's lock in a `with` block; yields False if another process holds it.
-
-    Raises:
-      InputError: the file system does not support locks.
-    """
+def train(run: StudyRun, console: rich.console.Console | None) -> bool:
+    """Train the run to its end, from its latest checkpoint; False if another process is doing so or has done so."""
     run.directory.mkdir(parents=True, exist_ok=True)
     with (run.directory / LOCK).open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
-            return
+            return False
         except OSError as error:
             raise InputError(
                 f"--workdir: {run.directory} cannot be locked ({error.strerror}): choose another file system"
             ) from None
-        yield True
-
-
-def train(run: StudyRun, console: rich.console.Console | None) -> bool:
-    """Train the run to its end, from its latest checkpoint; False if another process is doing so or has done so.
-
-    Raises:
-      Diverged: the loss became non-finite.
-      Interrupted: SIGINT or SIGTERM arrived; the state is saved.
-    """
-    with held(run) as free:
-        if not free or result(run) is not None:
+        if result(run) is not None:
             return False
         loop.fit(
             run.config, run.dataset, run.directory, seed=run.seed, experiment=run.experiment, keep=1, console=console
         )  # fmt: skip
-        return True
+    return True
 
 
 def check(runs: Sequence[StudyRun], study: pathlib.Path) -> None:
     """Check, without writing, everything that can be checked before the first run is trained.
 
-    Raises:
-      InputError: a network, batch or validation split is impossible, or the study's directory cannot be used or holds
-        records that are damaged, of other data, or of a later version.
+    Raises InputError if a batch or validation split is impossible, or the study's directory cannot be used or holds
+    records that are damaged, of other data, or of a later version.
     """
     run_directory.check_writable(study)
     if (study / run_directory.CONFIG).exists() or any(study.glob("seed-*")):
         raise InputError(f"--workdir {study}: holds runs of a single experiment: choose another directory for a study")
-    for run in {run.directory.parent: run for run in runs}.values():
-        models.check_network(run.config, len(run.dataset.classes), run.dataset.image_size)
+    for run in runs:
         Devices(run.config)
-    for dataset, config in {run.dataset.sha256: (run.dataset, run.config) for run in runs}.values():
-        dataset.hold_out(config.validation, 0)
-    known = {run.dataset.sha256 for run in runs}
+    of_data = {run.dataset.sha256: run for run in runs}
+    for run in of_data.values():
+        run.dataset.hold_out(run.config.validation, 0)
     for path in sorted(study.glob(f"{RUNS}/*/seed-*/{run_directory.CONFIG}")):
-        _check_record(study, path, known)
+        _check_record(study, path, of_data.keys())
     for run in runs:
         result(run)
 
 
-def _check_record(study: pathlib.Path, path: pathlib.Path, known: set[str]) -> None:
+def _check_record(study: pathlib.Path, path: pathlib.Path, known: Container[str]) -> None:
     """Raise InputError unless a `config.json` has options of this version and is of known data."""
     record = read_json(path)
     config, dataset = record.get("config"), record.get("dataset")
-    options = {field.name for field in dataclasses.fields(Config)}
-    if not isinstance(config, dict) or not isinstance(dataset, dict) or not config.keys() <= options:
-        raise InputError(
-            f"--workdir {study}: {path} is not a record of this version: choose another directory for this study"
-        )
-    if dataset.get("sha256") not in known:
-        raise InputError(
-            f"--workdir {study}: {path} is of other data ({dataset.get('name')}, sha256 "
-            f"{str(dataset.get('sha256'))[:12]}): choose another directory for this study"
-        )
+    if not isinstance(config, dict) or not isinstance(dataset, dict) or not config.keys() <= vars(Config()).keys():
+        problem = "not a record of this version"
+    elif (sha256 := dataset.get("sha256")) not in known:
+        problem = f"of other data ({dataset.get('name')}, sha256 {str(sha256)[:12]})"
+    else:
+        return
+    raise InputError(f"--workdir {study}: {path} is {problem}: choose another directory for this study")

@@ -1,5 +1,6 @@
 """The program of a single experiment: it trains one configuration with one or more seeds and prints a table."""
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -34,12 +35,10 @@ class Options(SeedOptions):
         if self.workdir:
             return pathlib.Path(self.workdir)
         name = f"{experiment}-quick" if self.quick else experiment
-        path, number = pathlib.Path("runs", name), 1
-        latest = path
-        while path.exists():
-            latest, number = path, number + 1
-            path = path.with_name(f"{name}-{number}")
-        return latest if self.resume else path
+        paths = [pathlib.Path("runs", name)]
+        while paths[-1].exists():
+            paths.append(pathlib.Path("runs", f"{name}-{len(paths) + 1}"))
+        return paths[-2] if self.resume and len(paths) > 1 else paths[-1]
 
     def resuming(self, program: str, arguments: Sequence[str], directory: pathlib.Path) -> str:
         """The command that resumes the experiment after an interruption."""
@@ -55,10 +54,7 @@ class SingleOptions(ProcessOptions, Options):
 def main(experiment: str, config: Config, arguments: Sequence[str] | None = None) -> int:
     """Run an experiment from the command line; returns the exit status, see `jresnet.cli.exit_status`.
 
-    Args:
-      experiment: the name of its module in `experiments`.
-      config: the defaults of the configuration's options.
-      arguments: the words after the program's name; None for this process's own.
+    It is named after its module in `experiments`; `config` has the defaults of the configuration's options.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     return cli.exit_status(lambda: run(experiment, config, words))
@@ -99,15 +95,11 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
 
 def check_layout(workdir: pathlib.Path, seeds: int) -> None:
     """Raise InputError if `workdir` holds one run and several are to be made in it, or the reverse."""
-    try:
-        several = any(workdir.glob("seed-*/config.json"))
-        one = (workdir / "config.json").exists()
-    except OSError:
-        return  # the runs' own checks report what is wrong with the directory
-    if one and seeds > 1:
-        raise InputError(f"--workdir {workdir}: holds a single run: choose another directory for {seeds} seeds")
-    if several and seeds == 1:
-        raise InputError(f"--workdir {workdir}: holds runs of several seeds: choose another directory for one")
+    with contextlib.suppress(OSError):  # the runs' own checks report what is wrong with the directory
+        if seeds > 1 and (workdir / "config.json").exists():
+            raise InputError(f"--workdir {workdir}: holds a single run: choose another directory for {seeds} seeds")
+        if seeds == 1 and any(workdir.glob("seed-*/config.json")):
+            raise InputError(f"--workdir {workdir}: holds runs of several seeds: choose another directory for one")
 
 
 def written(workdir: pathlib.Path, directories: Sequence[pathlib.Path]) -> list[pathlib.Path]:

@@ -4,9 +4,9 @@ All intervals and tests are scipy's: Student's t for a mean, the paired t-test f
 """
 
 import itertools
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,8 @@ from experiments.study.experiment import Cell, Experiment
 
 LEVEL = 0.95
 """Confidence level of all intervals; claims are judged at significance level 1 - LEVEL."""
+
+Word = Literal["supported", "refuted", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Comparison:
 class Verdict:
     """What a study concludes about a claim of the report."""
 
-    word: Literal["supported", "refuted", "undecided"]
+    word: Word
     sentence: str
     comparisons: tuple[Comparison, ...]
 
@@ -68,9 +70,9 @@ def summarise(values: Iterable[float]) -> Summary:
     return Summary(n, mean, std, float(low), float(high))
 
 
-def compare(first: Cell, second: Cell, key: str = "test_accuracy") -> Comparison | None:
-    """Compare two settings by a key of `result.json` on the seeds that both have; None if they share none."""
-    ours, theirs = ({record["seed"]: record[key] for record in cell.records} for cell in (first, second))
+def compare(first: Cell, second: Cell) -> Comparison | None:
+    """Compare the test accuracies of two settings on the seeds that both have; None if they share none."""
+    ours, theirs = ({record["seed"]: record["test_accuracy"] for record in cell.records} for cell in (first, second))
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
         return None
@@ -98,35 +100,25 @@ def judge(experiment: Experiment, cells: Sequence[Cell]) -> Verdict | None:
 
     Supported: every pair differs in the claimed direction. Refuted: some pair differs in the opposite direction.
     Undecided: neither. A pair differs if its paired t-test, corrected by Holm's method for the number of pairs, has
-    p < 1 - LEVEL.
-
-    Returns:
-      The verdict; None if the report claims nothing.
+    p < 1 - LEVEL. None if the report claims nothing.
     """
     if not experiment.claim:
         return None
     ordering = " > ".join(experiment.claim)
-    # Without accuracies, the report's claim is only implied by what it chose.
-    claim = (
-        f"The report's ordering {ordering}"
-        if experiment.reported
-        else f"The ordering {ordering}, implied by the report's choice,"
-    )
+    claim = f"The report's ordering {ordering}"
+    if not experiment.reported:  # the claim is only implied by what the report chose
+        claim = f"The ordering {ordering}, implied by the report's choice,"
     by_label = {cell.setting.label: cell for cell in cells}
-    pairs = list(itertools.combinations(experiment.claim, 2))
-    compared = [compare(by_label[a], by_label[b]) for a, b in pairs if a in by_label and b in by_label]
+    compared = [compare(by_label[a], by_label[b]) for a, b in itertools.combinations(experiment.claim, 2)]
     comparisons = tuple(comparison for comparison in compared if comparison is not None)
-    if len(comparisons) < len(pairs):
+    if len(comparisons) < len(compared):
         return Verdict("undecided", f"{claim} is undecided: not all of it has been run yet.", comparisons)
-    tested = [(comparison, comparison.p) for comparison in comparisons if comparison.p is not None]
-    corrected = holm([p for _, p in tested])
-    significant = {comparison for (comparison, _), p in zip(tested, corrected, strict=True) if p < 1 - LEVEL}
+    tested = {comparison: comparison.p for comparison in comparisons if comparison.p is not None}
+    corrected = dict(zip(tested, holm([*tested.values()]), strict=True))
+    significant = {comparison for comparison, p in corrected.items() if p < 1 - LEVEL}
     against = [c for c in comparisons if c.difference < 0 and c in significant]
-    word: Literal["supported", "refuted", "undecided"] = "undecided"
-    if against:
-        word = "refuted"
-    elif all(c.difference > 0 and c in significant for c in comparisons):
-        word = "supported"
+    supported = all(c.difference > 0 and c in significant for c in comparisons)
+    word: Word = "refuted" if against else "supported" if supported else "undecided"
     means = {name: summarise(r["test_accuracy"] for r in by_label[name].records).mean for name in experiment.claim}
     return Verdict(word, _sentence(word, claim, means, comparisons, against), comparisons)
 
@@ -152,9 +144,6 @@ def _sentence(
 
 def winner(cells: Sequence[Cell], select: str) -> str:
     """The label with the best mean accuracy on the split `select`, "validation" or "test"; the first of equals."""
-    means = {
-        cell.setting.label: math.fsum(record[f"{select}_accuracy"] for record in cell.records) / len(cell.records)
-        for cell in cells
-        if cell.records
-    }
+    key = f"{select}_accuracy"
+    means = {cell.setting.label: fmean(record[key] for record in cell.records) for cell in cells if cell.records}
     return max(means, key=lambda label: means[label])

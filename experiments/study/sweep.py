@@ -11,14 +11,13 @@ from typing import Any, cast
 
 from experiments import report
 from experiments.study import runs, statistics
-from experiments.study.experiment import Cell, Experiment
+from experiments.study.experiment import Experiment
 from experiments.study.options import QUICK, parse, resumable
 from experiments.study.progress import Progress
 from experiments.study.results import results_table
 from experiments.study.runs import StudyRun
 from experiments.study.single import Options
 from jresnet import cli
-from jresnet.config import Config
 from jresnet.data.datasets import load_dataset
 from jresnet.errors import InputError
 from jresnet.records.files import write_bytes
@@ -52,18 +51,13 @@ def run(experiment: Experiment, arguments: list[str]) -> None:
 
 
 def configure(program: str, experiment: Experiment, arguments: list[str]) -> tuple[Options, Experiment]:
-    """The options, and the experiment with the options given applied to every setting.
-
-    Raises:
-      InputError: an option is given that the experiment varies.
-    """
+    """The options, and the experiment with those given applied to every setting; refuses the one that it varies."""
     configs = [setting.config for setting in experiment.settings]
-    fields = [field.name for field in dataclasses.fields(Config)]
-    varying = {name for name in fields if len({getattr(config, name) for config in configs}) > 1}
+    varying = {name for name in vars(configs[0]) if len({getattr(config, name) for config in configs}) > 1}
     options = parse(program, configs[0], arguments, Options)
     quick: dict[str, Any] = QUICK if options.quick else {}
     default = dataclasses.replace(configs[0], **quick)
-    given = {name: getattr(options, name) for name in fields if getattr(options, name) != getattr(default, name)}
+    given = {name: value for name, value in vars(options.config).items() if value != getattr(default, name)}
     if clash := sorted(given.keys() & varying):
         option = f"--{clash[0].replace('_', '-')}"
         labels = ", ".join(setting.label for setting in experiment.settings)
@@ -79,24 +73,15 @@ def configure(program: str, experiment: Experiment, arguments: list[str]) -> tup
 def conclude(
     experiment: Experiment, groups: Mapping[str, Sequence[StudyRun]], workdir: pathlib.Path, progress: Progress
 ) -> None:
-    """Write and print the table, and print the verdict and the runs' directories.
-
-    Raises:
-      Diverged: a run did; everything else has been printed before.
-    """
-    done = {
-        label: [(run, record) for run in of_label if (record := progress.result(run)) is not None]
-        for label, of_label in groups.items()
-    }
-    records = [record | {"experiment": experiment.name} for pairs in done.values() for _, record in pairs]
+    """Write and print the table, the verdict and the runs' directories, and at last raise Diverged if a run did."""
+    cells = [progress.cell(setting, groups[setting.label]) for setting in experiment.settings]
+    records = [record | {"experiment": experiment.name} for cell in cells for record in cell.records]
     if records:
         table = results_table(records)
         write_bytes(workdir / "table.md", table.markdown().encode())
         progress.console.print(table)
-    cells = [Cell(s, records=tuple(record for _, record in done[s.label])) for s in experiment.settings]
-    verdict = statistics.judge(experiment, cells)
-    if verdict is not None:
+    if (verdict := statistics.judge(experiment, cells)) is not None:
         progress.say(verdict.sentence)
-    for path in [workdir / "table.md", *(run.directory for pairs in done.values() for run, _ in pairs)]:
+    for path in [workdir / "table.md", *(directory for cell in cells for directory in cell.directories)]:
         progress.say(str(path))
     progress.raise_failures()

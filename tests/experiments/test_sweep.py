@@ -44,6 +44,11 @@ def test_the_option_that_a_sweep_varies_is_refused(name, option):
         parsed(name, *option.split())
 
 
+def test_a_budget_holds_for_every_setting(here, capsys):
+    assert sweep.main(learning_rate.EXPERIMENT, [*SMALL, "--budget", "5"]) == 2
+    assert "over the budget of 5" in capsys.readouterr().err
+
+
 def test_quick_keeps_what_varies():
     _, configs = parsed("learning_rate", "--quick")
     assert {(c.width, c.blocks, c.epochs, c.dataset) for c in configs.values()} == {(8, (1, 1, 1, 1), 5, "synthetic")}
@@ -130,14 +135,14 @@ def test_cross_validation_from_end_to_end(here, capsys):
 
 def test_the_grid():
     options = cross_validation.parse_options(["--grid", "learning-rate=0.1,0.2", "blocks=1 1,2 2", "momentum=0.5"])
-    names, grid = cross_validation.parse_grid(options)
-    assert names == ("learning-rate", "blocks", "momentum")
-    assert list(grid) == [(rate, blocks, "0.5") for rate in ("0.1", "0.2") for blocks in ("1 1", "2 2")]
-    assert grid["0.2", "1 1", "0.5"] == dataclasses.replace(
-        report.FINAL, learning_rate=0.2, blocks=(1, 1), momentum=0.5
-    )
-    names, grid = cross_validation.parse_grid(cross_validation.parse_options(["--width", "9"]))
-    assert (names, grid) == ((), {(): dataclasses.replace(report.FINAL, width=9)})
+    settings = cross_validation.parse_grid(options)
+    names = ["learning-rate", "blocks", "momentum"]
+    assert [[*values.items()] for values, _ in settings] == [
+        [*zip(names, (rate, blocks, "0.5"), strict=True)] for rate in ("0.1", "0.2") for blocks in ("1 1", "2 2")
+    ]
+    assert settings[2][1] == dataclasses.replace(report.FINAL, learning_rate=0.2, blocks=(1, 1), momentum=0.5)
+    settings = cross_validation.parse_grid(cross_validation.parse_options(["--width", "9"]))
+    assert settings == [({}, dataclasses.replace(report.FINAL, width=9))]
 
 
 @pytest.mark.parametrize(
