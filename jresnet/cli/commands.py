@@ -29,16 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(words: Sequence[str]) -> None:
-    """Run the command that the first word names.
-
-    Raises:
-      InputError: there is no such command, or its options are unusable.
-    """
-    if words and words[0] in ("-h", "--help"):
+    """Run the command that the first word names."""
+    name, *arguments = words or ["the command"]
+    if name in ("-h", "--help"):
         print(USAGE, end="")
         return
-    if not words or words[0] not in COMMANDS:
-        name = words[0] if words else "the command"
+    if name not in COMMANDS:
         raise InputError(f"{name}: must be one of {', '.join(COMMANDS)}: see python -m jresnet --help")
-    options, command = COMMANDS[words[0]]
-    command(parse(options, words[1:], f"python -m jresnet {words[0]}"))
+    options, command = COMMANDS[name]
+    command(parse(options, arguments, f"python -m jresnet {name}"))

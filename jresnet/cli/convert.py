@@ -40,19 +40,14 @@ class Convert(NetworkOptions):
 
 
 def run(options: Convert) -> None:
-    """Convert the source; the target is written only once the weights have been read and checked.
-
-    Raises:
-      InputError: options that do not go together, a source that cannot be read, a target that cannot be written, or
-        weights of another network.
-    """
+    """Convert the source; the target is written only once the weights have been read and checked."""
     from_run, to_run = pathlib.Path(options.source).is_dir(), not pathlib.Path(options.target).suffix
     for name in ("mean", "std", "classes"):
-        absent = getattr(options, name) is None
-        require(options, name, to_run or absent, "only a target directory records it: leave it out")
+        holds = to_run or getattr(options, name) is None
+        require(options, name, holds, "only a target directory records it: leave it out")
     for name in ("model", "width", "blocks", "kernel_size", "pool_size", "image_size"):
-        absent = getattr(options, name) is None
-        require(options, name, not from_run or absent, "the run's own record says it: leave it out")
+        holds = not from_run or getattr(options, name) is None
+        require(options, name, holds, "the run's own record says it: leave it out")
     if from_run and to_run:
         raise InputError(f"{options.target}: both are directories: copy the run, or name a file to write")
     if from_run:
@@ -67,11 +62,7 @@ def run(options: Convert) -> None:
 
 
 def convert_file(options: Convert, to_run: bool) -> None:
-    """Convert a file of weights, to a run's directory if `to_run`, else to another file.
-
-    Raises:
-      InputError: see `run`.
-    """
+    """Convert a file of weights, to a run's directory if `to_run`, else to another file."""
     if to_run and (options.mean is None or options.std is None):
         raise InputError(
             "--mean and --std: a run's directory needs the normalisation that the weights were trained with: "

@@ -26,11 +26,7 @@ class Inspect(NetworkOptions):
 
 
 def run(options: Inspect) -> None:
-    """Print the table of a network's layers, and draw its figure if a file is named.
-
-    Raises:
-      InputError: an option is out of range, options do not go together, or the figure cannot be written.
-    """
+    """Print the table of a network's layers, and draw its figure if a file is named."""
     if options.figure:
         diagram.check_path(options.figure)
     variant = models.VARIANTS[options.model]()

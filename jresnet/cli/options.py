@@ -43,13 +43,7 @@ def parse(
 
 
 def _message(event: Any, hints: dict[str, Any], words: Sequence[str]) -> str:
-    """The option as typed, the rule it breaks, and the remedy.
-
-    Args:
-      event: the `tyro._errors.ParseErrorEvent`.
-      hints: type of each option, by the name of its field.
-      words: the command line.
-    """
+    """The option as typed, the rule it breaks, and the remedy; `hints` are the types of the dataclass's fields."""
     flags = {name: f"--{name.replace('_', '-')}" for name in hints}
     match event:
         case _errors.UnrecognizedArgs(tokens=[word, *_]) | _errors.MissingArgs(unrecognized_tokens=[word, *_]):

@@ -27,10 +27,8 @@ def exit_status(program: Callable[[], None]) -> int:
         status = 0
     except (Diverged, Interrupted) as error:  # in every process of the run at the same step
         return _report(error, 1 if isinstance(error, Diverged) else 128 + error.signal)
-    except InputError as error:
-        status = _report(error, 2)
-    except Lost as error:
-        status = _report(error, 3)
+    except (InputError, Lost) as error:
+        status = _report(error, 2 if isinstance(error, InputError) else 3)
     except KeyboardInterrupt:  # outside the training, or for the second time
         status = _report("interrupted at once: --resume continues from the latest checkpoint, if there is one", 130)
     except BrokenPipeError:

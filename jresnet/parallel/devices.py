@@ -3,6 +3,7 @@
 Under pmap a batch is split over the devices in order, so process 0 holds the first images of every batch.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from jresnet.parallel.compiler import compiler_options
 AXIS_NAME = "devices"
 
 
+@dataclasses.dataclass(init=False, unsafe_hash=True)
 class Devices:
     """The devices of one run.
 
@@ -39,6 +41,10 @@ class Devices:
       InputError: the batch does not divide among the devices, jit is chosen for several processes, or the processes
         have different numbers of devices.
     """
+
+    count: int
+    axis_name: str | None
+    _devices: tuple[jax.Device, ...] | None
 
     def __init__(self, config: Config, devices: Sequence[jax.Device] | None = None):
         self._devices = None if devices is None else tuple(devices)
@@ -63,16 +69,6 @@ class Devices:
             config, "batch_size", config.batch_size % self.count == 0,
             f"does not divide among {self.count} devices: choose {sizes}, or --parallel jit for one device",
         )  # fmt: skip
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Devices) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    @property
-    def _key(self) -> tuple[Any, ...]:
-        return self.count, self.axis_name, self._devices
 
     def compile(
         self, function: Callable[..., Any], donate: tuple[int, ...] = (), broadcast: tuple[int, ...] = ()
@@ -115,9 +111,8 @@ class Devices:
             if self.axis_name is None:
                 return jnp.asarray(array)
             steps, batch, *rest = array.shape
-            return (
-                jnp.asarray(array).reshape(steps, self._local_count, batch // self._local_count, *rest).swapaxes(0, 1)
-            )
+            shape = (steps, self._local_count, batch // self._local_count, *rest)
+            return jnp.asarray(array).reshape(shape).swapaxes(0, 1)
 
         return jax.tree.map(split, tree)
 
@@ -132,19 +127,3 @@ class Devices:
             return gathered
         count, steps, share, *rest = gathered.shape
         return gathered.swapaxes(0, 1).reshape(steps, count * share, *rest)
-
-    def global_arrays(self, tree: Any) -> Any:
-        """Arrays that every process holds on its first device, as global arrays with `checkpoint_sharding`."""
-        if jax.process_count() == 1:
-            return tree
-        sharding = checkpoint_sharding()
-        return jax.tree.map(lambda a: jax.make_array_from_single_device_arrays(a.shape, sharding, [a]), tree)
-
-
-def checkpoint_sharding() -> jax.sharding.Sharding:
-    """Sharding of a checkpoint's arrays: replicated over the first device of every process."""
-    if jax.process_count() == 1:
-        return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    firsts = {device.process_index: device for device in reversed(jax.devices())}
-    mesh = jax.sharding.Mesh(np.array([firsts[index] for index in sorted(firsts)]), ("processes",))
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
 from jresnet.config import require
 from jresnet.errors import InputError, Lost, first_line
@@ -71,23 +72,25 @@ def initialize(options: ProcessOptions) -> None:
     # The preemption service would take SIGTERM away from Python.
     jax.config.update("jax_enable_preemption_service", False)
     _start_witness(index)
-    with _exit_after_timeout(options, index):
+    timer = threading.Timer(options.join_seconds, _give_up, (options, index))
+    timer.start()
+    try:
         jax.distributed.initialize(
             options.coordinator, count, index,
             # Longer than our own timer: at this timeout JAX aborts with a C++ stack trace.
             initialization_timeout=options.join_seconds + 60,
             shutdown_timeout_seconds=60,
         )  # fmt: skip
+    finally:
+        timer.cancel()
     atexit.register(_dismiss_witness)
 
 
 def num_processes_and_id(options: ProcessOptions, environment: Mapping[str, str]) -> tuple[int, int]:
-    """The number of processes and the index of this one, from the options or else the launcher's environment.
-
-    Raises:
-      InputError: they contradict each other or do not suffice.
-    """
-    count = _launched_processes(environment) if options.num_processes is None else options.num_processes
+    """The number of processes and the index of this one, from the options or else the launcher's environment."""
+    # Not SLURM_NTASKS: that is also set in a batch script's own shell, which srun has not started.
+    launched = environment.get("OMPI_COMM_WORLD_SIZE", environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    count = int(launched) if options.num_processes is None else options.num_processes
     require(options, "num_processes", count >= 1, "must be at least 1")
     require(options, "join_seconds", options.join_seconds >= 1, "must be at least 1")
     if options.coordinator is not None:
@@ -98,23 +101,14 @@ def num_processes_and_id(options: ProcessOptions, environment: Mapping[str, str]
         require(options, "coordinator", not single, "needs --num-processes, the same in every process")
     index = options.process_id
     if index is None:
-        name = next((name for name in _INDEX_VARIABLES if name in environment), None)
-        known = count == 1 or name is not None
-        require(options, "num_processes", known, "needs --process-id, a different one in each process", count)
-        index = int(environment[name]) if name and count > 1 else 0
+        given = [environment[name] for name in _INDEX_VARIABLES if name in environment] if count > 1 else ["0"]
+        require(options, "num_processes", bool(given), "needs --process-id, a different one in each process", count)
+        index = int(given[0])
     rule = f"must lie from 0 to {count - 1}, as --num-processes is {count}"
     require(options, "process_id", 0 <= index < count, rule, index)
     reachable = count == 1 or options.coordinator is not None or any(n in environment for n in _COORDINATOR_VARIABLES)
     require(options, "num_processes", reachable, "needs --coordinator HOST:PORT, the address of process 0", count)
     return count, index
-
-
-def _launched_processes(environment: Mapping[str, str]) -> int:
-    """The number of processes that Open MPI or SLURM started; 1 without either."""
-    if "OMPI_COMM_WORLD_SIZE" in environment:
-        return int(environment["OMPI_COMM_WORLD_SIZE"])
-    # Not SLURM_NTASKS: that is also set in a batch script's own shell, which srun has not started.
-    return int(environment.get("SLURM_STEP_NUM_TASKS", 1))
 
 
 def is_primary() -> bool:
@@ -126,7 +120,7 @@ def process_max(values: Sequence[float]) -> list[float]:
     """The maximum of each value over all processes; a collective."""
     if jax.process_count() == 1:
         return list(values)
-    return [float(value) for value in _process_allgather(np.asarray(values, np.float32)).max(axis=0)]
+    return [float(value) for value in process_allgather(np.asarray(values, np.float32)).max(axis=0)]
 
 
 def visible_to_all(path: pathlib.Path) -> bool:
@@ -138,14 +132,9 @@ def visible_to_all(path: pathlib.Path) -> bool:
 
 
 def require_equal(settings: Mapping[str, Any], versions: Mapping[str, str]) -> list[str]:
-    """Check that all processes have the same settings; a collective.
+    """Check that all processes have the same JSON-serialisable settings; a collective.
 
-    Args:
-      settings: name -> JSON-serialisable value, which must be equal in all processes.
-      versions: package -> version, which should be.
-
-    Returns:
-      A warning for each version that differs.
+    The packages' versions should be the same too: returns a warning for each that differs.
 
     Raises:
       InputError: a setting differs from process 0's; raised in every process.
@@ -184,7 +173,7 @@ def lost_peers() -> Iterator[None]:
 
 def is_lost_peer(error: Exception) -> bool:
     """Whether a collective raised this error because another process is gone."""
-    return jax.process_count() > 1 and not isinstance(error, InputError) and _LOST_PEER.search(str(error)) is not None
+    return not isinstance(error, InputError) and jax.process_count() > 1 and _LOST_PEER.search(str(error)) is not None
 
 
 def exit_after_failure(status: int) -> None:
@@ -199,18 +188,11 @@ def exit_after_failure(status: int) -> None:
         os._exit(status)
 
 
-def _process_allgather(array: np.ndarray) -> np.ndarray:
-    """Arrays of equal shape from all processes, [processes, ...]."""
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(array)).reshape(-1, *array.shape)
-
-
 def _exchange(record: Any) -> list[Any]:
     """The record of every process, in process order."""
     data = np.frombuffer(json.dumps(record, sort_keys=True).encode(), np.uint8)
-    sizes = _process_allgather(np.array([len(data)], np.int32))[:, 0]
-    rows = _process_allgather(np.pad(data, (0, sizes.max() - len(data))))
+    sizes = process_allgather(np.int32(len(data)))
+    rows = process_allgather(np.pad(data, (0, sizes.max() - len(data))))
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
@@ -225,25 +207,14 @@ def _check_port(options: ProcessOptions) -> None:
         require(options, "coordinator", False, f"port {port} cannot be used here ({error.strerror}): choose another")
 
 
-@contextlib.contextmanager
-def _exit_after_timeout(options: ProcessOptions, index: int) -> Iterator[None]:
-    """Print a line and exit with status 2 if the body takes longer than `join_seconds`."""
+def _give_up(options: ProcessOptions, index: int) -> None:
+    """Exit with status 2, as not all processes have connected in time."""
     address = options.coordinator or "the coordinator"
-
-    def give_up() -> None:
-        problem = "not all processes connected" if index == 0 else "cannot be reached, or not all processes connected"
-        remedy = "start all of them, and check that --coordinator names process 0's host and a free port"
-        print(f"{address}: {problem} within {options.join_seconds} seconds: {remedy}", file=sys.stderr, flush=True)
-        _dismiss_witness()
-        os._exit(2)
-
-    timer = threading.Timer(options.join_seconds, give_up)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    problem = "not all processes connected" if index == 0 else "cannot be reached, or not all processes connected"
+    remedy = "start all of them, and check that --coordinator names process 0's host and a free port"
+    print(f"{address}: {problem} within {options.join_seconds} seconds: {remedy}", file=sys.stderr, flush=True)
+    _dismiss_witness()
+    os._exit(2)
 
 
 _witness: subprocess.Popen[bytes] | None = None
@@ -257,17 +228,12 @@ def _start_witness(index: int) -> None:
     """
     global _witness
     line = f"process {index}: ended early, most likely because another process of the run is gone: {_REMEDY}"
+    words = ["sh", "-c", 'read -r until_this_process_ends; echo "$0" >&2', line]
     with contextlib.suppress(OSError):  # without a shell only that line is lost
-        _witness = subprocess.Popen(
-            ["sh", "-c", 'read -r dismissed || echo "$0" >&2', line], stdin=subprocess.PIPE, start_new_session=True
-        )
+        _witness = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def _dismiss_witness() -> None:
-    global _witness
-    witness, _witness = _witness, None
-    if witness is not None and witness.stdin is not None:
-        with contextlib.suppress(OSError):
-            witness.stdin.write(b"dismissed\n")
-            witness.stdin.close()
-            witness.wait(5)
+    if _witness is not None:
+        _witness.kill()
+        _witness.communicate()

@@ -5,22 +5,20 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
 from jresnet.errors import Diverged, InputError, Interrupted, first_line
 from jresnet.parallel import distributed
-from jresnet.parallel.devices import checkpoint_sharding
-from jresnet.train.step import Metrics, TrainState
 
 
 class Checkpoints:
     """Writes and reads the checkpoints in one directory; a context manager that waits for pending writes.
 
-    Args:
-      directory: created with the first checkpoint.
-      keep: how many of the latest to keep; None for all.
-      read_only: only read, possibly while a run is writing.
+    The directory is created with the first of them, and the latest `keep` are kept, all for None. With `read_only` a
+    run may be writing at the same time.
     """
 
     def __init__(self, directory: pathlib.Path, keep: int | None = 2, read_only: bool = False):
@@ -37,11 +35,16 @@ class Checkpoints:
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Write a pytree of arrays and a JSON-serialisable dict in the background; an existing step is left as it is.
 
-        The arrays must not change until the write is finished. A collective.
+        Every process gives the same arrays, on its first device. A collective.
         """
         manager = self._open()
         if step in manager.all_steps():
             return
+        # A copy: training goes on and donates the state's buffers while the files are written.
+        state = jax.tree.map(jnp.copy, state)
+        if jax.process_count() > 1:
+            place = _sharding()
+            state = jax.tree.map(lambda a: jax.make_array_from_single_device_arrays(a.shape, place, [a]), state)
         manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)))
 
     def steps(self) -> list[int]:
@@ -49,11 +52,15 @@ class Checkpoints:
         return sorted(self._open().all_steps()) if self._directory.is_dir() else []
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """Read the checkpoint of `step` with the shapes, dtypes and shardings of `like`; return pytree and dict.
+        """Read the checkpoint of `step` with the shapes and dtypes of `like`; return pytree and dict. A collective.
+
+        The arrays lie on this process's first device.
 
         Raises:
           InputError: it is damaged or belongs to another network.
         """
+        place = _sharding()
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
         try:
             checkpoint = self._open().restore(step, args=args)
@@ -64,21 +71,16 @@ class Checkpoints:
                 f"{self._directory / str(step)}: this checkpoint cannot be restored ({first_line(error)[:200]}): "
                 "delete it to continue from an earlier one, or choose another --workdir"
             ) from error
-        return checkpoint.state, checkpoint.meta
-
-    def close(self) -> None:
-        """Wait until every checkpoint is written."""
-        if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0), checkpoint.state), checkpoint.meta
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Finish writing, also after an error, unless that would wait for processes that are gone."""
-        if kind is None or jax.process_count() == 1 or issubclass(kind, Interrupted | Diverged):
-            self.close()
+        together = kind is None or jax.process_count() == 1 or issubclass(kind, Interrupted | Diverged)
+        if self._manager is not None and together:
+            self._manager.close()
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
@@ -87,16 +89,10 @@ class Checkpoints:
         return self._manager
 
 
-def restore(
-    checkpoints: Checkpoints, step: int, shapes: tuple[TrainState, Metrics]
-) -> tuple[tuple[TrainState, Metrics], dict[str, Any]]:
-    """The state and metrics saved at `step`, on this process's first device, and the metadata; a collective.
-
-    Raises:
-      InputError: the checkpoint is damaged or belongs to another network.
-    """
-    sharding = checkpoint_sharding()
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
-    saved, meta = checkpoints.restore(step, like)
-    state, metrics = jax.tree.map(lambda leaf: leaf.addressable_data(0), saved)
-    return (TrainState(**vars(state)), Metrics(*metrics)), meta
+def _sharding() -> jax.sharding.Sharding:
+    """Replicated over the first device of every process."""
+    if jax.process_count() == 1:
+        return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    firsts = {device.process_index: device for device in reversed(jax.devices())}
+    mesh = jax.sharding.Mesh(np.array([firsts[index] for index in sorted(firsts)]), ("processes",))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

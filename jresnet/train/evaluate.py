@@ -22,13 +22,7 @@ CACHED_PROGRAMS = 64
 
 
 class Outputs(NamedTuple):
-    """Per-image outputs of an evaluation, in the split's order; see `make_predict_step`.
-
-    Attributes:
-      losses: float32 [images], in nats.
-      predictions: int32 [images].
-      confidences: float32 [images].
-    """
+    """Outputs of an evaluation, as of `make_predict_step`: each [images], in the split's order."""
 
     losses: np.ndarray
     predictions: np.ndarray
@@ -64,13 +58,7 @@ def eval_program(model: ResNet, devices: Devices) -> Callable[..., tuple[jax.Arr
 
 
 class Evaluator:
-    """Evaluates a network's variables on splits.
-
-    Args:
-      model: the network, without a mapped axis.
-      statistics: mean and standard deviation of the channels.
-      devices: where to run.
-    """
+    """Evaluates a network's variables on splits; the model has no mapped axis."""
 
     def __init__(self, model: ResNet, statistics: Statistics, devices: Devices):
         self.program, self.devices = eval_program(model, devices), devices
@@ -102,12 +90,9 @@ class Evaluator:
 
 
 def summarise(losses: np.ndarray, correct: np.ndarray, batch_size: int) -> Summary:
-    """Summarise an evaluation.
+    """Summarise the losses in nats, float [images], and which images are correct, bool [images], in the split's order.
 
-    Args:
-      losses: float [images], in nats.
-      correct: bool [images], in the split's order.
-      batch_size: of the batches whose accuracies are averaged, as the report did; the last may be smaller.
+    The accuracies of batches of `batch_size` are averaged as the report did; the last batch may be smaller.
     """
     starts = np.arange(0, len(correct), batch_size)
     batch_means = np.add.reduceat(correct, starts, dtype=np.float64) / np.diff([*starts, len(correct)])

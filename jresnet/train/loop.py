@@ -29,6 +29,7 @@ from jresnet.train.signals import StopSignal, catch_stop_signals
 from jresnet.train.trainer import Trainer
 
 
+@distributed.lost_peers()
 def fit(
     config: Config,
     dataset: Dataset,
@@ -78,18 +79,15 @@ def fit(
     run = describe(config, dataset, sha256, seed, experiment)
     record = run_directory.check(directory, run.config, seed, sha256, resume)
     finished = None if record is None else Result.from_json(record, directory / run_directory.RESULT)
-    with distributed.lost_peers():
-        check_processes_agree(run, directory, finished)
+    check_processes_agree(run, directory, finished)
     if finished is not None:
         return finished
 
     commit = environment.commit()  # now, not at the end: the checkout may change during a long run
     enable_compile_cache()
     trainer = Trainer(run, dataset.train, devices)
-    with distributed.lost_peers():
-        create_directory(directory, run, trainer)
+    create_directory(directory, run, trainer)
     with (
-        distributed.lost_peers(),
         catch_stop_signals() as signal,
         Checkpoints(directory / run_directory.CHECKPOINTS, keep) as checkpoints,
         RunLog(
@@ -116,21 +114,15 @@ def fit(
             log.epoch(epoch_record(trainer, dataset, epoch, outputs, time.perf_counter() - started))
         result = summarise_run(trainer, log.history, commit)
     if distributed.is_primary():
-        curves(log.history, directory / run_directory.CURVES, figure_title(result))
+        network = f"width {result.config['width']}, {result.parameters:,} parameters"
+        title = f"{experiment}, seed {seed}: {network}, {dataset.name}"
+        curves(log.history, directory / run_directory.CURVES, title)
         run_directory.finish(directory, result.to_json())
     return result
 
 
 def describe(config: Config, dataset: Dataset, sha256: str, seed: int, experiment: str) -> Run:
-    """The run of this configuration and seed on a data set whose validation images are held out already.
-
-    Args:
-      config: the configuration; the network's own defaults are filled in.
-      dataset: the data.
-      sha256: of the data before validation images were held out.
-      seed: of the run.
-      experiment: its name in records.
-    """
+    """The run on a data set whose validation images are held out already; `sha256` is that of the data before."""
     mean, std = dataset.channel_statistics
     config = dataclasses.replace(models.explicit(config), dataset=dataset.name)
     return Run(
@@ -139,11 +131,7 @@ def describe(config: Config, dataset: Dataset, sha256: str, seed: int, experimen
 
 
 def check_processes_agree(run: Run, directory: pathlib.Path, finished: Result | None) -> None:
-    """Check that all processes have the same options and data and see the same checkpoints; a collective.
-
-    Raises:
-      InputError: a process differs from process 0.
-    """
+    """Raise InputError unless all processes have the same options and data and see the same checkpoints."""
     # The data's sha256 decides, not the path at which each process finds them.
     paths = ("dataset", "data_dir")
     options = {f"--{name.replace('_', '-')}": value for name, value in vars(run.config).items() if name not in paths}
@@ -159,11 +147,7 @@ def check_processes_agree(run: Run, directory: pathlib.Path, finished: Result | 
 
 
 def create_directory(directory: pathlib.Path, run: Run, trainer: Trainer) -> None:
-    """Create the run's directory; check that all processes share it and have the same kind of input; a collective.
-
-    Raises:
-      InputError: they do not.
-    """
+    """Create the run's directory; raise InputError unless all processes share it and have the same kind of input."""
     if distributed.is_primary():
         run_directory.create(directory, run)
     distributed.require_equal({"--input": trainer.source.name}, {})
@@ -181,11 +165,7 @@ def stop_if_signalled(trainer: Trainer) -> None:
 
 
 def evaluate(trainer: Trainer, dataset: Dataset, epoch: int, signal: StopSignal, log: RunLog) -> dict[str, Outputs]:
-    """Evaluate the splits other than the training split that have images.
-
-    Raises:
-      Interrupted: a stop signal arrived.
-    """
+    """Evaluate the splits other than the training split that have images; raise Interrupted on a stop signal."""
 
     def after_chunk() -> None:
         log.advance(trainer.steps_per_epoch, epoch, "test")
@@ -200,11 +180,7 @@ def evaluate(trainer: Trainer, dataset: Dataset, epoch: int, signal: StopSignal,
 def epoch_record(
     trainer: Trainer, dataset: Dataset, epoch: int, outputs: dict[str, Outputs], eval_seconds: float
 ) -> Record:
-    """One line of `metrics.jsonl`.
-
-    Raises:
-      Diverged: a validation or test loss is not finite.
-    """
+    """One line of `metrics.jsonl`; raises Diverged if a validation or test loss is not finite."""
     train_loss, train_accuracy = trainer.epoch_metrics()
     record = {"epoch": epoch, "train_loss": train_loss, "train_accuracy": train_accuracy}
     for name, output in outputs.items():
@@ -224,14 +200,11 @@ def epoch_record(
 
 def summarise_run(trainer: Trainer, history: list[Record], commit: str | None) -> Result:
     """The result of a finished run, with the metrics of its last epoch."""
-    run, last = trainer.run, history[-1]
-    metrics = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "test_loss", "test_accuracy",
-               "test_accuracy_batch_mean")  # fmt: skip
-    record: Record = run.to_json()
-    figures: Record = {name: last.get(name) for name in metrics}
+    record: Record = trainer.run.to_json()
+    metrics = {name: value for name, value in history[-1].items() if "loss" in name or "accuracy" in name}
     return Result(
         **{name: record[name] for name in ("experiment", "config", "seed", "dataset")},
-        **figures,
+        **metrics,
         parameters=trainer.parameters,
         epochs=len(history),
         device=environment.device(),
@@ -241,9 +214,3 @@ def summarise_run(trainer: Trainer, history: list[Record], commit: str | None) -
         compile_seconds=trainer.compile_seconds,
         images_per_second=statistics.median(record["images_per_second"] for record in history),
     )
-
-
-def figure_title(result: Result) -> str:
-    """Title of the curves' figure."""
-    network = f"width {result.config['width']}, {result.parameters:,} parameters"
-    return f"{result.experiment}, seed {result.seed}: {network}, {result.dataset['name']}"

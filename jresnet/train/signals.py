@@ -8,11 +8,7 @@ from types import FrameType
 
 
 class StopSignal:
-    """The first stop signal received.
-
-    Attributes:
-      number: its number; None until one arrives.
-    """
+    """The number of the first stop signal received; None until one arrives."""
 
     number: int | None = None
 
@@ -24,22 +20,14 @@ def catch_stop_signals() -> Iterator[StopSignal]:
     Outside the main thread, where Python allows no signal handlers, nothing is recorded.
     """
     received = StopSignal()
-    if threading.current_thread() is not threading.main_thread():
+    with contextlib.ExitStack() as previous_handlers:
+
+        def handle(number: int, _frame: FrameType | None) -> None:
+            received.number = number
+            previous_handlers.close()
+
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                previous_handlers.callback(signal.signal, number, signal.getsignal(number))
+                signal.signal(number, handle)
         yield received
-        return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        received.number = number
-        restore()
-
-    for number in previous:
-        signal.signal(number, handle)
-    try:
-        yield received
-    finally:
-        restore()

@@ -42,19 +42,15 @@ def create_train_state(
 ) -> TrainState:
     """The initial state of a run: a pure function of `seed`, fit for `jax.jit` and `jax.eval_shape`.
 
-    Args:
-      model: the network, without a mapped axis.
-      tx: the optimizer.
-      seed: decides the initial weights and all later randomness of the run.
-      image_shape: (height, width, channels).
+    The seed decides the initial weights and all later randomness; the model has no mapped axis, and `image_shape` is
+    (height, width, channels).
     """
     key = jax.random.key(seed)
     images = jnp.zeros((1, *image_shape), jnp.float32)
     variables = initialiser(model)(jax.random.fold_in(key, 0), images)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=variables["batch_stats"],
+        **variables,
         opt_state=tx.init(variables["params"]),
         key=jax.random.fold_in(key, 1),
     )
@@ -165,11 +161,7 @@ def make_eval_step(model: ResNet) -> Callable[[Any, jax.Array, jax.Array], tuple
 
 
 def check_batch(batch: Batch) -> None:
-    """Check a batch's shapes and dtypes while tracing.
-
-    Raises:
-      AssertionError: they are not those that `make_train_step` documents.
-    """
+    """Assert while tracing that a batch has the shapes and dtypes that `make_train_step` documents."""
     message = "a batch holds images float [batch, height, width, channels] and labels int32 [batch]"
     images, labels = batch["images"], batch["labels"]
     chex.assert_rank([images, labels], [4, 1], custom_message=message)
@@ -182,11 +174,7 @@ def check_batch(batch: Batch) -> None:
 
 
 def check_state(state: TrainState) -> None:
-    """Check the scalars of a train state while tracing.
-
-    Raises:
-      AssertionError: `step` is not int32 [], or `key` not a typed PRNG key [].
-    """
+    """Assert while tracing that a train state has the scalars that `TrainState` documents."""
     message = "a train state has step int32 [] and a typed PRNG key []"
     chex.assert_shape([state.step, state.key], (), custom_message=message)
     chex.assert_type(state.step, jnp.int32, custom_message=message)

@@ -20,7 +20,7 @@ from jresnet.parallel.compiler import run_once_options
 from jresnet.parallel.devices import Devices
 from jresnet.records.log import RunLog
 from jresnet.records.run import Run
-from jresnet.train.checkpoint import Checkpoints, restore
+from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.evaluate import CACHED_PROGRAMS, Evaluator
 from jresnet.train.optim import schedule, shared_optimizer, with_rates
 from jresnet.train.signals import StopSignal
@@ -36,10 +36,7 @@ def init_program(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compile `(seed, learning_rate, weight_decay) -> (state, metrics)`: the start of a run, or a checkpoint's shapes.
 
-    Args:
-      model: the network, without a mapped axis.
-      tx: an optimizer with its rates in its state, see `optim.shared_optimizer`.
-      image_shape: (height, width, channels).
+    The model has no mapped axis, and `tx` holds its rates in its state, see `optim.shared_optimizer`.
     """
 
     def program(seed: jax.Array, learning_rate: jax.Array, weight_decay: jax.Array) -> tuple[TrainState, Metrics]:
@@ -57,13 +54,7 @@ def train_program(
 
     The bounds are data: one program serves calls of any length, and a call of no steps compiles it. Learning rate,
     weight decay, seed and channel statistics are data too, so a study compiles one program per network, batch shape and
-    crop. The state is donated, and nothing is fetched between steps.
-
-    Args:
-      model: the network.
-      tx: the optimizer.
-      get_batch: `(arrays, i) -> batch i`, see `pipeline.Input`.
-      devices: where to run.
+    crop. The state is donated, and nothing is fetched between steps. For `get_batch` see `pipeline.Input`.
     """
     model = model.clone(axis_name=devices.axis_name, conv_general_dilated_cls=models.conv_for(devices.platform))
     train_step = make_train_step(model, tx, devices.axis_name)
@@ -85,37 +76,13 @@ def all_finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-class Pace:
-    """Chooses the number of steps per call so that a call takes about CALL_SECONDS; results do not depend on it."""
-
-    def __init__(self) -> None:
-        self._steps = 1
-
-    def __call__(self, left: int) -> int:
-        """Steps of the next call when `left` steps of the epoch are left."""
-        return min(left, self._steps)
-
-    def observe(self, steps: int, seconds: float) -> None:
-        """Adjust to a call of `steps` steps that took `seconds`, growing at most fourfold: one timing may mislead."""
-        target = int(steps * CALL_SECONDS / max(seconds, 1e-6))
-        self._steps = max(1, min(4 * self._steps, target))
-
-
 class Trainer:
-    """A run in progress.
-
-    Args:
-      run: the run.
-      split: its training images.
-      devices: where to train.
-      model: the network (default: the one that the run's configuration describes).
-      source: the input (default: the one that the configuration asks for).
+    """A run in progress on the training images of `split`; network and input are the configuration's by default.
 
     Attributes:
       state: the train state, on every device.
       metrics: sums over the epoch's steps so far, on every device.
       step: updates done.
-      steps_per_epoch: updates in one epoch.
       seconds: training time of the current epoch so far, without compilation.
       parameters: trainable parameters of the network.
       compile_seconds: time spent on compiling the training program in this session.
@@ -135,7 +102,7 @@ class Trainer:
         self.evaluator = Evaluator(model, statistics, devices)
         self._init = init_program(model, tx, (*run.image_size, 3))
         self._init_arguments = (run.seed, config.learning_rate, config.weight_decay)
-        self._pace, self._compiled = Pace(), set[tuple[Any, ...]]()
+        self._steps_per_call, self._compiled = 1, set[tuple[Any, ...]]()
         self._shapes = jax.eval_shape(self._init, *self._init_arguments)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self._shapes[0].params))
         self.compile_seconds = 0.0
@@ -145,7 +112,7 @@ class Trainer:
         """Start from the latest checkpoint, or from the initial state if there is none."""
         steps = checkpoints.steps() if checkpoints else []
         if checkpoints and steps:
-            (state, metrics), meta = restore(checkpoints, steps[-1], self._shapes)
+            (state, metrics), meta = checkpoints.restore(steps[-1], self._shapes)
         else:
             (state, metrics), meta = self._init(*self._init_arguments), {"seconds": 0.0}
         self.step = int(state.step)
@@ -171,9 +138,7 @@ class Trainer:
         state, metrics = self.devices.unreplicate((self.state, self.metrics))
         if not all_finite((state.params, state.batch_stats)):
             raise self._diverged(self.step - 1)
-        # A copy: training goes on and donates the state's buffers while the files are written.
-        snapshot = jax.tree.map(jnp.copy, (state, metrics))
-        checkpoints.save(self.step, self.devices.global_arrays(snapshot), {"seconds": self.seconds})
+        checkpoints.save(self.step, (state, metrics), {"seconds": self.seconds})
 
     def train_epoch(self, epoch: int, log: RunLog, signal: StopSignal) -> None:
         """Train the remaining steps of `epoch`, or fewer if any process receives a stop signal.
@@ -184,7 +149,7 @@ class Trainer:
         first_step = epoch * self.steps_per_epoch
         if self.step == first_step:
             self.metrics, self.seconds = self.devices.replicate(Metrics.zero()), 0.0
-        for chunk in self.source.epoch(epoch, self.step - first_step, self._pace):
+        for chunk in self.source.epoch(epoch, self.step - first_step, lambda left: min(left, self._steps_per_call)):
             self._compile(chunk, epoch, log)
             started = time.perf_counter()
             self.state, self.metrics = self.program(self.state, self.metrics, chunk.arrays, chunk.first, chunk.last)
@@ -193,7 +158,9 @@ class Trainer:
             steps = chunk.last - chunk.first
             self.seconds += seconds
             self.step += steps
-            self._pace.observe(steps, seconds)
+            # Results do not depend on it. It grows at most fourfold: one timing may mislead.
+            target = int(steps * CALL_SECONDS / max(seconds, 1e-6))
+            self._steps_per_call = max(1, min(4 * self._steps_per_call, target))
             log.advance(self.step - first_step, epoch, "train")
             if bad_step >= 0:
                 raise self._diverged(bad_step)
@@ -203,8 +170,7 @@ class Trainer:
     def synchronise(self, signal: StopSignal, seconds: float = 0.0) -> float:
         """Set `stop_signal` if any process received one; a collective, so that all processes stop at the same step.
 
-        Returns:
-          The maximum of the processes' `seconds`, so that all choose the same number of steps for their next call.
+        Returns the maximum of their `seconds`, so that all choose the same number of steps for their next call.
         """
         longest, number = distributed.process_max((seconds, signal.number or 0))
         self.stop_signal = int(number) or None

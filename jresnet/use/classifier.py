@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jresnet import models
@@ -18,7 +17,7 @@ from jresnet.parallel.compiler import compiler_options
 from jresnet.records import run_directory
 from jresnet.records.run import Run
 from jresnet.train import optim
-from jresnet.train.checkpoint import Checkpoints, restore
+from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.trainer import init_program
 
 # Recorded as experiment and data set of weights that no run has trained.
@@ -77,7 +76,7 @@ class Classifier:
             steps = checkpoints.steps()
             if not steps:
                 raise InputError(f"{directory}: this run has no checkpoint yet: let it train for an epoch first")
-            (state, _), _ = restore(checkpoints, steps[-1], shapes)
+            (state, _), _ = checkpoints.restore(steps[-1], shapes)
         return cls(model, state.variables, run)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
@@ -120,8 +119,7 @@ def store(
       variables: its `params` and `batch_stats`, float32.
       classes: class names, in the order of the logits.
       image_size: (height, width) of the images in pixels.
-      mean: mean of each colour channel that images were normalised with in training, on a scale of 0 to 1.
-      std: standard deviation of each colour channel, on the same scale.
+      mean, std: of each colour channel, that images were normalised with in training, on a scale of 0 to 1.
 
     Raises:
       InputError: the directory is not empty or cannot be written.
@@ -138,7 +136,7 @@ def store(
     )  # fmt: skip
     try:
         with Checkpoints(path / run_directory.CHECKPOINTS) as checkpoints:
-            checkpoints.save(0, jax.tree.map(jnp.copy, (state, metrics)), {"seconds": 0.0})
+            checkpoints.save(0, (state, metrics), {"seconds": 0.0})
         run_directory.create(path, run)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}): choose another directory") from None

@@ -20,10 +20,6 @@ def state(seed=0):
     }
 
 
-def like(tree):
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
-
-
 def bits(tree):
     return jax.tree.map(np.asarray, tree | {"key": jax.random.key_data(tree["key"])})
 
@@ -34,7 +30,7 @@ def test_state_and_metadata_are_restored_bit_for_bit(tmp_path):
         checkpoints.save(7, state(7), {"seconds": 1.25})
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.steps() == [7]
-        found, meta = checkpoints.restore(7, like(state()))
+        found, meta = checkpoints.restore(7, state())
     chex.assert_trees_all_equal(bits(found), bits(state(7)))
     assert meta == {"seconds": 1.25}
 
@@ -53,7 +49,7 @@ def test_an_existing_step_is_not_overwritten(tmp_path):
         checkpoints.save(1, state(1), {})
         checkpoints.save(1, state(2), {})
     with Checkpoints(tmp_path) as checkpoints:
-        chex.assert_trees_all_equal(bits(checkpoints.restore(1, like(state()))[0]), bits(state(1)))
+        chex.assert_trees_all_equal(bits(checkpoints.restore(1, state())[0]), bits(state(1)))
 
 
 def test_the_state_may_be_donated_while_it_is_written(tmp_path):
@@ -64,7 +60,7 @@ def test_the_state_may_be_donated_while_it_is_written(tmp_path):
         for _ in range(3):
             numbers = consume(numbers)
     with Checkpoints(tmp_path) as checkpoints:
-        found, _ = checkpoints.restore(1, like({"a": jnp.zeros(100_000)}))
+        found, _ = checkpoints.restore(1, {"a": jnp.zeros(100_000)})
     np.testing.assert_array_equal(found["a"], np.arange(100_000))
 
 
@@ -84,5 +80,5 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path):
         if path.is_file():
             path.write_bytes(b"damaged")
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(InputError) as caught:
-        checkpoints.restore(1, like(state()))
+        checkpoints.restore(1, state())
     assert "delete it to continue from an earlier one" in str(caught.value) and "\n" not in str(caught.value)
