@@ -10,8 +10,6 @@ import numpy as np
 
 from jresnet.records.files import cache_directory
 
-_CHUNK = 1 << 24  # bytes
-
 
 def digest(files: Sequence[pathlib.Path]) -> str:
     """SHA-256 hex digest of the names, sizes and contents of files."""
@@ -19,8 +17,7 @@ def digest(files: Sequence[pathlib.Path]) -> str:
     for path in files:
         sha256.update(f"{path.name} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                sha256.update(chunk)
+            hashlib.file_digest(file, lambda: sha256)  # updates it
     return sha256.hexdigest()
 
 

@@ -239,9 +239,8 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     """
     try:
         arrays, classes = _read(name, data_dir)
-        arrays = checked_arrays(arrays)
-        classes = checked_classes({split: labels for split, (_, labels) in arrays.items()}, classes)
-        splits = {split: Split(images, labels) for split, (images, labels) in arrays.items()}
+        splits = {name: Split(*checked_arrays(name, *pair)) for name, pair in arrays.items()}
+        classes = checked_classes({name: split.labels for name, split in splits.items()}, classes)
         validation = splits.get("validation", splits["train"].take(slice(0)))
         return Dataset(name, splits["train"], validation, splits["test"], classes)
     except InputError as error:
@@ -276,12 +275,7 @@ def _drawn(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> 
 
 
 def dataset_record(dataset: Dataset, sha256: str) -> dict[str, Any]:
-    """The record of a data set in JSON: name, sizes, digest, and the digest of the data set that it was cut from.
-
-    Args:
-      dataset: the data set that is trained on.
-      sha256: the digest to record, that of the data set before its hold-out.
-    """
+    """The record in JSON of a data set that is trained on; `sha256` is that of the data before the hold-out."""
     return {
         "name": dataset.name,
         "train": len(dataset.train),

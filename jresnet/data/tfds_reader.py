@@ -29,13 +29,7 @@ def read_tfds(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...]]
     """Read an image-classification data set with TFDS, in stored order; download it if it is not prepared.
 
     The decoded arrays are cached, and read from the cache, without TensorFlow, while the prepared files are the same.
-
-    Args:
-      name: the name in TFDS: "name" or "name/config", either with an optional ":version".
-      data_dir: directory of prepared data sets; None means $TFDS_DATA_DIR, or ~/tensorflow_datasets.
-
-    Returns:
-      The arrays by split, and the class names.
+    The name is "name" or "name/config", either with an optional ":version".
 
     Raises:
       InputError: TFDS is not installed or does not have this data set, the data are not prepared and cannot be
@@ -54,27 +48,25 @@ def _read(name: str, directory: str) -> tuple[Arrays, tuple[str, ...]]:
     builder = _builder(tfds, name, directory)
     _check_features(tfds, builder)
     if not builder.is_prepared():
-        _check_network(builder, directory)
-        _import("tensorflow")
-        _download(builder, directory)
+        _prepare(builder, directory)
+    splits = _splits(builder)
     files = sorted(path for path in pathlib.Path(builder.data_dir).iterdir() if path.is_file())
     key = f"{builder.name}-{cache.digest(files)}"
     decoded = cache.load(key)
     if decoded is None:
-        decoded = _decode(tfds, builder)
+        decoded = _decode(tfds, builder, splits)
         cache.store(key, decoded)
-    splits = [array.removesuffix("_images") for array in decoded if array.endswith("_images")]
     arrays = {split: (decoded[f"{split}_images"], decoded[f"{split}_labels"]) for split in splits}
     return arrays, tuple(builder.info.features["label"].names)
 
 
-def _decode(tfds: Any, builder: Any) -> dict[str, np.ndarray]:
-    """Decode every split with TensorFlow, into arrays named SPLIT_images and SPLIT_labels."""
+def _decode(tfds: Any, builder: Any, splits: list[str]) -> dict[str, np.ndarray]:
+    """Decode the splits with TensorFlow, into arrays named SPLIT_images and SPLIT_labels."""
     _import("tensorflow")
     tensorflow = import_tensorflow()
     arrays = {}
     try:
-        for split in _splits(builder):
+        for split in splits:
             arrays[f"{split}_images"], arrays[f"{split}_labels"] = _read_split(tfds, builder, split)
         return arrays
     except tensorflow.errors.OpError as error:
@@ -145,8 +137,8 @@ def _refuse_unknown(tfds: Any, name: str) -> NoReturn:
     raise InputError(f"TFDS has no such data set, {name!r}{hint}: correct the name")
 
 
-def _check_network(builder: Any, directory: str) -> None:
-    """Refuse a download within _PROBE_SECONDS if no host answers; TFDS would retry for over a minute."""
+def _prepare(builder: Any, directory: str) -> None:
+    """Download a data set, or refuse within _PROBE_SECONDS if no host answers; TFDS would retry for over a minute."""
     urls = [urllib.parse.urlsplit(url) for url in builder.url_infos or {} if url.startswith("http")]
     hosts = sorted({f"{url.scheme}://{url.netloc}/" for url in urls})[:4]
     if hosts and not _any_answers(hosts):
@@ -155,6 +147,14 @@ def _check_network(builder: Any, directory: str) -> None:
             f"network to download it (no answer from {', '.join(hosts)}): set --data-dir or TFDS_DATA_DIR to "
             f"a directory that holds it prepared, connect to the network"
         )
+    _import("tensorflow")
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        raise InputError(
+            f"TFDS could not prepare {builder.info.full_name} in {directory} "
+            f"({first_line(error)}): prepare it with TFDS first"
+        ) from None
 
 
 def _any_answers(hosts: list[str]) -> bool:
@@ -174,16 +174,6 @@ def _any_answers(hosts: list[str]) -> bool:
     thread.start()
     thread.join(_PROBE_SECONDS)
     return bool(answers)
-
-
-def _download(builder: Any, directory: str) -> None:
-    try:
-        builder.download_and_prepare()
-    except Exception as error:
-        raise InputError(
-            f"TFDS could not prepare {builder.info.full_name} in {directory} "
-            f"({first_line(error)}): prepare it with TFDS first"
-        ) from None
 
 
 def _check_features(tfds: Any, builder: Any) -> None:
@@ -219,16 +209,15 @@ def _read_split(tfds: Any, builder: Any, split: str) -> tuple[np.ndarray, np.nda
         read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
         decoders=tfds.decode.PartialDecoding({"image": True, "label": True}),
     )
-    images: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
+    batches: list[dict[str, np.ndarray]] = []
     for batch in tfds.as_numpy(dataset):
-        images.append(batch["image"])
-        labels.append(batch["label"])
-        if images[-1].shape[1:] != images[0].shape[1:]:
+        batches.append(batch)
+        first, last = batches[0]["image"], batch["image"]
+        if last.shape[1:] != first.shape[1:]:
             raise InputError(
-                f"its {split} images differ in size, {size(images[0])} and "
-                f"{size(images[-1])} (height x width): choose another data set"
+                f"its {split} images differ in size, {size(first)} and {size(last)} (height x width): "
+                "choose another data set"
             )
-    if not images:
+    if not batches:
         raise InputError(f"its {split} split holds no images: prepare it again")
-    return np.concatenate(images), np.concatenate(labels)
+    return np.concatenate([batch["image"] for batch in batches]), np.concatenate([batch["label"] for batch in batches])

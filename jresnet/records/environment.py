@@ -74,23 +74,22 @@ def _git(directory: pathlib.Path, *arguments: str) -> str | None:
 
 def cpu_name() -> str:
     """The processor's model name, as reported by the operating system."""
-    models = _cpuinfo("model name")
-    return models[0] if models else platform.processor() or platform.machine()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def cpu_instructions() -> list[str]:
     """The INSTRUCTIONS that this processor supports; empty where /proc/cpuinfo does not exist."""
-    flags = " ".join(_cpuinfo("flags")[:1]).split()
+    flags = _cpuinfo("flags").split()
     return [name for name in INSTRUCTIONS if name in flags]
 
 
-def _cpuinfo(key: str) -> list[str]:
-    """The values of a key of /proc/cpuinfo, one per core."""
+def _cpuinfo(key: str) -> str:
+    """The first core's value of a key of /proc/cpuinfo; empty if there is none."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return []
-    return [line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key]
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
 
 
 def cpu_cores() -> int:

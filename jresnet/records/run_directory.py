@@ -20,14 +20,9 @@ PREDICTIONS, SUMS = "predictions.npz", "sha256sums.txt"
 
 
 def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume: bool) -> Record | None:
-    """Check, without writing, that `workdir` can be the directory of this run.
+    """Check, without writing, that `workdir` can be the directory of this run; with `resume` it may already hold it.
 
-    Args:
-      workdir: the directory, which need not exist.
-      config: the run's explicit configuration.
-      seed: of the run.
-      sha256: of the data, before validation images are held out.
-      resume: whether the directory may already hold this run.
+    `config` is the run's explicit configuration, `sha256` that of the data before validation images are held out.
 
     Returns:
       The content of `result.json` if the run is finished there, else None.
@@ -80,10 +75,8 @@ def read_run(workdir: pathlib.Path) -> Run:
 def write_predictions(workdir: pathlib.Path, predictions: np.ndarray, confidences: np.ndarray) -> None:
     """Write the final network's predictions of the test images, in the split's order.
 
-    Args:
-      workdir: the run's directory.
-      predictions: int32 [images], the most probable class.
-      confidences: float32 [images], its softmax probability.
+    The predictions are int32 [images], the most probable classes, the confidences float32 [images], their softmax
+    probabilities.
     """
     archive = io.BytesIO()
     np.savez(archive, test_predictions=predictions, test_confidences=confidences)
@@ -96,10 +89,9 @@ def finish(workdir: pathlib.Path, result: Record) -> None:
     `sha256sums.txt` has coreutils' format: `sha256sum -c` checks it, too.
     """
     data = json_bytes(result)
-    records = {
-        name: (workdir / name).read_bytes() for name in (CONFIG, METRICS, PREDICTIONS) if (workdir / name).exists()
-    }
-    lines = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in (records | {RESULT: data}).items()]
+    paths = [workdir / name for name in (CONFIG, METRICS, PREDICTIONS)]
+    records = {path.name: path.read_bytes() for path in paths if path.exists()} | {RESULT: data}
+    lines = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in records.items()]
     write_bytes(workdir / SUMS, "".join(lines).encode())
     write_bytes(workdir / RESULT, data)
 
@@ -115,14 +107,9 @@ def verify(workdir: pathlib.Path) -> None:
 
 
 def altered(workdir: pathlib.Path, names: Sequence[str] | None = None) -> dict[str, str]:
-    """The records of a finished run that do not match their checksums.
+    """The records of a finished run that do not match their checksums: name -> what is wrong.
 
-    Args:
-      workdir: the run's directory, or a copy of part of it.
-      names: the records to check; None for all that the run wrote.
-
-    Returns:
-      Name -> what is wrong with that record; empty if nothing is.
+    `workdir` may be a copy of part of the run's directory; `names` are then the records to check, not all of them.
 
     Raises:
       InputError: the checksums are missing or unreadable.
@@ -137,12 +124,10 @@ def altered(workdir: pathlib.Path, names: Sequence[str] | None = None) -> dict[s
     problems = {}
     for name in names or dict.fromkeys((CONFIG, METRICS, RESULT, *sums)):
         try:
-            digest = hashlib.sha256((workdir / name).read_bytes()).hexdigest()
+            if hashlib.sha256((workdir / name).read_bytes()).hexdigest() != sums.get(name):
+                problems[name] = "not as the run wrote it (truncated or edited)"
         except OSError:
             problems[name] = "missing"
-            continue
-        if digest != sums.get(name):
-            problems[name] = "not as the run wrote it (truncated or edited)"
     return problems
 
 
@@ -153,22 +138,16 @@ def check_writable(workdir: pathlib.Path) -> None:
         parent = parent.parent
     if not parent.is_dir():
         raise InputError(f"--workdir {workdir}: {parent} is not a directory: choose another")
-    if not os.access(parent, os.W_OK | os.X_OK) or _is_read_only(parent):
-        raise InputError(f"--workdir {workdir}: {parent} is not writable: choose another directory")
+    # By trying: for root, os.access allows writing on a read-only file system.
+    probe = parent / f".jresnet-{secrets.token_hex(4)}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        raise InputError(f"--workdir {workdir}: {parent} is not writable: choose another directory") from None
     try:
         os.stat(workdir)
     except FileNotFoundError:
         pass
     except OSError as error:
         raise InputError(f"--workdir {workdir}: {error.strerror}: choose another directory") from None
-
-
-def _is_read_only(directory: pathlib.Path) -> bool:
-    """Whether creating a file fails although `os.access` allows it, as it does for root on a read-only file system."""
-    probe = directory / f".jresnet-{secrets.token_hex(4)}"
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError:
-        return True
-    return False
