@@ -17,7 +17,7 @@ def digest(files: Sequence[pathlib.Path]) -> str:
     for path in files:
         sha256.update(f"{path.name} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:
-            hashlib.file_digest(file, lambda: sha256)  # updates it
+            hashlib.file_digest(file, lambda: sha256)  # updates the hash that it is given
     return sha256.hexdigest()
 
 

@@ -49,7 +49,6 @@ class Split:
             raise InputError(f"labels are {labels.dtype} of shape {labels.shape}: give int32 of shape ({len(images)},)")
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self.images)
 
     def take(self, rows: np.ndarray | slice) -> "Split":

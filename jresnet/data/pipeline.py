@@ -140,14 +140,14 @@ class Resident:
         """See `Input.epoch`."""
         plan = plan_for(self.config, self.seed, epoch, self.images)
         full, tail, mask = batches_of(plan, self.config.batch_size, self.devices.count)
-        steps, batch_size = full.order.shape
+        steps = len(full.order)
         arrays = (self.data, self.devices.split(self.devices.local_shard(full)), None)
         step = first_step
         while step < steps:
             last = step + pace(steps - step)
             yield Chunk(arrays, step, last)
             step = last
-        if self.images > steps * batch_size and step == steps:
+        if tail.order.size and step == steps:
             arrays = (self.data, *self.devices.split(self.devices.local_shard((tail, mask))))
             yield Chunk(arrays, 0, 1)
 

@@ -12,7 +12,7 @@ import re
 import threading
 import urllib.parse
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -75,11 +75,7 @@ def _decode(tfds: Any, builder: Any, splits: list[str]) -> dict[str, np.ndarray]
 
 
 def import_tensorflow() -> Any:
-    """Import TensorFlow without its log messages and without GPUs, whose memory it would take from JAX.
-
-    Raises:
-      ImportError: TensorFlow is not installed.
-    """
+    """Import TensorFlow without its log messages and without GPUs, whose memory it would take from JAX."""
     _set_quiet()
     import tensorflow
 
@@ -99,13 +95,13 @@ def _quiet() -> Iterator[None]:
     """Silence the log messages of TensorFlow and TFDS below the level of errors."""
     _set_quiet()
     loggers = [logging.getLogger(name) for name in ("absl", "tensorflow", "tensorflow_datasets")]
-    levels = [logger.level for logger in loggers]
+    levels = {logger: logger.level for logger in loggers}
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
 
 
@@ -119,18 +115,14 @@ def _import(module: str) -> Any:
 
 
 def _builder(tfds: Any, name: str, directory: str) -> Any:
-    # With other forms TFDS would search community registries over the network.
-    if not _NAME.fullmatch(name):
-        _refuse_unknown(tfds, name)
     try:
-        return tfds.builder(name, data_dir=directory)
+        # With other forms TFDS would search community registries over the network.
+        if _NAME.fullmatch(name):
+            return tfds.builder(name, data_dir=directory)
     except tfds.core.DatasetNotFoundError:
-        _refuse_unknown(tfds, name)
+        pass
     except Exception as error:
         raise InputError(f"TFDS cannot open it ({first_line(error)}): correct the name") from None
-
-
-def _refuse_unknown(tfds: Any, name: str) -> NoReturn:
     known = tfds.list_builders(with_community_datasets=False)
     close = difflib.get_close_matches(name.lower(), known)
     hint = f" (close: {', '.join(close)})" if close else ""

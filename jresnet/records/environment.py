@@ -56,20 +56,15 @@ def commit() -> str | None:
 def _git(directory: pathlib.Path, *arguments: str) -> str | None:
     """Output of a git command that leaves the repository untouched, or None if it fails."""
     # Inside a git hook these variables name the hook's repository, not the one around `directory`.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "--no-optional-locks", "-C", str(directory), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "--no-optional-locks", "-C", str(directory), *arguments],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_GIT_TIMEOUT,
-            check=True,
+        output = subprocess.check_output(
+            command, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, timeout=_GIT_TIMEOUT
         )
     except (OSError, UnicodeError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return output.strip() or None
 
 
 def cpu_name() -> str:

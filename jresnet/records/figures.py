@@ -28,12 +28,10 @@ _PANELS = {"loss": ("cross-entropy (nats)", 1), "accuracy": ("accuracy (%)", 100
 
 
 def curves(history: list[Record], path: str | os.PathLike[str], title: str) -> None:
-    """Plot loss and accuracy against the epoch; matplotlib's global state is left alone.
+    """Plot loss and accuracy against the epoch as a PNG file; matplotlib's global state is left alone.
 
-    Args:
-      history: lines of `metrics.jsonl`; a null value leaves a gap, a split without values has no curve.
-      path: the PNG file, written atomically.
-      title: plain text above the panels.
+    `history` are lines of `metrics.jsonl`: a null value leaves a gap, a split without values has no curve. The title is
+    plain text.
 
     Raises:
       InputError: the history is empty.
@@ -54,13 +52,9 @@ def curves(history: list[Record], path: str | os.PathLike[str], title: str) -> N
 
 
 def panel(axes: "Axes", histories: Sequence[Sequence[Record]], name: str, last: bool = False) -> None:
-    """Plot the mean over several runs against the epoch, in a band from the lowest to the highest run.
+    """Plot the mean loss or accuracy of several runs against the epoch, in a band from the lowest to the highest run.
 
-    Args:
-      axes: where to plot.
-      histories: lines of `metrics.jsonl` of each run; a value that is null or missing in any run leaves a gap.
-      name: "loss" or "accuracy".
-      last: add the last epoch's mean to each curve's label.
+    A value that is null or missing in any run leaves a gap; `last` adds the last epoch's mean to each curve's label.
     """
     from matplotlib.ticker import MaxNLocator
 

@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
 
 import rich.console
 import rich.progress
@@ -61,7 +61,6 @@ class RunLog:
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
         self._closing = contextlib.ExitStack()
         self._first_epoch: int | None = None  # None while the log is closed
-        self._metrics: IO[bytes] | None = None
         self._add_scalar: Callable[[str, float, int], None] | None = None
         self._progress: rich.progress.Progress | None = None
         self._task = rich.progress.TaskID(0)
@@ -81,7 +80,6 @@ class RunLog:
             return
         self._workdir.mkdir(parents=True, exist_ok=True)
         write_bytes(path, b"".join(json_bytes(record, indent=None) for record in self.history))
-        self._metrics = self._closing.enter_context(path.open("ab"))
         self._progress = self._start_progress(first_epoch, first_step)
 
     def advance(self, step_in_epoch: int, epoch: int, stage: str) -> None:
@@ -104,10 +102,11 @@ class RunLog:
         if self._first_epoch is None:
             raise RuntimeError("RunLog.epoch needs an open log: call begin first")
         line = json_bytes(record, indent=None)
-        if self._metrics is not None:
-            self._metrics.write(line)
-            self._metrics.flush()
-            os.fsync(self._metrics.fileno())
+        if self._writes:
+            with (self._workdir / METRICS).open("ab") as metrics:
+                metrics.write(line)
+                metrics.flush()
+                os.fsync(metrics.fileno())
             self._add_scalar = self._add_scalar or self._open_events(self._first_epoch)
             for key, (tag, _) in _NAMES.items():
                 if key in record:
@@ -119,15 +118,13 @@ class RunLog:
 
     def close(self) -> None:
         """Close the files, with every event flushed, and remove the bar; a second call does nothing."""
-        self._first_epoch = self._metrics = self._add_scalar = self._progress = None
+        self._first_epoch = self._add_scalar = self._progress = None
         self._closing.close()
 
     def __enter__(self) -> "RunLog":
-        """Return the log itself; `begin` opens it."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Close the log, whether or not the run succeeded."""
         self.close()
 
     def _open_events(self, first_epoch: int) -> Any:
