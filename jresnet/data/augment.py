@@ -32,14 +32,10 @@ class Draws(NamedTuple):
 
 
 def draw(key: jax.Array, images: int, padding: int, flip: float, grayscale: float) -> Draws:
-    """Draw the augmentations of `images` images, independently of each other.
+    """Draw the augmentations of `images` images, independently of each other, from a typed PRNG key.
 
-    Args:
-      key: typed PRNG key, as from `jax.random.key`.
-      images: number of draws.
-      padding: zero padding on each side in pixels (4 in the report); all (2 * padding + 1)**2 crops are equally likely.
-      flip: probability of a horizontal flip (0.5 in the report).
-      grayscale: probability of grayscale (0.5 in the report).
+    With zero padding of `padding` pixels on each side (4 in the report) all (2 * padding + 1)**2 crops are equally
+    likely; `flip` and `grayscale` are probabilities (both 0.5 in the report).
     """
     chex.assert_shape(key, (), custom_message="key must be one typed PRNG key")
     crop_key, flip_key, gray_key = jax.random.split(key, 3)

@@ -137,7 +137,7 @@ class Dataset:
             raise InputError(
                 f"--validation {n}: would take every training image of class {self.classes[emptied[0]]}: lower it"
             )
-        held = _drawn(self.train.labels, shares, np.random.default_rng((seed, _HOLD_OUT_STREAM)))
+        held = _drawn(self.train.labels, shares, (seed, _HOLD_OUT_STREAM))
         return dataclasses.replace(self, train=self.train.take(~held), validation=self.train.take(held))
 
     def fold(self, folds: int, index: int, seed: int = 0) -> "Dataset":
@@ -193,8 +193,7 @@ class Dataset:
             raise InputError(
                 f"--train-images {n}: leaves class {self.classes[shares.argmin()]} without an image: raise it"
             )
-        stream = (len(split), _SUBSET_STREAM)
-        return split.take(_drawn(split.labels, shares, np.random.default_rng(stream)))
+        return split.take(_drawn(split.labels, shares, (len(split), _SUBSET_STREAM)))
 
     @functools.cached_property
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -265,8 +264,9 @@ def _shares(labels: np.ndarray, classes: int, n: int) -> np.ndarray:
     return shares
 
 
-def _drawn(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _drawn(labels: np.ndarray, shares: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
     """Choose `shares[c]` images of each class c at random: a mask, bool [images]."""
+    rng = np.random.default_rng(seed)
     chosen = np.zeros(len(labels), bool)
     for label, share in enumerate(shares):
         chosen[rng.choice(np.flatnonzero(labels == label), share, replace=False)] = True
@@ -275,12 +275,6 @@ def _drawn(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> 
 
 def dataset_record(dataset: Dataset, sha256: str) -> dict[str, Any]:
     """The record in JSON of a data set that is trained on; `sha256` is that of the data before the hold-out."""
-    return {
-        "name": dataset.name,
-        "train": len(dataset.train),
-        "validation": len(dataset.validation),
-        "test": len(dataset.test),
-        "classes": len(dataset.classes),
-        "sha256": sha256,
-        **({"cut_from": dataset.cut_from} if dataset.cut_from else {}),
-    }
+    sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test", "classes")}
+    record = {"name": dataset.name, **sizes, "sha256": sha256}
+    return record | ({"cut_from": dataset.cut_from} if dataset.cut_from else {})

@@ -5,6 +5,7 @@ TFDS and TensorFlow are imported only when a data set is read, so that everythin
 
 import contextlib
 import difflib
+import importlib
 import logging
 import os
 import pathlib
@@ -62,8 +63,7 @@ def _read(name: str, directory: str) -> tuple[Arrays, tuple[str, ...]]:
 
 def _decode(tfds: Any, builder: Any, splits: list[str]) -> dict[str, np.ndarray]:
     """Decode the splits with TensorFlow, into arrays named SPLIT_images and SPLIT_labels."""
-    _import("tensorflow")
-    tensorflow = import_tensorflow()
+    tensorflow = _import("tensorflow")
     arrays = {}
     try:
         for split in splits:
@@ -107,7 +107,7 @@ def _quiet() -> Iterator[None]:
 
 def _import(module: str) -> Any:
     try:
-        return __import__(module)
+        return import_tensorflow() if module == "tensorflow" else importlib.import_module(module)
     except ImportError as error:
         package = module.replace("_", "-")
         message = f"reading it needs {package}, which cannot be imported ({error}): pip install {package}"

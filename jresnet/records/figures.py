@@ -1,6 +1,5 @@
 """Plots of loss and accuracy against the epoch, from recorded results only."""
 
-import io
 import math
 import os
 import textwrap
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jresnet.errors import InputError
-from jresnet.records.files import Record, write_bytes
+from jresnet.records.files import Record, atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,11 +29,8 @@ _PANELS = {"loss": ("cross-entropy (nats)", 1), "accuracy": ("accuracy (%)", 100
 def curves(history: list[Record], path: str | os.PathLike[str], title: str) -> None:
     """Plot loss and accuracy against the epoch as a PNG file; matplotlib's global state is left alone.
 
-    `history` are lines of `metrics.jsonl`: a null value leaves a gap, a split without values has no curve. The title is
-    plain text.
-
-    Raises:
-      InputError: the history is empty.
+    `history` are lines of `metrics.jsonl`: a null value leaves a gap, a split without values has no curve. InputError
+    if there are none.
     """
     if not history:
         raise InputError(f"{path}: no epoch has been recorded, so there is no curve to draw")
@@ -46,9 +42,8 @@ def curves(history: list[Record], path: str | os.PathLike[str], title: str) -> N
     for axes, name in zip(figure.subplots(1, 2), _PANELS, strict=True):
         panel(axes, [history], name, last=True)
         legend(axes)
-    image = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(image)
-    write_bytes(path, image.getvalue())
+    with atomic_write(path) as file:
+        FigureCanvasAgg(figure).print_png(file)
 
 
 def panel(axes: "Axes", histories: Sequence[Sequence[Record]], name: str, last: bool = False) -> None:

@@ -34,16 +34,8 @@ class RunLog:
     `metrics.jsonl` holds one JSON object per epoch and is flushed to disk before `epoch` returns, so a killed
     run loses only the epoch that it was training. Nothing is created before `begin`, which opens the log.
 
-    Args:
-      workdir: the run's directory.
-      epochs: number of epochs in the run.
-      steps_per_epoch: training steps in one epoch.
-      console: prints a line per epoch and, on a terminal, a progress bar; None prints nothing.
-      label: name of the run, next to the bar.
-      writes: whether this process writes files; the other processes of a run only keep `history`.
-
-    Attributes:
-      history: the records of the epochs so far, as in `metrics.jsonl`.
+    A console gets a line per epoch and, if it is a terminal, a progress bar next to `label`. Only one of a run's
+    processes `writes` files; all keep `history`, the records of the epochs so far, as in `metrics.jsonl`.
     """
 
     def __init__(
@@ -91,13 +83,9 @@ class RunLog:
     def epoch(self, record: Record) -> None:
         """Log a finished epoch: a line of metrics.jsonl, TensorBoard scalars, and the report's line on the console.
 
-        Args:
-          record: epoch, train_loss, train_accuracy (losses in nats, accuracies from 0 to 1); optionally
-            test_loss, test_accuracy, validation_loss, validation_accuracy, learning_rate,
-            images_per_second, seconds. NaN and infinity are written as null.
-
-        Raises:
-          RuntimeError: the log is not open.
+        The record has epoch, train_loss, train_accuracy (losses in nats, accuracies from 0 to 1); optionally test_loss,
+        test_accuracy, validation_loss, validation_accuracy, learning_rate, images_per_second, seconds. NaN and infinity
+        are written as null. RuntimeError if the log is not open.
         """
         if self._first_epoch is None:
             raise RuntimeError("RunLog.epoch needs an open log: call begin first")

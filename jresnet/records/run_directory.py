@@ -1,7 +1,6 @@
 """The directory of a run: config.json, result.json, predictions.npz, and their checksums."""
 
 import hashlib
-import io
 import os
 import pathlib
 import secrets
@@ -11,7 +10,7 @@ import numpy as np
 
 from jresnet.config import Config
 from jresnet.errors import InputError
-from jresnet.records.files import Record, json_bytes, read_json, write_bytes, write_json
+from jresnet.records.files import Record, atomic_write, json_bytes, read_json, write_bytes, write_json
 from jresnet.records.log import METRICS
 from jresnet.records.run import Run, differences
 
@@ -64,11 +63,7 @@ def create(workdir: pathlib.Path, run: Run) -> None:
 
 
 def read_run(workdir: pathlib.Path) -> Run:
-    """The run that a directory records.
-
-    Raises:
-      InputError: it records none, or one of another version.
-    """
+    """The run that a directory records; InputError if it records none, or one of another version."""
     return Run.from_json(read_json(workdir / CONFIG), workdir / CONFIG)
 
 
@@ -78,9 +73,8 @@ def write_predictions(workdir: pathlib.Path, predictions: np.ndarray, confidence
     The predictions are int32 [images], the most probable classes, the confidences float32 [images], their softmax
     probabilities.
     """
-    archive = io.BytesIO()
-    np.savez(archive, test_predictions=predictions, test_confidences=confidences)
-    write_bytes(workdir / PREDICTIONS, archive.getvalue())
+    with atomic_write(workdir / PREDICTIONS) as file:
+        np.savez(file, test_predictions=predictions, test_confidences=confidences)
 
 
 def finish(workdir: pathlib.Path, result: Record) -> None:
@@ -97,11 +91,7 @@ def finish(workdir: pathlib.Path, result: Record) -> None:
 
 
 def verify(workdir: pathlib.Path) -> None:
-    """Check a finished run's records against their checksums.
-
-    Raises:
-      InputError: a record is missing, truncated or edited, or the checksums are.
-    """
+    """Check a finished run's records against their checksums; InputError if these or a record are not as written."""
     for name, problem in altered(workdir).items():
         raise InputError(f"{workdir / name}: {problem}: restore it, or move {workdir} away to repeat the run")
 
@@ -110,9 +100,7 @@ def altered(workdir: pathlib.Path, names: Sequence[str] | None = None) -> dict[s
     """The records of a finished run that do not match their checksums: name -> what is wrong.
 
     `workdir` may be a copy of part of the run's directory; `names` are then the records to check, not all of them.
-
-    Raises:
-      InputError: the checksums are missing or unreadable.
+    InputError if the checksums are missing or unreadable.
     """
     try:
         lines = (workdir / SUMS).read_text().splitlines()
