@@ -100,7 +100,7 @@ def batches_of(plan: Plan, batch_size: int, devices: int) -> tuple[Plan, Plan, j
     steps, remainder = divmod(images, batch_size)
     full = jax.tree.map(lambda a: a[: steps * batch_size].reshape(steps, batch_size, *a.shape[1:]), plan)
     missing = -remainder % devices
-    last = np.minimum(np.arange(remainder + missing), remainder - 1) + steps * batch_size if remainder else np.arange(0)
+    last = np.minimum(np.arange(remainder + missing), remainder - 1) + steps * batch_size
     tail = jax.tree.map(lambda a: a[last][None], plan)
     return full, tail, (jnp.arange(remainder + missing) < remainder)[None] if missing else None
 
@@ -185,15 +185,11 @@ class Streamed:
         """See `Input.epoch`; the host's buffers decide the size of a chunk, so `pace` is ignored."""
         plan = plan_for(self.config, self.seed, epoch, self.images)
         full, tail, mask = batches_of(plan, self.config.batch_size, self.devices.count)
-        steps = len(full.order)
-        if first_step < steps:
-            local = self.devices.local_shard(jax.tree.map(lambda a: a[first_step:], full))
-            for stack in self.host_batches(local):
-                count = len(stack["labels"])
-                # Zero batches make up for missing ones: all stacks have one shape, and the program compiles once.
-                padded = {name: pad_rows(array, self.stack_size) for name, array in stack.items()}
-                yield Chunk((self.statistics, self.devices.split(padded)), 0, count)
-        if tail.order.size and first_step <= steps:
+        for stack in self.host_batches(self.devices.local_shard(jax.tree.map(lambda a: a[first_step:], full))):
+            # Zero batches make up for missing ones: all stacks have one shape, and the program compiles once.
+            padded = {name: pad_rows(array, self.stack_size) for name, array in stack.items()}
+            yield Chunk((self.statistics, self.devices.split(padded)), 0, len(stack["labels"]))
+        if tail.order.size and first_step <= len(full.order):
             (stack,) = self.host_batches(self.devices.local_shard(tail))
             stack = stack if mask is None else stack | {"mask": self.devices.local_shard(mask)}
             yield Chunk((self.statistics, self.devices.split(stack)), 0, 1)
