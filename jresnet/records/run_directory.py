@@ -121,9 +121,7 @@ def altered(workdir: pathlib.Path, names: Sequence[str] | None = None) -> dict[s
 
 def check_writable(workdir: pathlib.Path) -> None:
     """Raise InputError unless files can be created in `workdir`, or in its nearest parent that exists."""
-    parent = workdir
-    while not os.path.exists(parent) and parent != parent.parent:
-        parent = parent.parent
+    parent = next((path for path in (workdir, *workdir.parents) if os.path.exists(path)), pathlib.Path())
     if not parent.is_dir():
         raise InputError(f"--workdir {workdir}: {parent} is not a directory: choose another")
     # By trying: for root, os.access allows writing on a read-only file system.
