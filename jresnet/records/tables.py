@@ -92,6 +92,11 @@ class Table:
     group: str = ""
 
     @property
+    def headers(self) -> list[str]:
+        """The columns' headers, each on one line."""
+        return [column.header.replace("\n", " ") for column in self.columns]
+
+    @property
     def cells(self) -> list[list[str]]:
         """Every row's texts, the footer's included."""
         rows = [*self.rows, self.footer] if self.footer else self.rows
@@ -99,9 +104,8 @@ class Table:
 
     def markdown(self) -> str:
         """The table in Markdown, with the caption's lines as a list below it."""
-        headers = [column.header.replace("\n", " ") for column in self.columns]
         rules = ["--:" if column.right else ":--" for column in self.columns]
-        lines = ["| " + " | ".join(map(_escaped, line)) + " |" for line in (headers, rules, *self.cells)]
+        lines = ["| " + " | ".join(map(_escaped, line)) + " |" for line in (self.headers, rules, *self.cells)]
         notes = ["", *(f"- {line}" for line in self.caption.splitlines())] if self.caption else []
         return "\n".join([*lines, *notes]) + "\n"
 
