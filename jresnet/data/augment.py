@@ -32,14 +32,10 @@ class Draws(NamedTuple):
 
 
 def draw(key: jax.Array, images: int, padding: int, flip: float, grayscale: float) -> Draws:
-    """Draw the augmentations of `images` images, independently of each other.
+    """Draw the augmentations of `images` images, independently of each other, from a typed PRNG key.
 
-    Args:
-      key: typed PRNG key, as from `jax.random.key`.
-      images: number of draws.
-      padding: zero padding on each side in pixels (4 in the report); all (2 * padding + 1)**2 crops are equally likely.
-      flip: probability of a horizontal flip (0.5 in the report).
-      grayscale: probability of grayscale (0.5 in the report).
+    With zero padding of `padding` pixels on each side (4 in the report) all (2 * padding + 1)**2 crops are equally
+    likely; `flip` and `grayscale` are probabilities (both 0.5 in the report).
     """
     chex.assert_shape(key, (), custom_message="key must be one typed PRNG key")
     crop_key, flip_key, gray_key = jax.random.split(key, 3)
@@ -51,15 +47,9 @@ def draw(key: jax.Array, images: int, padding: int, flip: float, grayscale: floa
 
 
 def augment(images: jax.Array, draws: Draws, padding: int) -> jax.Array:
-    """Crop from the zero-padded images, then flip, then convert to grayscale.
+    """Crop from the images zero-padded by `padding` pixels on each side, then flip, then convert to grayscale.
 
-    Args:
-      images: uint8 [batch, height, width, 3].
-      draws: one draw per image.
-      padding: zero padding on each side in pixels; 0 skips the crop.
-
-    Returns:
-      float32 [batch, height, width, 3], from 0 to 255, not normalised.
+    Takes uint8 [batch, height, width, 3]; returns float32 of that shape, from 0 to 255, not normalised.
     """
     check("images", images, jnp.uint8, (None, None, None, 3))
     check("flips", draws.flips, jnp.bool_, (len(images),))
@@ -69,16 +59,7 @@ def augment(images: jax.Array, draws: Draws, padding: int) -> jax.Array:
 
 
 def crop(images: jax.Array, offsets: jax.Array, padding: int) -> jax.Array:
-    """Crop the zero-padded images to their original size.
-
-    Args:
-      images: uint8 [batch, height, width, 3].
-      offsets: int32 [batch, 2], row and column of the crop in the padded image.
-      padding: zero padding on each side in pixels.
-
-    Returns:
-      uint8 [batch, height, width, 3].
-    """
+    """Crop images, uint8 [batch, height, width, 3], to their own size at `Draws.offsets` in the zero-padded images."""
     check("images", images, jnp.uint8, (None, None, None, 3))
     check("offsets", offsets, jnp.int32, (len(images), 2))
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
@@ -86,14 +67,9 @@ def crop(images: jax.Array, offsets: jax.Array, padding: int) -> jax.Array:
 
 
 def grayscale(images: jax.Array, grays: jax.Array) -> jax.Array:
-    """Convert some images to grayscale with 3 equal channels, without rounding.
+    """Convert the images that `grays`, bool [batch], marks to grayscale with 3 equal channels, without rounding.
 
-    Args:
-      images: uint8 [batch, height, width, 3].
-      grays: bool [batch], which images to convert.
-
-    Returns:
-      float32 [batch, height, width, 3], from 0 to 255.
+    Takes uint8 [batch, height, width, 3]; returns float32 of that shape, from 0 to 255.
     """
     check("images", images, jnp.uint8, (None, None, None, 3))
     check("grays", grays, jnp.bool_, (len(images),))
@@ -106,13 +82,8 @@ def grayscale(images: jax.Array, grays: jax.Array) -> jax.Array:
 def normalise(pixels: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
     """Scale pixels to 0..1, subtract the channels' mean and divide by their standard deviation.
 
-    Args:
-      pixels: uint8 or float32 [batch, height, width, 3], from 0 to 255.
-      mean: [3], of pixels scaled to 0..1.
-      std: [3], of pixels scaled to 0..1.
-
-    Returns:
-      float32 [batch, height, width, 3].
+    Takes uint8 or float32 [batch, height, width, 3], from 0 to 255, and the [3] statistics of pixels scaled to 0..1;
+    returns float32 [batch, height, width, 3].
     """
     check("pixels", pixels, jnp.uint8 if pixels.dtype == jnp.uint8 else jnp.float32, (None, None, None, 3))
     means, stds = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)

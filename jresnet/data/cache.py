@@ -3,14 +3,11 @@
 import hashlib
 import json
 import pathlib
-import secrets
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jresnet.records.files import cache_directory
-
-_CHUNK = 1 << 24  # bytes
+from jresnet.records.files import atomic_write, cache_directory
 
 
 def digest(files: Sequence[pathlib.Path]) -> str:
@@ -19,8 +16,7 @@ def digest(files: Sequence[pathlib.Path]) -> str:
     for path in files:
         sha256.update(f"{path.name} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                sha256.update(chunk)
+            hashlib.file_digest(file, lambda: sha256)  # updates the hash that it is given
     return sha256.hexdigest()
 
 
@@ -43,14 +39,10 @@ def load(name: str) -> dict[str, np.ndarray] | None:
 def store(name: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Store arrays under `name`; does nothing if the cache cannot be written."""
     path, record = _paths(name)
-    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            np.savez(temporary, **arrays)  # type: ignore[arg-type]  # the stubs take names for allow_pickle
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_write(path) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # the stubs take names for allow_pickle
         # Last: if two processes write at once, `load` rejects a file that is not the recorded one.
         record.write_text(json.dumps({"size": path.stat().st_size, "sha256": digest([path])}))
     except OSError:

@@ -1,27 +1,20 @@
 """Validation of the arrays and class names that a reader returns, whatever the source."""
 
+import itertools
+
 import numpy as np
 
-from jresnet.data.readers import Arrays
 from jresnet.errors import InputError
 
 
-def checked_arrays(arrays: Arrays) -> Arrays:
-    """Check images and labels, and bring them into the form of `Split`.
+def checked_arrays(split: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Check the images and labels of a split, and bring them into the form of `Split`, with contiguous images.
 
-    Args:
-      arrays: images uint8 [n, height, width] or [n, height, width, 1 or 3] and integer labels [n] or [n, 1], by split.
-
-    Returns:
-      Images uint8 [n, height, width, 3], contiguous, and labels int32 [n], by split.
+    Takes images uint8 [n, height, width] or [n, height, width, 1 or 3], and integer labels [n] or [n, 1].
 
     Raises:
       InputError: other shapes or dtypes, or labels that cannot be class indices.
     """
-    return {split: _checked_split(split, *pair) for split, pair in arrays.items()}
-
-
-def _checked_split(split: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     where = f"{split} images"
     if images.dtype != np.uint8:
         raise InputError(f"{where} are {images.dtype}: save them as uint8 from 0 to 255")
@@ -57,30 +50,22 @@ def _checked_labels(split: str, labels: np.ndarray) -> np.ndarray:
 
 
 def checked_classes(labels: dict[str, np.ndarray], classes: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Check that every class has a training image and every label a class.
-
-    Args:
-      labels: int32 [n], by split.
-      classes: names of the classes, or None to number them.
-
-    Returns:
-      The names of the classes.
+    """Check that every class has a training image and every label a class, and name the classes if they have no names.
 
     Raises:
       InputError: fewer than 2 classes, too few names, or a class without training images.
     """
     present = set(np.unique(labels["train"]).tolist())
-    count = max(present) + 1
-    if classes is not None and len(classes) < count:
-        raise InputError(f"{len(classes)} class names for labels up to {count - 1}: give one name per class")
-    count = len(classes) if classes is not None else count
-    if len(present) < count:
+    count = max(present) + 1 if classes is None else len(classes)
+    if max(present) >= count:
+        raise InputError(f"{count} class names for labels up to {max(present)}: give one name per class")
+    if missing := count - len(present):
         # At most 10, so that a stray label of a million does not make a list of a million.
-        empty = [label for label in range(min(count, len(present) + 10)) if label not in present][:10]
-        names = ", ".join(classes[label] if classes is not None else str(label) for label in empty)
+        empty = itertools.islice((label for label in range(count) if label not in present), 10)
+        names = ", ".join(str(label) if classes is None else classes[label] for label in empty)
         raise InputError(
-            f"{count - len(present)} of {count} classes have no training image ({names}"
-            f"{', ...' if count - len(present) > 10 else ''}): add some, or number the classes without gaps"
+            f"{missing} of {count} classes have no training image ({names}{', ...' if missing > 10 else ''}): "
+            "add some, or number the classes without gaps"
         )
     if count < 2:
         raise InputError(f"it has {count} class: give at least 2")

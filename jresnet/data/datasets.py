@@ -49,7 +49,6 @@ class Split:
             raise InputError(f"labels are {labels.dtype} of shape {labels.shape}: give int32 of shape ({len(images)},)")
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self.images)
 
     def take(self, rows: np.ndarray | slice) -> "Split":
@@ -138,7 +137,7 @@ class Dataset:
             raise InputError(
                 f"--validation {n}: would take every training image of class {self.classes[emptied[0]]}: lower it"
             )
-        held = _drawn(self.train.labels, shares, np.random.default_rng((seed, _HOLD_OUT_STREAM)))
+        held = _drawn(self.train.labels, shares, (seed, _HOLD_OUT_STREAM))
         return dataclasses.replace(self, train=self.train.take(~held), validation=self.train.take(held))
 
     def fold(self, folds: int, index: int, seed: int = 0) -> "Dataset":
@@ -194,8 +193,7 @@ class Dataset:
             raise InputError(
                 f"--train-images {n}: leaves class {self.classes[shares.argmin()]} without an image: raise it"
             )
-        stream = (len(split), _SUBSET_STREAM)
-        return split.take(_drawn(split.labels, shares, np.random.default_rng(stream)))
+        return split.take(_drawn(split.labels, shares, (len(split), _SUBSET_STREAM)))
 
     @functools.cached_property
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -239,9 +237,8 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     """
     try:
         arrays, classes = _read(name, data_dir)
-        arrays = checked_arrays(arrays)
-        classes = checked_classes({split: labels for split, (_, labels) in arrays.items()}, classes)
-        splits = {split: Split(images, labels) for split, (images, labels) in arrays.items()}
+        splits = {name: Split(*checked_arrays(name, *pair)) for name, pair in arrays.items()}
+        classes = checked_classes({name: split.labels for name, split in splits.items()}, classes)
         validation = splits.get("validation", splits["train"].take(slice(0)))
         return Dataset(name, splits["train"], validation, splits["test"], classes)
     except InputError as error:
@@ -267,8 +264,9 @@ def _shares(labels: np.ndarray, classes: int, n: int) -> np.ndarray:
     return shares
 
 
-def _drawn(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _drawn(labels: np.ndarray, shares: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
     """Choose `shares[c]` images of each class c at random: a mask, bool [images]."""
+    rng = np.random.default_rng(seed)
     chosen = np.zeros(len(labels), bool)
     for label, share in enumerate(shares):
         chosen[rng.choice(np.flatnonzero(labels == label), share, replace=False)] = True
@@ -276,18 +274,7 @@ def _drawn(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> 
 
 
 def dataset_record(dataset: Dataset, sha256: str) -> dict[str, Any]:
-    """The record of a data set in JSON: name, sizes, digest, and the digest of the data set that it was cut from.
-
-    Args:
-      dataset: the data set that is trained on.
-      sha256: the digest to record, that of the data set before its hold-out.
-    """
-    return {
-        "name": dataset.name,
-        "train": len(dataset.train),
-        "validation": len(dataset.validation),
-        "test": len(dataset.test),
-        "classes": len(dataset.classes),
-        "sha256": sha256,
-        **({"cut_from": dataset.cut_from} if dataset.cut_from else {}),
-    }
+    """The record in JSON of a data set that is trained on; `sha256` is that of the data before the hold-out."""
+    sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test", "classes")}
+    record = {"name": dataset.name, **sizes, "sha256": sha256}
+    return record | ({"cut_from": dataset.cut_from} if dataset.cut_from else {})

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,12 +40,7 @@ Pace = Callable[[int], int]
 
 
 class Plan(NamedTuple):
-    """The order and augmentation of one epoch's images.
-
-    Attributes:
-      order: int32 [images], a permutation.
-      draws: the augmentations, in that order.
-    """
+    """The order of one epoch's images, a permutation int32 [images], and their augmentations in that order."""
 
     order: jax.Array
     draws: Draws
@@ -53,10 +49,7 @@ class Plan(NamedTuple):
 class Chunk(NamedTuple):
     """The work of one call of the training program: steps `first` to `last` (exclusive) over `arrays`.
 
-    Attributes:
-      arrays: what the input's `get_batch` takes.
-      first: first step, an index into the arrays' leading axis.
-      last: end of the steps.
+    The arrays are what the input's `get_batch` takes; the steps are indices into their leading axis.
     """
 
     arrays: Any
@@ -65,11 +58,7 @@ class Chunk(NamedTuple):
 
 
 class Input(Protocol):
-    """The training images of one run, as chunks for the compiled program.
-
-    Attributes:
-      name: the value of `--input` that selects it.
-    """
+    """The training images of one run, as chunks for the compiled program; `--input` selects it by its name."""
 
     name: str
 
@@ -104,53 +93,35 @@ def plan_for(config: Config, seed: int, epoch: int, images: int) -> Plan:
 def batches_of(plan: Plan, batch_size: int, devices: int) -> tuple[Plan, Plan, jax.Array | None]:
     """Cut a plan into batches, every image in exactly one.
 
-    Returns:
-      The full batches, arrays [steps, batch_size, ...]; the last, smaller batch, [1, remainder, ...], empty if there is
-      no remainder; and the latter's mask, bool [1, remainder], if repeated images pad it to a multiple of `devices`.
+    Returns the full batches, [steps, batch_size, ...]; the last, smaller batch, [1, remainder, ...], empty if there is
+    no remainder; and the latter's mask, bool [1, remainder], if repeated images pad it to a multiple of `devices`.
     """
     images = plan.order.shape[0]
     steps, remainder = divmod(images, batch_size)
     full = jax.tree.map(lambda a: a[: steps * batch_size].reshape(steps, batch_size, *a.shape[1:]), plan)
     missing = -remainder % devices
-    last = np.minimum(np.arange(remainder + missing), remainder - 1) + steps * batch_size if remainder else np.arange(0)
+    last = np.minimum(np.arange(remainder + missing), remainder - 1) + steps * batch_size
     tail = jax.tree.map(lambda a: a[last][None], plan)
     return full, tail, (jnp.arange(remainder + missing) < remainder)[None] if missing else None
 
 
 @dataclasses.dataclass(frozen=True)
 class GatherAndAugment:
-    """`get_batch` of resident images; arrays = ((images, labels, mean, std), plan, mask or None).
-
-    Attributes:
-      padding: pixels of zero padding before the random crop.
-    """
+    """`get_batch` of resident images; arrays = ((images, labels, mean, std), plan, mask or None)."""
 
     padding: int
 
     def __call__(self, arrays: Any, i: jax.Array) -> Batch:
         """See `Input.get_batch`."""
         (images, labels, mean, std), plan, mask = arrays
-        check_resident(images, labels, plan, mask)
+        # `augment` and the training step check the rest.
+        check("labels", labels, jnp.int32, images.shape[:1])
+        check("order", plan.order, jnp.int32, (None, None))
+        chex.assert_tree_shape_prefix((plan, mask), plan.order.shape)
         order, draws = jax.tree.map(lambda a: a[i], plan)
         pixels = augment(images[order], draws, self.padding)
         batch = {"images": normalise(pixels, mean, std), "labels": labels[order]}
         return batch if mask is None else batch | {"mask": mask[i]}
-
-
-def check_resident(images: jax.Array, labels: jax.Array, plan: Plan, mask: jax.Array | None) -> None:
-    """Check shapes and dtypes while tracing.
-
-    Raises:
-      AssertionError: they are not those of resident images, their labels, and a plan cut into batches.
-    """
-    check("images", images, jnp.uint8, (None, None, None, 3))
-    check("labels", labels, jnp.int32, images.shape[:1])
-    check("order", plan.order, jnp.int32, (None, None))
-    check("offsets", plan.draws.offsets, jnp.int32, (*plan.order.shape, 2))
-    check("flips", plan.draws.flips, jnp.bool_, plan.order.shape)
-    check("grays", plan.draws.grays, jnp.bool_, plan.order.shape)
-    if mask is not None:
-        check("mask", mask, jnp.bool_, plan.order.shape)
 
 
 class Resident:
@@ -169,27 +140,22 @@ class Resident:
         """See `Input.epoch`."""
         plan = plan_for(self.config, self.seed, epoch, self.images)
         full, tail, mask = batches_of(plan, self.config.batch_size, self.devices.count)
-        steps, batch_size = full.order.shape
+        steps = len(full.order)
         arrays = (self.data, self.devices.split(self.devices.local_shard(full)), None)
         step = first_step
         while step < steps:
             last = step + pace(steps - step)
             yield Chunk(arrays, step, last)
             step = last
-        if self.images > steps * batch_size and step == steps:
+        if tail.order.size and step == steps:
             arrays = (self.data, *self.devices.split(self.devices.local_shard((tail, mask))))
             yield Chunk(arrays, 0, 1)
-
-
-def take_batch(arrays: Any, i: jax.Array) -> Batch:
-    """`get_batch` of batches that need no more work: arrays is a dict of stacked batches."""
-    return {name: array[i] for name, array in arrays.items()}
 
 
 def finish_batch(arrays: Any, i: jax.Array) -> Batch:
     """`get_batch` of streamed images: grayscale and normalisation; arrays = ((mean, std), a stack of host batches)."""
     (mean, std), stack = arrays
-    batch = take_batch(stack, i)
+    batch = {name: array[i] for name, array in stack.items()}
     pixels = grayscale(batch.pop("images"), batch.pop("grays"))
     return batch | {"images": normalise(pixels, mean, std)}
 
@@ -198,9 +164,6 @@ class Streamed:
     """Images kept on the host; tf.data gathers, crops and flips them while the device computes.
 
     With several processes, each makes only its own part of every batch.
-
-    Raises:
-      InputError: TensorFlow is not installed.
     """
 
     name = "tfds"
@@ -222,26 +185,20 @@ class Streamed:
         """See `Input.epoch`; the host's buffers decide the size of a chunk, so `pace` is ignored."""
         plan = plan_for(self.config, self.seed, epoch, self.images)
         full, tail, mask = batches_of(plan, self.config.batch_size, self.devices.count)
-        steps = len(full.order)
-        if first_step < steps:
-            local = self.devices.local_shard(jax.tree.map(lambda a: a[first_step:], full))
-            for stack in self.host_batches(local):
-                count = len(stack["labels"])
-                yield self._chunk(pad_stack(stack, self.stack_size), count)
-        if tail.order.size and first_step <= steps:
+        for stack in self.host_batches(self.devices.local_shard(jax.tree.map(lambda a: a[first_step:], full))):
+            # Zero batches make up for missing ones: all stacks have one shape, and the program compiles once.
+            padded = {name: pad_rows(array, self.stack_size) for name, array in stack.items()}
+            yield Chunk((self.statistics, self.devices.split(padded)), 0, len(stack["labels"]))
+        if tail.order.size and first_step <= len(full.order):
             (stack,) = self.host_batches(self.devices.local_shard(tail))
             stack = stack if mask is None else stack | {"mask": self.devices.local_shard(mask)}
-            yield self._chunk(stack, 1)
-
-    def _chunk(self, stack: dict[str, np.ndarray], steps: int) -> Chunk:
-        return Chunk((self.statistics, self.devices.split(stack)), 0, steps)
+            yield Chunk((self.statistics, self.devices.split(stack)), 0, 1)
 
     def host_batches(self, plan: Plan) -> Iterator[dict[str, np.ndarray]]:
         """Execute a plan cut into batches with tf.data, deterministically and ahead of use.
 
-        Yields:
-          Stacks of up to `stack_size` batches, dicts of NumPy arrays: images, uint8 [stack, batch, height, width, 3],
-          cropped and flipped; grays, bool [stack, batch], the images to convert to gray; labels, int32 [stack, batch].
+        Yields stacks of up to `stack_size` batches: images, uint8 [stack, batch, height, width, 3], cropped and
+        flipped; grays, bool [stack, batch], the images to convert to gray; labels, int32 [stack, batch].
         """
         tf, (images, labels) = self.tf, self.data
 
@@ -258,11 +215,6 @@ class Streamed:
         options = tf.data.Options()
         options.autotune.enabled = False
         yield from stacks.prefetch(2).with_options(options).as_numpy_iterator()
-
-
-def pad_stack(stack: dict[str, np.ndarray], length: int) -> dict[str, np.ndarray]:
-    """Append zero batches, so that all stacks have one shape and the program compiles once."""
-    return {name: pad_rows(array, length) for name, array in stack.items()}
 
 
 def pad_rows(array: np.ndarray, length: int) -> np.ndarray:

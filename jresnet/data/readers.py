@@ -29,13 +29,9 @@ def size(image: np.ndarray) -> str:
 
 
 def read_npz(file: str) -> tuple[Arrays, tuple[str, ...] | None]:
-    """Read a file in MedMNIST's layout: {train,val,test}_{images,labels}; `val` and `classes` are optional.
+    """Read a file in MedMNIST's layout: {train,val,test}_{images,labels}, where `val` is optional, and class names.
 
-    Args:
-      file: path of the file.
-
-    Returns:
-      The arrays by split, and the class names if the file has an array `classes`.
+    The names are those in an array `classes`, None without it.
 
     Raises:
       InputError: a missing file or array, pickled objects (never unpickled), or a damaged file.
@@ -65,10 +61,9 @@ def _check_readable(path: str, open_path: Callable[[str], Any]) -> None:
 
 def _npz_arrays(path: str, archive: zipfile.ZipFile) -> tuple[Arrays, tuple[str, ...] | None]:
     keys = sorted(member[:-4] for member in archive.namelist() if member.endswith(".npy"))
-    prefixes = {"train": "train", "test": "test"}
+    pairs = {split: (f"{split}_images", f"{split}_labels") for split in ("train", "test")}
     if "val_images" in keys or "val_labels" in keys:
-        prefixes["validation"] = "val"
-    pairs = {split: (f"{prefix}_images", f"{prefix}_labels") for split, prefix in prefixes.items()}
+        pairs["validation"] = ("val_images", "val_labels")
     missing = [key for pair in pairs.values() for key in pair if key not in keys]
     if missing:
         raise InputError(
@@ -110,12 +105,6 @@ def read_folder(directory: str) -> tuple[Arrays, tuple[str, ...]]:
 
     The classes are the sub-directories of train in sorted order. Hidden entries and files without the suffix
     of an image are skipped.
-
-    Args:
-      directory: path of the directory.
-
-    Returns:
-      The arrays by split, images uint8 [n, height, width, 3] and labels int32 [n], and the class names.
 
     Raises:
       InputError: a missing directory, a class without training directory, an unreadable image, unequal sizes.

@@ -28,11 +28,7 @@ def draw(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draw a training set and a test set; neither depends on the size of the other.
 
-    Args:
-      train: number of training images, the same for every class to within one image.
-      test: number of test images, balanced in the same way.
-      seed: seed of all random numbers.
-      image_size: height and width of the images in pixels, at least 16.
+    Each has as many images of every class, to within one; `image_size` in pixels is at least 16.
 
     Returns:
       Training images uint8 [train, image_size, image_size, 3] and labels int32 [train], indices of `CLASSES`,

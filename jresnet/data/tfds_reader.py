@@ -5,6 +5,7 @@ TFDS and TensorFlow are imported only when a data set is read, so that everythin
 
 import contextlib
 import difflib
+import importlib
 import logging
 import os
 import pathlib
@@ -12,7 +13,7 @@ import re
 import threading
 import urllib.parse
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -29,13 +30,7 @@ def read_tfds(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...]]
     """Read an image-classification data set with TFDS, in stored order; download it if it is not prepared.
 
     The decoded arrays are cached, and read from the cache, without TensorFlow, while the prepared files are the same.
-
-    Args:
-      name: the name in TFDS: "name" or "name/config", either with an optional ":version".
-      data_dir: directory of prepared data sets; None means $TFDS_DATA_DIR, or ~/tensorflow_datasets.
-
-    Returns:
-      The arrays by split, and the class names.
+    The name is "name" or "name/config", either with an optional ":version".
 
     Raises:
       InputError: TFDS is not installed or does not have this data set, the data are not prepared and cannot be
@@ -54,27 +49,24 @@ def _read(name: str, directory: str) -> tuple[Arrays, tuple[str, ...]]:
     builder = _builder(tfds, name, directory)
     _check_features(tfds, builder)
     if not builder.is_prepared():
-        _check_network(builder, directory)
-        _import("tensorflow")
-        _download(builder, directory)
+        _prepare(builder, directory)
+    splits = _splits(builder)
     files = sorted(path for path in pathlib.Path(builder.data_dir).iterdir() if path.is_file())
     key = f"{builder.name}-{cache.digest(files)}"
     decoded = cache.load(key)
     if decoded is None:
-        decoded = _decode(tfds, builder)
+        decoded = _decode(tfds, builder, splits)
         cache.store(key, decoded)
-    splits = [array.removesuffix("_images") for array in decoded if array.endswith("_images")]
     arrays = {split: (decoded[f"{split}_images"], decoded[f"{split}_labels"]) for split in splits}
     return arrays, tuple(builder.info.features["label"].names)
 
 
-def _decode(tfds: Any, builder: Any) -> dict[str, np.ndarray]:
-    """Decode every split with TensorFlow, into arrays named SPLIT_images and SPLIT_labels."""
-    _import("tensorflow")
-    tensorflow = import_tensorflow()
+def _decode(tfds: Any, builder: Any, splits: list[str]) -> dict[str, np.ndarray]:
+    """Decode the splits with TensorFlow, into arrays named SPLIT_images and SPLIT_labels."""
+    tensorflow = _import("tensorflow")
     arrays = {}
     try:
-        for split in _splits(builder):
+        for split in splits:
             arrays[f"{split}_images"], arrays[f"{split}_labels"] = _read_split(tfds, builder, split)
         return arrays
     except tensorflow.errors.OpError as error:
@@ -83,11 +75,7 @@ def _decode(tfds: Any, builder: Any) -> dict[str, np.ndarray]:
 
 
 def import_tensorflow() -> Any:
-    """Import TensorFlow without its log messages and without GPUs, whose memory it would take from JAX.
-
-    Raises:
-      ImportError: TensorFlow is not installed.
-    """
+    """Import TensorFlow without its log messages and without GPUs, whose memory it would take from JAX."""
     _set_quiet()
     import tensorflow
 
@@ -107,19 +95,19 @@ def _quiet() -> Iterator[None]:
     """Silence the log messages of TensorFlow and TFDS below the level of errors."""
     _set_quiet()
     loggers = [logging.getLogger(name) for name in ("absl", "tensorflow", "tensorflow_datasets")]
-    levels = [logger.level for logger in loggers]
+    levels = {logger: logger.level for logger in loggers}
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
 
 
 def _import(module: str) -> Any:
     try:
-        return __import__(module)
+        return import_tensorflow() if module == "tensorflow" else importlib.import_module(module)
     except ImportError as error:
         package = module.replace("_", "-")
         message = f"reading it needs {package}, which cannot be imported ({error}): pip install {package}"
@@ -127,26 +115,22 @@ def _import(module: str) -> Any:
 
 
 def _builder(tfds: Any, name: str, directory: str) -> Any:
-    # With other forms TFDS would search community registries over the network.
-    if not _NAME.fullmatch(name):
-        _refuse_unknown(tfds, name)
     try:
-        return tfds.builder(name, data_dir=directory)
+        # With other forms TFDS would search community registries over the network.
+        if _NAME.fullmatch(name):
+            return tfds.builder(name, data_dir=directory)
     except tfds.core.DatasetNotFoundError:
-        _refuse_unknown(tfds, name)
+        pass
     except Exception as error:
         raise InputError(f"TFDS cannot open it ({first_line(error)}): correct the name") from None
-
-
-def _refuse_unknown(tfds: Any, name: str) -> NoReturn:
     known = tfds.list_builders(with_community_datasets=False)
     close = difflib.get_close_matches(name.lower(), known)
     hint = f" (close: {', '.join(close)})" if close else ""
     raise InputError(f"TFDS has no such data set, {name!r}{hint}: correct the name")
 
 
-def _check_network(builder: Any, directory: str) -> None:
-    """Refuse a download within _PROBE_SECONDS if no host answers; TFDS would retry for over a minute."""
+def _prepare(builder: Any, directory: str) -> None:
+    """Download a data set, or refuse within _PROBE_SECONDS if no host answers; TFDS would retry for over a minute."""
     urls = [urllib.parse.urlsplit(url) for url in builder.url_infos or {} if url.startswith("http")]
     hosts = sorted({f"{url.scheme}://{url.netloc}/" for url in urls})[:4]
     if hosts and not _any_answers(hosts):
@@ -155,6 +139,14 @@ def _check_network(builder: Any, directory: str) -> None:
             f"network to download it (no answer from {', '.join(hosts)}): set --data-dir or TFDS_DATA_DIR to "
             f"a directory that holds it prepared, connect to the network"
         )
+    _import("tensorflow")
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        raise InputError(
+            f"TFDS could not prepare {builder.info.full_name} in {directory} "
+            f"({first_line(error)}): prepare it with TFDS first"
+        ) from None
 
 
 def _any_answers(hosts: list[str]) -> bool:
@@ -174,16 +166,6 @@ def _any_answers(hosts: list[str]) -> bool:
     thread.start()
     thread.join(_PROBE_SECONDS)
     return bool(answers)
-
-
-def _download(builder: Any, directory: str) -> None:
-    try:
-        builder.download_and_prepare()
-    except Exception as error:
-        raise InputError(
-            f"TFDS could not prepare {builder.info.full_name} in {directory} "
-            f"({first_line(error)}): prepare it with TFDS first"
-        ) from None
 
 
 def _check_features(tfds: Any, builder: Any) -> None:
@@ -219,16 +201,15 @@ def _read_split(tfds: Any, builder: Any, split: str) -> tuple[np.ndarray, np.nda
         read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
         decoders=tfds.decode.PartialDecoding({"image": True, "label": True}),
     )
-    images: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
+    batches: list[dict[str, np.ndarray]] = []
     for batch in tfds.as_numpy(dataset):
-        images.append(batch["image"])
-        labels.append(batch["label"])
-        if images[-1].shape[1:] != images[0].shape[1:]:
+        batches.append(batch)
+        first, last = batches[0]["image"], batch["image"]
+        if last.shape[1:] != first.shape[1:]:
             raise InputError(
-                f"its {split} images differ in size, {size(images[0])} and "
-                f"{size(images[-1])} (height x width): choose another data set"
+                f"its {split} images differ in size, {size(first)} and {size(last)} (height x width): "
+                "choose another data set"
             )
-    if not images:
+    if not batches:
         raise InputError(f"its {split} split holds no images: prepare it again")
-    return np.concatenate(images), np.concatenate(labels)
+    return np.concatenate([batch["image"] for batch in batches]), np.concatenate([batch["label"] for batch in batches])

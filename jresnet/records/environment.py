@@ -56,41 +56,35 @@ def commit() -> str | None:
 def _git(directory: pathlib.Path, *arguments: str) -> str | None:
     """Output of a git command that leaves the repository untouched, or None if it fails."""
     # Inside a git hook these variables name the hook's repository, not the one around `directory`.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "--no-optional-locks", "-C", str(directory), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "--no-optional-locks", "-C", str(directory), *arguments],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_GIT_TIMEOUT,
-            check=True,
+        output = subprocess.check_output(
+            command, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, timeout=_GIT_TIMEOUT
         )
     except (OSError, UnicodeError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return output.strip() or None
 
 
 def cpu_name() -> str:
     """The processor's model name, as reported by the operating system."""
-    models = _cpuinfo("model name")
-    return models[0] if models else platform.processor() or platform.machine()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def cpu_instructions() -> list[str]:
     """The INSTRUCTIONS that this processor supports; empty where /proc/cpuinfo does not exist."""
-    flags = " ".join(_cpuinfo("flags")[:1]).split()
+    flags = _cpuinfo("flags").split()
     return [name for name in INSTRUCTIONS if name in flags]
 
 
-def _cpuinfo(key: str) -> list[str]:
-    """The values of a key of /proc/cpuinfo, one per core."""
+def _cpuinfo(key: str) -> str:
+    """The first core's value of a key of /proc/cpuinfo; empty if there is none."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return []
-    return [line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key]
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
 
 
 def cpu_cores() -> int:

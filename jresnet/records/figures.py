@@ -1,6 +1,5 @@
 """Plots of loss and accuracy against the epoch, from recorded results only."""
 
-import io
 import math
 import os
 import textwrap
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jresnet.errors import InputError
-from jresnet.records.files import Record, write_bytes
+from jresnet.records.files import Record, atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,15 +27,10 @@ _PANELS = {"loss": ("cross-entropy (nats)", 1), "accuracy": ("accuracy (%)", 100
 
 
 def curves(history: list[Record], path: str | os.PathLike[str], title: str) -> None:
-    """Plot loss and accuracy against the epoch; matplotlib's global state is left alone.
+    """Plot loss and accuracy against the epoch as a PNG file; matplotlib's global state is left alone.
 
-    Args:
-      history: lines of `metrics.jsonl`; a null value leaves a gap, a split without values has no curve.
-      path: the PNG file, written atomically.
-      title: plain text above the panels.
-
-    Raises:
-      InputError: the history is empty.
+    `history` are lines of `metrics.jsonl`: a null value leaves a gap, a split without values has no curve. InputError
+    if there are none.
     """
     if not history:
         raise InputError(f"{path}: no epoch has been recorded, so there is no curve to draw")
@@ -48,19 +42,14 @@ def curves(history: list[Record], path: str | os.PathLike[str], title: str) -> N
     for axes, name in zip(figure.subplots(1, 2), _PANELS, strict=True):
         panel(axes, [history], name, last=True)
         legend(axes)
-    image = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(image)
-    write_bytes(path, image.getvalue())
+    with atomic_write(path) as file:
+        FigureCanvasAgg(figure).print_png(file)
 
 
 def panel(axes: "Axes", histories: Sequence[Sequence[Record]], name: str, last: bool = False) -> None:
-    """Plot the mean over several runs against the epoch, in a band from the lowest to the highest run.
+    """Plot the mean loss or accuracy of several runs against the epoch, in a band from the lowest to the highest run.
 
-    Args:
-      axes: where to plot.
-      histories: lines of `metrics.jsonl` of each run; a value that is null or missing in any run leaves a gap.
-      name: "loss" or "accuracy".
-      last: add the last epoch's mean to each curve's label.
+    A value that is null or missing in any run leaves a gap; `last` adds the last epoch's mean to each curve's label.
     """
     from matplotlib.ticker import MaxNLocator
 

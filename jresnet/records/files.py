@@ -1,13 +1,15 @@
 """Atomic file writes, JSON records, and the user's cache directory."""
 
+import contextlib
 import json
 import math
-import numbers
 import os
 import pathlib
 import secrets
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+import numpy as np
 
 from jresnet.errors import InputError
 
@@ -23,31 +25,33 @@ def write_json(path: str | os.PathLike[str], record: Any) -> None:
 def json_bytes(record: Any, indent: int | None = 2) -> bytes:
     """Encode a record as JSON that ends in a line break; NaN and infinity become null.
 
-    Args:
-      record: mappings, sequences, strings, None, and numbers of Python or numpy.
-      indent: spaces per level; None puts everything on one line.
-
-    Raises:
-      TypeError: the record contains something that JSON cannot express.
+    The record may hold numpy's numbers; TypeError if it contains something that JSON cannot express. Without an indent
+    everything is on one line.
     """
     return json.dumps(_jsonable(record), indent=indent, allow_nan=False).encode() + b"\n"
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file atomically: after a crash at any moment `path` holds either the old data or the new."""
+    """Write a file atomically; see `atomic_write`."""
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a file to write it atomically: after a crash at any moment `path` holds either the old data or the new."""
     path = pathlib.Path(path)
     # In the same directory, because a rename is atomic only within one file system. A random suffix, because
     # processes in different containers or on different machines can have the same process ID.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def _jsonable(value: Any) -> Any:
@@ -56,22 +60,12 @@ def _jsonable(value: Any) -> Any:
         return {key: _jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_jsonable(item) for item in value]
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        number = float(value)
-        return number if math.isfinite(number) else None
-    return value
+    number = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(number, float) and not math.isfinite(number) else number
 
 
 def read_json(path: pathlib.Path) -> Record:
-    """Read a JSON object from a file in a run's directory.
-
-    Raises:
-      InputError: the file is missing or contains no JSON object.
-    """
+    """Read a JSON object from a file in a run's directory; InputError if the file is missing or contains none."""
     try:
         record = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -2,11 +2,10 @@
 
 import contextlib
 import json
-import math
 import os
 import pathlib
 from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
 
 import rich.console
 import rich.progress
@@ -16,16 +15,16 @@ from jresnet.records.files import Record, json_bytes, write_bytes
 
 METRICS = "metrics.jsonl"
 
-# Keys of an epoch's record, and the names of their TensorBoard scalars.
-_TAGS = {
-    "train_loss": "loss/train",
-    "test_loss": "loss/test",
-    "validation_loss": "loss/validation",
-    "train_accuracy": "accuracy/train",
-    "test_accuracy": "accuracy/test",
-    "validation_accuracy": "accuracy/validation",
-    "learning_rate": "learning_rate",
-    "images_per_second": "images_per_second",
+# Keys of an epoch's record: the names of their TensorBoard scalars, and those in the console's line or "".
+_NAMES = {
+    "train_loss": ("loss/train", "Train loss"),
+    "test_loss": ("loss/test", "Test loss"),
+    "validation_loss": ("loss/validation", ""),
+    "train_accuracy": ("accuracy/train", "Train acc"),
+    "test_accuracy": ("accuracy/test", "Test acc"),
+    "validation_accuracy": ("accuracy/validation", "Validation acc"),
+    "learning_rate": ("learning_rate", ""),
+    "images_per_second": ("images_per_second", ""),
 }
 
 
@@ -35,16 +34,8 @@ class RunLog:
     `metrics.jsonl` holds one JSON object per epoch and is flushed to disk before `epoch` returns, so a killed
     run loses only the epoch that it was training. Nothing is created before `begin`, which opens the log.
 
-    Args:
-      workdir: the run's directory.
-      epochs: number of epochs in the run.
-      steps_per_epoch: training steps in one epoch.
-      console: prints a line per epoch and, on a terminal, a progress bar; None prints nothing.
-      label: name of the run, next to the bar.
-      writes: whether this process writes files; the other processes of a run only keep `history`.
-
-    Attributes:
-      history: the records of the epochs so far, as in `metrics.jsonl`.
+    A console gets a line per epoch and, if it is a terminal, a progress bar next to `label`. Only one of a run's
+    processes `writes` files; all keep `history`, the records of the epochs so far, as in `metrics.jsonl`.
     """
 
     def __init__(
@@ -57,23 +48,19 @@ class RunLog:
         label: str = "",
         writes: bool = True,
     ):
-        """Store the arguments; the class documents them."""
         self.history: list[Record] = []
         self._workdir, self._console, self._label, self._writes = pathlib.Path(workdir), console, label, writes
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
         self._closing = contextlib.ExitStack()
         self._first_epoch: int | None = None  # None while the log is closed
-        self._metrics: IO[bytes] | None = None
         self._add_scalar: Callable[[str, float, int], None] | None = None
         self._progress: rich.progress.Progress | None = None
         self._task = rich.progress.TaskID(0)
 
     def begin(self, first_epoch: int, first_step: int = 0) -> None:
-        """Open the log to continue with `first_epoch`; records of that epoch and later ones are dropped.
+        """Open the log to continue with `first_epoch`, counted from 0, of which `first_step` steps are already done.
 
-        Args:
-          first_epoch: first epoch that is still to be logged, counted from 0.
-          first_step: number of steps of that epoch that are already done.
+        Records of that epoch and later ones are dropped.
         """
         self.close()
         path = self._workdir / METRICS
@@ -85,17 +72,10 @@ class RunLog:
             return
         self._workdir.mkdir(parents=True, exist_ok=True)
         write_bytes(path, b"".join(json_bytes(record, indent=None) for record in self.history))
-        self._metrics = self._closing.enter_context(path.open("ab"))
         self._progress = self._start_progress(first_epoch, first_step)
 
     def advance(self, step_in_epoch: int, epoch: int, stage: str) -> None:
-        """Update the progress bar.
-
-        Args:
-          step_in_epoch: number of training steps of this epoch done so far.
-          epoch: the epoch, counted from 0; the bar counts from 1.
-          stage: "compile", "train" or "test".
-        """
+        """Show on the bar that `step_in_epoch` training steps of this epoch are done; `stage` is shown as it is."""
         if self._progress is not None:
             completed = epoch * self._steps_per_epoch + step_in_epoch
             self._progress.update(self._task, completed=completed, epoch=epoch + 1, stage=stage)
@@ -103,41 +83,36 @@ class RunLog:
     def epoch(self, record: Record) -> None:
         """Log a finished epoch: a line of metrics.jsonl, TensorBoard scalars, and the report's line on the console.
 
-        Args:
-          record: epoch, train_loss, train_accuracy (losses in nats, accuracies from 0 to 1); optionally
-            test_loss, test_accuracy, validation_loss, validation_accuracy, learning_rate,
-            images_per_second, seconds. NaN and infinity are written as null.
-
-        Raises:
-          RuntimeError: the log is not open.
+        The record has epoch, train_loss, train_accuracy (losses in nats, accuracies from 0 to 1); optionally test_loss,
+        test_accuracy, validation_loss, validation_accuracy, learning_rate, images_per_second, seconds. NaN and infinity
+        are written as null. RuntimeError if the log is not open.
         """
         if self._first_epoch is None:
             raise RuntimeError("RunLog.epoch needs an open log: call begin first")
         line = json_bytes(record, indent=None)
-        if self._metrics is not None:
-            self._metrics.write(line)
-            self._metrics.flush()
-            os.fsync(self._metrics.fileno())
+        if self._writes:
+            with (self._workdir / METRICS).open("ab") as metrics:
+                metrics.write(line)
+                metrics.flush()
+                os.fsync(metrics.fileno())
             self._add_scalar = self._add_scalar or self._open_events(self._first_epoch)
-            for key, tag in _TAGS.items():
-                if record.get(key) is not None:
+            for key, (tag, _) in _NAMES.items():
+                if key in record:
                     self._add_scalar(tag, record[key], record["epoch"])
         self.history.append(json.loads(line))
-        if self._progress is not None and record.get("images_per_second") is not None:
+        if self._progress is not None and "images_per_second" in record:
             self._progress.update(self._task, speed=f"{record['images_per_second']:,.0f} images/s")
-        self._print(epoch_line(record))
+        self._print(_epoch_line(record))
 
     def close(self) -> None:
         """Close the files, with every event flushed, and remove the bar; a second call does nothing."""
-        self._first_epoch = self._metrics = self._add_scalar = self._progress = None
+        self._first_epoch = self._add_scalar = self._progress = None
         self._closing.close()
 
     def __enter__(self) -> "RunLog":
-        """Return the log itself; `begin` opens it."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Close the log, whether or not the run succeeded."""
         self.close()
 
     def _open_events(self, first_epoch: int) -> Any:
@@ -193,22 +168,10 @@ class RunLog:
             self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def epoch_line(record: Record) -> str:
-    """Format an epoch's record like the report: "Epoch 83, Train loss 0.421626, Test loss ...".
-
-    A null (how `metrics.jsonl` stores a value that is not finite) is printed as nan; values that the record
-    lacks are left out.
-    """
-    names = {
-        "Train loss": "train_loss",
-        "Test loss": "test_loss",
-        "Train acc": "train_accuracy",
-        "Test acc": "test_accuracy",
-        "Validation acc": "validation_accuracy",
-    }
-    values = {name: record[key] for name, key in names.items() if key in record}
-    parts = (f"{name} {math.nan if value is None else value:.6f}" for name, value in values.items())
-    return ", ".join((f"Epoch {record['epoch']}", *parts))
+def _epoch_line(record: Record) -> str:
+    """An epoch's record as the report prints it: "Epoch 83, Train loss 0.421626, Test loss ..."."""
+    parts = [f"{name} {record[key]:.6f}" for key, (_, name) in _NAMES.items() if name and key in record]
+    return ", ".join([f"Epoch {record['epoch']}", *parts])
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[Record]:

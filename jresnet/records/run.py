@@ -75,11 +75,8 @@ def identity(config: Config) -> dict[str, Any]:
 def differences(record: Mapping[str, Any], config: Config, seed: int, sha256: str) -> list[str]:
     """How a recorded run differs from the one of these arguments, as in "width 8, not 42"; empty if they agree.
 
-    Args:
-      record: the content of a `config.json` or `result.json`.
-      config: an explicit configuration.
-      seed: of the run.
-      sha256: of the data, before validation images are held out.
+    `record` is the content of a `config.json` or `result.json`, `config` an explicit configuration, `sha256` that of
+    the data before validation images are held out.
 
     Raises:
       TypeError: the record has an option that this version does not know.

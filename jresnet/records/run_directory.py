@@ -1,7 +1,6 @@
 """The directory of a run: config.json, result.json, predictions.npz, and their checksums."""
 
 import hashlib
-import io
 import os
 import pathlib
 import secrets
@@ -11,7 +10,7 @@ import numpy as np
 
 from jresnet.config import Config
 from jresnet.errors import InputError
-from jresnet.records.files import Record, json_bytes, read_json, write_bytes, write_json
+from jresnet.records.files import Record, atomic_write, json_bytes, read_json, write_bytes, write_json
 from jresnet.records.log import METRICS
 from jresnet.records.run import Run, differences
 
@@ -20,14 +19,9 @@ PREDICTIONS, SUMS = "predictions.npz", "sha256sums.txt"
 
 
 def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume: bool) -> Record | None:
-    """Check, without writing, that `workdir` can be the directory of this run.
+    """Check, without writing, that `workdir` can be the directory of this run; with `resume` it may already hold it.
 
-    Args:
-      workdir: the directory, which need not exist.
-      config: the run's explicit configuration.
-      seed: of the run.
-      sha256: of the data, before validation images are held out.
-      resume: whether the directory may already hold this run.
+    `config` is the run's explicit configuration, `sha256` that of the data before validation images are held out.
 
     Returns:
       The content of `result.json` if the run is finished there, else None.
@@ -69,25 +63,18 @@ def create(workdir: pathlib.Path, run: Run) -> None:
 
 
 def read_run(workdir: pathlib.Path) -> Run:
-    """The run that a directory records.
-
-    Raises:
-      InputError: it records none, or one of another version.
-    """
+    """The run that a directory records; InputError if it records none, or one of another version."""
     return Run.from_json(read_json(workdir / CONFIG), workdir / CONFIG)
 
 
 def write_predictions(workdir: pathlib.Path, predictions: np.ndarray, confidences: np.ndarray) -> None:
     """Write the final network's predictions of the test images, in the split's order.
 
-    Args:
-      workdir: the run's directory.
-      predictions: int32 [images], the most probable class.
-      confidences: float32 [images], its softmax probability.
+    The predictions are int32 [images], the most probable classes, the confidences float32 [images], their softmax
+    probabilities.
     """
-    archive = io.BytesIO()
-    np.savez(archive, test_predictions=predictions, test_confidences=confidences)
-    write_bytes(workdir / PREDICTIONS, archive.getvalue())
+    with atomic_write(workdir / PREDICTIONS) as file:
+        np.savez(file, test_predictions=predictions, test_confidences=confidences)
 
 
 def finish(workdir: pathlib.Path, result: Record) -> None:
@@ -96,36 +83,24 @@ def finish(workdir: pathlib.Path, result: Record) -> None:
     `sha256sums.txt` has coreutils' format: `sha256sum -c` checks it, too.
     """
     data = json_bytes(result)
-    records = {
-        name: (workdir / name).read_bytes() for name in (CONFIG, METRICS, PREDICTIONS) if (workdir / name).exists()
-    }
-    lines = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in (records | {RESULT: data}).items()]
+    paths = [workdir / name for name in (CONFIG, METRICS, PREDICTIONS)]
+    records = {path.name: path.read_bytes() for path in paths if path.exists()} | {RESULT: data}
+    lines = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in records.items()]
     write_bytes(workdir / SUMS, "".join(lines).encode())
     write_bytes(workdir / RESULT, data)
 
 
 def verify(workdir: pathlib.Path) -> None:
-    """Check a finished run's records against their checksums.
-
-    Raises:
-      InputError: a record is missing, truncated or edited, or the checksums are.
-    """
+    """Check a finished run's records against their checksums; InputError if these or a record are not as written."""
     for name, problem in altered(workdir).items():
         raise InputError(f"{workdir / name}: {problem}: restore it, or move {workdir} away to repeat the run")
 
 
 def altered(workdir: pathlib.Path, names: Sequence[str] | None = None) -> dict[str, str]:
-    """The records of a finished run that do not match their checksums.
+    """The records of a finished run that do not match their checksums: name -> what is wrong.
 
-    Args:
-      workdir: the run's directory, or a copy of part of it.
-      names: the records to check; None for all that the run wrote.
-
-    Returns:
-      Name -> what is wrong with that record; empty if nothing is.
-
-    Raises:
-      InputError: the checksums are missing or unreadable.
+    `workdir` may be a copy of part of the run's directory; `names` are then the records to check, not all of them.
+    InputError if the checksums are missing or unreadable.
     """
     try:
         lines = (workdir / SUMS).read_text().splitlines()
@@ -137,38 +112,28 @@ def altered(workdir: pathlib.Path, names: Sequence[str] | None = None) -> dict[s
     problems = {}
     for name in names or dict.fromkeys((CONFIG, METRICS, RESULT, *sums)):
         try:
-            digest = hashlib.sha256((workdir / name).read_bytes()).hexdigest()
+            if hashlib.sha256((workdir / name).read_bytes()).hexdigest() != sums.get(name):
+                problems[name] = "not as the run wrote it (truncated or edited)"
         except OSError:
             problems[name] = "missing"
-            continue
-        if digest != sums.get(name):
-            problems[name] = "not as the run wrote it (truncated or edited)"
     return problems
 
 
 def check_writable(workdir: pathlib.Path) -> None:
     """Raise InputError unless files can be created in `workdir`, or in its nearest parent that exists."""
-    parent = workdir
-    while not os.path.exists(parent) and parent != parent.parent:
-        parent = parent.parent
+    parent = next((path for path in (workdir, *workdir.parents) if os.path.exists(path)), pathlib.Path())
     if not parent.is_dir():
         raise InputError(f"--workdir {workdir}: {parent} is not a directory: choose another")
-    if not os.access(parent, os.W_OK | os.X_OK) or _is_read_only(parent):
-        raise InputError(f"--workdir {workdir}: {parent} is not writable: choose another directory")
+    # By trying: for root, os.access allows writing on a read-only file system.
+    probe = parent / f".jresnet-{secrets.token_hex(4)}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        raise InputError(f"--workdir {workdir}: {parent} is not writable: choose another directory") from None
     try:
         os.stat(workdir)
     except FileNotFoundError:
         pass
     except OSError as error:
         raise InputError(f"--workdir {workdir}: {error.strerror}: choose another directory") from None
-
-
-def _is_read_only(directory: pathlib.Path) -> bool:
-    """Whether creating a file fails although `os.access` allows it, as it does for root on a read-only file system."""
-    probe = directory / f".jresnet-{secrets.token_hex(4)}"
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError:
-        return True
-    return False
