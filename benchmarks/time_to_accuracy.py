@@ -130,7 +130,7 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def start_record(options: Options, dataset: Dataset) -> dict[str, Any]:
     """Start the record, or continue the one in --output; it names no path of this machine."""
     free = ("dataset", "data_dir", "seeds", "first_seed", "output", "resume")
-    explicit = dataclasses.asdict(options) | dataclasses.asdict(models.explicit(options.config))
+    explicit = dataclasses.asdict(options) | dataclasses.asdict(models.fill_defaults(options.config))
     data = dataset_record(dataset.hold_out(options.validation, options.first_seed), dataset.sha256)
     kind, colon, path = data_name(data).partition(":")
     record: dict[str, Any] = {

@@ -35,7 +35,7 @@ class StudyRun:
     Attributes:
       directory: its directory, unique to it.
       experiment: the first experiment that needs it; its name in the run's records.
-      config: its configuration, explicit and without a budget.
+      config: its configuration, with the network's defaults filled in and without a budget.
       seed: its seed.
       dataset: its data, before `config.validation` images are held out.
       work: relative cost of training: parameters x images x epochs.
@@ -52,7 +52,7 @@ class StudyRun:
 def study_run(experiment: str, config: Config, seed: int, dataset: Dataset, study: pathlib.Path) -> StudyRun:
     """The run of this configuration, seed and data in the study's directory; its network is checked."""
     parameters = models.check_network(config, len(dataset.classes), dataset.image_size)
-    config = models.explicit(dataclasses.replace(config, budget=None))
+    config = models.fill_defaults(dataclasses.replace(config, budget=None))
     directory = seeds_directory(study, config, dataset.sha256) / f"seed-{seed}"
     return StudyRun(directory, experiment, config, seed, dataset, parameters * len(dataset.train) * config.epochs)
 

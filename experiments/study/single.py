@@ -73,7 +73,7 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
         distributed.require_equal({"--seeds": options.seeds, "--first-seed": options.first_seed}, {})
     check_layout(workdir, options.seeds)
     if options.seeds > 1:  # every directory, before the first run is trained
-        config = models.explicit(options.config)
+        config = models.fill_defaults(options.config)
         for seed, directory in directories.items():
             run_directory.check(directory, config, seed, dataset.sha256, options.resume)
     console = cli.make_console(quiet=not distributed.is_primary())

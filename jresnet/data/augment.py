@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from numpy.typing import ArrayLike
 
@@ -63,7 +64,9 @@ def crop(images: jax.Array, offsets: jax.Array, padding: int) -> jax.Array:
     check("images", images, jnp.uint8, (None, None, None, 3))
     check("offsets", offsets, jnp.int32, (len(images), 2))
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    return jax.vmap(lambda image, offset: lax.dynamic_slice(image, (*offset, 0), images.shape[1:]))(padded, offsets)
+    return jax.vmap(lambda image, offset: lax.dynamic_slice(image, (*offset, np.int32(0)), images.shape[1:]))(
+        padded, offsets
+    )
 
 
 def grayscale(images: jax.Array, grays: jax.Array) -> jax.Array:

@@ -132,7 +132,8 @@ class Dataset:
                 "omit --validation"
             )
         shares = _shares(self.train.labels, len(self.classes), n)
-        emptied = np.flatnonzero(shares >= np.bincount(self.train.labels))
+        counts = np.bincount(self.train.labels, minlength=len(self.classes))
+        emptied = np.flatnonzero((shares == counts) & (counts > 0))
         if len(emptied):
             raise InputError(
                 f"--validation {n}: would take every training image of class {self.classes[emptied[0]]}: lower it"

@@ -1,8 +1,8 @@
-"""Training batches from two inputs with the same result: `resident` gathers on the device, `tfds` on the host.
+"""The same training batches from two inputs: `resident` gathers on the device, `tfds` on the host.
 
 An epoch is planned before it runs: a `Plan` holds the order of the images and every random number of their
-augmentation, a function of (seed, epoch) alone. Both inputs execute the same plan, so they yield the same batches, and
-a run resumes at any step by starting there in the plan.
+augmentation, a function of (seed, epoch) alone. Both inputs execute the same plan, so they yield the same batches, but
+for float32 rounding where a program normalises in another order, and a run resumes at any step by starting there.
 
 The host only moves bytes: cropped and flipped images go to the device as uint8, a quarter of float32's size. Grayscale
 and normalisation run there, inside the compiled program, through the same functions as for resident images.
@@ -74,7 +74,7 @@ class Input(Protocol):
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def epoch_plan(seed: int, epoch: int, images: int, padding: int, flip: float, grayscale: float) -> Plan:
+def epoch_plan(seed: np.uint32, epoch: int, images: int, padding: int, flip: float, grayscale: float) -> Plan:
     """Plan an epoch over `images` training images with these augmentations; see `augment.draw`."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2), epoch)
     order_key, draw_key = jax.random.split(key)
@@ -84,7 +84,8 @@ def epoch_plan(seed: int, epoch: int, images: int, padding: int, flip: float, gr
 
 def plan_for(config: Config, seed: int, epoch: int, images: int) -> Plan:
     """The plan of an epoch under a configuration."""
-    plan: Plan = epoch_plan(seed, epoch, images, config.crop_padding, config.flip, config.grayscale)
+    augmentation = config.crop_padding, config.flip, config.grayscale
+    plan: Plan = epoch_plan(np.uint32(seed), epoch, images, *augmentation)
     return plan
 
 

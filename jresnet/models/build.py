@@ -41,7 +41,7 @@ def from_config(config: Config, num_classes: int) -> ResNet:
     return model
 
 
-def explicit(config: Config) -> Config:
+def fill_defaults(config: Config) -> Config:
     """The same configuration with the network's own defaults filled in, as records hold it.
 
     A `pool_size` of None is kept: it means the whole feature map.
@@ -54,7 +54,7 @@ def explicit(config: Config) -> Config:
 
 
 @lru_cache
-def initialiser(model: ResNet) -> Callable[[jax.Array, jax.Array], Any]:
+def init_fn(model: ResNet) -> Callable[[jax.Array, jax.Array], Any]:
     """`(key, images) -> variables`: `model.init` with `train=False`, jitted so that it is traced once per shape.
 
     Images are float32 [batch, height, width, channels]; only their shape matters.
@@ -69,7 +69,7 @@ def variable_shapes(model: ResNet, image_size: tuple[int, int], channels: int = 
       InputError: options that do not go together, or pooling larger than the last feature map.
     """
     images = jax.ShapeDtypeStruct((1, *image_size, channels), jnp.float32)
-    shapes: dict[str, Any] = jax.eval_shape(initialiser(model), jax.random.key(0), images)
+    shapes: dict[str, Any] = jax.eval_shape(init_fn(model), jax.random.key(0), images)
     return shapes
 
 

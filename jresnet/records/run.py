@@ -9,7 +9,7 @@ from jresnet.errors import InputError
 
 # Options that may change when a run is resumed: where the data come from and how they reach the device.
 # The data are identified by their sha256.
-NOT_IDENTITY = ("dataset", "data_dir", "input", "parallel")
+CHANGEABLE = ("dataset", "data_dir", "input", "parallel")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Run:
     Attributes:
       experiment: its name in records.
       seed: decides initial weights, validation split, order and augmentation.
-      config: the configuration, with the network's own defaults filled in (`models.explicit`).
+      config: the configuration, with the network's own defaults filled in (`models.fill_defaults`).
       dataset: name, sizes and sha256 of the data, see `data.datasets.dataset_record`.
       classes: class names, in the order of the logits.
       image_size: (height, width) in pixels.
@@ -69,14 +69,14 @@ def config_from_json(values: Mapping[str, Any]) -> Config:
 
 def identity(config: Config) -> dict[str, Any]:
     """The options of a configuration on which a run's result depends."""
-    return {name: value for name, value in vars(config).items() if name not in NOT_IDENTITY}
+    return {name: value for name, value in vars(config).items() if name not in CHANGEABLE}
 
 
 def differences(record: Mapping[str, Any], config: Config, seed: int, sha256: str) -> list[str]:
     """How a recorded run differs from the one of these arguments, as in "width 8, not 42"; empty if they agree.
 
-    `record` is the content of a `config.json` or `result.json`, `config` an explicit configuration, `sha256` that of
-    the data before validation images are held out.
+    `record` is the content of a `config.json` or `result.json`, `config` has its defaults filled in, and `sha256` is
+    that of the data before validation images are held out.
 
     Raises:
       TypeError: the record has an option that this version does not know.

@@ -21,7 +21,7 @@ PREDICTIONS, SUMS = "predictions.npz", "sha256sums.txt"
 def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume: bool) -> Record | None:
     """Check, without writing, that `workdir` can be the directory of this run; with `resume` it may already hold it.
 
-    `config` is the run's explicit configuration, `sha256` that of the data before validation images are held out.
+    `config` is the run's, its defaults filled in, `sha256` that of the data before validation images are held out.
 
     Returns:
       The content of `result.json` if the run is finished there, else None.

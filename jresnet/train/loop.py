@@ -1,5 +1,6 @@
 """`fit`: the loop over epochs. The calls within an epoch are in `Trainer.train_epoch`, the steps in `train_program`."""
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -7,7 +8,9 @@ import os
 import pathlib
 import statistics
 import time
+from collections.abc import Iterator
 
+import jax
 import rich.console
 
 from jresnet import models
@@ -29,6 +32,14 @@ from jresnet.train.signals import StopSignal, catch_stop_signals
 from jresnet.train.trainer import Trainer
 
 
+@contextlib.contextmanager
+def without_x64() -> Iterator[None]:
+    """Turn `jax_enable_x64` off: with it JAX draws other random numbers, on which a run's result would depend."""
+    with jax.enable_x64(False):
+        yield
+
+
+@without_x64()
 @distributed.lost_peers()
 def fit(
     config: Config,
@@ -124,7 +135,7 @@ def fit(
 def describe(config: Config, dataset: Dataset, sha256: str, seed: int, experiment: str) -> Run:
     """The run on a data set whose validation images are held out already; `sha256` is that of the data before."""
     mean, std = dataset.channel_statistics
-    config = dataclasses.replace(models.explicit(config), dataset=dataset.name)
+    config = dataclasses.replace(models.fill_defaults(config), dataset=dataset.name)
     return Run(
         experiment, seed, config, dataset_record(dataset, sha256), dataset.classes, dataset.image_size, mean, std
     )  # fmt: skip

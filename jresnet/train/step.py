@@ -11,7 +11,7 @@ import optax
 from jax import lax
 
 from jresnet.data.pipeline import Batch
-from jresnet.models import ResNet, initialiser
+from jresnet.models import ResNet, init_fn
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -47,7 +47,7 @@ def create_train_state(
     """
     key = jax.random.key(seed)
     images = jnp.zeros((1, *image_shape), jnp.float32)
-    variables = initialiser(model)(jax.random.fold_in(key, 0), images)
+    variables = init_fn(model)(jax.random.fold_in(key, 0), images)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         **variables,

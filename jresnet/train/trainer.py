@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -101,7 +102,8 @@ class Trainer:
         self.program = train_program(model, tx, self.source.get_batch, devices)
         self.evaluator = Evaluator(model, statistics, devices)
         self._init = init_program(model, tx, (*run.image_size, 3))
-        self._init_arguments = (run.seed, config.learning_rate, config.weight_decay)
+        # JAX takes Python's integers for int32, and seeds go beyond.
+        self._init_arguments = (np.uint32(run.seed), config.learning_rate, config.weight_decay)
         self._steps_per_call, self._compiled = 1, set[tuple[Any, ...]]()
         self._shapes = jax.eval_shape(self._init, *self._init_arguments)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self._shapes[0].params))

@@ -131,9 +131,8 @@ def store(
     program = init_program(model, optim.shared_optimizer(config, 1), (*image_size, 3))
     state, metrics = program(0, config.learning_rate, config.weight_decay)
     state = state.replace(params=variables["params"], batch_stats=variables["batch_stats"])
-    run = Run(
-        CONVERTED, 0, models.explicit(config), {"name": CONVERTED}, tuple(classes), image_size, tuple(mean), tuple(std)
-    )  # fmt: skip
+    config, data = models.fill_defaults(config), {"name": CONVERTED}
+    run = Run(CONVERTED, 0, config, data, tuple(classes), image_size, tuple(mean), tuple(std))
     try:
         with Checkpoints(path / run_directory.CHECKPOINTS) as checkpoints:
             checkpoints.save(0, (state, metrics), {"seconds": 0.0})

@@ -106,6 +106,15 @@ def test_the_outermost_crops_reach_the_corners_of_the_padded_image():
     np.testing.assert_array_equal(cropped, expected)
 
 
+def test_x64_does_not_change_the_augmented_images():
+    images, draws = random_images(1, 3, 4, 5), draw(jax.random.key(0), 3, 2, 0.5, 0.5)
+    expected = augment(images, draws, 2)
+    with jax.enable_x64():
+        augmented = augment(images, draws, 2)
+    assert augmented.dtype == expected.dtype == jnp.float32
+    np.testing.assert_array_equal(augmented, expected)
+
+
 @pytest.mark.parametrize("padding", [1, 4])
 def test_every_offset_is_equally_likely(padding):
     offsets = np.asarray(draw(jax.random.key(0), DRAWN, padding, 0.5, 0.5).offsets)

@@ -1,5 +1,6 @@
 """Data sets: digest, hold-out, folds, subsets and channel statistics."""
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -109,6 +110,13 @@ def test_hold_out_of_no_images_returns_the_data_set():
 def test_hold_out_of_too_many_images(n, part):
     with pytest.raises(InputError, match=rf"^--validation {n}: [^\n]*{part}"):
         make_dataset([0, 0, 0, 1, 1, 2]).hold_out(n, 0)
+
+
+def test_hold_out_leaves_a_class_without_training_images_alone():
+    dataset = make_dataset([0, 0, 1, 1, 2, 2])
+    dataset = dataclasses.replace(dataset, train=dataset.train.take(slice(4)))
+    held = dataset.hold_out(2, 0)
+    assert sorted(held.validation.labels) == sorted(held.train.labels) == [0, 1]
 
 
 def test_hold_out_with_an_existing_validation_split():

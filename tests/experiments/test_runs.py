@@ -64,7 +64,7 @@ def test_another_configuration_seed_or_data_set_has_another_directory(tmp_path):
 
 
 def test_options_at_their_defaults_do_not_enter_the_digest():
-    config = models.explicit(CONFIG)
+    config = models.fill_defaults(CONFIG)
     assert runs.digest(config, "a") == runs.digest(dataclasses.replace(config, batch_norm="synchronised"), "a")
     assert runs.digest(config, "a") != runs.digest(dataclasses.replace(config, batch_norm="local"), "a")
     assert runs.digest(config, "a") != runs.digest(config, "b")

@@ -75,10 +75,10 @@ def test_a_configuration_reaches_every_variant(name):
     config = Config(model=name)
     variant = models.VARIANTS[name]
     assert models.from_config(config, 7) == variant(num_classes=7)
-    assert models.from_config(models.explicit(config), 7) == variant(num_classes=7)
+    assert models.from_config(models.fill_defaults(config), 7) == variant(num_classes=7)
     changed = Config(model=name, width=32, blocks=(1, 1), kernel_size=(5, 3), pool_size=2, dropout=0.25)
     inside = variant().block_cls.preactivated
-    assert models.explicit(changed) == changed
+    assert models.fill_defaults(changed) == changed
     assert models.from_config(changed, 7) == variant(
         num_classes=7, width=32, stage_sizes=(1, 1), kernel_size=(5, 3), pool_size=2,
         **{"block_dropout" if inside else "dropout": 0.25},
@@ -93,10 +93,10 @@ def test_the_names_of_the_variants_are_public():
 
 
 def test_an_explicit_configuration_says_what_the_network_is():
-    default = models.explicit(Config())
+    default = models.fill_defaults(Config())
     assert (default.width, default.blocks, default.pool_size, default.dropout) == (64, (2, 2, 2, 2), 4, 0)
     assert default.kernel_size == 3
-    wide = models.explicit(Config(model="wide_resnet16_8"))
+    wide = models.fill_defaults(Config(model="wide_resnet16_8"))
     assert (wide.width, wide.blocks, wide.pool_size, wide.dropout) == (128, (2, 2, 2), None, 0.3)
 
 

@@ -50,7 +50,7 @@ def record(experiment, config, data, seed, lines, predictions=None):
     figures = {key: value for key, value in lines[-1].items() if "loss" in key or "accuracy" in key}
     if predictions is not None:
         figures["test_accuracy"] = float(np.mean(predictions == data.test.labels))
-    explicit = models.explicit(config)
+    explicit = models.fill_defaults(config)
     return {
         "experiment": experiment,
         "config": dataclasses.asdict(explicit) | {"blocks": list(explicit.blocks)},

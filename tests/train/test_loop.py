@@ -90,6 +90,29 @@ def test_a_signal_at_any_step_saves_and_resume_ends_in_the_same_bits(whole, tmp_
     assert_same_run(source, tmp_path / "run")
 
 
+def test_x64_changes_neither_a_run_nor_its_predictions(whole, tmp_path):
+    """JAX would draw other random numbers with it."""
+    config, source = whole
+    images = make_dataset().test.images
+    expected = Classifier.load(source).predict(images)
+    with jax.enable_x64():
+        loop.fit(config, make_dataset(), tmp_path / "run")
+        np.testing.assert_array_equal(Classifier.load(tmp_path / "run").predict(images), expected)
+    assert_same_run(source, tmp_path / "run")
+
+
+def test_seeds_go_up_to_32_bits(tmp_path):
+    config = dataclasses.replace(CONFIG, epochs=1)
+    for seed in (2**31 - 1, 2**31, 2**32 - 1):
+        assert loop.fit(config, make_dataset(), tmp_path / str(seed), seed=seed).seed == seed
+    states = [final_state(tmp_path / str(seed)) for seed in (2**31 - 1, 2**31, 2**32 - 1)]
+    first, second, third = (np.asarray(jax.tree.leaves(state)[-1]) for state in states)
+    assert not np.array_equal(first, second) and not np.array_equal(second, third)
+    for seed in (-1, 2**32):
+        with pytest.raises(InputError, match=f"seed {seed}: must lie from 0 to 2\\*\\*32 - 1"):
+            loop.fit(config, make_dataset(), tmp_path / "refused", seed=seed)
+
+
 KILLED = """
     import pathlib, sys
     sys.path[:0] = [{root!r}]
