@@ -20,9 +20,8 @@ import jax
 from benchmarks import exponents, timing
 from benchmarks.epochs import Stopwatch
 from benchmarks.exponents import AXES, Axis
-from benchmarks.jax_step import CLASSES, IMAGE_SIZE, pool, training_flops
+from benchmarks.jax_step import CLASSES, pool, training_flops
 from benchmarks.records import BenchmarkOptions, new_record, open_record, run_benchmark, select_device, write_record
-from jresnet import models
 from jresnet.config import Config, Precision, require
 from jresnet.data.datasets import Dataset
 from jresnet.train.signals import StopSignal
@@ -105,7 +104,7 @@ def measure(point: Point, entry: dict[str, Any], options: Options) -> None:
     watch = Stopwatch(config, dataset, 0)
     if not entry["seconds"]:
         entry["parameters"] = watch.trainer.parameters
-        entry["flops"] = point.images * training_flops(models.from_config(config, CLASSES), IMAGE_SIZE)
+        entry["flops"] = point.images * training_flops(config)
         entry["memory"] = watch.memory()
         entry["compile_seconds"] = watch.trainer.compile_seconds
     entry["seconds"].append(watch.epoch(0, StopSignal()))

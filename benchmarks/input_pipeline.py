@@ -62,7 +62,8 @@ class Options(BenchmarkOptions):
     def __post_init__(self):
         super().__post_init__()
         for name, images in (("batches", self.images), ("train_batches", self.epoch_of_training)):
-            largest, rule = max(getattr(self, name)), f"more than the {images} images of an epoch: choose at most that"
+            largest = max(getattr(self, name))
+            rule = f"more than the {images} images of an epoch: choose at most that"
             require(self, name, largest <= images, rule, largest)
 
     @property
@@ -84,7 +85,7 @@ def input_rival(case: Case, source: Source, images: int, repeats: int = 1) -> Ri
                 # As training does, which reads the loss after every call.
                 jax.block_until_ready(total)
 
-    return Rival(source, run)
+    return Rival(run)
 
 
 def drain_program(fetch: Callable) -> Callable:
@@ -114,13 +115,13 @@ def gather(images: int) -> Rival:
             for first in range(0, images, STREAMED_IMAGES):
                 pixels[order[first : first + STREAMED_IMAGES]]
 
-    return Rival(GATHER, run)
+    return Rival(run)
 
 
 def training_rival(case: Case, source: Source, images: int) -> Rival:
     """Epochs of the library's training step."""
     step = jax_rival(case, source=source, images=images)
-    return Rival(source, lambda epochs: step.run(epochs * (images // case.batch_size)))
+    return Rival(lambda epochs: step.run(epochs * (images // case.batch_size)))
 
 
 def measure_alone(batch_size: int, options: Options) -> dict[str, Any]:

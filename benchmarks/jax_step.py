@@ -13,7 +13,7 @@ from jresnet import models
 from jresnet.config import Config
 from jresnet.data.datasets import Split
 from jresnet.data.pipeline import Input, make_input
-from jresnet.models import ResNet, summary
+from jresnet.models import summary
 from jresnet.parallel.devices import Devices
 from jresnet.train import optim
 from jresnet.train.trainer import init_program, train_program
@@ -104,17 +104,13 @@ def jax_rival(case: Case, devices: int | None = None, source: Source = "resident
             left -= chunk.last - chunk.first
         jax.block_until_ready(metrics)
 
-    return Rival("jresnet", run)
+    return Rival(run)
 
 
-def training_flops(model: ResNet, image_size: tuple[int, int]) -> int:
+def training_flops(config: Config, classes: int = CLASSES, image_size: tuple[int, int] = IMAGE_SIZE) -> int:
     """Floating-point operations of training on one image: 2 per multiply-add of convolutions and linear layers.
 
     For each product of the forward pass the backward pass makes two, for inputs and for weights.
     """
-    return 3 * 2 * sum(layer.macs for layer in summary.layers(model, image_size))
-
-
-def resnet18_flops(width: int) -> int:
-    """`training_flops` of resnet18 of this width on CIFAR-10."""
-    return training_flops(models.resnet18(num_classes=CLASSES, width=width), IMAGE_SIZE)
+    network = models.from_config(config, classes)
+    return 3 * 2 * sum(layer.macs for layer in summary.layers(network, image_size))

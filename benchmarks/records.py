@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,9 +61,8 @@ def run_benchmark(
     An interruption names the command that continues the record, if there is one.
     """
     program = f"python -m benchmarks.{benchmark}"
-    words = list(sys.argv[1:] if arguments is None else arguments)
 
-    def parse_and_run() -> None:
+    def parse_and_run(words: list[str]) -> None:
         parsed = cli.parse(options, words, program, default)
         try:
             run(parsed)
@@ -75,7 +73,7 @@ def run_benchmark(
                 message += f"; go on with: {cli.command(program, again)}"
             raise Interrupted(message, getattr(stop, "signal", signal.SIGINT)) from None
 
-    return cli.exit_status(parse_and_run)
+    return cli.run_program(parse_and_run, arguments)
 
 
 def select_device(device: Device) -> None:

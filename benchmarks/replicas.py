@@ -152,9 +152,9 @@ def measure(width: int, count: int, options: Options) -> dict[str, Any]:
         checked.update(differences=differences, build_seconds=time.perf_counter() - started)
         if not agrees(differences):
             raise RuntimeError(f"differs from replicas alone by {listed(differences)}, more than rounding: not timed")
-        return Rival(VMAP, train)
+        return Rival(train)
 
-    builders = {IN_TURN: lambda: Rival(IN_TURN, Replicas(case, count, together=False).train), VMAP: vmapped}
+    builders = {IN_TURN: lambda: Rival(Replicas(case, count, together=False).train), VMAP: vmapped}
     if count > 1:
         builders[CEILING] = lambda: jax_rival(dataclasses.replace(case, batch_size=count * options.batch))
     timings = timing.contest(builders, options.call_steps, options.rounds)

@@ -17,10 +17,10 @@ from typing import Any, Literal
 import jax
 
 from benchmarks import figures, timing
-from benchmarks.jax_step import STEPS, jax_rival, resnet18_flops
+from benchmarks.jax_step import STEPS, jax_rival, training_flops
 from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from benchmarks.timing import Case, Device, Rival, Timing
-from jresnet.config import Precision, require
+from jresnet.config import Config, Precision, require
 from jresnet.records.environment import cpu_cores
 from jresnet.records.tables import number, text
 
@@ -102,7 +102,9 @@ def entry(kind: Kind, devices: int | None, result: Timing, single: Timing, optio
     count = devices or 1
     batch = batch_of(kind, count, options)
     record = {"kind": kind, "form": form(devices), "devices": count, "batch_size": batch}
-    record |= result.record(images_per_second=batch, flops_per_second=batch * resnet18_flops(options.width))
+    record |= result.record(
+        images_per_second=batch, flops_per_second=batch * training_flops(Config(width=options.width))
+    )
     if ratio := timing.compared(result.seconds, single.seconds):
         gain = batch / batch_of(kind, 1, options) / count
         record["efficiency"] = {name: value * gain if name != "n" else value for name, value in ratio.items()}

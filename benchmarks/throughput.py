@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import timing
-from benchmarks.jax_step import STEPS, jax_rival, resnet18_flops
+from benchmarks.jax_step import STEPS, jax_rival, training_flops
 from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from benchmarks.timing import Case, Device, Rival
-from jresnet.config import Precision
+from jresnet.config import Config, Precision
 from jresnet.records.tables import number, text
 
 Builders = Mapping[str, Callable[[], Rival]]
@@ -65,7 +65,7 @@ class Options(BenchmarkOptions):
         return [Case(width, batch, precision, self.device) for precision, width, batch in grid]
 
 
-def chain(name: str, product: Callable, left: Any, right: Any, wait: Callable[[Any], Any]) -> Rival:
+def chain(product: Callable, left: Any, right: Any, wait: Callable[[Any], Any]) -> Rival:
     """Matrix products, chained so that none can be skipped or overlap."""
 
     def run(steps: int) -> None:
@@ -74,7 +74,7 @@ def chain(name: str, product: Callable, left: Any, right: Any, wait: Callable[[A
             result = product(result, right)
         wait(result)
 
-    return Rival(name, run)
+    return Rival(run)
 
 
 def jax_matmul(precision: Precision, device: Device) -> Rival:
@@ -86,7 +86,7 @@ def jax_matmul(precision: Precision, device: Device) -> Rival:
     def product(x, y):
         return jnp.dot(x, y, preferred_element_type=jnp.float32).astype(precision)
 
-    return chain("jax", product, left.astype(precision), (right / side**0.5).astype(precision), jax.block_until_ready)
+    return chain(product, left.astype(precision), (right / side**0.5).astype(precision), jax.block_until_ready)
 
 
 def torch_matmul(precision: Precision, device: Device) -> Rival:
@@ -97,7 +97,7 @@ def torch_matmul(precision: Precision, device: Device) -> Rival:
 
     side, dtype = MATMUL_SIDE[device], getattr(torch, precision)
     left, right = torch.randn(2, side, side, device=torch_device(device))
-    return chain("torch", torch.matmul, left.to(dtype), (right / side**0.5).to(dtype), wait)
+    return chain(torch.matmul, left.to(dtype), (right / side**0.5).to(dtype), wait)
 
 
 def matmul_rivals(precision: Precision, device: Device) -> Builders:
@@ -127,14 +127,14 @@ def measure_ceiling(precision: Precision, options: Options) -> dict[str, Any]:
         "side": side,
         "rivals": rivals,
         "flops_per_second": best,
-        "images_per_second": {str(w): best / resnet18_flops(w) for w in options.widths} if best else None,
+        "images_per_second": {str(w): best / training_flops(Config(width=w)) for w in options.widths} if best else None,
     }
 
 
 def measure_case(case: Case, ceiling: float | None, options: Options) -> dict[str, Any]:
     """Time one case: each rival's record, and the library's speed relative to each PyTorch rival."""
     timings = timing.contest(step_rivals(case, options.rivals), options.steps or STEPS[options.device], options.rounds)
-    flops = resnet18_flops(case.width)
+    flops = training_flops(Config(width=case.width))
     work: dict[str, float] = {"images_per_second": case.batch_size, "flops_per_second": case.batch_size * flops}
     if ceiling:
         work["share_of_ceiling"] = work["flops_per_second"] / ceiling

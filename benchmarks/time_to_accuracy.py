@@ -28,7 +28,7 @@ from experiments import final
 from experiments.study.options import SeedOptions
 from experiments.study.results import data_name
 from jresnet import models
-from jresnet.config import Config, require
+from jresnet.config import require
 from jresnet.data.datasets import Dataset, dataset_record, load_dataset
 from jresnet.data.pipeline import STREAMED_IMAGES
 from jresnet.errors import Diverged, Interrupted
@@ -60,11 +60,6 @@ class Options(SeedOptions):
         require(self, "target", 0 < self.target <= 1, "must be an accuracy above 0 and at most 1, as in 0.9095")
 
 
-def flops_per_image(config: Config, dataset: Dataset) -> int:
-    """Floating-point operations of training the configuration's network on one image."""
-    return training_flops(models.from_config(config, len(dataset.classes)), dataset.image_size)
-
-
 def measure(
     options: Options, dataset: Dataset, entry: dict[str, Any], received: signals.StopSignal, keep: Callable
 ) -> None:
@@ -75,7 +70,7 @@ def measure(
       Diverged: the loss became non-finite.
     """
     held_out = dataset.hold_out(options.validation, entry["seed"])
-    flops = len(held_out.train) * flops_per_image(options.config, dataset)
+    flops = len(held_out.train) * training_flops(options.config, len(dataset.classes), dataset.image_size)
     started = time.perf_counter()
     watch = Stopwatch(options.config, held_out, entry["seed"])
     # The evaluation's program is compiled for this number of images.
@@ -139,7 +134,7 @@ def start_record(options: Options, dataset: Dataset) -> dict[str, Any]:
         "dataset": data | {"name": f"{kind}:{Path(path).name}" if colon else kind},
         "environment": records.environment("cpu" if jax.default_backend() == "cpu" else "gpu"),
         "devices": environment.device(),
-        "training_flops_per_image": flops_per_image(options.config, dataset),
+        "training_flops_per_image": training_flops(options.config, len(dataset.classes), dataset.image_size),
         "summary": {},
         "runs": [],
     }

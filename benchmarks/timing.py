@@ -38,8 +38,6 @@ class Case:
 class Rival:
     """One of the programs that are timed against each other."""
 
-    name: str
-    """Unique among the rivals it is timed with."""
     run: Callable[[int], None]
     """Runs this number of steps and returns when the device has finished; the first call compiles."""
     close: Callable[[], None] = lambda: None
@@ -93,57 +91,42 @@ class Summary:
     n: int
 
 
-def alternate(
-    rivals: Sequence[Rival], steps: int, rounds: int, clock: Callable[[], float] = time.perf_counter
+def contest(
+    builders: Mapping[str, Callable[[], Rival]],
+    steps: int,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Warm up each rival, then time every rival once per round, rotating the order.
+    """Build the rivals, warm up each, then time every one once per round, rotating the order; close them at the end.
 
-    A rival that raises drops out with its error recorded; the others go on.
-
-    Args:
-      rivals: the programs to time.
-      steps: steps per call, warm-up included, so that the warm-up compiles the program that is timed.
-      rounds: timed calls per rival.
-      clock: returns seconds.
-
-    Raises:
-      ValueError: a count is below 1, or two rivals share a name.
+    A rival that raises, or cannot be built, drops out with its error recorded; the others go on. All calls are of
+    `steps` steps, the warm-up too, so that it compiles the program that is timed. The clock returns seconds.
     """
-    if min(steps, rounds) < 1:
-        raise ValueError(f"steps={steps}, rounds={rounds}: each must be at least 1")
-    timings = {rival.name: Timing(steps) for rival in rivals}
-    if len(timings) < len(rivals):
-        raise ValueError(f"rivals {[rival.name for rival in rivals]}: the names must differ")
-    for rival in rivals:
-        timings[rival.name].first_seconds = _timed(rival, timings[rival.name], clock)
-    for turn in range(rounds):
-        for rival in rotated(rivals, turn):
-            seconds = _timed(rival, timings[rival.name], clock)
-            if seconds is not None:
-                timings[rival.name].seconds.append(seconds / steps)
-    return timings
+    timings = {name: Timing(steps) for name in builders}
+    rivals: dict[str, Rival] = {}
+    try:
+        for name, build in builders.items():
+            try:
+                rivals[name] = build()
+            except Exception as error:
+                timings[name].error = one_line(error)
+        for name, rival in rivals.items():
+            timings[name].first_seconds = _timed(rival, timings[name], clock)
+        for turn in range(rounds):
+            for name in rotated(list(rivals), turn):
+                seconds = _timed(rivals[name], timings[name], clock)
+                if seconds is not None:
+                    timings[name].seconds.append(seconds / steps)
+        return timings
+    finally:
+        for rival in rivals.values():
+            rival.close()
 
 
 def rotated(items: Sequence, turn: int) -> list:
     """The items in their cyclic order, starting one further each turn."""
     first = turn % max(1, len(items))
     return [*items[first:], *items[:first]]
-
-
-def contest(builders: Mapping[str, Callable[[], Rival]], steps: int, rounds: int) -> dict[str, Timing]:
-    """Build the rivals, `alternate` them and close them; a rival that cannot be built is recorded as failed."""
-    timings = {name: Timing(steps) for name in builders}
-    rivals = []
-    for name, build in builders.items():
-        try:
-            rivals.append(dataclasses.replace(build(), name=name))
-        except Exception as error:
-            timings[name].error = one_line(error)
-    try:
-        return timings | alternate(rivals, steps, rounds)
-    finally:
-        for rival in rivals:
-            rival.close()
 
 
 def _timed(rival: Rival, timing: Timing, clock: Callable[[], float]) -> float | None:

@@ -171,7 +171,7 @@ def set_up() -> None:
 
 
 def torch_rival(case: Case, compiled: bool) -> Rival:
-    """PyTorch's training step on `case`: "torch eager", or "torch compile" with `compiled`.
+    """PyTorch's training step on `case`, eager or `compiled`.
 
     Raises:
       RuntimeError: PyTorch has no such device, or too little memory.
@@ -199,4 +199,4 @@ def torch_rival(case: Case, compiled: bool) -> Rival:
         wait(labels)
 
     # Without the reset PyTorch would silently run eager after eight compiled programs.
-    return Rival("torch compile" if compiled else "torch eager", run, close=torch.compiler.reset)
+    return Rival(run, close=torch.compiler.reset)

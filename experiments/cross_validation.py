@@ -12,9 +12,9 @@ Not yet run here.
 """
 
 import dataclasses
+import functools
 import itertools
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from experiments import report
@@ -58,12 +58,6 @@ class Options(ConfigOptions):
     def directory(self) -> pathlib.Path:
         """The directory of the runs."""
         return pathlib.Path(self.workdir or f"runs/{NAME}{'-quick' if self.quick else ''}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Cross-validate from the command line; returns the exit status, see `jresnet.cli.exit_status`."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    return cli.exit_status(lambda: run(words))
 
 
 def run(arguments: list[str]) -> None:
@@ -171,6 +165,8 @@ def conclude(
         progress.say(line)
     progress.raise_failures()
 
+
+main = functools.partial(cli.run_program, run)
 
 if __name__ == "__main__":
     raise SystemExit(main())

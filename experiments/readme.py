@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import timing
 from experiments import final, report
-from experiments.page.tables import spreads
-from experiments.study import committed
+from experiments.study import committed, statistics
 from experiments.study.committed import Setting, Study
 from experiments.study.results import data_name, provenance
 from jresnet import cli
@@ -51,8 +50,8 @@ _SPEED_COLUMNS = (
     number("width", "width", "d"),
     number("batch", "batch_size", "d"),
     number("images/s", "rate", ".0f"),
-    Column("x PyTorch eager", ("torch eager",), lambda ratio: timing.spread_text(ratio, ".2f"), right=True),
-    Column("x PyTorch compile", ("torch compile",), lambda ratio: timing.spread_text(ratio, ".2f"), right=True),
+    timing.spread("x PyTorch eager", "torch eager", ".2f", missing="n/a"),
+    timing.spread("x PyTorch compile", "torch compile", ".2f", missing="n/a"),
 )
 
 
@@ -92,8 +91,9 @@ def check(root: pathlib.Path = ROOT) -> list[str]:
     Raises:
       InputError: a file is missing or lacks its markers, or a record is missing or damaged.
     """
-    studies, (speed, speed_drifts) = committed.read_studies(root), committed.read_speed(root)
-    drifts = [line for study in studies for line in committed.study_drifts(study, root)] + speed_drifts
+    studies, speed = committed.read_studies(root), committed.read_speed(root)
+    drifts = [line for study in studies for line in committed.study_drifts(study, root)]
+    drifts += committed.speed_drifts(speed)
     for block in BLOCKS:
         written = block.split(root)[1].splitlines()
         for old, new in itertools.zip_longest(written, block.lines(studies, speed), fillvalue="nothing"):
@@ -108,7 +108,7 @@ def update(root: pathlib.Path = ROOT) -> None:
     Raises:
       InputError: as `check`; nothing was written.
     """
-    studies, (speed, _) = committed.read_studies(root), committed.read_speed(root)
+    studies, speed = committed.read_studies(root), committed.read_speed(root)
     pages = {}
     for block in BLOCKS:
         before, _, after = block.split(root)
@@ -193,7 +193,7 @@ def _full_scale(record: dict) -> bool:
 def _summaries(records: Sequence[dict]) -> dict[str, Any]:
     """Number of runs, parameters, and the spread of each measure, as entries of a row."""
     measures = ("test_accuracy", report.COMPARED, "test_loss", "seconds")
-    return {"n": len(records), "parameters": records[0]["parameters"]} | spreads(records, measures)
+    return {"n": len(records), "parameters": records[0]["parameters"]} | statistics.spreads(records, measures)
 
 
 def _caption(records: Sequence[dict]) -> str:

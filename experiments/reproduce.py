@@ -10,8 +10,8 @@ The same command resumes an interrupted study; finished runs are not repeated.
 Not yet run here at full scale; docs/results.md has it at an eighth of the width.
 """
 
-import sys
 from collections.abc import Sequence
+from functools import partial
 
 from experiments import readme
 from experiments.page import page
@@ -26,12 +26,6 @@ from jresnet.data.datasets import dataset_record, load_dataset
 from jresnet.errors import InputError
 
 PROGRAM = "python -m experiments.reproduce"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a study from the command line; returns the exit status, see `jresnet.cli.exit_status`."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    return cli.exit_status(lambda: run(words))
 
 
 def run(arguments: list[str]) -> None:
@@ -114,6 +108,8 @@ def conclude(outcome: Outcome, waiting: dict[str, str], progress: Progress) -> N
     for name, needed in waiting.items():
         progress.say(f"{name} waits for {needed}, which is not finished: run the same command again when it is")
 
+
+main = partial(cli.run_program, run)
 
 if __name__ == "__main__":
     raise SystemExit(main())

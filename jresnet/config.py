@@ -121,14 +121,18 @@ class Config:
 def require(options: Any, name: str, holds: bool, rule: str, value: Any = None) -> None:
     """Raise an InputError "--option VALUE: rule" for the field `name` of a dataclass unless `holds`.
 
-    `value` is quoted if the field holds None. State `holds` positively: NaN makes every comparison false, so it is
-    refused too.
+    The message quotes the field's value, or `value` if it is given. State `holds` positively: NaN makes every
+    comparison false, so it is refused too.
     """
     if not holds:
         value = getattr(options, name) if value is None else value
-        text = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        option = f"--{name.replace('_', '-')} {text}".rstrip()
+        option = f"--{name.replace('_', '-')} {as_typed(value)}".rstrip()
         raise InputError(f"{option}: {rule}")
+
+
+def as_typed(value: object) -> str:
+    """An option's value as on the command line."""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def numbers(value: int | tuple[int, ...] | None) -> tuple[int, ...]:

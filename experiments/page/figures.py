@@ -43,7 +43,7 @@ _styled = rc_context({"font.size": FONT_SIZE, "axes.titlesize": FONT_SIZE + 1, "
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """One figure of the page: its files, their name without suffix, and the text that stands for it."""
+    """One figure of the page: its files, their name without suffix, and its alternative text."""
 
     name: str
     text: str

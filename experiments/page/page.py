@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image
 
 from experiments.page import figures, sections, tables
-from experiments.study.experiment import Outcome
+from experiments.study.experiment import OUTCOME, Outcome
 from experiments.study.results import provenance
 from jresnet.records.files import write_bytes, write_json
 from jresnet.records.tables import Table
 
-PAGE, OUTCOME = "report.html", "outcome.json"
+PAGE = "report.html"
 _MOST_CLASSES = 30  # rows of accuracies per class on the page; the files have all
 
 

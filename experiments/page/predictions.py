@@ -43,13 +43,15 @@ def read(directory: pathlib.Path, record: dict, test: Split) -> Predictions | No
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        raise InputError(f"{path}: not a run's predictions: delete the file to make the page without it") from None
+        raise InputError(
+            f"{path}: not a run's predictions: restore the file, or move the run away to repeat it"
+        ) from None
     labels = predictions.labels
     valid = labels.shape == predictions.confidences.shape == test.labels.shape and labels.dtype.kind == "i"
     if not valid or abs(np.mean(labels == test.labels) - record["test_accuracy"]) > 0.5 / len(test):
         raise InputError(
             f"{path}: does not give the test accuracy {record['test_accuracy']} of its result.json: "
-            "delete the file to make the page without it"
+            "restore the file, or move the run away to repeat it"
         )
     return predictions
 

@@ -10,9 +10,10 @@ from experiments.page import figures, predictions, tables
 from experiments.page.figures import Drawing
 from experiments.page.predictions import Predictions
 from experiments.study import statistics
-from experiments.study.experiment import Cell, Experiment, Outcome, label
+from experiments.study.experiment import Cell, Experiment, Outcome
 from experiments.study.plan import EXPERIMENTS
 from experiments.study.results import data_name
+from jresnet.config import as_typed
 from jresnet.data.datasets import dataset_record
 from jresnet.records.tables import Table
 
@@ -80,7 +81,9 @@ def scale_differences(outcome: Outcome) -> list[str]:
         differences.append(f"{_either(epochs)} epochs, not {_EPOCHS}")
     for experiment, cells in outcome.experiments:
         option = experiment.option
-        values = {cell.setting.label: label(getattr(cell.setting.config, option)) for cell in cells} if option else {}
+        values = (
+            {cell.setting.label: as_typed(getattr(cell.setting.config, option)) for cell in cells} if option else {}
+        )
         scaled = {name: value for name, value in values.items() if value != name}
         if scaled:
             verb = "stand" if len(scaled) > 1 else "stands"

@@ -1,16 +1,17 @@
 """The tables of a study's page."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from experiments.report import BUDGET, COMPARED
 from experiments.study import statistics
-from experiments.study.experiment import Cell, Experiment, Outcome, label
+from experiments.study.experiment import Cell, Experiment, Outcome
 from experiments.study.statistics import Comparison, Summary
 from jresnet import models
+from jresnet.config import as_typed
 from jresnet.records.tables import Column, Row, Table, interval, number, spread, text
 
 _SPREADS = {
@@ -36,8 +37,8 @@ def accuracies(experiment: Experiment, cells: Sequence[Cell]) -> Table:
     """Test accuracy of each setting beside the report's."""
     rows = [
         {"setting": cell.setting.label, "n": len(cell.records)}
-        | _compared(_summary(cell.records, COMPARED), reported(experiment, cell, COMPARED))
-        | spreads(cell.records, ("test_accuracy", "validation_accuracy"))
+        | _compared(statistics.summary(cell.records, COMPARED), reported(experiment, cell, COMPARED))
+        | statistics.spreads(cell.records, ("test_accuracy", "validation_accuracy"))
         for cell in cells
     ]
     any_reported = any(row["report"] is not None for row in rows)
@@ -62,7 +63,7 @@ def accuracies(experiment: Experiment, cells: Sequence[Cell]) -> Table:
 
 def further(experiment: Experiment, cells: Sequence[Cell]) -> Table:
     """The other values of each setting."""
-    rows = [{"setting": cell.setting.label} | spreads(cell.records, _FURTHER) for cell in cells]
+    rows = [{"setting": cell.setting.label} | statistics.spreads(cell.records, _FURTHER) for cell in cells]
     columns = [
         number("parameters", "parameters_mean", ",.0f") if name == "parameters" else _SPREADS[name]
         for name in _FURTHER
@@ -83,7 +84,7 @@ class _MeasureColumn(Column):
 def beside_report(experiment: Experiment, cells: Sequence[Cell]) -> Table:
     """Every value except the test accuracy that the report gives for a setting, beside this study's."""
     rows = [
-        {"setting": cell.setting.label, "figure": name} | _compared(_summary(cell.records, name), value)
+        {"setting": cell.setting.label, "figure": name} | _compared(statistics.summary(cell.records, name), value)
         for cell in cells
         for name in _FURTHER
         if (value := reported(experiment, cell, name)) is not None
@@ -114,7 +115,7 @@ def log(experiment: Experiment, cells: Sequence[Cell]) -> Table | None:
         for line in logged(experiment, cell):
             ours = [of_run for history in cell.histories for of_run in history if of_run["epoch"] == line["epoch"]]
             theirs = {f"{name}_report": line[name] for name in _LOGGED}
-            rows.append({"epoch": line["epoch"]} | theirs | spreads(ours, _LOGGED))
+            rows.append({"epoch": line["epoch"]} | theirs | statistics.spreads(ours, _LOGGED))
     if not rows:
         return None
     columns = [number("epoch", "epoch", "d")]
@@ -151,7 +152,7 @@ def parameters(outcome: Outcome) -> Table:
     uses: dict[str, dict[str, list[str]]] = {}
     for experiment, cell in cells:
         config = cell.setting.config
-        network = ", ".join(f"{name.removesuffix('_size')} {label(getattr(config, name))}" for name in varying)
+        network = ", ".join(f"{name.removesuffix('_size')} {as_typed(getattr(config, name))}" for name in varying)
         model = models.from_config(config, len(outcome.dataset.classes))
         counts[network] = models.parameter_count(model, outcome.dataset.image_size)
         uses.setdefault(network, {}).setdefault(experiment.title, []).append(cell.setting.label)
@@ -182,7 +183,7 @@ def choices(outcome: Outcome) -> Table:
     for experiment, cells in outcome.experiments:
         if experiment.chosen is None or len(cells) < 2:
             continue
-        complete = all(_summary(cell.records, key) for cell in cells)
+        complete = all(statistics.summary(cell.records, key) for cell in cells)
         here = statistics.winner(cells, outcome.select) if complete else None
         final = _in_final_model(cells, outcome)
         rows.append({"sweep": experiment.title, "report": experiment.chosen, "here": here, "final": final})
@@ -249,21 +250,6 @@ def reported(experiment: Experiment, cell: Cell, name: str) -> float | None:
 def heading(experiment: Experiment) -> str:
     """The heading of an experiment's settings."""
     return experiment.option.replace("_", " ") if experiment.option else "setting"
-
-
-def spreads(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """Mean, deviation and interval of each measure that every record has: NAME_mean, NAME_std, NAME_low, NAME_high."""
-    row: dict[str, Any] = {}
-    for name in names:
-        if summary := _summary(records, name):
-            row |= {f"{name}_{part}": value for part, value in vars(summary).items()}
-    return row
-
-
-def _summary(records: Sequence[Mapping[str, Any]], name: str) -> Summary | None:
-    """Of a measure over the records; None if there is none, or one lacks the value."""
-    values: list[Any] = [record.get(name) for record in records]
-    return statistics.summarise(values) if values and None not in values else None
 
 
 def _compared(here: Summary | None, value: float | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pathlib
 from typing import NamedTuple
 
 from benchmarks import timing
-from experiments.page.page import OUTCOME
+from experiments.study.experiment import OUTCOME
 from jresnet.config import Config
 from jresnet.errors import InputError
 from jresnet.records import run_directory
@@ -103,41 +103,40 @@ def _run_drifts(run: pathlib.Path, record: dict, root: pathlib.Path) -> list[str
     return [f"{run / name}: {what}: restore the file" for name, what in altered.items()]
 
 
-def read_speed(root: pathlib.Path) -> tuple[dict, list[str]]:
-    """The throughput record, each case with its summaries computed again, and a line for each recorded otherwise.
+def read_speed(root: pathlib.Path) -> dict:
+    """The throughput record of a source tree.
 
     Raises:
       InputError: it is missing or damaged.
     """
     record = read_json(root / SPEED)
-    drifts = []
     try:
-        record["environment"]["versions"]["torch"], record["environment"]["device"], record["environment"]["commit"]
-        for case in record["cases"]:
-            drifts += _recompute(case)
+        environment = record["environment"]
+        environment["versions"]["torch"], environment["device"], environment["commit"]  # which the tables name
+        speed_drifts(record)  # reads all the rest
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{root / SPEED}: not a throughput record ({error!r}): restore the file") from None
-    return record, drifts
+    return record
 
 
-def _recompute(case: dict) -> list[str]:
-    """Replace a case's summaries by those of its rounds; a line for each that was recorded otherwise."""
+def speed_drifts(record: dict) -> list[str]:
+    """Where the throughput record's summaries differ from those of the seconds of its rounds, one line each."""
     drifts = []
-    ours, ratios = case["rivals"]["jax"]["seconds"], case["speed_of_jax_over"]
-    for rival, record in case["rivals"].items():
-        spread = timing.summary(record["seconds"])
-        computed = {
-            "seconds_per_step": dataclasses.asdict(spread),
-            "images_per_second": case["batch_size"] / spread.median,
-            "speed_of_jax_over": None if rival == "jax" else timing.compared(ours, record["seconds"]),
-        }
-        recorded = record | {"speed_of_jax_over": ratios.get(rival)}
-        drifts += [
-            f"{SPEED}: {name} over {rival} at width {case['width']}, batch {case['batch_size']} is "
-            f"{recorded.get(name)}, its rounds give {value}: restore the file"
-            for name, value in computed.items()
-            if recorded.get(name) != value
-        ]
-        record |= computed
-        ratios[rival] = computed["speed_of_jax_over"]
+    for case in record["cases"]:
+        ours = case["rivals"]["jax"]["seconds"]
+        for rival, recorded in case["rivals"].items():
+            spread = timing.summary(recorded["seconds"])
+            computed = {
+                "seconds_per_step": dataclasses.asdict(spread),
+                "images_per_second": case["batch_size"] / spread.median,
+            }
+            if rival != "jax":
+                computed["speed_of_jax_over"] = timing.compared(ours, recorded["seconds"])
+                recorded = recorded | {"speed_of_jax_over": case["speed_of_jax_over"].get(rival)}
+            drifts += [
+                f"{SPEED}: {name} over {rival} at width {case['width']}, batch {case['batch_size']} is "
+                f"{recorded.get(name)}, its rounds give {value}: restore the file"
+                for name, value in computed.items()
+                if recorded.get(name) != value
+            ]
     return drifts

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.report import COMPARED
-from jresnet.config import Config
+from jresnet.config import Config, as_typed
 from jresnet.data.datasets import Dataset
+
+OUTCOME = "outcome.json"
+"""In a study's directory: its experiments, settings and runs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,24 +72,21 @@ def vary(
     `accuracies` has the report's test accuracy for each value of the option, None where it gives none; their order is
     the claim.
     """
-    reported = {label(value): accuracy for value, accuracy in accuracies.items() if accuracy is not None}
+    reported = {as_typed(value): accuracy for value, accuracy in accuracies.items() if accuracy is not None}
     config = dataclasses.replace(config, budget=None)
     return Experiment(
         name=option,
         section=section,
         title=title,
-        settings=tuple(Setting(label(value), dataclasses.replace(config, **{option: value})) for value in accuracies),
+        settings=tuple(
+            Setting(as_typed(value), dataclasses.replace(config, **{option: value})) for value in accuracies
+        ),
         reported={name: {COMPARED: accuracy} for name, accuracy in reported.items()},
         claim=tuple(sorted(reported, key=lambda name: -reported[name])),
-        chosen=label(chosen),
+        chosen=as_typed(chosen),
         option=option,
         builds_on=builds_on,
     )
-
-
-def label(value: object) -> str:
-    """An option's value as the report's tables and the page print it."""
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 @dataclasses.dataclass(frozen=True)

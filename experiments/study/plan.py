@@ -85,7 +85,7 @@ class StudyOptions:
     quick: bool = False
     """Run at a tiny scale on synthetic data; options given explicitly still apply."""
     check: bool = False
-    """Only check that the tables in README.md and docs/results.md agree with the committed records."""
+    """Only check that the tables in README.md and docs/ agree with the committed records."""
 
     def __post_init__(self):
         check_seeds(self)

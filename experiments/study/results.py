@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.study.experiment import label
+from jresnet.config import as_typed
 from jresnet.records.tables import Column, Row, Table, number, spread, text
 
 # sha256 -> name of copies of a data set that differ from the published one.
@@ -34,10 +34,10 @@ def results_table(results: Sequence[dict]) -> Table:
     """
     settings = [{"experiment": result["experiment"], **result["config"]} for result in results]
     names = dict.fromkeys(itertools.chain(*settings))
-    options = [name for name in names if len({label(setting.get(name)) for setting in settings}) > 1]
+    options = [name for name in names if len({as_typed(setting.get(name)) for setting in settings}) > 1]
     groups: dict[tuple[str, ...], list[dict]] = {}
     for setting, result in zip(settings, results, strict=True):
-        groups.setdefault(tuple(label(setting.get(name)) for name in options), []).append(result)
+        groups.setdefault(tuple(as_typed(setting.get(name)) for name in options), []).append(result)
     columns = [column for column in (*_COUNTS, *_MEASURES) if any(column.keys[0] in result for result in results)]
     rows: list[Row] = []
     for values, group in groups.items():

@@ -93,7 +93,7 @@ def digest(config: Config, sha256: str) -> str:
 
 
 def result(run: StudyRun) -> dict | None:
-    """The verified `result.json` of a run, None while it is unfinished; raises InputError if it is another run's."""
+    """The verified `result.json` of a run, None while unfinished; InputError if it is damaged or another run's."""
     if not (run.directory / run_directory.RESULT).exists():
         return None
     run_directory.verify(run.directory)

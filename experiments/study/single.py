@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Sequence
+from functools import partial
 
 from experiments.study.options import SeedOptions, parse, resumable
 from experiments.study.results import results_table
@@ -56,8 +56,7 @@ def main(experiment: str, config: Config, arguments: Sequence[str] | None = None
 
     It is named after its module in `experiments`; `config` has the defaults of the configuration's options.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    return cli.exit_status(lambda: run(experiment, config, words))
+    return cli.run_program(partial(run, experiment, config), arguments)
 
 
 def run(experiment: str, config: Config, arguments: list[str]) -> None:

@@ -4,10 +4,10 @@ All intervals and tests are scipy's: Student's t for a mean, the paired t-test f
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
@@ -70,6 +70,21 @@ def summarise(values: Iterable[float]) -> Summary:
     return Summary(n, mean, std, float(low), float(high))
 
 
+def spreads(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Mean, deviation and interval of each measure that every record has: NAME_mean, NAME_std, NAME_low, NAME_high."""
+    row: dict[str, Any] = {}
+    for name in names:
+        if of_measure := summary(records, name):
+            row |= {f"{name}_{part}": value for part, value in vars(of_measure).items()}
+    return row
+
+
+def summary(records: Sequence[Mapping[str, Any]], name: str) -> Summary | None:
+    """Of a measure over records; None if there is no record, or one lacks the value."""
+    values: list[Any] = [record.get(name) for record in records]
+    return summarise(values) if values and None not in values else None
+
+
 def compare(first: Cell, second: Cell) -> Comparison | None:
     """Compare the test accuracies of two settings on the seeds that both have; None if they share none."""
     ours, theirs = ({record["seed"]: record["test_accuracy"] for record in cell.records} for cell in (first, second))
@@ -117,8 +132,11 @@ def judge(experiment: Experiment, cells: Sequence[Cell]) -> Verdict | None:
     corrected = dict(zip(tested, holm([*tested.values()]), strict=True))
     significant = {comparison for comparison, p in corrected.items() if p < 1 - LEVEL}
     against = [c for c in comparisons if c.difference < 0 and c in significant]
-    supported = all(c.difference > 0 and c in significant for c in comparisons)
-    word: Word = "refuted" if against else "supported" if supported else "undecided"
+    word: Word = "undecided"
+    if against:
+        word = "refuted"
+    elif all(c.difference > 0 and c in significant for c in comparisons):
+        word = "supported"
     means = {name: summarise(r["test_accuracy"] for r in by_label[name].records).mean for name in experiment.claim}
     return Verdict(word, _sentence(word, claim, means, comparisons, against), comparisons)
 

@@ -5,8 +5,8 @@ Its options are those of a single experiment; they hold for every setting, excep
 
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from experiments import report
@@ -25,8 +25,7 @@ from jresnet.records.files import write_bytes
 
 def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
     """Run a sweep from the command line; returns the exit status, see `jresnet.cli.exit_status`."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    return cli.exit_status(lambda: run(experiment, words))
+    return cli.run_program(partial(run, experiment), arguments)
 
 
 def run(experiment: Experiment, arguments: list[str]) -> None:

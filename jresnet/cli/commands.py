@@ -1,12 +1,12 @@
 """The commands of `python -m jresnet`: each is a module of this package with its options and a function."""
 
-import sys
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from jresnet.cli import convert, inspect
 from jresnet.cli.options import parse
-from jresnet.cli.program import exit_status
+from jresnet.cli.program import run_program
 from jresnet.errors import InputError
 
 USAGE = """\
@@ -23,18 +23,16 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
 """The options of each command, and what runs it."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; see `jresnet.cli.exit_status` for the exit status."""
-    return exit_status(lambda: run(sys.argv[1:] if arguments is None else arguments))
-
-
 def run(words: Sequence[str]) -> None:
     """Run the command that the first word names."""
-    name, *arguments = words or ["the command"]
-    if name in ("-h", "--help"):
+    if words and words[0] in ("-h", "--help"):
         print(USAGE, end="")
         return
-    if name not in COMMANDS:
+    if not words or words[0] not in COMMANDS:
+        name = words[0] if words else "the command"
         raise InputError(f"{name}: must be one of {', '.join(COMMANDS)}: see python -m jresnet --help")
-    options, command = COMMANDS[name]
-    command(parse(options, arguments, f"python -m jresnet {name}"))
+    options, command = COMMANDS[words[0]]
+    command(parse(options, words[1:], f"python -m jresnet {words[0]}"))
+
+
+main = functools.partial(run_program, run)

@@ -2,7 +2,6 @@
 
 import difflib
 import itertools
-import sys
 import types
 import typing
 from collections.abc import Sequence
@@ -19,21 +18,18 @@ from jresnet.errors import InputError
 Options = TypeVar("Options")
 
 
-def parse(
-    options: type[Options], arguments: Sequence[str] | None, program: str, default: Options | None = None
-) -> Options:
+def parse(options: type[Options], words: Sequence[str], program: str, default: Options | None = None) -> Options:
     """Parse a command line; `--help` prints the dataclass's docstrings and exits with 0.
 
     Args:
       options: the dataclass.
-      arguments: the words after the program's name; None for those of this process.
+      words: of the command line, after the program's name.
       program: the command as the user types it.
       default: values of the options that are not given; None for the dataclass's own.
 
     Raises:
       InputError: an option is unknown, lacks its value or breaks its rule.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
 
     def refuse(event: _errors.ParseErrorEvent) -> None:
         raise InputError(_message(event, typing.get_type_hints(options), words))

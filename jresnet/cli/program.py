@@ -27,8 +27,10 @@ def exit_status(program: Callable[[], None]) -> int:
         status = 0
     except (Diverged, Interrupted) as error:  # in every process of the run at the same step
         return _report(error, 1 if isinstance(error, Diverged) else 128 + error.signal)
-    except (InputError, Lost) as error:
-        status = _report(error, 2 if isinstance(error, InputError) else 3)
+    except InputError as error:
+        status = _report(error, 2)
+    except Lost as error:
+        status = _report(error, 3)
     except KeyboardInterrupt:  # outside the training, or for the second time
         status = _report("interrupted at once: --resume continues from the latest checkpoint, if there is one", 130)
     except BrokenPipeError:
@@ -42,6 +44,12 @@ def exit_status(program: Callable[[], None]) -> int:
         status = 1
     distributed.exit_after_failure(status)
     return status
+
+
+def run_program(run: Callable[[list[str]], None], arguments: Sequence[str] | None = None) -> int:
+    """Run a program on the words of its command line, by default this process's; returns its `exit_status`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return exit_status(lambda: run(words))
 
 
 def _report(error: Exception | str, status: int) -> int:

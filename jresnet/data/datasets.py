@@ -238,8 +238,8 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     """
     try:
         arrays, classes = _read(name, data_dir)
-        splits = {name: Split(*checked_arrays(name, *pair)) for name, pair in arrays.items()}
-        classes = checked_classes({name: split.labels for name, split in splits.items()}, classes)
+        splits = {split: Split(*checked_arrays(split, *pair)) for split, pair in arrays.items()}
+        classes = checked_classes({split: part.labels for split, part in splits.items()}, classes)
         validation = splits.get("validation", splits["train"].take(slice(0)))
         return Dataset(name, splits["train"], validation, splits["test"], classes)
     except InputError as error:

@@ -85,6 +85,7 @@ def epoch_plan(seed: np.uint32, epoch: int, images: int, padding: int, flip: flo
 def plan_for(config: Config, seed: int, epoch: int, images: int) -> Plan:
     """The plan of an epoch under a configuration."""
     augmentation = config.crop_padding, config.flip, config.grayscale
+    # JAX takes Python's integers for int32, and seeds go beyond.
     plan: Plan = epoch_plan(np.uint32(seed), epoch, images, *augmentation)
     return plan
 

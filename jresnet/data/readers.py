@@ -29,9 +29,9 @@ def size(image: np.ndarray) -> str:
 
 
 def read_npz(file: str) -> tuple[Arrays, tuple[str, ...] | None]:
-    """Read a file in MedMNIST's layout: {train,val,test}_{images,labels}, where `val` is optional, and class names.
+    """Read a file in MedMNIST's layout: {train,val,test}_{images,labels}; `val` and `classes` are optional.
 
-    The names are those in an array `classes`, None without it.
+    Returns the arrays by split, and the class names in `classes`, or None.
 
     Raises:
       InputError: a missing file or array, pickled objects (never unpickled), or a damaged file.

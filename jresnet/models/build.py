@@ -62,25 +62,25 @@ def init_fn(model: ResNet) -> Callable[[jax.Array, jax.Array], Any]:
     return jax.jit(partial(model.init, train=False))
 
 
-def variable_shapes(model: ResNet, image_size: tuple[int, int], channels: int = 3) -> dict[str, Any]:
-    """What `model.init` returns on images of `image_size`, (height, width) in pixels, as `jax.ShapeDtypeStruct`s.
+def variable_shapes(model: ResNet, image_size: tuple[int, int]) -> dict[str, Any]:
+    """What `model.init` returns on RGB images of `image_size`, (height, width) in pixels, as `jax.ShapeDtypeStruct`s.
 
     Raises:
       InputError: options that do not go together, or pooling larger than the last feature map.
     """
-    images = jax.ShapeDtypeStruct((1, *image_size, channels), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
     shapes: dict[str, Any] = jax.eval_shape(init_fn(model), jax.random.key(0), images)
     return shapes
 
 
 @lru_cache
-def parameter_count(model: ResNet, image_size: tuple[int, int], channels: int = 3) -> int:
-    """Number of trainable parameters of a network on images of `image_size`, (height, width) in pixels.
+def parameter_count(model: ResNet, image_size: tuple[int, int]) -> int:
+    """Number of trainable parameters of a network on RGB images of `image_size`, (height, width) in pixels.
 
     Raises:
       InputError: options that do not go together, or pooling larger than the last feature map.
     """
-    params = variable_shapes(model, image_size, channels)["params"]
+    params = variable_shapes(model, image_size)["params"]
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 

@@ -1,6 +1,5 @@
 """The architecture as a figure: stages, blocks, skip connections and shapes (the figure of report section 3.3.1)."""
 
-import io
 import itertools
 import os
 import pathlib
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jresnet.errors import InputError
 from jresnet.models.summary import Layer, by
-from jresnet.records.files import write_bytes
+from jresnet.records.files import atomic_write
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -98,7 +97,6 @@ def draw(layers: list[Layer], path: str | os.PathLike[str], title: str) -> None:
     """
     check_path(path)
     import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     drawn = rows(layers)
@@ -106,7 +104,6 @@ def draw(layers: list[Layer], path: str | os.PathLike[str], title: str) -> None:
     width = _MARGIN + columns * (_BOX + _GAP)
     height = 1.0 + sum(row.height for row in drawn)
     figure = Figure(figsize=(width, height), dpi=120)
-    FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(-height, 0))
     axes.set_axis_off()
     axes.text(0.2, -0.3, title, fontsize=11, fontweight="bold", va="center", parse_math=False)
@@ -120,14 +117,13 @@ def draw(layers: list[Layer], path: str | os.PathLike[str], title: str) -> None:
             _draw_connection(axes, *previous, y)
         _draw_row(axes, row, y)
         previous = row, y
-    image = io.BytesIO()
+    suffix = pathlib.Path(path).suffix
+    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     # Reproducible bytes, and text stored as text, which makes the SVG a quarter of the size.
-    with matplotlib.rc_context({"svg.hashsalt": "jresnet", "svg.fonttype": "none"}):
-        suffix = pathlib.Path(path).suffix
-        undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-        figure.savefig(image, format=suffix[1:], metadata=undated.get(suffix))
+    reproducible = matplotlib.rc_context({"svg.hashsalt": "jresnet", "svg.fonttype": "none"})
     try:
-        write_bytes(path, image.getvalue())
+        with atomic_write(path) as file, reproducible:
+            figure.savefig(file, format=suffix[1:], metadata=undated.get(suffix))
     except OSError as error:
         raise InputError(f"--figure {path}: cannot be written ({error.strerror}): choose another path") from None
 

@@ -42,6 +42,7 @@ class Devices:
         have different numbers of devices.
     """
 
+    # What equality and hash compare.
     count: int
     axis_name: str | None
     _devices: tuple[jax.Device, ...] | None

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jresnet.config import Config
+from jresnet.config import Config, as_typed
 from jresnet.errors import InputError
 
 # Options that may change when a run is resumed: where the data come from and how they reach the device.
@@ -85,12 +85,7 @@ def differences(record: Mapping[str, Any], config: Config, seed: int, sha256: st
     recorded |= {"seed": record.get("seed"), "data sha256": record["dataset"].get("sha256")}
     expected |= {"seed": seed, "data sha256": sha256}
     return [
-        f"{name} {_as_typed(recorded[name])}, not {_as_typed(value)}"
+        f"{name} {as_typed(recorded[name])}, not {as_typed(value)}"
         for name, value in expected.items()
         if recorded[name] != value
     ]
-
-
-def _as_typed(value: Any) -> str:
-    """An option's value as on the command line."""
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

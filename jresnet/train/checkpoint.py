@@ -81,6 +81,7 @@ class Checkpoints:
         together = kind is None or jax.process_count() == 1 or issubclass(kind, Interrupted | Diverged)
         if self._manager is not None and together:
             self._manager.close()
+            self._manager = None
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:

@@ -29,14 +29,6 @@ class Outputs(NamedTuple):
     confidences: np.ndarray
 
 
-class Summary(NamedTuple):
-    """Mean loss in nats, accuracy (0 to 1), and the mean over batches of their accuracies."""
-
-    loss: float
-    accuracy: float
-    accuracy_batch_mean: float
-
-
 @lru_cache(CACHED_PROGRAMS)
 def eval_program(model: ResNet, devices: Devices) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
     """Compile `(variables, mean, std, images, labels) -> (losses, predictions, confidences)`.
@@ -89,11 +81,12 @@ class Evaluator:
             yield images.reshape(steps, batch_size, *images.shape[1:]), labels.reshape(steps, batch_size)
 
 
-def summarise(losses: np.ndarray, correct: np.ndarray, batch_size: int) -> Summary:
-    """Summarise the losses in nats, float [images], and which images are correct, bool [images], in the split's order.
+def summarise(losses: np.ndarray, correct: np.ndarray, batch_size: int) -> tuple[float, float, float]:
+    """Mean loss in nats, accuracy from 0 to 1, and the mean over batches of their accuracies, as the report gives it.
 
-    The accuracies of batches of `batch_size` are averaged as the report did; the last batch may be smaller.
+    Takes the losses, float [images], and which images are classified correctly, bool [images], in the split's order;
+    the last batch may be smaller than `batch_size`.
     """
     starts = np.arange(0, len(correct), batch_size)
     batch_means = np.add.reduceat(correct, starts, dtype=np.float64) / np.diff([*starts, len(correct)])
-    return Summary(float(np.mean(losses, dtype=np.float64)), float(correct.mean()), float(batch_means.mean()))
+    return float(np.mean(losses, dtype=np.float64)), float(correct.mean()), float(batch_means.mean())

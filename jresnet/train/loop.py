@@ -31,6 +31,9 @@ from jresnet.train.evaluate import Outputs, summarise
 from jresnet.train.signals import StopSignal, catch_stop_signals
 from jresnet.train.trainer import Trainer
 
+SPLITS = ("train_", "validation_", "test_")
+"""How the metrics in an epoch's record begin."""
+
 
 @contextlib.contextmanager
 def without_x64() -> Iterator[None]:
@@ -142,7 +145,10 @@ def describe(config: Config, dataset: Dataset, sha256: str, seed: int, experimen
 
 
 def check_processes_agree(run: Run, directory: pathlib.Path, finished: Result | None) -> None:
-    """Raise InputError unless all processes have the same options and data and see the same checkpoints."""
+    """Raise InputError unless all processes have the same options and data and see the same checkpoints.
+
+    A collective: every process calls it.
+    """
     # The data's sha256 decides, not the path at which each process finds them.
     paths = ("dataset", "data_dir")
     options = {f"--{name.replace('_', '-')}": value for name, value in vars(run.config).items() if name not in paths}
@@ -158,7 +164,10 @@ def check_processes_agree(run: Run, directory: pathlib.Path, finished: Result | 
 
 
 def create_directory(directory: pathlib.Path, run: Run, trainer: Trainer) -> None:
-    """Create the run's directory; raise InputError unless all processes share it and have the same kind of input."""
+    """Create the run's directory; raise InputError unless all processes share it and have the same kind of input.
+
+    A collective: every process calls it.
+    """
     if distributed.is_primary():
         run_directory.create(directory, run)
     distributed.require_equal({"--input": trainer.source.name}, {})
@@ -196,12 +205,12 @@ def epoch_record(
     record = {"epoch": epoch, "train_loss": train_loss, "train_accuracy": train_accuracy}
     for name, output in outputs.items():
         correct = output.predictions == getattr(dataset, name).labels
-        summary = summarise(output.losses, correct, trainer.run.config.batch_size)
-        if not math.isfinite(summary.loss):
+        loss, accuracy, batch_mean = summarise(output.losses, correct, trainer.run.config.batch_size)
+        if not math.isfinite(loss):
             raise Diverged(f"the {name} loss is not finite after epoch {epoch}: lower --learning-rate")
-        record |= {f"{name}_loss": summary.loss, f"{name}_accuracy": summary.accuracy}
+        record |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
         if name == "test":
-            record["test_accuracy_batch_mean"] = summary.accuracy_batch_mean
+            record["test_accuracy_batch_mean"] = batch_mean
     return record | {
         "learning_rate": trainer.learning_rate(epoch),
         "images_per_second": trainer.images / trainer.seconds,
@@ -212,7 +221,7 @@ def epoch_record(
 def summarise_run(trainer: Trainer, history: list[Record], commit: str | None) -> Result:
     """The result of a finished run, with the metrics of its last epoch."""
     record: Record = trainer.run.to_json()
-    metrics = {name: value for name, value in history[-1].items() if "loss" in name or "accuracy" in name}
+    metrics = {name: value for name, value in history[-1].items() if name.startswith(SPLITS)}
     return Result(
         **{name: record[name] for name in ("experiment", "config", "seed", "dataset")},
         **metrics,

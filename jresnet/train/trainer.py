@@ -84,6 +84,7 @@ class Trainer:
       state: the train state, on every device.
       metrics: sums over the epoch's steps so far, on every device.
       step: updates done.
+      steps_per_epoch: updates in one epoch.
       seconds: training time of the current epoch so far, without compilation.
       parameters: trainable parameters of the network.
       compile_seconds: time spent on compiling the training program in this session.
@@ -104,7 +105,8 @@ class Trainer:
         self._init = init_program(model, tx, (*run.image_size, 3))
         # JAX takes Python's integers for int32, and seeds go beyond.
         self._init_arguments = (np.uint32(run.seed), config.learning_rate, config.weight_decay)
-        self._steps_per_call, self._compiled = 1, set[tuple[Any, ...]]()
+        self._steps_per_call = 1
+        self._compiled: set[tuple[Any, ...]] = set()
         self._shapes = jax.eval_shape(self._init, *self._init_arguments)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self._shapes[0].params))
         self.compile_seconds = 0.0
@@ -160,7 +162,7 @@ class Trainer:
             steps = chunk.last - chunk.first
             self.seconds += seconds
             self.step += steps
-            # Results do not depend on it. It grows at most fourfold: one timing may mislead.
+            # Results do not depend on the steps per call. They grow at most fourfold: one timing may mislead.
             target = int(steps * CALL_SECONDS / max(seconds, 1e-6))
             self._steps_per_call = max(1, min(4 * self._steps_per_call, target))
             log.advance(self.step - first_step, epoch, "train")

@@ -119,7 +119,7 @@ def store(
       variables: its `params` and `batch_stats`, float32.
       classes: class names, in the order of the logits.
       image_size: (height, width) of the images in pixels.
-      mean, std: of each colour channel, that images were normalised with in training, on a scale of 0 to 1.
+      mean, std: of each colour channel on a scale of 0 to 1, with which training normalised the images.
 
     Raises:
       InputError: the directory is not empty or cannot be written.

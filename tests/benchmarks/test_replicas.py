@@ -28,7 +28,7 @@ def use_network(monkeypatch, **options):
 @pytest.fixture
 def small(monkeypatch):
     use_network(monkeypatch)
-    monkeypatch.setattr(replicas, "jax_rival", lambda case: Rival(str(case.batch_size), lambda steps: None))
+    monkeypatch.setattr(replicas, "jax_rival", lambda case: Rival(lambda steps: None))
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_replicas_that_fail_leave_the_others(monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(replicas, "check", too_large)
     monkeypatch.setattr(replicas, "Replicas", Idle)
-    monkeypatch.setattr(replicas, "jax_rival", lambda case: Rival(str(case.batch_size), lambda steps: None))
+    monkeypatch.setattr(replicas, "jax_rival", lambda case: Rival(lambda steps: None))
     path = tmp_path / "replicas.json"
     assert replicas.main([*TINY, "--output", str(path)]) == 0
     found = json.loads(path.read_text())["cases"][0]["rivals"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import records, throughput, timing
-from benchmarks.timing import Case, Rival, alternate, compared, contest, summary
+from benchmarks.timing import Case, Rival, compared, contest, summary
 from jresnet.errors import InputError
 
 
@@ -19,8 +19,8 @@ class FakeMachine:
         self.now, self.calls = 0.0, []
         self.prices, self.compile_seconds, self.drift = prices, compile_seconds, drift
 
-    def rival(self, name):
-        return Rival(name, lambda steps: self.work(name, steps))
+    def builders(self):
+        return {name: lambda name=name: Rival(lambda steps: self.work(name, steps)) for name in self.prices}
 
     def work(self, name, steps):
         turn = sum(1 for called, _ in self.calls if called == name)
@@ -34,14 +34,14 @@ class FakeMachine:
 
 def test_order_rotates_each_round_after_the_warmup():
     machine = FakeMachine({"a": 1.0, "b": 2.0, "c": 3.0})
-    alternate([machine.rival(name) for name in "abc"], 4, rounds=4, clock=machine.clock)
+    contest(machine.builders(), 4, rounds=4, clock=machine.clock)
     assert "".join(name for name, _ in machine.calls) == "abc" + "abc" + "bca" + "cab" + "abc"
     assert {steps for _, steps in machine.calls} == {4}
 
 
 def test_seconds_are_per_step_and_exclude_compilation():
     machine = FakeMachine({"a": 0.25, "b": 2.0}, compile_seconds=10.0)
-    timings = alternate([machine.rival(name) for name in "ab"], 4, rounds=3, clock=machine.clock)
+    timings = contest(machine.builders(), 4, rounds=3, clock=machine.clock)
     assert timings["a"].seconds == [0.25] * 3
     assert timings["b"].seconds == [2.0] * 3
     assert timings["a"].first_seconds == 11.0
@@ -50,7 +50,7 @@ def test_seconds_are_per_step_and_exclude_compilation():
 
 def test_ratio_is_paired_so_that_drift_cancels():
     machine = FakeMachine({"fast": 1.0, "slow": 1.5}, drift=(1.0, 7.0, 2.0, 30.0))
-    timings = alternate([machine.rival(name) for name in ("fast", "slow")], 2, rounds=7, clock=machine.clock)
+    timings = contest(machine.builders(), 2, rounds=7, clock=machine.clock)
     assert len(set(timings["fast"].seconds)) > 1
     speed = compared(timings["fast"].seconds, timings["slow"].seconds)
     assert [speed[name] for name in ("median", "low", "high", "n")] == pytest.approx([1.5, 1.5, 1.5, 7])
@@ -82,7 +82,7 @@ def test_a_failing_rival_drops_out_and_the_others_go_on():
         if len([name for name, _ in machine.calls if name == "b"]) == 3:
             raise MemoryError("out of memory\nwith a long trace")
 
-    timings = alternate([machine.rival("a"), Rival("b", dies)], 1, rounds=5, clock=machine.clock)
+    timings = contest(machine.builders() | {"b": lambda: Rival(dies)}, 1, rounds=5, clock=machine.clock)
     assert timings["a"].seconds == [1.0] * 5
     assert timings["b"].seconds == [1.0]
     assert timings["b"].error == "MemoryError: out of memory"
@@ -95,7 +95,7 @@ def test_a_rival_that_cannot_be_built_is_recorded_and_the_others_are_closed():
     def absent():
         raise ModuleNotFoundError("No module named 'torch'")
 
-    present = Rival("x", lambda steps: None, lambda: closed.append("here"))
+    present = Rival(lambda steps: None, lambda: closed.append("here"))
     timings = contest({"here": lambda: present, "absent": absent}, 1, 2)
     assert list(timings) == ["here", "absent"]
     assert len(timings["here"].seconds) == 2
@@ -103,17 +103,6 @@ def test_a_rival_that_cannot_be_built_is_recorded_and_the_others_are_closed():
     assert timings["absent"].seconds == []
     assert timings["absent"].compile_seconds is None
     assert closed == ["here"]
-
-
-@pytest.mark.parametrize("counts", [(0, 1), (1, 0)])
-def test_counts_below_one_are_refused(counts):
-    with pytest.raises(ValueError, match="at least 1"):
-        alternate([Rival("a", lambda steps: None)], *counts)
-
-
-def test_two_rivals_of_one_name_are_refused():
-    with pytest.raises(ValueError, match="names must differ"):
-        alternate([Rival("a", lambda steps: None)] * 2, 1, 1)
 
 
 def test_environment_is_json_and_names_the_machine(monkeypatch):
@@ -154,12 +143,12 @@ def fake_rivals(monkeypatch):
         def build(name):
             if name == "torch eager" and case.batch_size == 64:
                 raise MemoryError("out of memory")
-            return Rival(name, lambda steps: None)
+            return Rival(lambda steps: None)
 
         return {name: (lambda name=name: build(name)) for name in ["jax", *(f"torch {mode}" for mode in modes)]}
 
     def matmuls(precision, device):
-        return {name: (lambda name=name: Rival(name, lambda steps: None)) for name in ("jax", "torch")}
+        return {name: (lambda name=name: Rival(lambda steps: None)) for name in ("jax", "torch")}
 
     monkeypatch.setattr(throughput, "step_rivals", steps)
     monkeypatch.setattr(throughput, "matmul_rivals", matmuls)

@@ -81,7 +81,11 @@ def test_given_options_override_the_programs_defaults():
 
 def test_the_arguments_of_this_process_are_the_default(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["program", "--count", "8"])
-    assert cli.parse(Small, None, "program").count == 8
+    words = []
+    assert cli.run_program(words.extend) == 0
+    assert words == ["--count", "8"]
+    assert cli.run_program(words.extend, ["--size", "2"]) == 0
+    assert words == ["--count", "8", "--size", "2"]
 
 
 @pytest.mark.parametrize(

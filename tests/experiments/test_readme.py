@@ -71,7 +71,7 @@ def test_only_the_final_model_at_full_scale_enters_the_headline():
     study = next(study for study in committed.read_studies(readme.ROOT) if study.name.startswith("reproduce"))
     setting = next(setting for setting in study.settings if setting.experiment == "final")
     (run, record), *_ = setting.runs.items()
-    speed, _ = committed.read_speed(readme.ROOT)
+    speed = committed.read_speed(readme.ROOT)
 
     def rows(**changes):
         config = record["config"] | {"width": 42, "epochs": 100} | changes.pop("config", {})

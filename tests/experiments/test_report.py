@@ -110,3 +110,9 @@ def test_the_log_as_printed(number):
         f"Epoch {epoch}, Train loss {train_loss:.6f}, Test loss {test_loss:.6f}, "
         f"Train acc {train:.6f}, Test acc {test:.6f}"
     )
+
+
+def test_experiments_build_on_the_first_decisions():
+    """A study that follows its own choices goes through the decisions in their order."""
+    for experiment in EXPERIMENTS:
+        assert experiment.builds_on == report.DECISIONS[: len(experiment.builds_on)], experiment.name
