@@ -45,7 +45,7 @@ class BenchmarkOptions:
             values = value if isinstance(value, tuple) else (value,)
             require(self, field.name, len(values) > 0 or field.default == (), "give at least one value")
             require(self, field.name, len(set(values)) == len(values), "a value is given twice")
-            least = min((one for one in values if type(one) is int), default=1)
+            least = min((number for number in values if type(number) is int), default=1)
             require(self, field.name, least >= 1, "must be at least 1")
 
 

@@ -94,8 +94,8 @@ def run(arguments: list[str]) -> None:
         )
     rows: list[Row] = []
     for (values, _), of_folds in zip(settings, groups.values(), strict=True):
-        found = accuracies(of_folds, progress)
-        rows.append(values | (vars(statistics.summarise(found)) if found else {"n": 0}))
+        held_out = accuracies(of_folds, progress)
+        rows.append(values | (vars(statistics.summarise(held_out)) if held_out else {"n": 0}))
     conclude(list(settings[0][0]), rows, notes, options.directory / "table.md", progress)
 
 
@@ -136,10 +136,10 @@ def winner(groups: dict[str, list[StudyRun]], progress: Progress) -> str | None:
     for name, of_folds in groups.items():
         if any(run in progress.failed for run in of_folds):
             continue
-        found = accuracies(of_folds, progress)
-        if len(found) < len(of_folds):
+        held_out = accuracies(of_folds, progress)
+        if len(held_out) < len(of_folds):
             return None
-        means[name] = statistics.summarise(found).mean
+        means[name] = statistics.summarise(held_out).mean
     return max(means, key=lambda name: means[name]) if means else None
 
 

@@ -43,8 +43,8 @@ class Checkpoints:
         # A copy: training goes on and donates the state's buffers while the files are written.
         state = jax.tree.map(jnp.copy, state)
         if jax.process_count() > 1:
-            place = _sharding()
-            state = jax.tree.map(lambda a: jax.make_array_from_single_device_arrays(a.shape, place, [a]), state)
+            sharding = _sharding()
+            state = jax.tree.map(lambda a: jax.make_array_from_single_device_arrays(a.shape, sharding, [a]), state)
         manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)))
 
     def steps(self) -> list[int]:
@@ -54,13 +54,13 @@ class Checkpoints:
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """Read the checkpoint of `step` with the shapes and dtypes of `like`; return pytree and dict. A collective.
 
-        The arrays lie on this process's first device.
+        The arrays are on this process's first device.
 
         Raises:
           InputError: it is damaged or belongs to another network.
         """
-        place = _sharding()
-        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), like)
+        sharding = _sharding()
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
         try:
             checkpoint = self._open().restore(step, args=args)
