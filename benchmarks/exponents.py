@@ -28,8 +28,8 @@ LARGEST_MARGIN = 0.1
 def fit(values: Sequence[float], costs: Sequence[float]) -> dict[str, Any]:
     """Fit the power law cost = factor * value ** exponent by least squares on logarithms.
 
-    Values, at least two and not all equal, and costs lie above 0. The exponent's standard
-    `error` is None for two points.
+    Values, at least two and not all equal, and costs are above 0. The exponent's standard `error` is None for two
+    points.
     """
     line = stats.linregress(np.log(values), np.log(costs))
     # The error is NaN for constant costs, which a power law fits exactly.

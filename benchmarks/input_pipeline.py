@@ -149,7 +149,7 @@ def measure_training(batch_size: int, options: Options, with_tf_data: bool) -> d
 
 
 def evaluate(batch_size: int, images: int, timings: Mapping[str, Timing], ratios: Sequence[str]) -> dict[str, Any]:
-    """The record of a batch size: the rivals' timings with rates, and these RATIOS, None where a rival is missing."""
+    """The record of a batch size: the rivals' timings with rates, and the named RATIOS, None if a rival is missing."""
     rivals = {}
     for name, result in timings.items():
         rivals[name] = dataclasses.asdict(result)

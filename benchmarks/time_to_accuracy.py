@@ -125,12 +125,12 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def start_record(options: Options, dataset: Dataset) -> dict[str, Any]:
     """Start the record, or continue the one in --output; it names no path of this machine."""
     free = ("dataset", "data_dir", "seeds", "first_seed", "output", "resume")
-    explicit = dataclasses.asdict(options) | dataclasses.asdict(models.fill_defaults(options.config))
+    values = dataclasses.asdict(options) | dataclasses.asdict(models.fill_defaults(options.config))
     data = dataset_record(dataset.hold_out(options.validation, options.first_seed), dataset.sha256)
     kind, colon, path = data_name(data).partition(":")
     record: dict[str, Any] = {
         "benchmark": "time-to-accuracy",
-        "options": {name: value for name, value in explicit.items() if name not in free},
+        "options": {name: value for name, value in values.items() if name not in free},
         "dataset": data | {"name": f"{kind}:{Path(path).name}" if colon else kind},
         "environment": records.environment("cpu" if jax.default_backend() == "cpu" else "gpu"),
         "devices": environment.device(),

@@ -22,7 +22,7 @@ from experiments.study.results import data_name, provenance
 from jresnet import cli
 from jresnet.errors import InputError
 from jresnet.records.files import write_bytes
-from jresnet.records.run import config_from_json
+from jresnet.records.run import CHANGEABLE, config_from_json
 from jresnet.records.tables import Column, Row, Table, interval, number, spread, text
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -182,12 +182,12 @@ def _speed(speed: dict, cases: Sequence[dict]) -> list[str]:
 
 
 def _full_scale(record: dict) -> bool:
-    """Whether a run has the final model's configuration, 50,000 training and 10,000 test images."""
-    free = ("dataset", "data_dir", "validation", "input", "parallel", "budget")
+    """Whether a run has the final model's configuration and the report's numbers of images."""
+    free = (*CHANGEABLE, "validation", "budget")
     changes: dict[str, Any] = {name: getattr(report.FINAL, name) for name in free}
     same = dataclasses.replace(config_from_json(record["config"]), **changes) == report.FINAL
     data = record["dataset"]
-    return same and (data["train"] + data["validation"], data["test"]) == (50_000, 10_000)
+    return same and (data["train"] + data["validation"], data["test"]) == (report.TRAIN_IMAGES, report.TEST_IMAGES)
 
 
 def _summaries(records: Sequence[dict]) -> dict[str, Any]:

@@ -41,6 +41,9 @@ AUGMENTED = dataclasses.replace(INITIAL, crop_padding=4, flip=0.5, grayscale=0.5
 FINAL = dataclasses.replace(AUGMENTED, width=42, batch_size=32, learning_rate=0.001, budget=BUDGET)
 """The final model (section 4.3)."""
 
+TRAIN_IMAGES, TEST_IMAGES = 50_000, 10_000
+"""CIFAR-10's (section 3.1)."""
+
 COMPARED = "test_accuracy_batch_mean"
 """The key of `result.json` to compare with the report's test accuracies, which are means over batches."""
 

@@ -126,8 +126,12 @@ def require(options: Any, name: str, holds: bool, rule: str, value: Any = None) 
     """
     if not holds:
         value = getattr(options, name) if value is None else value
-        option = f"--{name.replace('_', '-')} {as_typed(value)}".rstrip()
-        raise InputError(f"{option}: {rule}")
+        raise InputError(f"{flag(name)} {as_typed(value)}".rstrip() + f": {rule}")
+
+
+def flag(name: str) -> str:
+    """A field of a dataclass as an option on the command line: "--batch-size" for batch_size."""
+    return f"--{name.replace('_', '-')}"
 
 
 def as_typed(value: object) -> str:

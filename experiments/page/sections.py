@@ -17,8 +17,6 @@ from jresnet.config import as_typed
 from jresnet.data.datasets import dataset_record
 from jresnet.records.tables import Table
 
-# The report's scale: CIFAR-10's training images (section 3.1), epochs 0 to 99 (section 4.1's log).
-_IMAGES, _EPOCHS = 50_000, 100
 _MOST_MISTAKES = 20
 
 
@@ -74,11 +72,11 @@ def scale_differences(outcome: Outcome) -> list[str]:
     names = sorted({data_name(record["dataset"]) for record in records} - {"cifar10"})
     differences = [f"the data are {name}, not CIFAR-10 as published" for name in names]
     images = {record["dataset"]["train"] + record["dataset"]["validation"] for record in records}
-    if images - {_IMAGES}:
-        differences.append(f"{_either(images)} training images, not {_IMAGES:,}")
+    if images - {report.TRAIN_IMAGES}:
+        differences.append(f"{_either(images)} training images, not {report.TRAIN_IMAGES:,}")
     epochs = {record["epochs"] for record in records}
-    if epochs - {_EPOCHS}:
-        differences.append(f"{_either(epochs)} epochs, not {_EPOCHS}")
+    if epochs - {report.FINAL.epochs}:
+        differences.append(f"{_either(epochs)} epochs, not {report.FINAL.epochs}")
     for experiment, cells in outcome.experiments:
         option = experiment.option
         values = (

@@ -14,7 +14,7 @@ from experiments.study.options import check_seeds
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from jresnet import cli, models
-from jresnet.config import Config, Input, Parallel, Precision, require
+from jresnet.config import Config, Input, Parallel, Precision, flag, require
 from jresnet.data.datasets import Dataset
 from jresnet.errors import InputError
 
@@ -218,7 +218,7 @@ def command(config: Config, options: StudyOptions) -> str:
     given |= {name: value for name, value in repetition.items() if value not in (None, 0)}
     words: list[str] = []
     for name, value in given.items():
-        words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+        words += [flag(name), *map(str, value if isinstance(value, tuple) else (value,))]
     return cli.command("python -m experiments.augmentation", words)
 
 

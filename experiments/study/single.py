@@ -16,6 +16,7 @@ from jresnet.parallel import distributed
 from jresnet.parallel.distributed import ProcessOptions
 from jresnet.records import run_directory
 from jresnet.records.files import write_bytes
+from jresnet.records.log import METRICS
 from jresnet.train import loop
 
 
@@ -95,17 +96,17 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
 def check_layout(workdir: pathlib.Path, seeds: int) -> None:
     """Raise InputError if `workdir` holds one run and several are to be made in it, or the reverse."""
     with contextlib.suppress(OSError):  # the runs' own checks report what is wrong with the directory
-        if seeds > 1 and (workdir / "config.json").exists():
+        if seeds > 1 and (workdir / run_directory.CONFIG).exists():
             raise InputError(f"--workdir {workdir}: holds a single run: choose another directory for {seeds} seeds")
-        if seeds == 1 and any(workdir.glob("seed-*/config.json")):
+        if seeds == 1 and any(workdir.glob(f"seed-*/{run_directory.CONFIG}")):
             raise InputError(f"--workdir {workdir}: holds runs of several seeds: choose another directory for one")
 
 
 def written(workdir: pathlib.Path, directories: Sequence[pathlib.Path]) -> list[pathlib.Path]:
     """The files of the experiment, the most useful first."""
     names = (
-        "config.json", "metrics.jsonl", "result.json", "predictions.npz", "sha256sums.txt", "curves.png", "checkpoints",
-        "events.*",
+        run_directory.CONFIG, METRICS, run_directory.RESULT, run_directory.PREDICTIONS, run_directory.SUMS,
+        run_directory.CURVES, run_directory.CHECKPOINTS, "events.*",
     )  # fmt: skip
     files = [path for directory in directories for name in names for path in sorted(directory.glob(name))]
     return [workdir / "table.md", *files]

@@ -18,6 +18,7 @@ from experiments.study.results import results_table
 from experiments.study.runs import StudyRun
 from experiments.study.single import Options
 from jresnet import cli
+from jresnet.config import flag
 from jresnet.data.datasets import load_dataset
 from jresnet.errors import InputError
 from jresnet.records.files import write_bytes
@@ -58,9 +59,8 @@ def configure(program: str, experiment: Experiment, arguments: list[str]) -> tup
     default = dataclasses.replace(configs[0], **quick)
     given = {name: value for name, value in vars(options.config).items() if value != getattr(default, name)}
     if clash := sorted(given.keys() & varying):
-        option = f"--{clash[0].replace('_', '-')}"
         labels = ", ".join(setting.label for setting in experiment.settings)
-        raise InputError(f"{option}: is what this experiment varies ({labels}): leave it out")
+        raise InputError(f"{flag(clash[0])}: is what this experiment varies ({labels}): leave it out")
     changes = {name: value for name, value in quick.items() if name not in varying} | given
     configs = [dataclasses.replace(config, **changes) for config in configs]
     if options.quick and "width" in varying:

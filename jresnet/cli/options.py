@@ -13,6 +13,7 @@ import tyro
 # version, and tests/cli/test_options.py pins every message.
 from tyro import _errors
 
+from jresnet.config import flag
 from jresnet.errors import InputError
 
 Options = TypeVar("Options")
@@ -40,7 +41,7 @@ def parse(options: type[Options], words: Sequence[str], program: str, default: O
 
 def _message(event: Any, hints: dict[str, Any], words: Sequence[str]) -> str:
     """The option as typed, the rule it breaks, and the remedy; `hints` are the types of the dataclass's fields."""
-    flags = {name: f"--{name.replace('_', '-')}" for name in hints}
+    flags = {name: flag(name) for name in hints}
     match event:
         case _errors.UnrecognizedArgs(tokens=[word, *_]) | _errors.MissingArgs(unrecognized_tokens=[word, *_]):
             close = difflib.get_close_matches(word, flags.values(), n=1, cutoff=0.75)
@@ -57,12 +58,12 @@ def _message(event: Any, hints: dict[str, Any], words: Sequence[str]) -> str:
     return f"{' '.join([label, *values])}: {'must be' if values else 'lacks its value: give it'} {_kind(hints[name])}"
 
 
-def _values(flag: str, words: Sequence[str]) -> list[str]:
+def _values(label: str, words: Sequence[str]) -> list[str]:
     """The values given to an option at its last occurrence."""
     values: list[str] = []
     for index, word in enumerate(words):
         option, equals, value = word.partition("=")
-        if option.replace("_", "-") == flag:
+        if option.replace("_", "-") == label:
             after = itertools.takewhile(lambda word: not word.startswith("--"), words[index + 1 :])
             values = [value] if equals else list(after)
     return values

@@ -14,7 +14,7 @@ import jax
 import rich.console
 
 from jresnet import models
-from jresnet.config import Config
+from jresnet.config import Config, flag
 from jresnet.data.datasets import Dataset, dataset_record
 from jresnet.errors import Diverged, InputError, Interrupted
 from jresnet.parallel import distributed
@@ -31,8 +31,8 @@ from jresnet.train.evaluate import Outputs, summarise
 from jresnet.train.signals import StopSignal, catch_stop_signals
 from jresnet.train.trainer import Trainer
 
-SPLITS = ("train_", "validation_", "test_")
-"""How the metrics in an epoch's record begin."""
+METRIC_PREFIXES = ("train_", "validation_", "test_")
+"""How the names of the metrics in an epoch's record begin."""
 
 
 @contextlib.contextmanager
@@ -151,7 +151,7 @@ def check_processes_agree(run: Run, directory: pathlib.Path, finished: Result | 
     """
     # The data's sha256 decides, not the path at which each process finds them.
     paths = ("dataset", "data_dir")
-    options = {f"--{name.replace('_', '-')}": value for name, value in vars(run.config).items() if name not in paths}
+    options = {flag(name): value for name, value in vars(run.config).items() if name not in paths}
     checkpoints = sorted(path.name for path in (directory / run_directory.CHECKPOINTS).glob("*") if path.name.isdigit())
     settings = options | {
         "the seed": run.seed,
@@ -221,7 +221,7 @@ def epoch_record(
 def summarise_run(trainer: Trainer, history: list[Record], commit: str | None) -> Result:
     """The result of a finished run, with the metrics of its last epoch."""
     record: Record = trainer.run.to_json()
-    metrics = {name: value for name, value in history[-1].items() if name.startswith(SPLITS)}
+    metrics = {name: value for name, value in history[-1].items() if name.startswith(METRIC_PREFIXES)}
     return Result(
         **{name: record[name] for name in ("experiment", "config", "seed", "dataset")},
         **metrics,

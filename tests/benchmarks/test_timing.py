@@ -208,6 +208,7 @@ def test_cases_are_the_grid():
         (["--widths", "0"], "--widths 0: must be at least 1"),
         (["--batches"], "--batches: give at least one value"),
         (["--rounds", "0"], "--rounds 0: must be at least 1"),
+        (["--steps", "0"], "--steps 0: must be at least 1"),
         (["--rivals", "eager", "eager"], "--rivals eager eager: a value is given twice"),
         (["--device", "tpu"], "tpu"),
         (["--nope"], "--nope"),

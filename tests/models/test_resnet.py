@@ -92,7 +92,7 @@ def test_the_names_of_the_variants_are_public():
         assert isinstance(variant(), ResNet)
 
 
-def test_an_explicit_configuration_says_what_the_network_is():
+def test_filled_in_defaults_are_the_networks_own():
     default = models.fill_defaults(Config())
     assert (default.width, default.blocks, default.pool_size, default.dropout) == (64, (2, 2, 2, 2), 4, 0)
     assert default.kernel_size == 3

@@ -50,10 +50,10 @@ def record(experiment, config, data, seed, lines, predictions=None):
     figures = {key: value for key, value in lines[-1].items() if "loss" in key or "accuracy" in key}
     if predictions is not None:
         figures["test_accuracy"] = float(np.mean(predictions == data.test.labels))
-    explicit = models.fill_defaults(config)
+    filled = models.fill_defaults(config)
     return {
         "experiment": experiment,
-        "config": dataclasses.asdict(explicit) | {"blocks": list(explicit.blocks)},
+        "config": dataclasses.asdict(filled) | {"blocks": list(filled.blocks)},
         "seed": seed,
         "parameters": models.parameter_count(models.from_config(config, len(data.classes)), data.image_size),
         "epochs": len(lines),
