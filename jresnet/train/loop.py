@@ -98,7 +98,7 @@ def fit(
         return finished
 
     commit = environment.commit()  # now, not at the end: the checkout may change during a long run
-    enable_compile_cache()
+    enable_compile_cache(config.deterministic)
     trainer = Trainer(run, dataset.train, devices)
     create_directory(directory, run, trainer)
     with (

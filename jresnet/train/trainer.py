@@ -25,7 +25,8 @@ from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.evaluate import CACHED_PROGRAMS, Evaluator
 from jresnet.train.optim import schedule, shared_optimizer, with_rates
 from jresnet.train.signals import StopSignal
-from jresnet.train.step import Metrics, TrainState, create_train_state, make_train_step
+from jresnet.train.state import TrainState, create_train_state
+from jresnet.train.step import Metrics, make_train_step
 
 # Target duration of one call of the program: long enough to hide its overhead, short enough to answer signals.
 CALL_SECONDS = 1.0
