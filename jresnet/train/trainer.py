@@ -134,15 +134,15 @@ class Trainer:
         return self.step - self.epoch * self.steps_per_epoch
 
     def save(self, checkpoints: Checkpoints) -> None:
-        """Write a checkpoint of the current state in the background.
+        """Write a checkpoint of the current state in the background, unless `check_finite` raises Diverged."""
+        self.check_finite()
+        state = self.devices.unreplicate((self.state, self.metrics))
+        checkpoints.save(self.step, state, {"seconds": self.seconds})
 
-        Raises:
-          Diverged: a parameter is not finite; no checkpoint is written.
-        """
-        state, metrics = self.devices.unreplicate((self.state, self.metrics))
-        if not all_finite((state.params, state.batch_stats)):
+    def check_finite(self) -> None:
+        """Raise Diverged if a parameter or a batch statistic is not finite."""
+        if not all_finite(self.devices.unreplicate(self.state.variables)):
             raise self._diverged(self.step - 1)
-        checkpoints.save(self.step, (state, metrics), {"seconds": self.seconds})
 
     def train_epoch(self, epoch: int, log: RunLog, signal: StopSignal) -> None:
         """Train the remaining steps of `epoch`, or fewer if any process receives a stop signal.
