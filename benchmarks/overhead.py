@@ -70,7 +70,7 @@ class Options(BenchmarkOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        require(self, "epoch_seconds", 0 <= self.epoch_seconds < 3600, "must lie from 0 to an hour")
+        require(self, "epoch_seconds", 0 < self.epoch_seconds <= 60, "must be above 0, and at most 60")
         require(self, "below", self.below.is_dir(), "is not a directory: choose one that exists")
 
 
@@ -101,8 +101,8 @@ class Stopwatch:
             started = time.perf_counter()
             train_epoch(self_, *arguments)
             time.sleep(max(0.0, seconds - (time.perf_counter() - started)))
-            self_.seconds = seconds
-            self.training.append(time.perf_counter() - started)
+            self_.seconds = time.perf_counter() - started
+            self.training.append(self_.seconds)
 
         return call
 
@@ -203,8 +203,7 @@ def run(options: Options) -> None:
     write_record(options.output, record)
     rows = [row | {"calls": row["call"]["n"]} for row in record["parts"]]
     timing.print_table(f"{options.rounds} epochs of {options.epoch_seconds:g} s of training", COLUMNS, rows)
-    share = record["parts"][-1]["epoch"] / options.epoch_seconds if options.epoch_seconds else 0.0
-    print(f"{BESIDE}: {share:.1%} of training")
+    print(f"{BESIDE}: {record['parts'][-1]['epoch'] / options.epoch_seconds:.1%} of training")
 
 
 main = partial(run_benchmark, "overhead", Options, run)

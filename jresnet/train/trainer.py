@@ -85,7 +85,7 @@ class Trainer:
       metrics: sums over the epoch's steps so far, on every device.
       step: updates done.
       steps_per_epoch: updates in one epoch.
-      seconds: training time of the current epoch so far, without compilation.
+      seconds: training time of the current epoch so far, without compilation; the same in all processes.
       parameters: trainable parameters of the network.
       compile_seconds: time spent on compiling the training program in this session.
       stop_signal: the signal that any process received, as of the latest call; None if there was none.

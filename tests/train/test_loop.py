@@ -174,7 +174,7 @@ KILLED = """
 """
 
 
-@pytest.mark.parametrize("seconds", [0.0, 1e9])
+@pytest.mark.parametrize("seconds", [pytest.param(0.0, marks=pytest.mark.slow), 1e9])
 def test_kill_9_loses_at_most_the_work_since_the_last_checkpoint(tmp_path, seconds):
     root = pathlib.Path(__file__).parents[2]
     killed = tmp_path / "killed"
