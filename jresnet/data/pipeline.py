@@ -61,6 +61,8 @@ class Input(Protocol):
     """The training images of one run, as chunks for the compiled program; `--input` selects it by its name."""
 
     name: str
+    steps_per_chunk: int | None
+    """Steps of every chunk but an epoch's last ones, if the input decides; None: as `pace` says."""
 
     @property
     def get_batch(self) -> Callable[[Any, jax.Array], Batch]:
@@ -130,6 +132,7 @@ class Resident:
     """Images kept on the device as uint8; shuffled, augmented and normalised inside the compiled program."""
 
     name = "resident"
+    steps_per_chunk = None
 
     def __init__(self, split: Split, config: Config, seed: int, statistics: Statistics, devices: Devices):
         self.images, self.config, self.seed, self.devices = len(split), config, seed, devices
@@ -176,7 +179,7 @@ class Streamed:
                 "--input tfds: needs TensorFlow, which is not installed: install it, or choose --input resident"
             )
         self.images, self.config, self.seed, self.devices = len(split), config, seed, devices
-        self.get_batch, self.stack_size = finish_batch, max(1, STREAMED_IMAGES // config.batch_size)
+        self.get_batch, self.steps_per_chunk = finish_batch, max(1, STREAMED_IMAGES // config.batch_size)
         self.statistics = devices.replicate(tuple(np.asarray(statistics, np.float32)))
         self.tf = import_tensorflow()
         # Variables: a data set's graph would copy constants each time an iterator is made, 0.14 s per epoch.
@@ -189,7 +192,7 @@ class Streamed:
         full, tail, mask = batches_of(plan, self.config.batch_size, self.devices.count)
         for stack in self.host_batches(self.devices.local_shard(jax.tree.map(lambda a: a[first_step:], full))):
             # Zero batches make up for missing ones: all stacks have one shape, and the program compiles once.
-            padded = {name: pad_rows(array, self.stack_size) for name, array in stack.items()}
+            padded = {name: pad_rows(array, self.steps_per_chunk) for name, array in stack.items()}
             yield Chunk((self.statistics, self.devices.split(padded)), 0, len(stack["labels"]))
         if tail.order.size and first_step <= len(full.order):
             (stack,) = self.host_batches(self.devices.local_shard(tail))
@@ -199,7 +202,7 @@ class Streamed:
     def host_batches(self, plan: Plan) -> Iterator[dict[str, np.ndarray]]:
         """Execute a plan cut into batches with tf.data, deterministically and ahead of use.
 
-        Yields stacks of up to `stack_size` batches: images, uint8 [stack, batch, height, width, 3], cropped and
+        Yields stacks of up to `steps_per_chunk` batches: images, uint8 [stack, batch, height, width, 3], cropped and
         flipped; grays, bool [stack, batch], the images to convert to gray; labels, int32 [stack, batch].
         """
         tf, (images, labels) = self.tf, self.data
@@ -211,7 +214,7 @@ class Streamed:
             return {"images": crops, "grays": grays, "labels": tf.gather(labels, order)}
 
         source = tf.data.Dataset.from_tensor_slices(tuple(map(np.asarray, (plan.order, *plan.draws))))
-        stacks = source.batch(self.stack_size)
+        stacks = source.batch(self.steps_per_chunk)
         stacks = stacks.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         # tf.data's autotuner can delay an iterator's shutdown by up to an epoch. Without it, map runs a call per core.
         options = tf.data.Options()
