@@ -5,9 +5,9 @@ augmentation, a function of (seed, epoch) alone. Both inputs execute the same pl
 starting there.
 
 `resident` augments and normalises inside the training program, `tfds` inside tf.data, so that the device receives
-finished batches. XLA compiles both, so on a CPU they agree to the last bit in most programs, as gray pixels do for
-every colour. Where XLA orders the arithmetic otherwise, around the training step or on another device, pixels differ by
-a rounding or two of float32: at most 5e-7 with CIFAR-10's statistics.
+finished batches. XLA compiles both: on a CPU `get_batch` by itself yields the same bits, for every colour as gray too,
+in all but a few shapes. In those, within the training program and on other devices XLA may order the arithmetic
+otherwise; then pixels differ by a rounding or two of float32, 5e-7 with CIFAR-10's statistics.
 """
 
 import dataclasses
@@ -178,7 +178,7 @@ class Streamed:
         self.images, self.config, self.seed, self.devices = len(split), config, seed, devices
         self.get_batch, self.stack_size = take_batch, max(1, STREAMED_IMAGES // config.batch_size)
         self.tf = import_tensorflow()
-        # Compiled by XLA: five times as fast as TensorFlow's own operations, and it rounds as the JAX program does.
+        # Compiled by XLA: several times as fast as TensorFlow's own operations, and it rounds as the JAX program does.
         self.finish = self.tf.function(partial(tf_finish, self.tf, config.crop_padding, statistics), jit_compile=True)
         # Variables: a data set's graph would copy constants each time an iterator is made, 0.14 s per epoch.
         with self.tf.device("cpu"):
