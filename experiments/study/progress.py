@@ -19,7 +19,7 @@ ELSEWHERE = "done or running in another process"
 
 
 class Progress:
-    """Trains runs, so many `processes` at once, caches their results, and keeps in `failed` the errors of others."""
+    """Trains runs, up to `processes` at once, caches their results, and keeps the errors of others in `failed`."""
 
     def __init__(self, console: rich.console.Console, processes: int = 1):
         self.console, self.processes = console, processes

@@ -72,12 +72,13 @@ def _device_count() -> int:
 
 def sharing(processes: int) -> str:
     """How so many processes share the device, in one line."""
-    if jax.default_backend() == "cpu":
-        return f"{processes} processes share the CPU's cores"
+    backend = jax.default_backend()
+    if backend != "gpu":
+        return f"{processes} processes share the {backend.upper()}"
     pipe = pathlib.Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps", "control")
     found = f"the MPS daemon of {pipe} lets them compute at the same time"
     missing = f"they take turns on it, as there is no MPS daemon at {pipe}: nvidia-cuda-mps-control -d starts one"
-    return f"{processes} processes share one {jax.default_backend().upper()}; {found if pipe.exists() else missing}"
+    return f"{processes} processes share one GPU; {found if pipe.exists() else missing}"
 
 
 def environment(processes: int) -> dict[str, str]:
