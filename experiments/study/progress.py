@@ -71,7 +71,8 @@ class Progress:
         if not wanted:
             return
         processes = min(self.processes, len(wanted))
-        self.say(workers.sharing(processes))
+        if processes > 1:
+            self.say(workers.sharing(processes))
         with contextlib.closing(workers.train(wanted, processes)) as replies:
             for number, run, reply in replies:
                 match reply:
