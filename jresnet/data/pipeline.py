@@ -25,12 +25,12 @@ from jax import lax
 from jresnet.config import Config
 from jresnet.data.augment import GRAY_WEIGHTS, Draws, augment, check, draw, normalise
 from jresnet.data.datasets import Split
-from jresnet.data.tfds_reader import import_tensorflow
+from jresnet.data.tfds_reader import import_tensorflow, without_xla_flags
 from jresnet.errors import InputError
 from jresnet.parallel.devices import Devices
 
 # Images per call when they are streamed: enough to hide the overhead of a call and of tf.data's operations.
-STREAMED_IMAGES = 1024
+STREAMED_IMAGES = 512
 # `--input auto` keeps the images on the device while they take at most this fraction of its memory.
 RESIDENT_FRACTION = 0.25
 
@@ -183,6 +183,9 @@ class Streamed:
         self.tf = import_tensorflow()
         # Compiled by XLA: several times as fast as TensorFlow's own operations, and it rounds as the JAX program does.
         self.finish = self.tf.function(partial(tf_finish, self.tf, config.crop_padding, statistics), jit_compile=True)
+        # TensorFlow's XLA reads its flags when it first compiles.
+        with without_xla_flags():
+            self.tf.function(lambda: self.tf.zeros(()), jit_compile=True)()
         # Variables: a data set's graph would copy constants each time an iterator is made, 0.14 s per epoch.
         with self.tf.device("cpu"):
             self.data = tuple(self.tf.Variable(array, trainable=False) for array in (split.images, split.labels))
@@ -205,8 +208,8 @@ class Streamed:
     def host_batches(self, plan: Plan) -> Iterator[dict[str, np.ndarray]]:
         """Execute a plan cut into batches with tf.data, deterministically and ahead of use.
 
-        Yields stacks of up to `steps_per_chunk` batches: images, float32 [stack, batch, height, width, 3], augmented and
-        normalised; labels, int32 [stack, batch].
+        Yields stacks of up to `steps_per_chunk` batches: images, float32 [stack, batch, height, width, 3], finished;
+        labels, int32 [stack, batch].
         """
         tf, (images, labels) = self.tf, self.data
 

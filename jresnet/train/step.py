@@ -75,7 +75,7 @@ def make_train_step(
                 {"params": params, "batch_stats": state.batch_stats}, batch["images"],
                 train=True, mask=mask, mutable=["batch_stats"], rngs=rngs,
             )  # fmt: skip
-            losses = cross_entropies(logits, batch["labels"])
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
             loss = jnp.sum(jnp.where(weights, losses, 0)) / images.astype(losses.dtype)
             return loss, (logits, updates["batch_stats"])
 
@@ -110,7 +110,7 @@ def make_predict_step(model: ResNet) -> Callable[[Any, jax.Array, jax.Array], tu
     def predict_step(variables: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         check_batch({"images": images, "labels": labels})
         logits: jax.Array = model.apply(variables, images, train=False)  # type: ignore[assignment]
-        losses = cross_entropies(logits, labels)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses, logits.argmax(-1).astype(jnp.int32), jax.nn.softmax(logits).max(-1).astype(jnp.float32)
 
     return predict_step
@@ -120,16 +120,6 @@ def make_eval_step(model: ResNet) -> Callable[[Any, jax.Array, jax.Array], tuple
     """Make `eval_step(variables, images, labels) -> (losses, predictions)`: `make_predict_step` without confidences."""
     predict_step = make_predict_step(model)
     return lambda variables, images, labels: predict_step(variables, images, labels)[:2]
-
-
-def cross_entropies(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross-entropies in nats, [batch], of logits [batch, classes] and labels int32 [batch].
-
-    Of the same values as `optax.softmax_cross_entropy_with_integer_labels`. That one looks up the labels' logits, of
-    which the gradient is a scatter: slow on GPUs, and slower still where it has to be deterministic.
-    """
-    chosen = labels[:, None] == jnp.arange(logits.shape[-1], dtype=labels.dtype)[None]
-    return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(chosen, logits, 0), axis=-1)
 
 
 def check_batch(batch: Batch) -> None:
