@@ -1,9 +1,11 @@
 """The library's training step for the benchmarks: the program that `jresnet.fit` compiles, on random images."""
 
+import inspect
 import itertools
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from jresnet.config import Config
 from jresnet.data.datasets import Split
 from jresnet.data.pipeline import Input, make_input
 from jresnet.models import summary
+from jresnet.parallel.compiler import compiler_options
 from jresnet.parallel.devices import Devices
 from jresnet.train import optim
 from jresnet.train.trainer import init_program, train_program
@@ -25,6 +28,7 @@ STATISTICS = ((0.5,) * 3, (0.25,) * 3)
 STEPS: dict[Device, int] = {"cpu": 3, "gpu": 100}
 """Training steps per timed call: about a second."""
 Source = Literal["resident", "tfds"]
+NO_CHANGES: Mapping[str, Any] = types.MappingProxyType({})
 
 
 class Step(NamedTuple):
@@ -59,6 +63,8 @@ def training_step(
     images: int = POOL_IMAGES,
     seed: int = 0,
     learning_rate: float = 0.01,
+    changes: Mapping[str, Any] = NO_CHANGES,
+    options: Mapping[str, str] | None = None,
 ) -> Step:
     """The library's training step: gather, crop, flip, grayscale, normalise, forward, backward and update.
 
@@ -69,27 +75,40 @@ def training_step(
       images: images of an epoch, rounded down to whole batches.
       seed: decides initial weights, order and augmentation.
       learning_rate: of every step.
+      changes: other values of the configuration's fields.
+      options: of the compiler, added to the library's.
     """
     config = Config(
         width=case.width, batch_size=case.batch_size, precision=case.precision, learning_rate=learning_rate, epochs=1,
-        parallel="jit" if devices is None else "pmap", input=source,
+        parallel="jit" if devices is None else "pmap", input=source, **changes,
     )  # fmt: skip
     steps_per_epoch = max(1, images // case.batch_size)
     shared = Devices(config, jax.devices()[: devices or 1])
     fed = make_input(pool(steps_per_epoch * case.batch_size), config, seed, STATISTICS, shared)
     model = models.from_config(config, CLASSES)
     tx = optim.shared_optimizer(config, steps_per_epoch)
+    program = train_program(model, tx, fed.get_batch, shared)
+    if options is not None:
+        merged = {**(compiler_options() or {}), **options}
+        program = jax.jit(inspect.unwrap(program), donate_argnums=(0,), compiler_options=merged)
     return Step(
         source=fed,
         devices=shared,
-        program=train_program(model, tx, fed.get_batch, shared),
+        program=program,
         create=partial(init_program(model, tx, (*IMAGE_SIZE, 3)), seed, config.learning_rate, config.weight_decay),
     )
 
 
-def jax_rival(case: Case, devices: int | None = None, source: Source = "resident", images: int = POOL_IMAGES) -> Rival:
+def jax_rival(
+    case: Case,
+    devices: int | None = None,
+    source: Source = "resident",
+    images: int = POOL_IMAGES,
+    changes: Mapping[str, Any] = NO_CHANGES,
+    options: Mapping[str, str] | None = None,
+) -> Rival:
     """The library's `training_step` as a rival; with tfds a call must end where a stack of batches does."""
-    step = training_step(case, devices, source, images)
+    step = training_step(case, devices, source, images, changes=changes, options=options)
     state, zero = step.devices.replicate(step.create())
     left = 0
     epochs = (step.source.epoch(epoch, 0, lambda in_epoch: min(in_epoch, left)) for epoch in itertools.count())
