@@ -87,12 +87,16 @@ def describe(device: timing.Device) -> int:
     return cli.exit_status(show)
 
 
-def machine(device: timing.Device, environ: Mapping[str, str]) -> dict[str, Any]:
+def machine(options: Options, environ: Mapping[str, str]) -> dict[str, Any]:
     """The environment, and `devices`, the device as results of runs name it."""
-    program = f"from benchmarks.campaign import describe; raise SystemExit(describe({device!r}))"
-    child = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True)
+    program = f"from benchmarks.campaign import describe; raise SystemExit(describe({options.device!r}))"
+    command, limit = [sys.executable, "-c", program], 60 * options.minutes
+    try:
+        child = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        raise InputError(f"--device {options.device}: does not answer in --minutes {options.minutes}") from None
     if child.returncode:
-        raise InputError((child.stderr.strip().splitlines() or [f"--device {device}: cannot be described"])[-1])
+        raise InputError((child.stderr.strip().splitlines() or [f"--device {options.device}: no answer"])[-1])
     return json.loads(child.stdout.splitlines()[-1])
 
 
@@ -229,7 +233,7 @@ def run(options: Options) -> list[dict[str, Any]]:
     environ = dict(os.environ)
     environ |= {name: environ.get(name) or str(directory / "cache" / cache) for name, cache in CACHES.items()}
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH")]))
-    here = machine(options.device, environ)
+    here = machine(options, environ)
     read_records(directory, here)  # refuses those of another device
     try:
         (directory / "logs").mkdir(parents=True, exist_ok=True)

@@ -190,7 +190,7 @@ def _speeds(scale: Scale, device: Device, directory: Path) -> Iterator[Step]:
                 (module("benchmarks.throughput", *words(options)),),
                 partial(_speed, Case(width, batch, precision, device), rivals),
                 least=60 if rivals else 30,
-                limit=240 if rivals else 120,
+                limit=400 if rivals else 120,
                 lacks=lacks,
                 # JAX takes three quarters of a GPU's memory by default; three rivals need more than the rest.
                 environ={"XLA_PYTHON_CLIENT_MEM_FRACTION": ".4"} if rivals and device == "gpu" else {},

@@ -266,9 +266,12 @@ def torch_rival(case: Case, mode: Mode) -> Rival:
         loss_of(indices).backward()
         optimizer.step()
 
-    take_step = step if settings.cuda_graph is None else captured(step, optimizer, next(order))
+    take_step: Callable[[Tensor], None] | None = step if settings.cuda_graph is None else None
 
     def run(steps: int) -> None:
+        nonlocal take_step
+        if take_step is None:  # in the first call, whose duration is that of compilation
+            take_step = captured(step, optimizer, next(order))
         for indices in (next(order) for _ in range(steps)):
             take_step(indices)
         wait(labels)

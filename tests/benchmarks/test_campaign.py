@@ -20,6 +20,7 @@ from benchmarks.variants import VARIANTS
 from experiments import report
 from jresnet import models
 from jresnet.config import Config
+from jresnet.errors import InputError
 
 HERE = {"device": "Card", "devices": "Card x1", "versions": {}, "commit": "c0ffee"}
 
@@ -27,7 +28,7 @@ HERE = {"device": "Card", "devices": "Card x1", "versions": {}, "commit": "c0ffe
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
     """Runs a campaign of fake steps on a fake device; returns its status, and its rows as "name: status"."""
-    monkeypatch.setattr(campaign, "machine", lambda device, environ: HERE)
+    monkeypatch.setattr(campaign, "machine", lambda options, environ: HERE)
     monkeypatch.setattr(campaign, "GRACE", 0.3)
 
     def run(planned, *options, output="out", minutes="1"):
@@ -194,6 +195,14 @@ def test_steps_are_chosen_by_name_or_by_the_beginning_of_it(options, names, fake
         assert "--skip torch bits-: no step bits-: choose from bits, torch-a, torch-b" in capsys.readouterr().err
     else:
         assert (status, rows) == (0, [f"{name}: done" for name in names])
+
+
+def test_the_machine_is_described_by_a_child(tmp_path):
+    here = campaign.machine(campaign.Options(device="cpu", output=tmp_path), os.environ)
+    assert here["device"] in here["devices"]
+    assert here["devices"].startswith("cpu: ")
+    with pytest.raises(InputError, match=r"^--device gpu: does not answer in --minutes 0\.001$"):
+        campaign.machine(campaign.Options(minutes=0.001, output=tmp_path), os.environ)
 
 
 def test_a_directory_of_another_device_is_refused_before_anything_runs(fake, tmp_path, capsys):

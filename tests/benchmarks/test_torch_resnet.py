@@ -221,6 +221,25 @@ class FakeGraph:
         self.log.append("replay")
 
 
+def test_the_whole_step_is_captured_in_the_first_call_then_replayed(monkeypatch):
+    log = []
+
+    def captured(step, optimizer, batch):
+        log.append(f"capture {len(batch)}")
+        step(batch)
+        return lambda indices: log.append(f"replay {len(indices)}")
+
+    monkeypatch.setattr(torch_resnet, "settings_of", lambda case, mode: Settings(cuda_graph="all of it"))
+    monkeypatch.setattr(torch_resnet, "captured", captured)
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: log.append("update") or step(self))
+    rival = torch_rival(Case(8, 8, "float32", "cpu"), "graph")
+    assert log == []
+    rival.run(2)
+    rival.run(1)
+    assert log == ["capture 8", "update", "replay 8", "replay 8", "replay 8"]
+
+
 def test_capture_warms_up_then_captures_without_gradients_and_replays_with_new_indices(monkeypatch):
     """The order of calls that PyTorch's documentation prescribes; there is no GPU to run them."""
     log, fed = [], []
