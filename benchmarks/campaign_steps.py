@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -145,8 +146,11 @@ def steps(device: Device, tiny: bool, directory: Path, dataset: str | None) -> l
         *_variants(scale, device, directory),
         _accuracy(scale, directory, dataset),
     ]
-    # Nothing takes long at the tiny scale, but it keeps the limits.
-    return [dataclasses.replace(step, least=min(step.least, 5.0)) for step in every] if tiny else every
+    if not tiny:
+        return every
+    # Compiling is most of the time at this scale, and optimised programs do not make up for it.
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+    return [dataclasses.replace(step, least=5, environ={**step.environ, "XLA_FLAGS": flags}) for step in every]
 
 
 def _checks(scale: Scale, device: Device, directory: Path, tiny: bool) -> Iterator[Step]:
@@ -163,14 +167,15 @@ def _checks(scale: Scale, device: Device, directory: Path, tiny: bool) -> Iterat
     width, batch, precision = scale.cases[0]
     quick, equal = (dataclasses.replace(report.FINAL, **changes) for changes in (scale.quick, scale.equal))
     yield check("smoke", [final(scale.quick, "smoke")], partial(_settings, [Setting("final", quick)], 0, None), 90)
-    options: dict[str, Any] = {"device": device, "widths": sorted({case[0] for case in scale.cases}), "batch": batch}
-    options |= {"precisions": sorted({case[2] for case in scale.cases}), "output": directory / "convolutions.json"}
-    yield Step("convolutions", (module("benchmarks.convolutions", *words(options)),), _convolutions, 30, 150)
+    of_all = {"widths": sorted({case[0] for case in scale.cases}), "batch": batch}
+    of_all |= {"precisions": sorted({case[2] for case in scale.cases})}
+    line = words({"device": device} | of_all | {"output": directory / "convolutions.json"})
+    yield Step("convolutions", (module("benchmarks.convolutions", *line),), partial(_convolutions, of_all), 30, 150)
     yield check("bits", [final(scale.equal, f"bits-{run}") for run in "ab"], partial(_equal, equal), 150)
-    options = {"width": width, "batch": batch, "precision": precision, "output": directory / "kernels.json"}
+    of_one = {"width": width, "batch": batch, "precision": precision}
+    line = words(of_one | {"output": directory / "kernels.json"})
     lacks = "" if device == "gpu" and importlib.util.find_spec("benchmarks.kernels") else "needs a GPU"
-    command = module("benchmarks.kernels", *words(options))
-    yield Step("kernels", (command,), partial(_kernels, width, batch, precision), 30, 120, lacks)
+    yield Step("kernels", (module("benchmarks.kernels", *line),), partial(_kernels, of_one), 30, 120, lacks)
 
 
 def _speeds(scale: Scale, device: Device, directory: Path) -> Iterator[Step]:
@@ -298,20 +303,25 @@ def _cases(records: Records, benchmark: str, case: Case) -> Iterator[Mapping[str
         yield from (entry for entry in record["cases"] if vars(case).items() <= entry.items())
 
 
-def _convolutions(records: Records) -> str | None:
-    for record in _benchmarks(records, "convolutions"):
-        cases, options = record["cases"], record["options"]
-        if len(cases) == len(options["widths"]) * len(options["kernel_sizes"]) * len(options["precisions"]):
+def _benchmarks_with(options: Mapping[str, Any], records: Records, benchmark: str) -> Iterator[Mapping[str, Any]]:
+    """The benchmark's records that have these options among theirs."""
+    return (record for record in _benchmarks(records, benchmark) if options.items() <= record["options"].items())
+
+
+def _convolutions(options: Mapping[str, Any], records: Records) -> str | None:
+    """Whether every shape was right, in a complete record."""
+    for record in _benchmarks_with(options, records, "convolutions"):
+        cases = record["cases"]
+        if len(cases) == len(options["widths"]) * len(options["precisions"]):
             failed = [failure for case in cases for failure in case["failed"]]
-            return f"{sum(case['shapes'] for case in cases)} shapes, {len(failed)} failed {'; '.join(failed)}".strip()
+            shapes = sum(case["shapes"] for case in cases)
+            return f"{shapes} shapes, {len(failed)} results wrong{': ' if failed else ''}{'; '.join(failed)}"
     return None
 
 
-def _kernels(width: int, batch: int, precision: str, records: Records) -> str | None:
-    wanted = {"width": width, "batch": batch, "precision": precision}
-    for record in _benchmarks(records, "kernels"):
-        if wanted.items() <= record["options"].items():
-            return f"{record['kernels']} kernels a step"
+def _kernels(options: Mapping[str, Any], records: Records) -> str | None:
+    for record in _benchmarks_with(options, records, "kernels"):
+        return f"{record['kernels']} kernels a step"
     return None
 
 
@@ -340,9 +350,7 @@ def _variant(name: str, variant: Variant, cases: Sequence[Case], records: Record
 
 def _time(epochs: int, records: Records) -> str | None:
     """Epochs and seconds of training to the target."""
-    for record in _benchmarks(records, "time-to-accuracy"):
-        ended = [run for run in record["runs"] if run["outcome"] in ("reached", "not reached")]
-        if ended and (record["options"]["target"], record["options"]["epochs"]) == (TARGET, epochs):
-            run = ended[0]
+    for record in _benchmarks_with({"target": TARGET, "epochs": epochs}, records, "time-to-accuracy"):
+        for run in (run for run in record["runs"] if run["outcome"] in ("reached", "not reached")):
             return f"{TARGET:.2%} {run['outcome']} in {run['epochs']} epochs, {run['training_seconds']:.0f} s"
     return None

@@ -328,6 +328,28 @@ def test_equal_runs_are_compared_to_the_last_bit_within_one_version():
     assert said(first, result(config, train_loss=math.nextafter(0.1, 1))) == "two equal runs DIFFER"
 
 
+def test_convolutions_count_when_every_case_is_there():
+    options = {"widths": [42, 64], "precisions": ["float32"]}
+    cases = [{"shapes": 11, "failed": []}, {"shapes": 11, "failed": ["output of x: 1.0e+00"]}]
+
+    def said(options, cases):
+        record = {"benchmark": "convolutions", "options": options | {"rounds": 5}, "cases": cases}
+        return campaign_steps._convolutions({"widths": [42, 64], "precisions": ["float32"]}, [record])
+
+    assert said(options, cases) == "22 shapes, 1 results wrong: output of x: 1.0e+00"
+    assert said(options, cases[:1]) is None
+    assert said(options | {"widths": [42]}, cases[:1]) is None
+
+
+def test_a_check_is_not_repeated_if_a_campaign_of_the_same_scale_has_done_it(tmp_path):
+    bits = next(step for step in steps("gpu", False, tmp_path, None) if step.name == "bits")
+    row = {"step": "bits", "status": campaign.DONE, "headline": "two equal runs agree"}
+    record = {"benchmark": "campaign", "tiny": False, "steps": [row]}
+    assert bits.headline([record]) == "two equal runs agree"
+    assert bits.headline([record | {"tiny": True}]) is None
+    assert bits.headline([record | {"steps": [row | {"status": campaign.FAILED}]}]) is None
+
+
 def test_a_speed_is_found_by_case_and_rivals():
     case = Case(42, 32, "bfloat16", "gpu")
     jax = {"seconds": [1.0], "images_per_second": 30000.0}
