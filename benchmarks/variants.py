@@ -65,7 +65,7 @@ VARIANTS: dict[str, Variant] = {
     "concurrent": Variant(
         "1.1 to 1.3 over capture", options=_CAPTURE | {"xla_gpu_command_buffer_scheduling_mode": "CONCURRENT"}
     ),
-    "fusion": Variant("0.9 to 1.15", options={"xla_gpu_experimental_enable_conv_fusion": "true"}),
+    "fusion": Variant("0.9 to 1.15", options={"xla_gpu_experimental_enable_conv_fusion": "True"}),
     "padded": Variant("1.2 to 1.6 at batch 512", changes={"channel_multiple": 8}),
     "deterministic": Variant("below 1", changes={"deterministic": True}),
     "single-steps": Variant("below 1", steps=1),

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import pytest
 
 from benchmarks import variants
@@ -55,6 +56,15 @@ def test_concurrent_adds_to_capture_alone():
     assert concurrent.items() - capture.items() == {("xla_gpu_command_buffer_scheduling_mode", "CONCURRENT")}
     assert "CONVOLUTION" in capture["xla_gpu_enable_command_buffer"].split(",")
     assert "+" not in capture["xla_gpu_enable_command_buffer"]
+
+
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.options])
+def test_xla_knows_every_option_and_its_value(name):
+    """Any backend's compiler reads them, those of GPUs too, and refuses what it cannot parse."""
+    jax.jit(lambda x: x + 1, compiler_options=dict(VARIANTS[name].options)).lower(0).compile()
+    for option in VARIANTS[name].options:
+        with pytest.raises(jax.errors.JaxRuntimeError, match=option):
+            jax.jit(lambda x: x + 1, compiler_options={option: "nonsense"}).lower(0).compile()
 
 
 def test_fewer_steps_per_call_make_up_all_steps(built):
