@@ -114,7 +114,7 @@ def test_a_step_is_stopped_at_its_own_limit_and_keeps_what_it_wrote(fake, tmp_pa
     )
 
     def planned(directory):
-        stuck = step(directory, "stuck", limit=3.0, before=spawn, after="time.sleep(60)")
+        stuck = step(directory, "stuck", limit=2.0, before=spawn, after="time.sleep(60)")
         # Its record is of use only when it is complete.
         return [dataclasses.replace(stuck, headline=lambda records: None), step(directory, "next")]
 
@@ -151,7 +151,7 @@ def test_minutes_bound_the_whole_and_a_step_cut_short_comes_first_again(fake, tm
         return [dataclasses.replace(cut, headline=lambda records: None) if naps else cut, step(directory, "next")]
 
     began = time.monotonic()
-    assert fake(planned, minutes="0.05")[1] == ["cut: out of time", "next: out of time"]
+    assert fake(planned, minutes="0.02")[1] == ["cut: out of time", "next: out of time"]
     assert time.monotonic() - began < 30
     naps.clear()
     (tmp_path / "out" / "cut.json").unlink(missing_ok=True)
@@ -197,10 +197,7 @@ def test_steps_are_chosen_by_name_or_by_the_beginning_of_it(options, names, fake
         assert (status, rows) == (0, [f"{name}: done" for name in names])
 
 
-def test_the_machine_is_described_by_a_child(tmp_path):
-    here = campaign.machine(campaign.Options(device="cpu", output=tmp_path), os.environ)
-    assert here["device"] in here["devices"]
-    assert here["devices"].startswith("cpu: ")
+def test_a_device_that_does_not_answer_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"^--device gpu: does not answer in --minutes 0\.001$"):
         campaign.machine(campaign.Options(minutes=0.001, output=tmp_path), os.environ)
 
@@ -383,3 +380,6 @@ def test_the_tiny_campaign_runs_every_step_then_finds_them_all_done(tmp_path):
     assert seen[0].keys() == possible.keys()
     assert {name for name, can in possible.items() if can} == {name for name, s in seen[1].items() if s == campaign.HAD}
     assert set(seen[0].values()) <= {campaign.DONE, campaign.HAD, campaign.LEFT}
+    here = json.loads((tmp_path / campaign.RECORD).read_text())["environment"]
+    assert here["devices"].startswith("cpu: ")
+    assert here["device"] in here["devices"]
