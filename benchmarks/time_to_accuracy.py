@@ -30,7 +30,6 @@ from experiments.study.results import data_name
 from jresnet import models
 from jresnet.config import require
 from jresnet.data.datasets import Dataset, dataset_record, load_dataset
-from jresnet.data.pipeline import STREAMED_IMAGES
 from jresnet.errors import Diverged, Interrupted
 from jresnet.parallel.devices import Devices
 from jresnet.records import environment
@@ -73,14 +72,15 @@ def measure(
     flops = len(held_out.train) * training_flops(options.config, len(dataset.classes), dataset.image_size)
     started = time.perf_counter()
     watch = Stopwatch(options.config, held_out, entry["seed"])
-    # The evaluation's program is compiled for this number of images.
-    watch.trainer.evaluator(watch.trainer.state.variables, held_out.test.take(slice(STREAMED_IMAGES)))
+    # Compiles the evaluation for this number of images, and copies them to the device.
+    watch.trainer.evaluator(watch.trainer.state.variables, held_out.test)
     watch.setup_seconds = time.perf_counter() - started
 
-    def stop_if_asked() -> None:
-        watch.trainer.synchronise(received)
+    def stop_if_asked(seconds: float = 0.0) -> float:
+        longest = watch.trainer.synchronise(received, seconds)
         if watch.trainer.stop_signal is not None:
             raise Interrupted(f"interrupted in seed {entry['seed']}", watch.trainer.stop_signal)
+        return longest
 
     for epoch in range(options.epochs):
         seconds = watch.epoch(epoch, received)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from jresnet.models.variants import *
     from jresnet.records.result import Result
     from jresnet.train.loop import fit
-    from jresnet.train.step import TrainState, make_eval_step, make_train_step
+    from jresnet.train.state import TrainState
+    from jresnet.train.step import make_eval_step, make_train_step
     from jresnet.use.classifier import Classifier
 
 # Imported at their first use, as JAX, Flax and Orbax together take seconds.
@@ -29,7 +30,8 @@ _LAZY = {
     "models": ("BasicBlock", "Bottleneck", "PreactBlock", "ResNet", "conv_for", *get_args(Model)),
     "records.result": ("Result",),
     "train.loop": ("fit",),
-    "train.step": ("TrainState", "make_eval_step", "make_train_step"),
+    "train.state": ("TrainState",),
+    "train.step": ("make_eval_step", "make_train_step"),
     "use.classifier": ("Classifier",),
 }
 _MODULES = {name: f"jresnet.{module}" for module, names in _LAZY.items() for name in names}

@@ -85,6 +85,10 @@ class Config:
     """jit: one device; pmap: all devices of all processes; auto: pmap if there are several devices."""
     batch_norm: BatchNorm = "synchronised"
     """Batch statistics on several devices: synchronised, of the whole batch; local, of each device's share."""
+    channel_multiple: int = 1
+    """Pad channels with zeros to a multiple of this while training: same parameters, same function (8 suits GPUs)."""
+    deterministic: bool = False
+    """Make equal runs on a GPU equal in every bit, at some cost in speed; runs on CPUs are equal anyway."""
 
     def __post_init__(self) -> None:
         """Check every value that can be checked without the data."""
@@ -92,7 +96,9 @@ class Config:
             if get_origin(field.type) is Literal:
                 choices = get_args(field.type)
                 require(self, field.name, getattr(self, field.name) in choices, f"must be one of {', '.join(choices)}")
-        smallest = dict.fromkeys(("width", "kernel_size", "pool_size", "blocks", "epochs", "batch_size"), 1)
+        smallest = dict.fromkeys(
+            ("width", "kernel_size", "pool_size", "blocks", "epochs", "batch_size", "channel_multiple"), 1
+        )
         for name, least in (smallest | {"validation": 0, "crop_padding": 0}).items():
             for number in numbers(getattr(self, name)):
                 require(self, name, number >= least, f"must be at least {least}")

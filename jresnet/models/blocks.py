@@ -68,10 +68,9 @@ class BasicBlock(Block):
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """[batch, height, width, inputs] -> [batch, ceil(height / strides), ceil(width / strides), features]."""
         y = self.conv(self.features, self.kernel_size, self.strides, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y, mask=mask))
+        y = self.norm(name="bn1")(y, mask=mask, relu=True)
         y = self.conv(self.features, self.kernel_size, name="conv2")(y)
-        y = self.norm(name="bn2")(y, mask=mask)
-        return nn.relu(y + self.skip(x, mask))
+        return self.norm(name="bn2")(y, mask=mask, residual=self.skip(x, mask), relu=True)
 
 
 class Bottleneck(Block):
@@ -83,12 +82,11 @@ class Bottleneck(Block):
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """[batch, height, width, inputs] -> [batch, ceil(height / strides), ceil(width / strides), 4 x features]."""
         y = self.conv(self.features, 1, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y, mask=mask))
+        y = self.norm(name="bn1")(y, mask=mask, relu=True)
         y = self.conv(self.features, self.kernel_size, self.strides, name="conv2")(y)
-        y = nn.relu(self.norm(name="bn2")(y, mask=mask))
+        y = self.norm(name="bn2")(y, mask=mask, relu=True)
         y = self.conv(self.features * self.expansion, 1, name="conv3")(y)
-        y = self.norm(name="bn3")(y, mask=mask)
-        return nn.relu(y + self.skip(x, mask))
+        return self.norm(name="bn3")(y, mask=mask, residual=self.skip(x, mask), relu=True)
 
 
 class PreactBlock(Block):
@@ -103,9 +101,9 @@ class PreactBlock(Block):
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """[batch, height, width, inputs] -> [batch, ceil(height / strides), ceil(width / strides), features]."""
-        activated = nn.relu(self.norm(name="bn1")(x, mask=mask))
+        activated = self.norm(name="bn1")(x, mask=mask, relu=True)
         y = self.conv(self.features, self.kernel_size, self.strides, name="conv1")(activated)
-        y = nn.relu(self.norm(name="bn2")(y, mask=mask))
+        y = self.norm(name="bn2")(y, mask=mask, relu=True)
         y = self.dropout()(y)
         y = self.conv(self.features, self.kernel_size, name="conv2")(y)
         return y + (self.match(activated) if self.changes_shape(x) else x)

@@ -93,15 +93,19 @@ class BatchNorm(nn.Module):
     param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Normalise activations.
+    def __call__(
+        self, x: jax.Array, mask: jax.Array | None = None, residual: jax.Array | None = None, relu: bool = False
+    ) -> jax.Array:
+        """Normalise activations, then add `residual` and apply ReLU if asked to.
 
         Args:
           x: [batch, height, width, channels].
           mask: bool [batch], false for padding, which the batch's statistics exclude; None: no padding.
+          residual: of x's shape and dtype; None: nothing to add.
+          relu: apply ReLU last.
 
         Returns:
-          The normalised activations, of x's shape and dtype.
+          Activations of x's shape and dtype.
         """
         shape = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
@@ -109,15 +113,28 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, self.param_dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, self.param_dtype)
         if self.use_running_average:
-            mean, var = running_mean.value, running_var.value
-        else:
-            mean, var, count = batch_statistics(x.astype(self.param_dtype), mask, self.axis_name)
-            if not self.is_initializing():
-                unbiased = var * (count / jnp.maximum(count - 1, 1))
-                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
-                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
-        output: jax.Array = normalised(x, mean, var + self.epsilon, scale, bias)
+            output: jax.Array = normalised(x, running_mean.value, running_var.value + self.epsilon, scale, bias)
+            return activated(output, residual, relu)
+        output, mean, var, count = self.over_batch(x, scale, bias, mask, residual, relu)
+        if not self.is_initializing():
+            unbiased = var * (count / jnp.maximum(count - 1, 1))
+            running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+            running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
         return output
+
+    def over_batch(
+        self, x: jax.Array, scale: jax.Array, bias: jax.Array, mask: jax.Array | None, residual: jax.Array | None,
+        relu: bool,
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:  # fmt: skip
+        """The output by the batch's statistics, and these: mean and biased variance [channels], number of values []."""
+        mean, var, count = batch_statistics(x.astype(self.param_dtype), mask, self.axis_name)
+        return activated(normalised(x, mean, var + self.epsilon, scale, bias), residual, relu), mean, var, count
+
+
+def activated(x: jax.Array, residual: jax.Array | None, relu: bool) -> jax.Array:
+    """x plus `residual`, if there is one, then ReLU if asked to."""
+    x = x if residual is None else x + residual
+    return nn.relu(x) if relu else x
 
 
 # This and `batch_statistics` are jitted so that equal layers are traced once.

@@ -45,6 +45,7 @@ class ResNet(nn.Module):
       local_norm: each device normalises by the statistics of its share of the batch.
       conv_general_dilated_cls: as of `nn.Conv`: returns the convolution, a function with the signature of
         `lax.conv_general_dilated`; None: that function itself. See `conv_for`.
+      norm_cls: the batch normalisation, see `norm_for`.
     """
 
     stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
@@ -65,6 +66,7 @@ class ResNet(nn.Module):
     axis_name: str | None = None
     local_norm: bool = False
     conv_general_dilated_cls: Callable[[], Callable[..., jax.Array]] | None = None
+    norm_cls: type[BatchNorm] = BatchNorm
 
     @property
     def kernel_sizes(self) -> tuple[int, ...]:
@@ -106,7 +108,7 @@ class ResNet(nn.Module):
             conv_general_dilated_cls=self.conv_general_dilated_cls,
         )  # fmt: skip
         norm = partial(
-            BatchNorm, use_running_average=not train, axis_name=None if self.local_norm else self.axis_name,
+            self.norm_cls, use_running_average=not train, axis_name=None if self.local_norm else self.axis_name,
             param_dtype=self.param_dtype,
         )  # fmt: skip
         dropout = partial(Dropout, axis_name=self.axis_name, deterministic=not train)
@@ -115,7 +117,7 @@ class ResNet(nn.Module):
         kernel_size, strides = (7, 2) if imagenet else (self.kernel_sizes[0], 1)
         x = conv(self.stem_width or self.width, kernel_size, strides, name="conv1")(images)
         if not self.block_cls.preactivated:
-            x = nn.relu(norm(name="bn1")(x, mask=mask))
+            x = norm(name="bn1")(x, mask=mask, relu=True)
         if imagenet:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         if self.squeeze is not None:
@@ -134,7 +136,7 @@ class ResNet(nn.Module):
                     name=f"layer{stage + 1}_{block}",
                 )(x, mask=mask)
         if self.final_norm:
-            x = nn.relu(norm(name="bn")(x, mask=mask))
+            x = norm(name="bn")(x, mask=mask, relu=True)
 
         window = x.shape[1:3] if self.pool_size is None else (self.pool_size, self.pool_size)
         # nn.avg_pool divides by an integer array, which strict dtype promotion refuses.

@@ -2,24 +2,58 @@
 
 import functools
 import os
+from collections.abc import Mapping
 
 import jax
 
+from jresnet.errors import InputError
 from jresnet.records.files import cache_directory
 
-# By default XLA:CPU sends float32 convolutions and matrix products to YNNPACK, which takes up to twice as long on
-# this network's shapes. Reductions stay there: YNNPACK is fast at them.
-_CPU_FUSION_FLAG = "xla_cpu_experimental_ynn_fusion_type"
-_CPU_FUSIONS = "LIBRARY_FUSION_TYPE_REDUCE"
+# What XLA makes CUDA graphs of by default, and convolutions. `+X` would do in XLA_FLAGS, but not here.
+_CAPTURED = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,CONDITIONAL,DYNAMIC_SLICE_FUSION,CONVOLUTION"
+
+GPU_OPTIONS: dict[str, dict[str, str]] = {
+    "xla": {},
+    "capture": {"xla_gpu_enable_command_buffer": _CAPTURED, "xla_gpu_graph_min_graph_size": "1"},
+    "concurrent": {
+        "xla_gpu_enable_command_buffer": _CAPTURED,
+        "xla_gpu_graph_min_graph_size": "1",
+        "xla_gpu_command_buffer_scheduling_mode": "CONCURRENT",
+    },
+    "conv-fusion": {"xla_gpu_experimental_enable_conv_fusion": "true"},
+}
+"""Candidates for GPUs, measured by `benchmarks.variants`: XLA's own defaults; convolutions in CUDA graphs, and graphs
+of any size; the same with independent kernels overlapped; convolutions as cuDNN fusions, captured by default."""
+
+_TRAINING: dict[str, dict[str, str]] = {
+    # By default XLA:CPU sends float32 convolutions and matrix products to YNNPACK, which takes up to twice as long on
+    # this network's shapes. Reductions stay there: YNNPACK is fast at them.
+    "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"},
+    # No measurement favours another candidate yet.
+    "gpu": GPU_OPTIONS["xla"],
+}
+
+# Without these cuDNN and XLA may add in another order in every run, and tune kernels by timing them.
+_DETERMINISTIC = {"xla_gpu_deterministic_ops": "true", "xla_gpu_exclude_nondeterministic_ops": "true"}
 
 
 @functools.cache
-def compiler_options() -> dict[str, str] | None:
+def compiler_options(deterministic: bool = False) -> dict[str, str] | None:
     """Options for `jax.jit` that make training fast on this backend; None if it needs none.
 
-    The user's own value in XLA_FLAGS wins; an option that this version of XLA does not know is dropped.
+    The user's own value in XLA_FLAGS wins; an option that this version of XLA does not know is dropped. On GPUs,
+    `deterministic` makes equal runs equal in every bit; CPUs are deterministic as they are.
+
+    Raises:
+      InputError: this version of XLA cannot be made deterministic.
     """
-    return _supported(_CPU_FUSION_FLAG, _CPU_FUSIONS)
+    options = _supported(_TRAINING.get(jax.default_backend(), {}))
+    if deterministic and jax.default_backend() == "gpu":
+        promised = _supported(_DETERMINISTIC)
+        if missing := [name for name in _DETERMINISTIC if name not in promised and name not in _user_flags()]:
+            raise InputError(f"--deterministic: this version of XLA lacks {missing[0]}: install jax 0.10.2 or newer")
+        options |= promised
+    return options or None
 
 
 @functools.cache
@@ -29,24 +63,35 @@ def run_once_options() -> dict[str, str] | None:
     At its default level LLVM spends 10 to 20 s on the CPU program that draws the initial weights. Level 1 compiles it
     in 3 s and draws the report's 5 million parameters in 0.15 s; level 0 takes 2 s and 0.7 s.
     """
-    return _supported("xla_backend_optimization_level", "1")
+    return _supported({"xla_backend_optimization_level": "1"} if jax.default_backend() == "cpu" else {}) or None
 
 
-def _supported(flag: str, value: str) -> dict[str, str] | None:
-    """The option, if the backend is a CPU whose XLA knows the flag and the user has not set it."""
-    if jax.default_backend() != "cpu" or flag in os.environ.get("XLA_FLAGS", ""):
-        return None
-    options = {flag: value}
-    try:
-        jax.jit(lambda x: x + 1, compiler_options=options).lower(0).compile()
-    except Exception as error:  # XLA's error type is not public
-        if flag not in str(error):
-            raise
-        return None
-    return options
+def _supported(options: Mapping[str, str]) -> dict[str, str]:
+    """Those of the options that this XLA knows and the user has not set."""
+    supported = {}
+    for name, value in options.items():
+        if name in _user_flags():
+            continue
+        try:
+            jax.jit(lambda x: x + 1, compiler_options={name: value}).lower(0).compile()
+        except Exception as error:  # XLA's error type is not public
+            if name not in str(error):
+                raise
+            continue
+        supported[name] = value
+    return supported
 
 
-def enable_compile_cache() -> None:
-    """Cache compiled programs in the user's cache directory, unless JAX is already configured otherwise."""
+def _user_flags() -> str:
+    return os.environ.get("XLA_FLAGS", "")
+
+
+def enable_compile_cache(deterministic: bool = False) -> None:
+    """Cache compiled programs in the user's cache directory, unless JAX is already configured otherwise.
+
+    The cache also keeps which kernels were found fastest, and a deterministic run must not use what was tuned: its
+    programs have a directory of their own.
+    """
     if jax.config.values["jax_compilation_cache_dir"] is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
+        name = "xla-deterministic" if deterministic else "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache_directory() / name))

@@ -1,18 +1,20 @@
 """The devices of a run: one under jit, or all devices of all processes under pmap.
 
 Under pmap a batch is split over the devices in order, so process 0 holds the first images of every batch.
+`jax.pmap` takes no compiler options; it is `jax.jit` of a `jax.shard_map` over arrays with a leading device axis, which
+is written out here with them.
 """
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import flax.jax_utils
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jresnet.config import Config, require
 from jresnet.errors import InputError
@@ -31,6 +33,7 @@ class Devices:
     Args:
       config: its `parallel` chooses jit or pmap, its `batch_size` must divide among the devices.
       devices: the local devices to use (default: all); single-process runs only.
+      options: of the compiler, beside and before those of `compiler_options`.
 
     Attributes:
       count: devices over all processes.
@@ -46,14 +49,23 @@ class Devices:
     count: int
     axis_name: str | None
     _devices: tuple[jax.Device, ...] | None
+    _options: tuple[tuple[str, str], ...]
 
-    def __init__(self, config: Config, devices: Sequence[jax.Device] | None = None):
-        self._devices = None if devices is None else tuple(devices)
+    def __init__(
+        self,
+        config: Config,
+        devices: Sequence[jax.Device] | None = None,
+        options: Mapping[str, str] | None = None,
+    ):
+        self._options = tuple(((compiler_options(config.deterministic) or {}) | dict(options or {})).items())
         processes = jax.process_count()
         available = jax.device_count() if devices is None else len(devices)
         pmapped = config.parallel == "pmap" or (config.parallel == "auto" and available > 1)
         self.count = available if pmapped else 1
         self.axis_name = AXIS_NAME if pmapped else None
+        # In the order of the processes, whose first devices hold the first images.
+        everywhere = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+        self._devices = tuple(everywhere if devices is None else devices) if pmapped else None
         self.platform = jax.default_backend() if devices is None else devices[0].platform
         self._local_count = self.count // processes
         self._first_local = jax.process_index() * self.count // processes
@@ -75,21 +87,45 @@ class Devices:
         self, function: Callable[..., Any], donate: tuple[int, ...] = (), broadcast: tuple[int, ...] = ()
     ) -> Callable[..., Any]:
         """Jit or pmap `function`, donating the arguments `donate`; those in `broadcast` have no device axis."""
+        options = dict(self._options) or None
         if self.axis_name is None:
-            return jax.jit(function, donate_argnums=donate, compiler_options=compiler_options())
-        axes = tuple(None if i in broadcast else 0 for i in range(len(inspect.signature(function).parameters)))
-        mapped: Callable[..., Any] = jax.pmap(
-            function, self.axis_name, in_axes=axes, donate_argnums=donate, devices=self._devices
-        )
-        return mapped
+            return jax.jit(function, donate_argnums=donate, compiler_options=options)
+        everywhere = NamedSharding(self._mesh, PartitionSpec())
+        arguments = range(len(inspect.signature(function).parameters))
+        shardings = tuple(everywhere if i in broadcast else self._split for i in arguments)
+
+        def on_each(*arguments: Any) -> Any:
+            own = (a if i in broadcast else jax.tree.map(lambda leaf: leaf[0], a) for i, a in enumerate(arguments))
+            return jax.tree.map(lambda leaf: leaf[None], function(*own))
+
+        specs = tuple(sharding.spec for sharding in shardings)
+        mapped = jax.shard_map(on_each, mesh=self._mesh, in_specs=specs, out_specs=self._split.spec, check_vma=False)
+        return jax.jit(mapped, in_shardings=shardings, donate_argnums=donate, compiler_options=options)
+
+    @property
+    def _mesh(self) -> Mesh:
+        return Mesh(np.array(self._devices), (AXIS_NAME,))
+
+    @property
+    def _split(self) -> NamedSharding:
+        """The sharding of an array's leading device axis."""
+        return NamedSharding(self._mesh, PartitionSpec(AXIS_NAME))
 
     def replicate(self, tree: Any) -> Any:
         """Copy a pytree of arrays to every local device."""
-        return jax.device_put(tree) if self.axis_name is None else flax.jax_utils.replicate(tree, self._devices)
+        if self.axis_name is None:
+            return jax.device_put(tree)
+        return jax.tree.map(lambda leaf: self._assemble([jnp.asarray(leaf)[None]] * self._local_count), tree)
 
     def unreplicate(self, tree: Any) -> Any:
         """The pytree as the first local device holds it."""
-        return tree if self.axis_name is None else flax.jax_utils.unreplicate(tree)
+        return tree if self.axis_name is None else jax.tree.map(lambda leaf: leaf.addressable_data(0)[0], tree)
+
+    def _assemble(self, parts: Sequence[jax.Array]) -> jax.Array:
+        """One array over all processes' devices from this process's part for each of its own, [1, ...]."""
+        devices = self._mesh.local_devices
+        placed = [jax.device_put(part, device) for part, device in zip(parts, devices, strict=True)]
+        return jax.make_array_from_single_device_arrays((self.count, *parts[0].shape[1:]), self._split, placed)
 
     def local_shard(self, tree: Any) -> Any:
         """This process's part of arrays [steps, batch, ...]; `batch` must be a multiple of `count`."""
@@ -113,7 +149,8 @@ class Devices:
                 return jnp.asarray(array)
             steps, batch, *rest = array.shape
             shape = (steps, self._local_count, batch // self._local_count, *rest)
-            return jnp.asarray(array).reshape(shape).swapaxes(0, 1)
+            parts = jnp.asarray(array).reshape(shape).swapaxes(0, 1)
+            return parts if self._local_count == self.count else self._assemble(jnp.split(parts, self._local_count))
 
         return jax.tree.map(split, tree)
 

@@ -31,6 +31,8 @@ from jresnet.train.evaluate import Outputs, summarise
 from jresnet.train.signals import StopSignal, catch_stop_signals
 from jresnet.train.trainer import Trainer
 
+CHECKPOINT_SECONDS = 30.0
+"""Of training between two checkpoints, at least: writing one takes tenths of a second, as a short epoch does."""
 METRIC_PREFIXES = ("train_", "validation_", "test_")
 """How the names of the metrics in an epoch's record begin."""
 
@@ -53,6 +55,7 @@ def fit(
     experiment: str = "train",
     resume: bool = True,
     keep: int | None = 2,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     console: rich.console.Console | None = None,
 ) -> Result:
     """Train one network, evaluate it after every epoch, and record the run in `workdir`.
@@ -76,6 +79,8 @@ def fit(
       experiment: name of the run in its records.
       resume: continue from the latest checkpoint in `workdir`; if the run is finished, return its result.
       keep: how many checkpoints to keep; None for all.
+      checkpoint_seconds: at least so many seconds of training lie between two checkpoints, so that epochs that take
+        longer are all saved; the first epoch, the last and the state at a stop signal are saved in any case.
       console: where to print progress; None for nowhere.
 
     Raises:
@@ -98,7 +103,7 @@ def fit(
         return finished
 
     commit = environment.commit()  # now, not at the end: the checkout may change during a long run
-    enable_compile_cache()
+    enable_compile_cache(config.deterministic)
     trainer = Trainer(run, dataset.train, devices)
     create_directory(directory, run, trainer)
     with (
@@ -115,14 +120,20 @@ def fit(
     ):
         trainer.start(checkpoints)
         log.begin(trainer.epoch, trainer.step_in_epoch)
+        unsaved = math.inf  # seconds of training since the latest checkpoint, the same in all processes
         for epoch in range(trainer.epoch, config.epochs):
             trainer.train_epoch(epoch, log, signal)
-            # Saved before the evaluation: a run that resumes here evaluates again, with the same result, so that
-            # no epoch is recorded that could be lost.
-            trainer.save(checkpoints)
-            stop_if_signalled(trainer)
+            stop_if_signalled(trainer, checkpoints)
+            unsaved += trainer.seconds
+            # Saved before the evaluation: a run that resumes here evaluates again, with the same result. Epochs that
+            # are recorded after the latest checkpoint are trained again, with the same result too.
+            if unsaved >= checkpoint_seconds or epoch + 1 == config.epochs:
+                trainer.save(checkpoints)
+                unsaved = 0.0
+            else:
+                trainer.check_finite()
             started = time.perf_counter()
-            outputs = evaluate(trainer, dataset, epoch, signal, log)
+            outputs = evaluate(trainer, dataset, epoch, signal, checkpoints, log)
             if epoch + 1 == config.epochs and "test" in outputs and distributed.is_primary():
                 run_directory.write_predictions(directory, outputs["test"].predictions, outputs["test"].confidences)
             log.epoch(epoch_record(trainer, dataset, epoch, outputs, time.perf_counter() - started))
@@ -177,24 +188,28 @@ def create_directory(directory: pathlib.Path, run: Run, trainer: Trainer) -> Non
         )
 
 
-def stop_if_signalled(trainer: Trainer) -> None:
-    """Raise Interrupted if any process has received a stop signal; the current state is saved."""
+def stop_if_signalled(trainer: Trainer, checkpoints: Checkpoints) -> None:
+    """Save the current state and raise Interrupted if any process has received a stop signal."""
     if trainer.stop_signal is not None:
+        trainer.save(checkpoints)
         position = f"epoch {trainer.epoch}, step {trainer.step_in_epoch} of {trainer.steps_per_epoch}"
         raise Interrupted(f"interrupted after {position}; the state is saved", trainer.stop_signal)
 
 
-def evaluate(trainer: Trainer, dataset: Dataset, epoch: int, signal: StopSignal, log: RunLog) -> dict[str, Outputs]:
-    """Evaluate the splits other than the training split that have images; raise Interrupted on a stop signal."""
+def evaluate(
+    trainer: Trainer, dataset: Dataset, epoch: int, signal: StopSignal, checkpoints: Checkpoints, log: RunLog
+) -> dict[str, Outputs]:
+    """Evaluate the splits other than the training split that have images; stop on a signal, see `stop_if_signalled`."""
 
-    def after_chunk() -> None:
+    def after_call(seconds: float) -> float:
         log.advance(trainer.steps_per_epoch, epoch, "test")
-        trainer.synchronise(signal)
-        stop_if_signalled(trainer)
+        longest = trainer.synchronise(signal, seconds)
+        stop_if_signalled(trainer, checkpoints)
+        return longest
 
     splits = {"validation": dataset.validation, "test": dataset.test}
     variables = trainer.state.variables
-    return {name: trainer.evaluator(variables, split, after_chunk) for name, split in splits.items() if len(split)}
+    return {name: trainer.evaluator(variables, split, after_call) for name, split in splits.items() if len(split)}
 
 
 def epoch_record(

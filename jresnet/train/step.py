@@ -1,59 +1,18 @@
-"""The train state, one training step and one evaluation step: pure functions whose metrics are sums and counts."""
+"""One training step and one evaluation step: pure functions whose metrics are sums and counts."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
 from jresnet.data.pipeline import Batch
-from jresnet.models import ResNet, init_fn
-
-
-class TrainState(flax.struct.PyTreeNode):
-    """The state of a run after `step` updates.
-
-    Attributes:
-      step: int32 [], updates done.
-      params: parameters of the network.
-      batch_stats: running statistics of batch normalisation.
-      opt_state: state of the optimizer, learning rate and weight decay included.
-      key: typed PRNG key []; constant: the randomness of a step comes from fold_in(key, step).
-    """
-
-    step: jax.Array
-    params: Any
-    batch_stats: Any
-    opt_state: Any
-    key: jax.Array
-
-    @property
-    def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
-
-
-def create_train_state(
-    model: ResNet, tx: optax.GradientTransformation, seed: int | jax.Array, image_shape: tuple[int, int, int]
-) -> TrainState:
-    """The initial state of a run: a pure function of `seed`, fit for `jax.jit` and `jax.eval_shape`.
-
-    The seed decides the initial weights and all later randomness; the model has no mapped axis, and `image_shape` is
-    (height, width, channels).
-    """
-    key = jax.random.key(seed)
-    images = jnp.zeros((1, *image_shape), jnp.float32)
-    variables = init_fn(model)(jax.random.fold_in(key, 0), images)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        **variables,
-        opt_state=tx.init(variables["params"]),
-        key=jax.random.fold_in(key, 1),
-    )
+from jresnet.models import ResNet
+from jresnet.train.layout import TREES, Layout
+from jresnet.train.state import TrainState, check_state
 
 
 class Metrics(NamedTuple):
@@ -83,7 +42,7 @@ class Metrics(NamedTuple):
 
 
 def make_train_step(
-    model: ResNet, tx: optax.GradientTransformation, axis_name: str | None = None
+    model: ResNet, tx: optax.GradientTransformation, axis_name: str | None = None, layout: Layout = TREES
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Make `train_step(state, batch) -> (state, metrics)`, a pure function.
 
@@ -93,6 +52,8 @@ def make_train_step(
     Under the mapped axis `axis_name` each device gets its share of one batch; gradients, statistics and metrics are
     those of the whole batch. With the model's `local_norm` each device normalises by the statistics of its own share,
     and the running ones are the first device's, as under torch.nn.DataParallel.
+
+    The state is packed in `layout`, by default the state as it is.
     """
 
     def total(tree: Any) -> Any:
@@ -114,16 +75,17 @@ def make_train_step(
                 {"params": params, "batch_stats": state.batch_stats}, batch["images"],
                 train=True, mask=mask, mutable=["batch_stats"], rngs=rngs,
             )  # fmt: skip
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
+            losses = cross_entropies(logits, batch["labels"])
             loss = jnp.sum(jnp.where(weights, losses, 0)) / images.astype(losses.dtype)
             return loss, (logits, updates["batch_stats"])
 
-        (loss, (logits, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-        loss, grads = total((loss, grads))
+        (loss, (logits, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(layout.params(state.params))
+        loss, grads = total((loss, layout.gradients(grads)))
         if model.local_norm and axis_name is not None:
             batch_stats = of_first_device(batch_stats)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        master = layout.master(state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, master)
+        params = layout.updated(optax.apply_updates(master, updates))
         correct = total(jnp.sum((logits.argmax(-1).astype(jnp.int32) == batch["labels"]) & weights))
         metrics = Metrics(
             (loss * images.astype(loss.dtype)).astype(jnp.float32),
@@ -148,7 +110,7 @@ def make_predict_step(model: ResNet) -> Callable[[Any, jax.Array, jax.Array], tu
     def predict_step(variables: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         check_batch({"images": images, "labels": labels})
         logits: jax.Array = model.apply(variables, images, train=False)  # type: ignore[assignment]
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        losses = cross_entropies(logits, labels)
         return losses, logits.argmax(-1).astype(jnp.int32), jax.nn.softmax(logits).max(-1).astype(jnp.float32)
 
     return predict_step
@@ -158,6 +120,16 @@ def make_eval_step(model: ResNet) -> Callable[[Any, jax.Array, jax.Array], tuple
     """Make `eval_step(variables, images, labels) -> (losses, predictions)`: `make_predict_step` without confidences."""
     predict_step = make_predict_step(model)
     return lambda variables, images, labels: predict_step(variables, images, labels)[:2]
+
+
+def cross_entropies(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropies in nats, [batch], of logits [batch, classes] and labels int32 [batch].
+
+    Of the same values as `optax.softmax_cross_entropy_with_integer_labels`. That one looks up the labels' logits, of
+    which the gradient is a scatter: slow on GPUs, and slower still where it has to be deterministic.
+    """
+    chosen = labels[:, None] == jnp.arange(logits.shape[-1], dtype=labels.dtype)[None]
+    return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(chosen, logits, 0), axis=-1)
 
 
 def check_batch(batch: Batch) -> None:
@@ -171,12 +143,3 @@ def check_batch(batch: Batch) -> None:
         message = "a batch's mask is bool [batch]"
         chex.assert_shape(mask, labels.shape, custom_message=message)
         chex.assert_type(mask, bool, custom_message=message)
-
-
-def check_state(state: TrainState) -> None:
-    """Assert while tracing that a train state has the scalars that `TrainState` documents."""
-    message = "a train state has step int32 [] and a typed PRNG key []"
-    chex.assert_shape([state.step, state.key], (), custom_message=message)
-    chex.assert_type(state.step, jnp.int32, custom_message=message)
-    if not jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key):
-        raise AssertionError(f"{message}, not a key of dtype {state.key.dtype}")

@@ -25,7 +25,8 @@ from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.evaluate import CACHED_PROGRAMS, Evaluator
 from jresnet.train.optim import schedule, shared_optimizer, with_rates
 from jresnet.train.signals import StopSignal
-from jresnet.train.step import Metrics, TrainState, create_train_state, make_train_step
+from jresnet.train.state import TrainState, create_train_state
+from jresnet.train.step import Metrics, make_train_step
 
 # Target duration of one call of the program: long enough to hide its overhead, short enough to answer signals.
 CALL_SECONDS = 1.0
@@ -85,7 +86,7 @@ class Trainer:
       metrics: sums over the epoch's steps so far, on every device.
       step: updates done.
       steps_per_epoch: updates in one epoch.
-      seconds: training time of the current epoch so far, without compilation.
+      seconds: training time of the current epoch so far, without compilation; the same in all processes.
       parameters: trainable parameters of the network.
       compile_seconds: time spent on compiling the training program in this session.
       stop_signal: the signal that any process received, as of the latest call; None if there was none.
@@ -134,15 +135,15 @@ class Trainer:
         return self.step - self.epoch * self.steps_per_epoch
 
     def save(self, checkpoints: Checkpoints) -> None:
-        """Write a checkpoint of the current state in the background.
+        """Write a checkpoint of the current state in the background, unless `check_finite` raises Diverged."""
+        self.check_finite()
+        state = self.devices.unreplicate((self.state, self.metrics))
+        checkpoints.save(self.step, state, {"seconds": self.seconds})
 
-        Raises:
-          Diverged: a parameter is not finite; no checkpoint is written.
-        """
-        state, metrics = self.devices.unreplicate((self.state, self.metrics))
-        if not all_finite((state.params, state.batch_stats)):
+    def check_finite(self) -> None:
+        """Raise Diverged if a parameter or a batch statistic is not finite."""
+        if not all_finite(self.devices.unreplicate(self.state.variables)):
             raise self._diverged(self.step - 1)
-        checkpoints.save(self.step, (state, metrics), {"seconds": self.seconds})
 
     def train_epoch(self, epoch: int, log: RunLog, signal: StopSignal) -> None:
         """Train the remaining steps of `epoch`, or fewer if any process receives a stop signal.

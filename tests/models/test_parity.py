@@ -20,7 +20,8 @@ import jresnet
 from jresnet.config import Config, Model
 from jresnet.models import torch_weights
 from jresnet.train.optim import optimizer
-from jresnet.train.step import TrainState, make_train_step
+from jresnet.train.state import TrainState
+from jresnet.train.step import make_train_step
 
 torch = pytest.importorskip("torch")
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -117,7 +118,7 @@ def test_join_takes_back_what_split_does(monkeypatch, count):
     parts = devices.split(devices.local_shard(array))
     assert parts.shape == (count, 2, 8 // count, 3)
     np.testing.assert_array_equal(np.concatenate(np.asarray(parts), 1), array)
-    gathered = np.stack([parts] * count)  # as `all_gather` leaves it, on every device
+    gathered = jnp.stack([parts] * count)  # as `all_gather` leaves it, on every device
     np.testing.assert_array_equal(devices.join(gathered), array)
 
 
@@ -129,7 +130,7 @@ def test_the_processes_parts_make_up_the_batch(monkeypatch):
         devices = Devices(Config(batch_size=8))
         assert devices.count == 4
         parts.append(devices.local_shard(array))
-        assert devices.split(parts[-1]).shape == (2, 2, 2, 3)
+        assert parts[-1].shape == (2, 4, 3)
     np.testing.assert_array_equal(np.concatenate(parts, 1), array)
 
 
@@ -152,7 +153,7 @@ def test_the_users_own_flag_is_kept(monkeypatch):
 
 
 def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
-    assert compiler._supported("xla_no_such_option", "1") is None
+    assert compiler._supported({"xla_no_such_option": "1"}) == {}
     monkeypatch.delenv("XLA_FLAGS")
     run_once_options.cache_clear()
     assert run_once_options() == {"xla_backend_optimization_level": "1"}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -31,6 +32,14 @@ from tests.support.runs import CONFIG, final_state, make_dataset, strip
 def assert_same_run(one: pathlib.Path, other: pathlib.Path) -> None:
     chex.assert_trees_all_equal(final_state(one), final_state(other))
     assert strip(one) == strip(other)
+    with np.load(one / "predictions.npz") as ours, np.load(other / "predictions.npz") as theirs:
+        chex.assert_trees_all_equal(dict(ours), dict(theirs))
+
+
+def saved(workdir: pathlib.Path) -> list[int]:
+    """The steps of the checkpoints on disk."""
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return checkpoints.steps()
 
 
 @pytest.fixture(scope="module", params=["resident", "tfds"])
@@ -38,14 +47,14 @@ def whole(request, tmp_path_factory):
     """An uninterrupted run that keeps every checkpoint: its configuration and directory."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
     config = dataclasses.replace(CONFIG, input=request.param)
-    loop.fit(config, make_dataset(), workdir, keep=None)
+    loop.fit(config, make_dataset(), workdir, keep=None, checkpoint_seconds=0)
     return config, workdir
 
 
 def rewind(source: pathlib.Path, target: pathlib.Path, step: int) -> None:
     """A run's directory as a kill right after the checkpoint of `step` would leave it; records of later epochs stay."""
     shutil.copytree(source, target)
-    for name in ("result.json", "curves.png"):
+    for name in ("result.json", "curves.png", "predictions.npz"):
         (target / name).unlink()
     for path in (target / "checkpoints").iterdir():
         if path.is_dir() and int(path.name) > step:
@@ -54,9 +63,8 @@ def rewind(source: pathlib.Path, target: pathlib.Path, step: int) -> None:
 
 def test_resume_from_every_saved_epoch_ends_in_the_same_bits(whole, tmp_path):
     config, source = whole
-    steps = sorted(int(path.name) for path in (source / "checkpoints").iterdir())
-    assert steps == [5, 10, 15]
-    for step in steps:
+    assert saved(source) == [5, 10, 15]
+    for step in (5, 10, 15):
         target = tmp_path / str(step)
         rewind(source, target, step)
         result = loop.fit(config, make_dataset(), target, keep=None)
@@ -65,27 +73,69 @@ def test_resume_from_every_saved_epoch_ends_in_the_same_bits(whole, tmp_path):
         assert result.test_loss == recorded["test_loss"] and result.test_accuracy == recorded["test_accuracy"]
 
 
+@pytest.mark.parametrize(("least", "expected"), [(0, [1, 2, 3, 4, 5, 6]), (20, [1, 3, 5, 6]), (math.inf, [1, 6])])
+def test_the_first_epoch_the_last_and_those_so_many_seconds_apart_are_saved(tmp_path, monkeypatch, least, expected):
+    train_epoch = trainer.Trainer.train_epoch
+
+    def in_ten_seconds(self, epoch, log, signal):
+        train_epoch(self, epoch, log, signal)
+        self.seconds = 10.0
+
+    monkeypatch.setattr(trainer.Trainer, "train_epoch", in_ten_seconds)
+    loop.fit(dataclasses.replace(CONFIG, epochs=6), make_dataset(), tmp_path, keep=None, checkpoint_seconds=least)
+    assert saved(tmp_path) == [5 * epochs for epochs in expected]
+    assert [line["epoch"] for line in strip(tmp_path)] == list(range(6))
+
+
+def test_a_signal_during_an_evaluation_saves_the_epoch_and_resume_ends_in_the_same_bits(whole, tmp_path, monkeypatch):
+    config, source = whole
+    advance = loop.RunLog.advance
+
+    def stop(self, step_in_epoch, epoch, stage):
+        advance(self, step_in_epoch, epoch, stage)
+        if (epoch, stage) == (1, "test"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.RunLog, "advance", stop)
+    with pytest.raises(Interrupted, match="after epoch 1, step 5 of 5; the state is saved"):
+        loop.fit(config, make_dataset(), tmp_path, checkpoint_seconds=math.inf)
+    assert saved(tmp_path) == [5, 10] and strip(tmp_path) == strip(source)[:1]
+    monkeypatch.undo()
+    loop.fit(config, make_dataset(), tmp_path)
+    assert_same_run(source, tmp_path)
+
+
 @pytest.mark.parametrize("stop_at", [1, 3, 5, 7, 15])
 def test_a_signal_at_any_step_saves_and_resume_ends_in_the_same_bits(whole, tmp_path, monkeypatch, stop_at):
     config, source = whole
     monkeypatch.setattr(trainer, "CALL_SECONDS", 0.0)
     monkeypatch.setattr("jresnet.data.pipeline.STREAMED_IMAGES", 16)
-    synchronise = trainer.Trainer.synchronise
-    calls = []
+    synchronise, train = trainer.Trainer.synchronise, trainer.Trainer.train_epoch
+    calls, training = [], False
 
     def stop(self, received, seconds=0.0):
-        calls.append(seconds > 0)  # after a training step, not a chunk of an evaluation
+        calls.append(training)
         if sum(calls) == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
         return synchronise(self, received, seconds)
 
+    def train_epoch(*arguments):
+        nonlocal training
+        training = True
+        train(*arguments)
+        training = False
+
     monkeypatch.setattr(trainer.Trainer, "synchronise", stop)
+    monkeypatch.setattr(trainer.Trainer, "train_epoch", train_epoch)
     with pytest.raises(Interrupted, match="the state is saved") as caught:
         loop.fit(config, make_dataset(), tmp_path / "run")
     assert caught.value.signal == signal.SIGTERM
     assert sum(calls) == stop_at
     assert not (tmp_path / "run" / "result.json").exists()
     monkeypatch.undo()
+    # Records of epochs that the checkpoint does not have, as a kill leaves them, are dropped and made again.
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as metrics:
+        metrics.writelines(json.dumps({"epoch": epoch}) + "\n" for epoch in range((stop_at - 1) // 5, 3))
     loop.fit(config, make_dataset(), tmp_path / "run")
     assert_same_run(source, tmp_path / "run")
 
@@ -120,28 +170,32 @@ KILLED = """
     from jresnet.train import loop
     import dataclasses
     config = dataclasses.replace(runs.CONFIG, epochs=400)
-    loop.fit(config, runs.make_dataset(), pathlib.Path({workdir!r}), keep=3)
+    loop.fit(config, runs.make_dataset(), pathlib.Path({workdir!r}), keep=3, checkpoint_seconds={seconds!r})
 """
 
 
-def test_kill_9_loses_at_most_the_work_since_the_last_checkpoint(tmp_path):
+@pytest.mark.parametrize("seconds", [pytest.param(0.0, marks=pytest.mark.slow), 1e9])
+def test_kill_9_loses_at_most_the_work_since_the_last_checkpoint(tmp_path, seconds):
     root = pathlib.Path(__file__).parents[2]
     killed = tmp_path / "killed"
-    script = textwrap.dedent(KILLED.format(root=str(root), workdir=str(killed)))
+    script = textwrap.dedent(KILLED.format(root=str(root), workdir=str(killed), seconds=seconds))
     metrics = killed / "metrics.jsonl"
     deadline = time.monotonic() + 120
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) as process:
         while time.monotonic() < deadline and process.poll() is None:
-            if metrics.exists() and metrics.read_bytes().count(b"\n") >= 6:
+            written = any(path.name.isdigit() for path in (killed / "checkpoints").glob("*"))
+            if written and metrics.exists() and metrics.read_bytes().count(b"\n") >= 6:
                 break
             time.sleep(0.02)
         process.kill()
         complaint = process.stderr.read().decode()
     recorded = metrics.read_bytes().count(b"\n")
     assert 6 <= recorded < 400, complaint
-    with Checkpoints(killed / "checkpoints", 3) as checkpoints:
+    if seconds:
+        assert saved(killed) == [5], "the records of later epochs are beyond the checkpoint"
+    else:
         # The checkpoint of the epoch before is on disk before the next epoch is recorded.
-        assert checkpoints.steps()[-1] >= 5 * (recorded - 1)
+        assert saved(killed)[-1] >= 5 * (recorded - 1)
     epochs = recorded + 2
     config = dataclasses.replace(CONFIG, epochs=epochs)
     run = json.loads((killed / "config.json").read_text())
@@ -214,12 +268,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     with pytest.raises(Diverged, match=r"epoch 0, step [0-4] \(update [0-4]\): lower --learning-rate"):
         loop.fit(config, make_dataset(), workdir)
     assert not (workdir / "result.json").exists()
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        assert checkpoints.steps() == []
+    assert saved(workdir) == []
 
 
-def test_parameters_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
-    good = dataclasses.replace(CONFIG, epochs=2)
+@pytest.mark.parametrize("seconds", [0, math.inf])
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path, monkeypatch, seconds):
     calls = []
     train_epoch = trainer.Trainer.train_epoch
 
@@ -232,10 +285,9 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
 
     monkeypatch.setattr(trainer.Trainer, "train_epoch", poisoned)
     with pytest.raises(Diverged, match=r"epoch 1, step 4 \(update 9\)"):
-        loop.fit(good, make_dataset(), tmp_path)
+        loop.fit(CONFIG, make_dataset(), tmp_path, checkpoint_seconds=seconds)
     assert calls == [0, 1]
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        assert checkpoints.steps() == [5]
+    assert saved(tmp_path) == [5]
     assert len(strip(tmp_path)) == 1
 
 

@@ -14,7 +14,8 @@ from jresnet.config import Config
 from jresnet.models import ResNet, from_config, resnet18
 from jresnet.models.layers import Dropout
 from jresnet.train.optim import optimizer
-from jresnet.train.step import Metrics, TrainState, create_train_state, make_eval_step, make_train_step
+from jresnet.train.state import TrainState, create_train_state
+from jresnet.train.step import Metrics, make_eval_step, make_train_step
 from tests.support.torch_twin import Case, assert_close, from_torch
 
 CONFIG = Config(width=3, blocks=(1,), pool_size=4, batch_size=8, learning_rate=0.05)
