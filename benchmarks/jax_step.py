@@ -1,6 +1,5 @@
 """The library's training step for the benchmarks: the program that `jresnet.fit` compiles, on random images."""
 
-import inspect
 import itertools
 import types
 from collections.abc import Callable, Mapping
@@ -16,7 +15,6 @@ from jresnet.config import Config
 from jresnet.data.datasets import Split
 from jresnet.data.pipeline import Input, make_input
 from jresnet.models import summary
-from jresnet.parallel.compiler import compiler_options
 from jresnet.parallel.devices import Devices
 from jresnet.train import optim
 from jresnet.train.trainer import init_program, train_program
@@ -83,18 +81,14 @@ def training_step(
         parallel="jit" if devices is None else "pmap", input=source, **changes,
     )  # fmt: skip
     steps_per_epoch = max(1, images // case.batch_size)
-    shared = Devices(config, jax.devices()[: devices or 1])
+    shared = Devices(config, jax.devices()[: devices or 1], options)
     fed = make_input(pool(steps_per_epoch * case.batch_size), config, seed, STATISTICS, shared)
     model = models.from_config(config, CLASSES)
     tx = optim.shared_optimizer(config, steps_per_epoch)
-    program = train_program(model, tx, fed.get_batch, shared)
-    if options is not None:
-        merged = {**(compiler_options() or {}), **options}
-        program = jax.jit(inspect.unwrap(program), donate_argnums=(0,), compiler_options=merged)
     return Step(
         source=fed,
         devices=shared,
-        program=program,
+        program=train_program(model, tx, fed.get_batch, shared),
         create=partial(init_program(model, tx, (*IMAGE_SIZE, 3)), seed, config.learning_rate, config.weight_decay),
     )
 

@@ -17,6 +17,7 @@ from benchmarks.jax_step import STEPS, jax_rival
 from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from benchmarks.timing import Case, Device, Rival
 from jresnet.config import Precision, require
+from jresnet.parallel.compiler import GPU_OPTIONS
 from jresnet.records.tables import text
 
 DEFAULT = "default"
@@ -53,19 +54,10 @@ class Variant:
         return Rival(run, rival.close)
 
 
-# XLA's default list with CONVOLUTION, in full: lists of a program's options know no "+". A graph has 5 nodes at least
-# by default, too many for what lies between two operations that are not captured.
-_CAPTURE = {
-    "xla_gpu_enable_command_buffer":
-        "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,CONDITIONAL,DYNAMIC_SLICE_FUSION,CONVOLUTION",
-    "xla_gpu_graph_min_graph_size": "1",
-}  # fmt: skip
 VARIANTS: dict[str, Variant] = {
-    "capture": Variant("1.0 to 1.25", options=_CAPTURE),
-    "concurrent": Variant(
-        "1.1 to 1.3 over capture", options=_CAPTURE | {"xla_gpu_command_buffer_scheduling_mode": "CONCURRENT"}
-    ),
-    "fusion": Variant("0.9 to 1.15", options={"xla_gpu_experimental_enable_conv_fusion": "True"}),
+    "capture": Variant("1.0 to 1.25", options=GPU_OPTIONS["capture"]),
+    "concurrent": Variant("1.1 to 1.3 over capture", options=GPU_OPTIONS["concurrent"]),
+    "conv-fusion": Variant("0.9 to 1.15", options=GPU_OPTIONS["conv-fusion"]),
     "padded": Variant("1.2 to 1.6 at batch 512", changes={"channel_multiple": 8}),
     "deterministic": Variant("below 1", changes={"deterministic": True}),
     "single-steps": Variant("below 1", steps=1),

@@ -9,6 +9,7 @@ from benchmarks import variants
 from benchmarks.jax_step import NO_CHANGES
 from benchmarks.timing import Case, Rival
 from benchmarks.variants import VARIANTS, Variant
+from jresnet.parallel import compiler
 
 
 @pytest.fixture
@@ -51,18 +52,14 @@ def test_each_variant_is_alternated_with_the_default_and_recorded_with_its_gain(
     assert VARIANTS["concurrent"].predicted in capsys.readouterr().out
 
 
-def test_concurrent_adds_to_capture_alone():
-    capture, concurrent = VARIANTS["capture"].options, VARIANTS["concurrent"].options
-    assert concurrent.items() - capture.items() == {("xla_gpu_command_buffer_scheduling_mode", "CONCURRENT")}
-    assert "CONVOLUTION" in capture["xla_gpu_enable_command_buffer"].split(",")
-    assert "+" not in capture["xla_gpu_enable_command_buffer"]
+OPTIONS = {name: dict(variant.options) for name, variant in VARIANTS.items() if variant.options}
 
 
-@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.options])
-def test_xla_knows_every_option_and_its_value(name):
+@pytest.mark.parametrize("options", [*OPTIONS.values(), compiler._DETERMINISTIC], ids=[*OPTIONS, "deterministic"])
+def test_xla_knows_every_option_and_its_value(options):
     """Any backend's compiler reads them, those of GPUs too, and refuses what it cannot parse."""
-    jax.jit(lambda x: x + 1, compiler_options=dict(VARIANTS[name].options)).lower(0).compile()
-    for option in VARIANTS[name].options:
+    jax.jit(lambda x: x + 1, compiler_options=options).lower(0).compile()
+    for option in options:
         with pytest.raises(jax.errors.JaxRuntimeError, match=option):
             jax.jit(lambda x: x + 1, compiler_options={option: "nonsense"}).lower(0).compile()
 
