@@ -115,10 +115,10 @@ def read_records(directory: Path, here: Mapping[str, Any]) -> Records:
     for path in own + committed:
         record = read_json(path)
         key = "device" if "benchmark" in record else "devices"
-        name = record["environment"].get("device") if "benchmark" in record else record.get("device")
+        name = record.get("environment", record).get("device")
         if name == here[key]:
             records.append(record)
-        elif path in own:
+        elif path in own and name is not None:
             raise InputError(f"--output {directory}: holds records of {name}, this is {here[key]}: choose another")
     return records
 

@@ -305,7 +305,9 @@ def _cases(records: Records, benchmark: str, case: Case) -> Iterator[Mapping[str
 
 def _benchmarks_with(options: Mapping[str, Any], records: Records, benchmark: str) -> Iterator[Mapping[str, Any]]:
     """The benchmark's records that have these options among theirs."""
-    return (record for record in _benchmarks(records, benchmark) if options.items() <= record["options"].items())
+    return (
+        record for record in _benchmarks(records, benchmark) if options.items() <= record.get("options", {}).items()
+    )
 
 
 def _convolutions(options: Mapping[str, Any], records: Records) -> str | None:
@@ -320,9 +322,9 @@ def _convolutions(options: Mapping[str, Any], records: Records) -> str | None:
 
 
 def _kernels(options: Mapping[str, Any], records: Records) -> str | None:
-    for record in _benchmarks_with(options, records, "kernels"):
-        return f"{record['kernels']} kernels a step"
-    return None
+    """How many kernels a step launches."""
+    counts = (record.get("kernels") for record in _benchmarks_with(options, records, "kernels"))
+    return next((f"{count} kernels a step" for count in counts if count is not None), None)
 
 
 def _speed(case: Case, modes: Sequence[str], records: Records) -> str | None:
