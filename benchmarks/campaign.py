@@ -25,7 +25,7 @@ from typing import Any
 import jax
 
 from benchmarks import timing
-from benchmarks.campaign_steps import DONE, FAILED, HAD, LATE, LEFT, Records, Step, steps
+from benchmarks.campaign_steps import DONE, FAILED, HAD, KERNELS, LATE, LEFT, Records, Step, steps
 from benchmarks.records import BenchmarkOptions, environment, run_benchmark, select_device, write_record
 from jresnet import cli
 from jresnet.config import require
@@ -101,7 +101,7 @@ def machine(options: Options, environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def read_records(directory: Path, here: Mapping[str, Any]) -> Records:
-    """The records of this device in the directory and among the committed ones.
+    """The records of this device, or of no device, in the directory and among the committed ones.
 
     Raises:
       InputError: the directory has a record of another device, or a damaged one.
@@ -116,7 +116,7 @@ def read_records(directory: Path, here: Mapping[str, Any]) -> Records:
         record = read_json(path)
         key = "device" if "benchmark" in record else "devices"
         name = record.get("environment", record).get("device")
-        if name == here[key]:
+        if name == here[key] or record.get("benchmark") == KERNELS:
             records.append(record)
         elif path in own and name is not None:
             raise InputError(f"--output {directory}: holds records of {name}, this is {here[key]}: choose another")

@@ -27,6 +27,8 @@ Records = Sequence[Mapping[str, Any]]
 """Records of benchmarks and results of runs, all of one device."""
 Headline = Callable[[Records], str | None]
 """What records say about a step, in a line; None if they lack it."""
+KERNELS = "kernels"
+"""The benchmark whose records are of a described device, wherever they were made."""
 TARGET = 0.9095
 """The test accuracy of the report's final model."""
 
@@ -174,7 +176,7 @@ def _checks(scale: Scale, device: Device, directory: Path, tiny: bool) -> Iterat
     yield check("bits", [final(scale.equal, f"bits-{run}") for run in "ab"], partial(_equal, equal), 150)
     of_one = {"width": width, "batch": batch, "precision": precision}
     line = words(of_one | {"output": directory / "kernels.json"})
-    lacks = "" if device == "gpu" and importlib.util.find_spec("benchmarks.kernels") else "needs a GPU"
+    lacks = "" if device == "gpu" else "needs XLA's CUDA plugin"
     yield Step("kernels", (module("benchmarks.kernels", *line),), partial(_kernels, of_one), 30, 120, lacks)
 
 
@@ -323,8 +325,8 @@ def _convolutions(options: Mapping[str, Any], records: Records) -> str | None:
 
 def _kernels(options: Mapping[str, Any], records: Records) -> str | None:
     """How many kernels a step launches."""
-    counts = (record.get("kernels") for record in _benchmarks_with(options, records, "kernels"))
-    return next((f"{count} kernels a step" for count in counts if count is not None), None)
+    counts = (record["total"] for record in _benchmarks_with(options, records, KERNELS))
+    return next((f"{count} kernels and calls a step" for count in counts), None)
 
 
 def _speed(case: Case, modes: Sequence[str], records: Records) -> str | None:

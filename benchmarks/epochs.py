@@ -52,7 +52,7 @@ class Stopwatch:
         """Bytes that the training program needs at once, as planned by XLA; `aliased` outputs reuse arguments."""
         trainer: Any = self.trainer
         chunk = next(trainer.source.epoch(0, 0, lambda left: 1))
-        program = trainer.program.lower(trainer.state, trainer.metrics, chunk.arrays, chunk.first, chunk.last)
+        program = trainer.program().lower(trainer.state, trainer.metrics, *chunk)
         plan = program.compile().memory_analysis()
         kinds = {"arguments": "argument", "outputs": "output", "aliased": "alias", "temporary": "temp"}
         sizes = {name: int(getattr(plan, f"{kind}_size_in_bytes")) for name, kind in kinds.items()}

@@ -109,9 +109,9 @@ def environment(device: Device) -> dict[str, Any]:
     }
 
 
-def new_record(benchmark: str, options: BenchmarkOptions) -> dict[str, Any]:
+def new_record(benchmark: str, options: Any) -> dict[str, Any]:
     """The header of a record: benchmark, options and environment, without any path of this machine."""
-    values = dataclasses.asdict(options) | {"output": options.output.name if options.output else None}
+    values = {name: value.name if isinstance(value, Path) else value for name, value in vars(options).items()}
     return {"benchmark": benchmark, "options": values, "environment": environment(options.device)}
 
 

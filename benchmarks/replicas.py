@@ -74,7 +74,7 @@ class Replicas:
     def __init__(self, case: Case, count: int, together: bool):
         runs = [training_step(case, seed=i, learning_rate=RATES[i % len(RATES)]) for i in range(count)]
         self.count, self.together, self._next = count, together, 0
-        self.program, self.carries = runs[0].program, [run.create() for run in runs]
+        self.program, self.carries = runs[0].program(), [run.create() for run in runs]
         # Each replica's epoch as the work of one call, its arrays ((images, labels, statistics), plan, no mask).
         epochs = [next(iter(run.source.epoch(0, 0, lambda left: left))) for run in runs]
         data, self._epoch_steps = epochs[0].arrays[0], epochs[0].last

@@ -18,8 +18,8 @@ import pathlib
 from collections.abc import Sequence
 
 from experiments import report
-from experiments.study import runs, statistics
-from experiments.study.options import ConfigOptions, parse, resumable
+from experiments.study import runs, statistics, workers
+from experiments.study.options import ConfigOptions, check_processes, parse, resumable
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from jresnet import cli
@@ -43,6 +43,8 @@ class Options(ConfigOptions):
     """What to compare, as in learning-rate=0.01,0.005 blocks="1 1 1 1,2 2 2 2": every combination is a setting."""
     seed: int = 0
     """Seed of the folds and of every run."""
+    processes: int = 1
+    """Runs to train at once on one device, each in a process of its own."""
     quick: bool = False
     """Run at a small scale on synthetic data; options given explicitly still apply."""
     workdir: str | None = None
@@ -50,6 +52,7 @@ class Options(ConfigOptions):
 
     def __post_init__(self):
         super().__post_init__()
+        check_processes(self)
         require(self, "folds", self.folds >= 2, "must be at least 2")
         require(self, "seed", 0 <= self.seed < 2**32, "must lie from 0 to 2**32 - 1")
         require(self, "validation", self.validation == 0, "each fold is its own validation split: leave it out")
@@ -64,6 +67,7 @@ def run(arguments: list[str]) -> None:
     """Parse the options, train every setting on every fold and the best one on all images, and print the table."""
     options = parse_options(arguments)
     settings = parse_grid(options)
+    workers.check(options)
     dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
     folds = [dataset.fold(options.folds, index, options.seed) for index in range(options.folds)]
     groups: dict[str, list[StudyRun]] = {}
@@ -74,8 +78,9 @@ def run(arguments: list[str]) -> None:
             runs.study_run(NAME, config, options.seed, data, options.directory) for data in (*folds, dataset)
         )
     runs.check([*itertools.chain(*groups.values()), *finals.values()], options.directory)
-    progress = Progress(cli.make_console())
-    with resumable(cli.command(PROGRAM, arguments)):
+    progress = Progress(cli.make_console(), options.processes)
+    command = cli.command(PROGRAM, arguments)
+    with resumable(command):
         progress.train([run for of_fold in zip(*groups.values(), strict=True) for run in of_fold], groups)
         best = winner(groups, progress)
         if best is not None:
@@ -97,6 +102,7 @@ def run(arguments: list[str]) -> None:
         held_out = accuracies(of_folds, progress)
         rows.append(values | (vars(statistics.summarise(held_out)) if held_out else {"n": 0}))
     conclude(list(settings[0][0]), rows, notes, options.directory / "table.md", progress)
+    progress.raise_failures(command)
 
 
 def parse_options(arguments: list[str]) -> Options:
@@ -151,7 +157,7 @@ def accuracies(of_folds: Sequence[StudyRun], progress: Progress) -> list[float]:
 def conclude(
     names: Sequence[str], rows: Sequence[Row], notes: Sequence[str], path: pathlib.Path, progress: Progress
 ) -> None:
-    """Write the table to `path`, print it with its notes, and at last raise Diverged if a run did."""
+    """Write the table to `path` and print it with its notes."""
     columns = [
         *(number(name, name) for name in names),
         number("mean accuracy (%)", "mean", ".2f", 100, missing=""),
@@ -163,7 +169,6 @@ def conclude(
     progress.console.print(Table(columns, rows))
     for line in [*notes, str(path)]:
         progress.say(line)
-    progress.raise_failures()
 
 
 main = functools.partial(cli.run_program, run)

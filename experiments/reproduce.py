@@ -2,6 +2,7 @@
 
     python -m experiments.reproduce                              # at full scale: days of one GPU
     python -m experiments.reproduce --shard 2/8 --workdir SHARED # one eighth of it, for example in a job array
+    python -m experiments.reproduce --processes 4                # four runs at once on one GPU
     python -m experiments.reproduce --width-scale 0.125 --epochs 5 --seeds 2
     python -m experiments.reproduce --quick                      # minutes: tiny networks, synthetic images
 
@@ -15,7 +16,7 @@ from functools import partial
 
 from experiments import readme
 from experiments.page import page
-from experiments.study import plan, statistics
+from experiments.study import plan, statistics, workers
 from experiments.study.experiment import Cell, Experiment, Outcome
 from experiments.study.options import resumable
 from experiments.study.plan import NAMES, Plan, StudyOptions
@@ -35,8 +36,9 @@ def run(arguments: list[str]) -> None:
         if drifts := readme.check():
             raise InputError("; ".join(drifts))
         return
+    workers.check(options)
     dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
-    progress = Progress(cli.make_console())
+    progress = Progress(cli.make_console(), options.processes)
     study = Plan(options, dataset, progress)
     study.check()
     command = cli.command(PROGRAM, arguments)
@@ -46,7 +48,7 @@ def run(arguments: list[str]) -> None:
     conclude(outcome, waiting, progress)
     for path in page.write(outcome, options.directory):
         progress.say(str(path))
-    progress.raise_failures()
+    progress.raise_failures(command)
 
 
 def train(study: Plan, progress: Progress) -> dict[str, str]:

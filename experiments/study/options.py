@@ -56,6 +56,13 @@ def check_seeds(options: Any) -> None:
     require(options, "first_seed", fit, "seeds must lie from 0 to 2**32 - 1")
 
 
+def check_processes(options: Any) -> None:
+    """Raise InputError unless the field `processes` of these options is valid and goes with `parallel`."""
+    require(options, "processes", options.processes >= 1, "must be at least 1")
+    one = options.processes == 1 or options.parallel != "pmap"
+    require(options, "processes", one, "each process trains on one device: leave out --parallel pmap")
+
+
 Options = TypeVar("Options", bound=ConfigOptions)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from experiments import report
 from experiments.study import runs, statistics
 from experiments.study.experiment import Cell, Experiment
-from experiments.study.options import check_seeds
+from experiments.study.options import check_processes, check_seeds
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from jresnet import cli, models
@@ -74,6 +74,8 @@ class StudyOptions:
     """Names of experiments to run (default: all)."""
     shard: str = "1/1"
     """i/n: train every n-th run, starting with the i-th; the shards may share one --workdir."""
+    processes: int = 1
+    """Runs to train at once on one device, each in a process of its own."""
     workdir: str | None = None
     """Directory of the study, where it also resumes (default: runs/reproduce)."""
     precision: Precision = "float32"
@@ -89,6 +91,7 @@ class StudyOptions:
 
     def __post_init__(self):
         check_seeds(self)
+        check_processes(self)
         require(self, "width_scale", 0 < self.width_scale <= 1, "must be above 0 and at most 1")
         if unknown := [name for name in self.only if name not in NAMES]:
             raise InputError(f"--only {' '.join(unknown)}: no such experiment: choose from {', '.join(NAMES)}")

@@ -1,25 +1,29 @@
-"""Training the runs of a study one after another, with a table of what is done, running and left."""
+"""Training the runs of a study, in turn or several at once, with a table of what is done, running and left."""
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import rich.console
 
-from experiments.study import runs
+from experiments.study import runs, workers
 from experiments.study.experiment import Cell, Setting
 from experiments.study.runs import StudyRun
-from jresnet.errors import Diverged
+from experiments.study.workers import Reply
+from jresnet.errors import Diverged, InputError, Lost
 from jresnet.records.log import METRICS, read_metrics
 from jresnet.records.tables import Table, number, text
 
+ELSEWHERE = "done or running in another process"
+
 
 class Progress:
-    """Trains runs, caches their results, and keeps in `failed` the errors of those that diverged in this process."""
+    """Trains runs, up to `processes` at once, caches their results, and keeps the errors of others in `failed`."""
 
-    def __init__(self, console: rich.console.Console):
-        self.console = console
-        self.failed: dict[StudyRun, str] = {}
+    def __init__(self, console: rich.console.Console, processes: int = 1):
+        self.console, self.processes = console, processes
+        self.failed: dict[StudyRun, Exception] = {}
         self._results: dict[StudyRun, dict] = {}
 
     def result(self, run: StudyRun) -> dict | None:
@@ -41,29 +45,68 @@ class Progress:
     def train(self, mine: Sequence[StudyRun], groups: Mapping[str, Sequence[StudyRun]]) -> None:
         """Train those of `mine` that are neither finished nor running elsewhere, and print the table after each.
 
-        A run that diverges is recorded in `failed`; the others go on. The table has a row for each of `groups`.
+        A run that diverges, or whose worker fails, is recorded in `failed`; the others go on. The table has a row for
+        each of `groups`.
         """
+        if self.processes > 1:
+            self._train_at_once(mine, groups)
+            return
         for run in mine:
             if self.result(run) is not None or run in self.failed:
                 continue
-            self.say(f"{run.experiment}: {run.directory.parent.name}, seed {run.seed}")
+            self.say(title(run))
             try:
                 trained = runs.train(run, self.console)
             except Diverged as error:
-                self.failed[run] = str(error)
-                self.say(f"{run.directory}: {error}")
+                self._fail(run, error)
                 continue
             if trained:
                 self.console.print(self.table(groups, mine))
             else:
-                self.say("done or running in another process")
+                self.say(ELSEWHERE)
 
-    def raise_failures(self) -> None:
-        """Raise Diverged with every run that diverged; do nothing if none did."""
-        if self.failed:
-            count, s = len(self.failed), "s" if len(self.failed) > 1 else ""
-            errors = "; ".join(f"{run.directory}: {error}" for run, error in self.failed.items())
-            raise Diverged(f"{count} run{s} diverged, {errors}")
+    def _train_at_once(self, mine: Sequence[StudyRun], groups: Mapping[str, Sequence[StudyRun]]) -> None:
+        """Train in worker processes, whose lines begin with the worker's number."""
+        wanted = [run for run in mine if self.result(run) is None and run not in self.failed]
+        if not wanted:
+            return
+        processes = min(self.processes, len(wanted))
+        if processes > 1:
+            self.say(workers.sharing(processes))
+        with contextlib.closing(workers.train(wanted, processes)) as replies:
+            for number, run, reply in replies:
+                match reply:
+                    case Reply("started"):
+                        self.say(f"[{number}] {title(run)}")
+                    case Reply("line", text):
+                        self.say(f"[{number}] {text}")
+                    case Reply("trained"):
+                        self.console.print(self.table(groups, mine))
+                    case Reply("elsewhere"):
+                        self.say(f"[{number}] {ELSEWHERE}")
+                    case Reply("Diverged", text):
+                        self._fail(run, Diverged(text))
+                    case Reply("InputError", text):
+                        self._fail(run, InputError(text))
+                    case Reply(_, text):
+                        self._fail(run, Lost(text))
+
+    def _fail(self, run: StudyRun, error: Exception) -> None:
+        self.failed[run] = error
+        self.say(f"{run.directory}: {error}")
+
+    def raise_failures(self, command: str) -> None:
+        """Raise an error with every run of the first kind of failure; do nothing if none failed.
+
+        The kinds are bad input, lost workers, after which `command` goes on, and divergence.
+        """
+        for kind, what in ((InputError, "refused"), (Lost, "not finished"), (Diverged, "diverged")):
+            failed = {run: error for run, error in self.failed.items() if isinstance(error, kind)}
+            if failed:
+                count, s = len(failed), "s" if len(failed) > 1 else ""
+                errors = "; ".join(f"{run.directory}: {error}" for run, error in failed.items())
+                remedy = f"; go on with: {command}" if kind is Lost else ""
+                raise kind(f"{count} run{s} {what}, {errors}{remedy}")
 
     def say(self, line: str) -> None:
         """Print a line without wrapping, highlighting or markup."""
@@ -88,7 +131,7 @@ class Progress:
         if not done:
             return "unknown"
         seconds = sum(result["seconds"] + result["compile_seconds"] for result in done.values())
-        return duration(left * seconds / sum(run.work for run in done))
+        return duration(left * seconds / sum(run.work for run in done) / self.processes)
 
     def _counts(self, wanted: Sequence[StudyRun]) -> dict[str, Any]:
         done = self.finished(wanted)
@@ -102,6 +145,11 @@ class Progress:
             "failed": failed,
             "left": len(unfinished) - failed - running,
         }
+
+
+def title(run: StudyRun) -> str:
+    """A run in the words of the console."""
+    return f"{run.experiment}: {run.directory.parent.name}, seed {run.seed}"
 
 
 def duration(seconds: float) -> str:

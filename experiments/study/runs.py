@@ -39,6 +39,7 @@ class StudyRun:
       seed: its seed.
       dataset: its data, before `config.validation` images are held out.
       work: relative cost of training: parameters x images x epochs.
+      keep: how many checkpoints to keep.
     """
 
     directory: pathlib.Path
@@ -47,6 +48,7 @@ class StudyRun:
     seed: int = dataclasses.field(compare=False)
     dataset: Dataset = dataclasses.field(compare=False)
     work: int = dataclasses.field(compare=False)
+    keep: int = dataclasses.field(default=1, compare=False)
 
 
 def study_run(experiment: str, config: Config, seed: int, dataset: Dataset, study: pathlib.Path) -> StudyRun:
@@ -132,7 +134,8 @@ def train(run: StudyRun, console: rich.console.Console | None) -> bool:
         if result(run) is not None:
             return False
         loop.fit(
-            run.config, run.dataset, run.directory, seed=run.seed, experiment=run.experiment, keep=1, console=console
+            run.config, run.dataset, run.directory,
+            seed=run.seed, experiment=run.experiment, keep=run.keep, console=console,
         )  # fmt: skip
     return True
 

@@ -2,20 +2,24 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
-from experiments.study.options import SeedOptions, parse, resumable
+from experiments.study import workers
+from experiments.study.options import SeedOptions, check_processes, parse, resumable
+from experiments.study.progress import Progress
 from experiments.study.results import results_table
+from experiments.study.runs import StudyRun
 from jresnet import cli, models
-from jresnet.config import Config
-from jresnet.data.datasets import load_dataset
+from jresnet.config import Config, require
+from jresnet.data.datasets import Dataset, load_dataset
 from jresnet.errors import InputError
 from jresnet.parallel import distributed
 from jresnet.parallel.distributed import ProcessOptions
 from jresnet.records import run_directory
-from jresnet.records.files import write_bytes
+from jresnet.records.files import Record, write_bytes
 from jresnet.records.log import METRICS
 from jresnet.train import loop
 
@@ -24,12 +28,18 @@ from jresnet.train import loop
 class Options(SeedOptions):
     """Options of an experiment: its configuration, and how to run it."""
 
+    processes: int = 1
+    """Runs to train at once on one device, each in a process of its own."""
     quick: bool = False
     """Run at a small scale on synthetic data; options given explicitly still apply."""
     workdir: str | None = None
     """Directory of the run, or of the runs if there are several (default: a new one below runs/)."""
     resume: bool = False
     """Continue in --workdir, or in the latest default directory; finished runs are kept."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_processes(self)
 
     def directory(self, experiment: str) -> pathlib.Path:
         """--workdir, or runs/NAME, runs/NAME-2, ...: the first that is free, or with --resume the last in use."""
@@ -64,7 +74,9 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
     """Parse the options, train every seed, and print the table and the files written."""
     program = f"python -m experiments.{experiment}"
     options = parse(program, config, arguments, SingleOptions)
+    check_runs_apart(options)
     distributed.initialize(options)
+    workers.check(options)
     workdir = options.directory(experiment)
     dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
@@ -77,20 +89,57 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
         for seed, directory in directories.items():
             run_directory.check(directory, config, seed, dataset.sha256, options.resume)
     console = cli.make_console(quiet=not distributed.is_primary())
-    with resumable(options.resuming(program, arguments, workdir)):
-        results = [
-            loop.fit(
-                options.config, dataset, directory,
-                seed=seed, experiment=experiment, resume=options.resume, console=console,
-            )
-            for seed, directory in directories.items()
-        ]  # fmt: skip
-    table = results_table([result.to_json() for result in results])
+    command = options.resuming(program, arguments, workdir)
+    with resumable(command):
+        if options.processes > 1:
+            progress = Progress(console, options.processes)
+            records = train_at_once(experiment, config, dataset, directories, progress, command)
+        else:
+            records = [
+                loop.fit(
+                    options.config, dataset, directory,
+                    seed=seed, experiment=experiment, resume=options.resume, console=console,
+                ).to_json()
+                for seed, directory in directories.items()
+            ]  # fmt: skip
+    table = results_table(records)
     if distributed.is_primary():
         write_bytes(workdir / "table.md", table.markdown().encode())
     console.print(table)
     for path in written(workdir, list(directories.values())):
         console.print(str(path), highlight=False, soft_wrap=True)
+
+
+def check_runs_apart(options: SingleOptions) -> None:
+    """Raise InputError if there are fewer runs than processes, or several processes for each run."""
+    rule = f"must be at most --seeds {options.seeds}, the number of runs"
+    require(options, "processes", options.processes <= options.seeds, rule)
+    together = distributed.num_processes_and_id(options, os.environ)[0]
+    rule = f"trains runs apart, but {together} processes train each run together: choose one of the two"
+    require(options, "processes", options.processes == 1 or together == 1, rule)
+
+
+def train_at_once(
+    experiment: str,
+    config: Config,
+    dataset: Dataset,
+    directories: Mapping[int, pathlib.Path],
+    progress: Progress,
+    command: str,
+) -> list[Record]:
+    """Train every seed in its directory, several at once; returns the records of their results.
+
+    Raises:
+      InputError: another process trains one of them.
+    """
+    runs = [StudyRun(path, experiment, config, seed, dataset, 1, keep=2) for seed, path in directories.items()]
+    progress.train(runs, {experiment: runs})
+    progress.raise_failures(command)
+    results = progress.finished(runs)
+    for run in runs:
+        if run not in results:
+            raise InputError(f"{run.directory}: another process trains this run: go on when it is done with: {command}")
+    return list(results.values())
 
 
 def check_layout(workdir: pathlib.Path, seeds: int) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, cast
 
 from experiments import report
-from experiments.study import runs, statistics
+from experiments.study import runs, statistics, workers
 from experiments.study.experiment import Experiment
 from experiments.study.options import QUICK, parse, resumable
 from experiments.study.progress import Progress
@@ -33,6 +33,7 @@ def run(experiment: Experiment, arguments: list[str]) -> None:
     """Parse the options, train every setting and seed, and print the table, the verdict and the directories."""
     program = f"python -m experiments.{experiment.name}"
     options, experiment = configure(program, experiment, arguments)
+    workers.check(options)
     workdir = options.directory(experiment.name)
     dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
@@ -44,10 +45,12 @@ def run(experiment: Experiment, arguments: list[str]) -> None:
     runs.check(seed_by_seed, workdir)
     if not options.resume and any(run.directory.exists() for run in seed_by_seed):
         raise InputError(f"--workdir {workdir}: already holds runs of this experiment: add --resume to continue them")
-    progress = Progress(cli.make_console())
-    with resumable(options.resuming(program, arguments, workdir)):
+    progress = Progress(cli.make_console(), options.processes)
+    command = options.resuming(program, arguments, workdir)
+    with resumable(command):
         progress.train(seed_by_seed, groups)
     conclude(experiment, groups, workdir, progress)
+    progress.raise_failures(command)
 
 
 def configure(program: str, experiment: Experiment, arguments: list[str]) -> tuple[Options, Experiment]:
@@ -72,7 +75,7 @@ def configure(program: str, experiment: Experiment, arguments: list[str]) -> tup
 def conclude(
     experiment: Experiment, groups: Mapping[str, Sequence[StudyRun]], workdir: pathlib.Path, progress: Progress
 ) -> None:
-    """Write and print the table, the verdict and the runs' directories, and at last raise Diverged if a run did."""
+    """Write and print the table, the verdict and the runs' directories."""
     cells = [progress.cell(setting, groups[setting.label]) for setting in experiment.settings]
     records = [record | {"experiment": experiment.name} for cell in cells for record in cell.records]
     if records:
@@ -83,4 +86,3 @@ def conclude(
         progress.say(verdict.sentence)
     for path in [workdir / "table.md", *(directory for cell in cells for directory in cell.directories)]:
         progress.say(str(path))
-    progress.raise_failures()

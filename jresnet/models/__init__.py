@@ -4,7 +4,15 @@ from typing import get_args
 
 from jresnet.config import Model
 from jresnet.models.blocks import BasicBlock, Bottleneck, PreactBlock
-from jresnet.models.build import check_network, fill_defaults, from_config, init_fn, parameter_count, variable_shapes
+from jresnet.models.build import (
+    check_network,
+    fill_defaults,
+    from_config,
+    init_fn,
+    padded,
+    parameter_count,
+    variable_shapes,
+)
 from jresnet.models.convolution import conv_for
 from jresnet.models.one_pass import norm_for
 from jresnet.models.resnet import ResNet
@@ -13,5 +21,5 @@ from jresnet.models.variants import VARIANTS
 
 __all__ = [
     "VARIANTS", "BasicBlock", "Bottleneck", "PreactBlock", "ResNet", "check_network", "conv_for", "fill_defaults",
-    "from_config", "init_fn", "norm_for", "parameter_count", "variable_shapes", *get_args(Model),
+    "from_config", "init_fn", "norm_for", "padded", "parameter_count", "variable_shapes", *get_args(Model),
 ]  # fmt: skip

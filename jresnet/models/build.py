@@ -38,7 +38,26 @@ def from_config(config: Config, num_classes: int) -> ResNet:
         **{name: value for name, value in options.items() if value is not None},
     )  # fmt: skip
     check_options(model)
+    # Otherwise the padded network would add and drop other channels.
+    same = config.channel_multiple == 1 or (
+        model.shortcut == "projection" and model.dropout == model.block_dropout == 0
+    )
+    require(config, "channel_multiple", same, "needs projection shortcuts and no dropout: choose 1")
     return model
+
+
+def padded(model: ResNet, multiple: int) -> ResNet:
+    """The network with the channels of its stem and of its first stage rounded up to a multiple of `multiple`.
+
+    With zeros for the additional parameters, at the end of each axis, it computes the same function. The zeros stay:
+    the additional channels are zero, and so is every gradient of the additional parameters.
+    """
+
+    def up(channels: int) -> int:
+        return -(-channels // multiple) * multiple
+
+    stem_width = None if model.stem_width is None else up(model.stem_width)
+    return model.clone(width=up(model.width), stem_width=stem_width)
 
 
 def fill_defaults(config: Config) -> Config:

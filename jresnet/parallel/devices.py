@@ -48,6 +48,7 @@ class Devices:
     # What equality and hash compare.
     count: int
     axis_name: str | None
+    platform: str
     _devices: tuple[jax.Device, ...] | None
     _options: tuple[tuple[str, str], ...]
 

@@ -61,8 +61,8 @@ class Packed(NamedTuple):
 class VectorLayout(Layout):
     """All parameters in one vector, and all momenta: the optimizer is one kernel instead of one for every array.
 
-    The kernels of convolutions lie in cuDNN's order of axes, in which its gradients come. Their copy in the dtype of the arithmetic is made
-    once per update; making it where a convolution needs it takes a kernel for each.
+    The kernels of convolutions lie in cuDNN's order of axes, in which their gradients come. Their copy in the dtype of
+    the arithmetic is made once per update; made where a convolution needs it, it takes a kernel for each.
     """
 
     def __init__(self, state: TrainState, dtype: Any):

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from jresnet.records.log import RunLog
 from jresnet.records.run import Run
 from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.evaluate import CACHED_PROGRAMS, Evaluator
+from jresnet.train.layout import TREES, VectorLayout, resized
 from jresnet.train.optim import schedule, shared_optimizer, with_rates
 from jresnet.train.signals import StopSignal
 from jresnet.train.state import TrainState, create_train_state
@@ -50,26 +51,70 @@ def init_program(
 
 @lru_cache(CACHED_PROGRAMS)
 def train_program(
-    model: ResNet, tx: optax.GradientTransformation, get_batch: Callable[[Any, jax.Array], Batch], devices: Devices
+    model: ResNet,
+    tx: optax.GradientTransformation,
+    get_batch: Callable[[Any, jax.Array], Batch],
+    devices: Devices,
+    channel_multiple: int = 1,
+    steps: int | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Compile `(state, metrics, arrays, first, last) -> (state, metrics)`: training steps `first` to `last`, exclusive.
+    """Compile the function that `make_train_program` makes for these devices; the state is donated."""
+    program = make_train_program(
+        model, tx, get_batch, devices.platform, devices.axis_name, channel_multiple, steps
+    )  # fmt: skip
+    return devices.compile(program, donate=(0,), broadcast=(3, 4))
 
-    The bounds are data: one program serves calls of any length, and a call of no steps compiles it. Learning rate,
-    weight decay, seed and channel statistics are data too, so a study compiles one program per network, batch shape and
-    crop. The state is donated, and nothing is fetched between steps. For `get_batch` see `pipeline.Input`.
+
+def make_train_program(
+    model: ResNet,
+    tx: optax.GradientTransformation,
+    get_batch: Callable[[Any, jax.Array], Batch],
+    platform: str,
+    axis_name: str | None = None,
+    channel_multiple: int = 1,
+    steps: int | None = None,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Make `(state, metrics, arrays, first, last) -> (state, metrics)`: training steps `first` to `last`, exclusive.
+
+    The bounds are data: one program serves calls of any length. Learning rate, weight decay, seed and channel
+    statistics are data too, so a study compiles one program per network, batch shape and crop. Nothing is fetched
+    between steps. For `get_batch` see `pipeline.Input`.
+
+    Args:
+      model: without a mapped axis.
+      tx: the optimizer, elementwise.
+      get_batch: `(arrays, i) -> batch i`.
+      platform: of the devices, "cpu" or "gpu": it decides how the steps compute, not what.
+      axis_name: the mapped axis whose devices share each batch, or None.
+      channel_multiple: pad the network's channels to a multiple of this with zeros, which stay zero.
+      steps: the number of steps of every call, `last - first`, if it is fixed. On a GPU the loop then need not wait for
+        the host, which otherwise looks at the loop's condition before every step.
     """
-    model = model.clone(axis_name=devices.axis_name, conv_general_dilated_cls=models.conv_for(devices.platform))
-    train_step = make_train_step(model, tx, devices.axis_name)
+    wide = models.padded(model, channel_multiple)
+    network = wide.clone(
+        axis_name=axis_name, conv_general_dilated_cls=models.conv_for(platform),
+        norm_cls=models.norm_for(platform, model.dtype),
+    )  # fmt: skip
 
     def program(state: TrainState, metrics: Metrics, arrays: Any, first: jax.Array, last: jax.Array) -> Any:
+        image_shape = jax.eval_shape(get_batch, arrays, first)["images"].shape[1:]
+        padded_state = resized(state, jax.eval_shape(lambda: create_train_state(wide, tx, 0, image_shape)))
+        layout = VectorLayout(padded_state, model.dtype) if platform == "gpu" else TREES
+        train_step = make_train_step(network, tx, axis_name, layout)
+
         def body(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, metrics = carry
             state, step_metrics = train_step(state, get_batch(arrays, i))
             return state, metrics + step_metrics
 
-        return lax.fori_loop(first, last, body, (state, metrics))
+        start = layout.pack(padded_state), metrics
+        if steps is None:
+            packed, metrics = lax.fori_loop(first, last, body, start)
+        else:
+            packed, metrics = lax.fori_loop(0, steps, lambda i, carry: body(first + i, carry), start)
+        return resized(layout.unpack(packed), state), metrics
 
-    return devices.compile(program, donate=(0,), broadcast=(3, 4))
+    return program
 
 
 @jax.jit
@@ -88,6 +133,7 @@ class Trainer:
       steps_per_epoch: updates in one epoch.
       seconds: training time of the current epoch so far, without compilation; the same in all processes.
       parameters: trainable parameters of the network.
+      program: `(steps) -> ` the compiled `train_program` for calls of that many steps, or for None of any number.
       compile_seconds: time spent on compiling the training program in this session.
       stop_signal: the signal that any process received, as of the latest call; None if there was none.
     """
@@ -101,12 +147,16 @@ class Trainer:
         model = model or models.from_config(config, len(run.classes))
         self.source = source or make_input(split, config, run.seed, statistics, devices)
         tx = shared_optimizer(config, self.steps_per_epoch)
-        self.program = train_program(model, tx, self.source.get_batch, devices)
+        self.program = partial(
+            train_program, model, tx, self.source.get_batch, devices, config.channel_multiple
+        )  # fmt: skip
         self.evaluator = Evaluator(model, statistics, devices)
         self._init = init_program(model, tx, (*run.image_size, 3))
         # JAX takes Python's integers for int32, and seeds go beyond.
         self._init_arguments = (np.uint32(run.seed), config.learning_rate, config.weight_decay)
         self._steps_per_call = 1
+        # Steps of the calls whose loop has a fixed number of them; None while their duration is not known.
+        self._fixed_steps = self.source.steps_per_chunk
         self._compiled: set[tuple[Any, ...]] = set()
         self._shapes = jax.eval_shape(self._init, *self._init_arguments)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self._shapes[0].params))
@@ -155,17 +205,15 @@ class Trainer:
         if self.step == first_step:
             self.metrics, self.seconds = self.devices.replicate(Metrics.zero()), 0.0
         for chunk in self.source.epoch(epoch, self.step - first_step, lambda left: min(left, self._steps_per_call)):
-            self._compile(chunk, epoch, log)
+            program = self._compile(chunk, epoch, log)
             started = time.perf_counter()
-            self.state, self.metrics = self.program(self.state, self.metrics, chunk.arrays, chunk.first, chunk.last)
+            self.state, self.metrics = program(self.state, self.metrics, *chunk)
             bad_step = int(self.devices.unreplicate(self.metrics.bad_step))
             seconds = self.synchronise(signal, time.perf_counter() - started)
             steps = chunk.last - chunk.first
             self.seconds += seconds
             self.step += steps
-            # Results do not depend on the steps per call. They grow at most fourfold: one timing may mislead.
-            target = int(steps * CALL_SECONDS / max(seconds, 1e-6))
-            self._steps_per_call = max(1, min(4 * self._steps_per_call, target))
+            self._choose_steps(steps, seconds)
             log.advance(self.step - first_step, epoch, "train")
             if bad_step >= 0:
                 raise self._diverged(bad_step)
@@ -192,17 +240,34 @@ class Trainer:
         fraction = schedule(config, self.steps_per_epoch)((epoch + 1) * self.steps_per_epoch - 1)
         return config.learning_rate * float(fraction)
 
-    def _compile(self, chunk: Chunk, epoch: int, log: RunLog) -> None:
-        """Compile the program for this chunk's shapes by a call of no steps, so that compilation is timed apart."""
-        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(chunk.arrays))
-        if shapes in self._compiled:
+    def _choose_steps(self, steps: int, seconds: float) -> None:
+        """Choose the number of steps of the next calls after one of `steps` that took so long.
+
+        Results do not depend on it. It grows at most fourfold, as one timing may mislead. On a GPU it stays once it has
+        come to CALL_SECONDS or to a whole epoch, as an even part of the epoch, so that few steps are left over.
+        """
+        if self._fixed_steps is not None or steps < self._steps_per_call:
             return
-        log.advance(self.step - epoch * self.steps_per_epoch, epoch, "compile")
-        started = time.perf_counter()
-        self.state, self.metrics = self.program(self.state, self.metrics, chunk.arrays, 0, 0)
-        jax.block_until_ready(self.metrics)
-        self.compile_seconds += time.perf_counter() - started
-        self._compiled.add(shapes)
+        target, most = int(steps * CALL_SECONDS / max(seconds, 1e-6)), 4 * self._steps_per_call
+        self._steps_per_call = max(1, min(most, target))
+        epoch = self.images // self.run.config.batch_size
+        if self.devices.platform == "gpu" and epoch > 1 and (target <= most or self._steps_per_call >= epoch):
+            calls = -(-epoch // self._steps_per_call)
+            self._fixed_steps = self._steps_per_call = epoch // calls
+
+    def _compile(self, chunk: Chunk, epoch: int, log: RunLog) -> Callable[..., tuple[TrainState, Metrics]]:
+        """The program for this chunk, compiled, so that compilation is timed apart from training."""
+        steps = chunk.last - chunk.first
+        fixed = steps if self.devices.platform == "gpu" and steps == self._fixed_steps and steps > 1 else None
+        program = self.program(fixed)
+        key = fixed, *(leaf.shape for leaf in jax.tree.leaves(chunk.arrays))
+        if key not in self._compiled:
+            log.advance(self.step - epoch * self.steps_per_epoch, epoch, "compile")
+            started = time.perf_counter()
+            program.lower(self.state, self.metrics, *chunk).compile()
+            self.compile_seconds += time.perf_counter() - started
+            self._compiled.add(key)
+        return program
 
     def _diverged(self, step: int) -> Diverged:
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)

@@ -222,6 +222,18 @@ def test_committed_records_count_if_they_are_of_this_device(fake, tmp_path, monk
     assert fake(lambda directory: [step(directory, name) for name in "ab"])[1] == ["a: had a record", "b: done"]
 
 
+def test_counted_kernels_are_of_no_device(fake, tmp_path):
+    """They are compiled for a described GPU, on any CPU."""
+    record = {"benchmark": "kernels", "environment": {"device": "A CPU"}, "total": 366}
+    record |= {"options": {"width": 42, "batch": 32, "precision": "bfloat16"}}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "kernels.json").write_text(json.dumps(record))
+    real = next(step for step in steps("gpu", False, tmp_path, None) if step.name == "kernels")
+    assert fake(lambda directory: [real]) == (0, ["kernels: had a record"])
+    assert real.headline([record]) == "366 kernels and calls a step"
+    assert real.headline([record | {"options": {"width": 64, "batch": 32, "precision": "bfloat16"}}]) is None
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -266,7 +278,7 @@ def test_without_pytorch_the_library_is_timed_alone(tmp_path, monkeypatch):
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="these steps need PyTorch")
 def test_every_commands_options_are_ones_that_its_program_knows(tmp_path):
     """A misspelt option would show on the GPU only."""
-    from benchmarks import convolutions, throughput, time_to_accuracy, variants
+    from benchmarks import convolutions, kernels, throughput, time_to_accuracy, variants
     from experiments.study import plan
     from experiments.study.options import parse
     from experiments.study.single import SingleOptions
@@ -274,7 +286,7 @@ def test_every_commands_options_are_ones_that_its_program_knows(tmp_path):
 
     kinds = {
         f"benchmarks.{module.__name__.rpartition('.')[2]}": module.Options
-        for module in (convolutions, throughput, variants, time_to_accuracy)
+        for module in (convolutions, kernels, throughput, variants, time_to_accuracy)
     }
     for device, tiny in (("gpu", False), ("cpu", True)):
         for planned in steps(device, tiny, tmp_path / "a directory", "synthetic"):
@@ -283,7 +295,7 @@ def test_every_commands_options_are_ones_that_its_program_knows(tmp_path):
                     plan.parse(words, module)
                 elif module == "experiments.final":
                     parse(module, report.FINAL, words, SingleOptions)
-                elif module != "benchmarks.kernels":
+                else:
                     parsed = cli.parse(kinds[module], words, module)
                     assert str(parsed.output).startswith(str(tmp_path / "a directory"))
     graph = next(step for step in steps("gpu", False, tmp_path, None) if step.name.startswith("torch"))

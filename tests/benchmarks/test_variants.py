@@ -6,7 +6,6 @@ import jax
 import pytest
 
 from benchmarks import variants
-from benchmarks.jax_step import NO_CHANGES
 from benchmarks.timing import Case, Rival
 from benchmarks.variants import VARIANTS, Variant
 from jresnet.parallel import compiler
@@ -22,7 +21,9 @@ def built(monkeypatch):
         seen.append(entry)
         return Rival(entry["calls"].append)
 
-    monkeypatch.setattr(variants, "jax_rival", lambda case, changes={}, options=None: fake(case, changes, options))
+    monkeypatch.setattr(
+        variants, "jax_rival", lambda case, changes=None, options=None: fake(case, changes or {}, options)
+    )
     return seen
 
 
@@ -80,8 +81,8 @@ def test_a_variant_that_fails_leaves_the_others(monkeypatch, tmp_path, capsys):
     """The library's own step, of one block: XLA refuses an option that it does not know."""
     real = variants.jax_rival
 
-    def small(case, changes=NO_CHANGES, options=None):
-        return real(case, images=8, changes={"blocks": (1,), **changes}, options=options)
+    def small(case, changes=None, options=None):
+        return real(case, images=8, changes={"blocks": (1,), **(changes or {})}, options=options)
 
     monkeypatch.setattr(variants, "jax_rival", small)
     unknown = Variant("", options={"xla_no_such_option": "true"})

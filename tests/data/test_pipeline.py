@@ -24,7 +24,7 @@ def make_split(images: int, side: int = 8) -> Split:
     return Split(rng.integers(0, 256, (images, side, side, 3), np.uint8), np.arange(images, dtype=np.int32))
 
 
-def batches(
+def each_batch(
     kind: str,
     split: Split,
     config: Config = CONFIG,
@@ -32,15 +32,17 @@ def batches(
     first_step: int = 0,
     pace=lambda left: min(left, 3),
 ):
-    """Every batch an input yields, fetched as the compiled program does."""
+    """Every batch an input yields, one by one, fetched as the compiled program does."""
     config = dataclasses.replace(config, input=kind)
     source = pipeline.make_input(split, config, 5, STATISTICS, Devices(config))
     fetch = jax.jit(source.get_batch)
-    return [
-        jax.device_get(fetch(work.arrays, i))
-        for work in source.epoch(epoch, first_step, pace)
-        for i in range(work.first, work.last)
-    ]
+    for work in source.epoch(epoch, first_step, pace):
+        for i in range(work.first, work.last):
+            yield jax.device_get(fetch(work.arrays, i))
+
+
+def batches(*args, **kwargs):
+    return list(each_batch(*args, **kwargs))
 
 
 def labels_of(found: list[dict]) -> np.ndarray:
@@ -62,6 +64,23 @@ def test_both_inputs_yield_the_same_batches():
     for mine, theirs in zip(batches("resident", split), batches("tfds", split), strict=True):
         np.testing.assert_array_equal(mine["labels"], theirs["labels"])
         np.testing.assert_array_equal(mine["images"], theirs["images"])
+
+
+def test_both_inputs_agree_in_every_bit_on_every_colour_as_gray():
+    colours = np.arange(2**24, dtype=np.uint32).reshape(-1, 64, 64)
+    images = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], -1).astype(np.uint8)
+    split = Split(images, np.arange(len(images), dtype=np.int32))
+    config = dataclasses.replace(CONFIG, batch_size=256, crop_padding=0, flip=0.0, grayscale=1.0)
+    for mine, theirs in zip(each_batch("resident", split, config), each_batch("tfds", split, config), strict=True):
+        np.testing.assert_array_equal(mine["labels"], theirs["labels"])
+        np.testing.assert_array_equal(mine["images"], theirs["images"])
+
+
+def test_where_xla_normalises_in_another_order_the_inputs_differ_by_a_rounding():
+    """The last batch, of 104 images of 32x32, is such a case on two cores; the others agree in every bit."""
+    split, config = make_split(360, side=32), dataclasses.replace(CONFIG, batch_size=128)
+    for mine, theirs in zip(batches("resident", split, config), batches("tfds", split, config), strict=True):
+        np.testing.assert_allclose(mine["images"], theirs["images"], rtol=0, atol=5e-7)
 
 
 @pytest.mark.parametrize("kind", ["resident", "tfds"])
@@ -99,8 +118,8 @@ def test_a_stack_of_streamed_batches_keeps_one_shape_and_counts_only_its_own(mon
     config = dataclasses.replace(CONFIG, input="tfds")
     source = pipeline.make_input(make_split(16 * 6), config, 5, STATISTICS, Devices(config))
     work = list(source.epoch(0, 0, lambda left: left))
-    stacks = [w.arrays[1] for w in work]
-    assert all(stack["images"].dtype == np.uint8 for stack in stacks)
+    stacks = [w.arrays for w in work]
+    assert all(stack["images"].dtype == np.float32 for stack in stacks)
     found = zip(work, stacks, strict=True)
     assert [(stack["labels"].shape, w.first, w.last) for w, stack in found] == [
         ((4, 16), 0, 4),
