@@ -64,7 +64,7 @@ class Options(BenchmarkOptions):
     skip: tuple[str, ...] = ()
     """Leave these steps out."""
     tiny: bool = False
-    """Tiny networks and batches on synthetic images: the same list in a minute or two."""
+    """Tiny networks and batches on synthetic images: the same list in two or three minutes of two cores."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -16,8 +16,8 @@ def built(monkeypatch):
     """Rivals that cost nothing; what each was built with, and the steps of its calls."""
     seen = []
 
-    def fake(case, changes, options):
-        entry = {"case": case, "changes": dict(changes), "options": options, "calls": []}
+    def fake(case, changes=None, options=None):
+        entry = {"case": case, "changes": dict(changes or {}), "options": options, "calls": []}
         seen.append(entry)
         return Rival(entry["calls"].append)
 
