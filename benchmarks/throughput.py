@@ -22,7 +22,7 @@ from benchmarks import timing
 from benchmarks.jax_step import STEPS, jax_rival, training_flops
 from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from benchmarks.timing import Case, Device, Rival
-from jresnet.config import Config, Precision
+from jresnet.config import Config, Precision, require
 from jresnet.records.tables import number, text
 
 Builders = Mapping[str, Callable[[], Rival]]
@@ -52,12 +52,24 @@ class Options(BenchmarkOptions):
     """Images per step."""
     precisions: tuple[Precision, ...] = ("float32",)
     """Dtypes of the network's arithmetic; PyTorch's bfloat16 is autocast."""
-    rivals: tuple[Literal["eager", "compile"], ...] = ("eager",)
-    """Modes of PyTorch to time beside the library; both use channels-last memory."""
+    rivals: tuple[Literal["eager", "compile", "graph", "none"], ...] = ("eager",)
+    """Modes of PyTorch to time beside the library: eager; compile; graph, on a GPU: the whole compiled step as one CUDA
+    graph. none: time the library alone."""
     rounds: int = 7
     """Timed calls of each rival per case."""
     steps: int | None = None
     """Steps per timed call (default: 3 on a CPU, 100 on a GPU)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self, "rivals", self.rivals == ("none",) or "none" not in self.rivals, "give none alone")
+        possible = self.device == "gpu" or "graph" not in self.rivals
+        require(self, "rivals", possible, "graph is a CUDA graph: add --device gpu, or leave graph out")
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Modes of PyTorch; () for the library alone."""
+        return tuple(mode for mode in self.rivals if mode != "none")
 
     def cases(self) -> list[Case]:
         """Every combination of width, batch size and precision."""
@@ -100,26 +112,28 @@ def torch_matmul(precision: Precision, device: Device) -> Rival:
     return chain(torch.matmul, left.to(dtype), (right / side**0.5).to(dtype), wait)
 
 
-def matmul_rivals(precision: Precision, device: Device) -> Builders:
-    """The matrix product in both frameworks; the faster one is the ceiling."""
-    return {"jax": lambda: jax_matmul(precision, device), "torch": lambda: torch_matmul(precision, device)}
+def matmul_rivals(precision: Precision, device: Device, modes: Sequence[str]) -> Builders:
+    """The matrix product in JAX and, if it has modes to time, in PyTorch; the faster one is the ceiling."""
+    builders = {"jax": lambda: jax_matmul(precision, device), "torch": lambda: torch_matmul(precision, device)}
+    return {name: build for name, build in builders.items() if name == "jax" or modes}
 
 
 def step_rivals(case: Case, modes: Sequence[str]) -> Builders:
     """The library's step, and PyTorch's in these modes."""
 
-    def pytorch(mode: str) -> Rival:
+    def pytorch(mode: Any) -> Rival:
         from benchmarks.torch_resnet import torch_rival
 
-        return torch_rival(case, compiled=mode == "compile")
+        return torch_rival(case, mode)
 
     return {"jax": lambda: jax_rival(case)} | {f"torch {mode}": lambda mode=mode: pytorch(mode) for mode in modes}
 
 
 def measure_ceiling(precision: Precision, options: Options) -> dict[str, Any]:
-    """Time the matrix product; `flops_per_second` is the faster framework's, None if both failed."""
+    """Time the matrix product; `flops_per_second` is the faster framework's, None if all failed."""
     side = MATMUL_SIDE[options.device]
-    timings = timing.contest(matmul_rivals(precision, options.device), MATMUL_STEPS[options.device], options.rounds)
+    builders = matmul_rivals(precision, options.device, options.modes)
+    timings = timing.contest(builders, MATMUL_STEPS[options.device], options.rounds)
     rivals = {name: result.record(flops_per_second=2 * side**3) for name, result in timings.items()}
     best = max((record.get("flops_per_second", 0.0) for record in rivals.values()), default=0.0) or None
     return {
@@ -133,7 +147,7 @@ def measure_ceiling(precision: Precision, options: Options) -> dict[str, Any]:
 
 def measure_case(case: Case, ceiling: float | None, options: Options) -> dict[str, Any]:
     """Time one case: each rival's record, and the library's speed relative to each PyTorch rival."""
-    timings = timing.contest(step_rivals(case, options.rivals), options.steps or STEPS[options.device], options.rounds)
+    timings = timing.contest(step_rivals(case, options.modes), options.steps or STEPS[options.device], options.rounds)
     flops = training_flops(Config(width=case.width))
     work: dict[str, float] = {"images_per_second": case.batch_size, "flops_per_second": case.batch_size * flops}
     if ceiling:
@@ -182,13 +196,13 @@ def run(options: Options) -> None:
     """Time everything and print the table; the record's header is written first, so that a bad path fails early."""
     select_device(options.device)
     with_torch = importlib.util.find_spec("torch") is not None
-    if with_torch:
-        from benchmarks.torch_resnet import set_up
+    if with_torch and options.modes:
+        from benchmarks.torch_resnet import Settings, set_up
 
-        set_up()
+        set_up(Settings())
     record = new_record("throughput", options) | {"ceilings": [], "cases": []}
     write_record(options.output, record)
-    if not with_torch:
+    if options.modes and not with_torch:
         print("PyTorch is not installed: only the library is timed", file=sys.stderr)
     try:
         measure(options, record)

@@ -42,6 +42,8 @@ class Rival:
     """Runs this number of steps and returns when the device has finished; the first call compiles."""
     close: Callable[[], None] = lambda: None
     """Frees memory."""
+    settings: Mapping[str, Any] | None = None
+    """What was on, for the record."""
 
 
 @dataclasses.dataclass
@@ -53,12 +55,14 @@ class Timing:
       first_seconds: duration of the warm-up call, compilation included; None if it failed.
       seconds: seconds per step, one entry per round; shorter than the others' if the rival failed.
       error: the exception that ended it, in one line, or None.
+      settings: the rival's, None if it has none or could not be built.
     """
 
     steps: int
     first_seconds: float | None = None
     seconds: list[float] = dataclasses.field(default_factory=list)
     error: str | None = None
+    settings: Mapping[str, Any] | None = None
 
     @property
     def compile_seconds(self) -> float | None:
@@ -70,9 +74,11 @@ class Timing:
     def record(self, **work: float) -> dict[str, Any]:
         """The timing as JSON, with the summary of `seconds` and the median rate of each kind of work done per step.
 
-        Without a timed round there is neither summary nor rate.
+        Without a timed round there is neither summary nor rate, without settings no "settings".
         """
         record = dataclasses.asdict(self) | {"compile_seconds": self.compile_seconds}
+        if self.settings is None:
+            del record["settings"]
         if self.seconds:
             spread = summary(self.seconds)
             record["seconds_per_step"] = dataclasses.asdict(spread)
@@ -108,6 +114,7 @@ def contest(
         for name, build in builders.items():
             try:
                 rivals[name] = build()
+                timings[name].settings = rivals[name].settings
             except Exception as error:
                 timings[name].error = one_line(error)
         for name, rival in rivals.items():

@@ -3,14 +3,15 @@
 Modules have the names of kuangliu/pytorch-cifar, so that state dicts can be compared key by key.
 """
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.timing import POOL_IMAGES, Case, Device, Rival
-from jresnet.config import Precision
 from jresnet.records.environment import cpu_cores
 
 PADDING = 4
@@ -20,6 +21,46 @@ MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
 # Weights of red, green and blue in a gray image, as in torchvision (ITU-R BT.601).
 GRAY = (0.2989, 0.587, 0.114)
+Mode = Literal["eager", "compile", "graph"]
+WARM_UP = 3
+"""Steps before a capture, as PyTorch's documentation does: cuDNN chooses its kernels, momentum gets its memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What makes PyTorch's step fast; `torch_rival` applies what its record says.
+
+    Attributes:
+      autocast: dtype of the network's arithmetic under autocast; None: float32.
+      compile: mode of `torch.compile` of augmentation, network and loss; None: eager. "max-autotune" captures the
+        forward and the backward pass into CUDA graphs of its own.
+      cuda_graph: what is captured into one CUDA graph; None: nothing.
+      memory_format: of convolutions' kernels and of images.
+      data: where the images are.
+      fused_sgd: whether the update is one kernel over all parameters.
+      cudnn_benchmark: whether cuDNN's fastest kernels are found by trial.
+      float32_matmul_precision: "high" allows TF32. On NVIDIA GPUs JAX uses it for float32 convolutions and matrix
+        products, PyTorch by default for convolutions only.
+    """
+
+    autocast: str | None = None
+    compile: str | None = None
+    cuda_graph: str | None = None
+    memory_format: str = "channels_last"
+    data: str = "resident"
+    fused_sgd: bool = True
+    cudnn_benchmark: bool = True
+    float32_matmul_precision: str = "high"
+
+
+def settings_of(case: Case, mode: Mode) -> Settings:
+    """The best settings for a case; mode "graph" needs a GPU."""
+    autotuned = {"eager": None, "compile": "max-autotune", "graph": "max-autotune-no-cudagraphs"}[mode]
+    return Settings(
+        autocast="bfloat16" if case.precision == "bfloat16" else None,
+        compile=autotuned if case.device == "gpu" or autotuned is None else "default",
+        cuda_graph="forward, backward, optimizer" if mode == "graph" else None,
+    )
 
 
 class BasicBlock(nn.Module):
@@ -86,13 +127,16 @@ def _conv(inputs: int, outputs: int, kernel_size: int, stride: int) -> nn.Conv2d
     return nn.Conv2d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2, bias=False)
 
 
-def augment(padded: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor, gray: Tensor) -> Tensor:
+def augment(
+    padded: Tensor, colors: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor, gray: Tensor
+) -> Tensor:
     """Crop, flip, convert to gray and normalise a batch of padded images.
 
     Batch, crop and flip are one gather of bytes: a flip reads the columns in reverse.
 
     Args:
       padded: uint8 [images, side + 2 * PADDING, side + 2 * PADDING, 3], zeros around each image.
+      colors: float32 [3, 3], GRAY, MEAN and STD; on the device already, as a capture allows no copies from the host.
       indices: int64 [batch], which images.
       top: int64 [batch], first row of each crop, 0 to 2 * PADDING.
       left: int64 [batch], first column of each crop.
@@ -106,9 +150,10 @@ def augment(padded: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Te
     rows = top[:, None] + reach
     columns = left[:, None] + torch.where(flip[:, None], reach.flip(0), reach)
     pixels = padded[indices[:, None, None], rows[:, :, None], columns[:, None, :]].float() / 255
-    luminance = (pixels * pixels.new_tensor(GRAY)).sum(-1, keepdim=True)
+    weights, mean, std = colors
+    luminance = (pixels * weights).sum(-1, keepdim=True)
     pixels = torch.where(gray[:, None, None, None], luminance, pixels)
-    return ((pixels - pixels.new_tensor(MEAN)) / pixels.new_tensor(STD)).permute(0, 3, 1, 2)
+    return ((pixels - mean) / std).permute(0, 3, 1, 2)
 
 
 class Objective(nn.Module):
@@ -117,21 +162,22 @@ class Objective(nn.Module):
     The images are buffers because a captured CUDA graph reads buffers in place but copies arguments.
     """
 
-    def __init__(self, network: nn.Module, images: Tensor, labels: Tensor, precision: Precision):
+    def __init__(self, network: nn.Module, images: Tensor, labels: Tensor, autocast: str | None):
         """Pad `images`, uint8 [images, side, side, 3], and keep them with `labels`, int64 [images]."""
         super().__init__()
         self.network = network
-        self.mixed = precision == "bfloat16"
+        self.autocast = None if autocast is None else getattr(torch, autocast)
         self.register_buffer("padded", functional.pad(images, (0, 0, PADDING, PADDING, PADDING, PADDING)))
         self.register_buffer("labels", labels)
+        self.register_buffer("colors", torch.tensor([GRAY, MEAN, STD], device=images.device))
 
     def forward(self, indices: Tensor) -> Tensor:
         """Mean cross-entropy of the images at `indices`, int64 [batch], with new augmentations."""
         padded, labels = self.get_buffer("padded"), self.get_buffer("labels")
         top, left = torch.randint(2 * PADDING + 1, (2, len(indices)), device=padded.device)
         flip, gray = torch.rand(2, len(indices), device=padded.device) < 0.5
-        images = augment(padded, indices, top, left, flip, gray)
-        with torch.autocast(padded.device.type, torch.bfloat16, enabled=self.mixed):
+        images = augment(padded, self.get_buffer("colors"), indices, top, left, flip, gray)
+        with torch.autocast(padded.device.type, self.autocast, enabled=self.autocast is not None):
             return functional.cross_entropy(self.network(images), labels[indices])
 
 
@@ -143,9 +189,9 @@ def batches(images: int, batch_size: int, device: str) -> Iterator[Tensor]:
             yield order[start : start + batch_size]
 
 
-def optimizer_of(network: nn.Module) -> torch.optim.SGD:
-    """The report's SGD, as one fused kernel over all parameters."""
-    return torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
+def optimizer_of(network: nn.Module, fused: bool = True) -> torch.optim.SGD:
+    """The report's SGD, `fused` into one kernel over all parameters."""
+    return torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=fused)
 
 
 def wait(result: Tensor) -> None:
@@ -159,44 +205,76 @@ def torch_device(device: Device) -> str:
     return "cuda" if device == "gpu" else "cpu"
 
 
-def set_up() -> None:
-    """Use all cores; on a GPU use the fastest cuDNN kernels and TF32 matrix products.
-
-    On NVIDIA GPUs JAX uses TF32 for float32 convolutions and matrix products, PyTorch by default for convolutions
-    only.
-    """
+def set_up(settings: Settings) -> None:
+    """Use all cores, and what the settings say for the whole process."""
     torch.set_num_threads(cpu_cores())
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision(settings.float32_matmul_precision)
+    torch.backends.cudnn.benchmark = settings.cudnn_benchmark
 
 
-def torch_rival(case: Case, compiled: bool) -> Rival:
-    """PyTorch's training step on `case`, eager or `compiled`.
+def captured(
+    step: Callable[[Tensor], None], optimizer: torch.optim.Optimizer, batch: Tensor
+) -> Callable[[Tensor], None]:
+    """The whole training step as one CUDA graph that is replayed with other indices; `batch`, int64, has their shape.
+
+    The graph draws new augmentations at every replay, because it advances the default generator of the device.
+    """
+    indices = batch.clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            step(indices)
+    # Without gradients the captured backward pass writes them, in the graph's memory, instead of adding to them.
+    optimizer.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    # The warm-up's stream, as autograd's accumulators belong to it. Only calls of this thread are checked, as JAX's
+    # threads in this process may call CUDA at any time.
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        step(indices)
+
+    def replay(batch: Tensor) -> None:
+        indices.copy_(batch)
+        graph.replay()
+
+    return replay
+
+
+def torch_rival(case: Case, mode: Mode) -> Rival:
+    """PyTorch's training step on `case`.
 
     Raises:
       RuntimeError: PyTorch has no such device, or too little memory.
     """
-    set_up()
+    settings = settings_of(case, mode)
+    set_up(settings)
     torch.manual_seed(0)
     device = torch_device(case.device)
     images = max(POOL_IMAGES, case.batch_size)
     network = ResNet(case.width).to(device).train()
-    nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
+    nn.utils.convert_conv2d_weight_memory_format(network, getattr(torch, settings.memory_format))
     pixels = torch.randint(256, (images, 32, 32, 3), dtype=torch.uint8, device=device)
     labels = torch.randint(10, (images,), device=device)
-    objective = Objective(network, pixels, labels, case.precision)
-    # The fastest kernels, and CUDA graphs: launch latency is most of an eager step at these batch sizes.
-    mode = "max-autotune" if case.device == "gpu" else None
-    loss_of = torch.compile(objective, mode=mode) if compiled else objective
-    optimizer = optimizer_of(network)
+    objective = Objective(network, pixels, labels, settings.autocast)
+    compiled = settings.compile is not None
+    loss_of = torch.compile(objective, mode=settings.compile, dynamic=False) if compiled else objective
+    optimizer = optimizer_of(network, settings.fused_sgd)
     order = batches(images, case.batch_size, device)
 
+    def step(indices: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss_of(indices).backward()
+        optimizer.step()
+
+    take_step: Callable[[Tensor], None] | None = step if settings.cuda_graph is None else None
+
     def run(steps: int) -> None:
+        nonlocal take_step
+        if take_step is None:  # in the first call, whose duration is that of compilation
+            take_step = captured(step, optimizer, next(order))
         for indices in (next(order) for _ in range(steps)):
-            optimizer.zero_grad(set_to_none=True)
-            loss_of(indices).backward()
-            optimizer.step()
+            take_step(indices)
         wait(labels)
 
     # Without the reset PyTorch would silently run eager after eight compiled programs.
-    return Rival(run, close=torch.compiler.reset)
+    return Rival(run, close=torch.compiler.reset, settings=dataclasses.asdict(settings))

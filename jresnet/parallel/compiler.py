@@ -20,7 +20,7 @@ GPU_OPTIONS: dict[str, dict[str, str]] = {
         "xla_gpu_graph_min_graph_size": "1",
         "xla_gpu_command_buffer_scheduling_mode": "CONCURRENT",
     },
-    "conv-fusion": {"xla_gpu_experimental_enable_conv_fusion": "true"},
+    "conv-fusion": {"xla_gpu_experimental_enable_conv_fusion": "True"},
 }
 """Candidates for GPUs, measured by `benchmarks.variants`: XLA's own defaults; convolutions in CUDA graphs, and graphs
 of any size; the same with independent kernels overlapped; convolutions as cuDNN fusions, captured by default."""
@@ -34,7 +34,7 @@ _TRAINING: dict[str, dict[str, str]] = {
 }
 
 # Without these cuDNN and XLA may add in another order in every run, and tune kernels by timing them.
-_DETERMINISTIC = {"xla_gpu_deterministic_ops": "true", "xla_gpu_exclude_nondeterministic_ops": "true"}
+_DETERMINISTIC = {"xla_gpu_deterministic_ops": "True", "xla_gpu_exclude_nondeterministic_ops": "True"}
 
 
 @functools.cache

@@ -1,8 +1,10 @@
 """Timing rivals whose times are known, records, and what the throughput benchmark reports."""
 
+import importlib.util
 import json
 import os
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -147,8 +149,9 @@ def fake_rivals(monkeypatch):
 
         return {name: (lambda name=name: build(name)) for name in ["jax", *(f"torch {mode}" for mode in modes)]}
 
-    def matmuls(precision, device):
-        return {name: (lambda name=name: Rival(lambda steps: None)) for name in ("jax", "torch")}
+    def matmuls(precision, device, modes):
+        names = ("jax", "torch") if modes else ("jax",)
+        return {name: (lambda name=name: Rival(lambda steps: None)) for name in names}
 
     monkeypatch.setattr(throughput, "step_rivals", steps)
     monkeypatch.setattr(throughput, "matmul_rivals", matmuls)
@@ -178,6 +181,21 @@ def test_throughput_records_every_case_and_reports_failures(fake_rivals, tmp_pat
     assert large["speed_of_jax_over"]["torch compile"]["n"] == 3
     assert record["environment"]["versions"]["jax"]
     assert "MemoryError: out of memory" in capsys.readouterr().out
+
+
+def test_throughput_times_the_library_alone_without_torch(monkeypatch, tmp_path, capsys):
+    """Neither the ceiling nor a case loads PyTorch, and nothing complains where it is missing."""
+    monkeypatch.setitem(throughput.MATMUL_SIDE, "cpu", 16)
+    monkeypatch.setattr(throughput, "jax_rival", lambda case: Rival(lambda steps: None))
+    monkeypatch.setitem(sys.modules, "benchmarks.torch_resnet", None)  # an import fails
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find_spec(name))
+    status, record = run_throughput(tmp_path, "--rivals", "none", "--batches", "32", "--rounds", "1")
+    assert status == 0
+    assert list(record["ceilings"][0]["rivals"]) == list(record["cases"][0]["rivals"]) == ["jax"]
+    assert record["ceilings"][0]["rivals"]["jax"]["error"] is None
+    assert record["cases"][0]["speed_of_jax_over"] == {}
+    assert "torch" not in capsys.readouterr().err.lower()
 
 
 def test_throughput_keeps_finished_cases_when_interrupted(fake_rivals, tmp_path, monkeypatch):
@@ -210,6 +228,8 @@ def test_cases_are_the_grid():
         (["--rounds", "0"], "--rounds 0: must be at least 1"),
         (["--steps", "0"], "--steps 0: must be at least 1"),
         (["--rivals", "eager", "eager"], "--rivals eager eager: a value is given twice"),
+        (["--rivals", "none", "eager"], "--rivals none eager: give none alone"),
+        (["--rivals", "eager", "graph"], "--rivals eager graph: graph is a CUDA graph: add --device gpu"),
         (["--device", "tpu"], "tpu"),
         (["--nope"], "--nope"),
         (["--output", os.devnull + "/record.json"], "cannot write"),
@@ -226,6 +246,6 @@ def test_a_bad_option_is_refused_in_one_line(options, complaint, capsys):
 def test_ceiling_products_are_a_chain_of_the_named_precision(monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.setitem(throughput.MATMUL_SIDE, "cpu", 64)
-    timings = contest(throughput.matmul_rivals("bfloat16", "cpu"), steps=2, rounds=1)
+    timings = contest(throughput.matmul_rivals("bfloat16", "cpu", ["eager"]), steps=2, rounds=1)
     assert [result.error for result in timings.values()] == [None, None]
     assert timings["jax"].steps == 2

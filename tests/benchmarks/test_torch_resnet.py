@@ -1,5 +1,7 @@
 """PyTorch's side of the benchmark: parameter counts, flops, a real step, and exact augmentation."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -7,8 +9,9 @@ torch = pytest.importorskip("torch")
 
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
+from benchmarks import torch_resnet  # noqa: E402
 from benchmarks.jax_step import training_flops  # noqa: E402
-from benchmarks.timing import Case  # noqa: E402
+from benchmarks.timing import Case, contest  # noqa: E402
 from benchmarks.torch_resnet import (  # noqa: E402
     GRAY,
     MEAN,
@@ -16,9 +19,11 @@ from benchmarks.torch_resnet import (  # noqa: E402
     STD,
     Objective,
     ResNet,
+    Settings,
     augment,
     batches,
     optimizer_of,
+    settings_of,
     torch_rival,
 )
 from jresnet.config import Config  # noqa: E402
@@ -57,15 +62,15 @@ def test_module_names_are_those_of_pytorch_cifar():
     assert not [key for key in keys if key.startswith(("layer1.0.shortcut", "layer2.1.shortcut"))]
 
 
-def small_objective(precision="float32"):
+def small_objective(autocast=None):
     torch.manual_seed(1)
     pixels = torch.randint(256, (16, 32, 32, 3), dtype=torch.uint8)
-    return Objective(ResNet(8), pixels, torch.randint(10, (16,)), precision).train()
+    return Objective(ResNet(8), pixels, torch.randint(10, (16,)), autocast).train()
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_one_step_changes_every_parameter_and_statistic(precision):
-    objective = small_objective(precision)
+@pytest.mark.parametrize("autocast", [None, "bfloat16"])
+def test_one_step_changes_every_parameter_and_statistic(autocast):
+    objective = small_objective(autocast)
     before = {name: value.clone() for name, value in objective.network.state_dict().items()}
     optimizer = optimizer_of(objective.network)
     objective(torch.arange(8)).backward()
@@ -110,7 +115,8 @@ def test_augment_matches_a_per_image_reference():
     flip = np.array([True, False, True, False, True, False])
     gray = np.array([False, True, True, False, False, False])
     padded = np.pad(images, ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0)))
-    found = augment(*(torch.from_numpy(array) for array in (padded, indices, top, left, flip, gray)))
+    colors = np.array([GRAY, MEAN, STD], np.float32)
+    found = augment(*(torch.from_numpy(array) for array in (padded, colors, indices, top, left, flip, gray)))
     rows = zip(indices, top, left, flip, gray, strict=True)
     expected = np.stack([reference_image(images[index], *rest) for index, *rest in rows])
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=2e-6)
@@ -146,7 +152,129 @@ def test_the_rival_takes_that_many_steps(precision, monkeypatch):
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self: taken.append(step(self)))
     # 8 channels: of fewer, oneDNN's strided 1x1 convolutions can go wrong or wait forever in the backward pass
     # where memory has channels last (github.com/uxlfoundation/oneDNN/issues/6035).
-    rival = torch_rival(Case(8, 8, precision, "cpu"), compiled=False)
+    rival = torch_rival(Case(8, 8, precision, "cpu"), "eager")
     rival.run(3)
     rival.close()
     assert len(taken) == 3
+
+
+@pytest.mark.parametrize("matmul", ["high", "highest"])
+@pytest.mark.parametrize("autocast", [None, "bfloat16"])
+def test_a_rival_applies_the_settings_that_its_record_says(autocast, matmul, monkeypatch):
+    """Whatever the settings, the process, the network, the loss and the optimizer have them."""
+    settings = Settings(autocast, "reduce-overhead", None, "contiguous_format", "resident", False, False, matmul)
+    seen = {}
+
+    def compiled(objective, **options):
+        seen.update(options, objective=objective)
+        return objective
+
+    def optimizer(network, fused):
+        seen["fused"] = fused
+        return optimizer_of(network, fused)
+
+    monkeypatch.setattr(torch_resnet, "settings_of", lambda case, mode: settings)
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(torch_resnet, "optimizer_of", optimizer)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    before = torch.get_float32_matmul_precision()
+    try:
+        timing = contest({"torch": lambda: torch_rival(Case(8, 8, "float32", "cpu"), "eager")}, 1, 1)["torch"]
+        assert torch.get_float32_matmul_precision() == matmul
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert not torch.backends.cudnn.benchmark
+    assert seen["mode"] == "reduce-overhead"
+    assert seen["fused"] is False
+    assert seen["objective"].autocast == (autocast and torch.bfloat16)
+    assert seen["objective"].network.conv1.weight.is_contiguous()
+    assert timing.error is None
+    assert timing.record()["settings"] == {
+        "autocast": autocast, "compile": "reduce-overhead", "cuda_graph": None, "memory_format": "contiguous_format",
+        "data": "resident", "fused_sgd": False, "cudnn_benchmark": False, "float32_matmul_precision": matmul,
+    }  # fmt: skip
+
+
+def test_on_a_gpu_every_mode_has_the_best_settings():
+    found = {mode: settings_of(Case(42, 32, "bfloat16", "gpu"), mode) for mode in ("eager", "compile", "graph")}
+    assert {mode: (s.compile, s.cuda_graph) for mode, s in found.items()} == {
+        "eager": (None, None),
+        "compile": ("max-autotune", None),
+        "graph": ("max-autotune-no-cudagraphs", "forward, backward, optimizer"),
+    }
+    best = {("bfloat16", "channels_last", "resident", True, True, "high")}
+    assert {
+        (s.autocast, s.memory_format, s.data, s.fused_sgd, s.cudnn_benchmark, s.float32_matmul_precision)
+        for s in found.values()
+    } == best
+    on_cpu = settings_of(Case(42, 32, "float32", "cpu"), "compile")
+    assert (on_cpu.compile, on_cpu.autocast) == ("default", None)
+
+
+class FakeGraph:
+    """Records what `torch.cuda.graph` captures, and repeats it."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def replay(self):
+        self.log.append("replay")
+
+
+def test_the_whole_step_is_captured_in_the_first_call_then_replayed(monkeypatch):
+    log = []
+
+    def captured(step, optimizer, batch):
+        log.append(f"capture {len(batch)}")
+        step(batch)
+        return lambda indices: log.append(f"replay {len(indices)}")
+
+    monkeypatch.setattr(torch_resnet, "settings_of", lambda case, mode: Settings(cuda_graph="all of it"))
+    monkeypatch.setattr(torch_resnet, "captured", captured)
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: log.append("update") or step(self))
+    rival = torch_rival(Case(8, 8, "float32", "cpu"), "graph")
+    assert log == []
+    rival.run(2)
+    rival.run(1)
+    assert log == ["capture 8", "update", "replay 8", "replay 8", "replay 8"]
+
+
+def test_capture_warms_up_then_captures_without_gradients_and_replays_with_new_indices(monkeypatch):
+    """The order of calls that PyTorch's documentation prescribes; there is no GPU to run them."""
+    log, fed = [], []
+
+    class Stream:
+        def wait_stream(self, other):
+            log.append("wait")
+
+    @contextlib.contextmanager
+    def stream(which):
+        log.append("on the side")
+        yield
+
+    @contextlib.contextmanager
+    def graph(which, stream, capture_error_mode):
+        log.append("capture")
+        yield
+        log.append("captured")
+
+    fakes = {"Stream": Stream, "current_stream": Stream, "stream": stream, "graph": graph}
+    for name, fake in (fakes | {"CUDAGraph": lambda: FakeGraph(log)}).items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+
+    def step(indices):
+        log.append("step" if weight.grad is None else "step with gradient")
+        fed.append(indices)
+        weight.grad = torch.ones(2)
+
+    batch = torch.arange(4)
+    replay = torch_resnet.captured(step, optimizer, batch)
+    warm_up = ["step", *["step with gradient"] * (torch_resnet.WARM_UP - 1)]
+    assert log == ["wait", "on the side", *warm_up, "capture", "step", "captured"]
+    replay(batch + 10)
+    assert log[-1] == "replay"
+    assert fed[-1].tolist() == [10, 11, 12, 13]
+    assert batch.tolist() == [0, 1, 2, 3]

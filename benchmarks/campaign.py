@@ -1,0 +1,265 @@
+"""Everything worth measuring on a device, in order of worth, in the minutes that there are.
+
+    python -m benchmarks.campaign --minutes 7 --output DIR --dataset npz:cifar10.npz
+
+Does everything run, and are two equal runs equal? Then the step beside PyTorch's, the final model at full scale, the
+report's other settings, variants of the step, and the time to the report's accuracy. Each step is a child process with
+a time limit of its own, whose log is in DIR/logs; what it made stays in DIR whatever ends it. What DIR or the committed
+records have for this device is not made again, so the same command goes on where it was stopped. DIR/cache, compiled
+programs, and DIR/study/**/checkpoints need not be kept afterwards.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks import timing
+from benchmarks.campaign_steps import DONE, FAILED, HAD, KERNELS, LATE, LEFT, Records, Step, steps
+from benchmarks.records import BenchmarkOptions, environment, run_benchmark, select_device, write_record
+from jresnet import cli
+from jresnet.config import require
+from jresnet.errors import InputError, Interrupted
+from jresnet.records.environment import device as devices_in_words
+from jresnet.records.files import read_json
+from jresnet.records.tables import number, text
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD = "campaign.json"
+GRACE = 10.0
+"""Seconds that a child has to save its state after SIGTERM."""
+CACHES = {"JAX_COMPILATION_CACHE_DIR": "xla", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
+COLUMNS = (
+    text("step", "step"),
+    text("status", "status"),
+    number("s", "seconds", ",.0f", missing=""),
+    text("result", "headline", missing=""),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(BenchmarkOptions):
+    """Measure what is worth measuring on a device; the same command goes on after an interruption."""
+
+    device: timing.Device = "gpu"
+    """What is measured."""
+    minutes: float = 7.0
+    """For everything together."""
+    output: Path | None = None
+    """Directory of the records, new or of an earlier campaign on the same device."""
+    dataset: str | None = None
+    """CIFAR-10, as npz:FILE; without it the steps that train on it are left out."""
+    only: tuple[str, ...] = ()
+    """Run only these steps, or all whose names begin so: torch is every step beside PyTorch."""
+    skip: tuple[str, ...] = ()
+    """Leave these steps out."""
+    tiny: bool = False
+    """Tiny networks and batches on synthetic images: the same list in two or three minutes of two cores."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self, "minutes", 0 < self.minutes < math.inf, "must be a finite number above 0")
+        require(self, "output", self.output is not None, "name a directory for the records", value="")
+
+    @property
+    def directory(self) -> Path:
+        """--output."""
+        return Path(self.output or "")
+
+
+def describe(device: timing.Device) -> int:
+    """Print the environment as JSON; in a child, because a process that has seen a GPU keeps most of its memory."""
+
+    def show() -> None:
+        select_device(device)
+        print(json.dumps(environment(device) | {"devices": devices_in_words()}))
+
+    return cli.exit_status(show)
+
+
+def machine(options: Options, environ: Mapping[str, str]) -> dict[str, Any]:
+    """The environment, and `devices`, the device as results of runs name it."""
+    program = f"from benchmarks.campaign import describe; raise SystemExit(describe({options.device!r}))"
+    command, limit = [sys.executable, "-c", program], 60 * options.minutes
+    try:
+        child = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        raise InputError(f"--device {options.device}: does not answer in --minutes {options.minutes}") from None
+    if child.returncode:
+        raise InputError((child.stderr.strip().splitlines() or [f"--device {options.device}: no answer"])[-1])
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def read_records(directory: Path, here: Mapping[str, Any]) -> Records:
+    """The records of this device, or of no device, in the directory and among the committed ones.
+
+    Raises:
+      InputError: the directory has a record of another device, or a damaged one.
+    """
+    own = [*sorted(directory.glob("*.json")), *sorted(directory.rglob("result.json"))]
+    committed = [
+        *sorted((ROOT / "benchmarks" / "results").glob("*.json")),
+        *sorted((ROOT / "experiments" / "results").rglob("result.json")),
+    ]
+    records = []
+    for path in own + committed:
+        record = read_json(path)
+        key = "device" if "benchmark" in record else "devices"
+        name = record.get("environment", record).get("device")
+        if name == here[key] or record.get("benchmark") == KERNELS:
+            records.append(record)
+        elif path in own and name is not None:
+            raise InputError(f"--output {directory}: holds records of {name}, this is {here[key]}: choose another")
+    return records
+
+
+def selected(every: Sequence[Step], options: Options) -> list[Step]:
+    """The steps that --only and --skip leave, in their order."""
+
+    def matches(step: Step, names: Sequence[str]) -> bool:
+        return any(step.name == name or step.name.startswith(f"{name}-") for name in names)
+
+    for option in ("only", "skip"):
+        for name in getattr(options, option):
+            known = any(matches(step, [name]) for step in every)
+            require(options, option, known, f"no step {name}: choose from {', '.join(step.name for step in every)}")
+    return [step for step in every if (matches(step, options.only or [step.name])) and not matches(step, options.skip)]
+
+
+def run_child(words: Sequence[str], log: Path, seconds: float, environ: Mapping[str, str]) -> int | None:
+    """Run Python with these words; returns its exit status, or None if it did not end in time and was stopped."""
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            [sys.executable, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environ,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        return child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        try:
+            if child.poll() is None:  # out of time, or the campaign is interrupted
+                child.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(GRACE)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # it, and what it has started
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+class Campaign:
+    """The steps and what became of them: `rows` has the rows of the table by name, those of earlier campaigns too."""
+
+    def __init__(self, options: Options, here: Mapping[str, Any], chosen: Sequence[Step], left: Callable[[], float]):
+        self.options, self.directory = options, options.directory
+        self.here, self.steps, self.left = here, chosen, left
+        path = self.directory / RECORD
+        self.rows: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            self.rows = {row["step"]: row for row in read_json(path)["steps"]}
+
+    def run(self, environ: Mapping[str, str]) -> None:
+        """Run every step that records lack, as long as there is time for it."""
+
+        def exhausted(step: Step) -> bool:
+            return self.rows.get(step.name, {}).get("exhausted", False)
+
+        # What failed earlier, or used up its own time, probably does so again: everything else comes first.
+        for step in sorted(self.steps, key=exhausted):
+            earlier = {"step": step.name, "seconds": None, "exhausted": False} | self.rows.get(step.name, {})
+            self.rows[step.name] = earlier | {"status": LATE, "headline": None}
+            self.rows[step.name] |= (row := self.attempt(step, environ))
+            record = {"benchmark": "campaign", "tiny": self.options.tiny, "environment": self.here}
+            write_record(self.directory / RECORD, record | {"steps": list(self.rows.values())})
+            print(": ".join(filter(None, [step.name, row["status"], row["headline"]])), file=sys.stderr, flush=True)
+
+    def headline(self, step: Step) -> str | None:
+        """What the records say about a step; None if they lack it."""
+        return step.headline(read_records(self.directory, self.here))
+
+    def attempt(self, step: Step, environ: Mapping[str, str]) -> dict[str, Any]:
+        """Run a step unless there is a reason not to; returns the entries of its row that this changes."""
+        if (headline := self.headline(step)) is not None:
+            return {"status": HAD, "headline": headline}
+        if step.lacks or self.left() < step.least:
+            return {"status": LEFT if step.lacks else LATE, "headline": step.lacks}
+        print(f"{step.name} ({self.left():.0f} s left) ...", file=sys.stderr, flush=True)
+        log, started = self.directory / "logs" / f"{step.name}.log", time.monotonic()
+        code: int | None = 0
+        for command in step.commands:
+            own = step.limit - (time.monotonic() - started)
+            bounded = own < self.left()
+            code = run_child(command, log, min(own, self.left()), {**environ, **step.environ})
+            if code != 0:
+                break
+        row: dict[str, Any] = {"seconds": time.monotonic() - started, "headline": self.headline(step)}
+        if code is None:
+            return row | {"status": LATE, "exhausted": bounded}
+        if code == 0 and row["headline"] is not None:
+            return row | {"status": DONE, "exhausted": False}
+        row["headline"] = row["headline"] or last_line(log)
+        return row | {"status": FAILED, "exhausted": True}
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row per step, those not reached included."""
+        return [self.rows.get(step.name, {"step": step.name, "status": LATE}) for step in self.steps]
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that is not empty."""
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+
+
+def run(options: Options) -> list[dict[str, Any]]:
+    """Check the options, run the steps, print the table and return its rows."""
+    deadline = time.monotonic() + 60 * options.minutes - GRACE
+    # This process only reads records: whatever it computes must not take the children's memory.
+    jax.config.update("jax_platforms", "cpu")
+    directory = options.directory.absolute()
+    chosen = selected(steps(options.device, options.tiny, directory, options.dataset), options)
+    environ = dict(os.environ)
+    environ |= {name: environ.get(name) or str(directory / "cache" / cache) for name, cache in CACHES.items()}
+    environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH")]))
+    here = machine(options, environ)
+    read_records(directory, here)  # refuses those of another device
+    try:
+        (directory / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {options.output}: {error.strerror}: choose another directory") from None
+    campaign = Campaign(options, here, chosen, lambda: deadline - time.monotonic())
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        campaign.run(environ)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; go on with the same command", signal.SIGINT) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        rows = campaign.table()
+        timing.print_table(f"Campaign on {here['devices']}", COLUMNS, rows)
+    if any(row["status"] == LATE for row in rows):
+        print("the same command goes on with what there was no time for")
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the campaign; the exit status is `run_benchmark`'s, or 1 if a step failed."""
+    rows: list[dict[str, Any]] = []
+    status = run_benchmark("campaign", Options, lambda options: rows.extend(run(options)), arguments)
+    return status or int(any(row["status"] == FAILED for row in rows))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,397 @@
+"""The campaign: what it plans, that it keeps its limits, goes on where it was, and says what became of each step."""
+
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks import campaign, campaign_steps
+from benchmarks.campaign_steps import Step, steps
+from benchmarks.timing import Case
+from benchmarks.variants import VARIANTS
+from experiments import report
+from jresnet import models
+from jresnet.config import Config
+from jresnet.errors import InputError
+
+HERE = {"device": "Card", "devices": "Card x1", "versions": {}, "commit": "c0ffee"}
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    """Runs a campaign of fake steps on a fake device; returns its status, and its rows as "name: status"."""
+    monkeypatch.setattr(campaign, "machine", lambda options, environ: HERE)
+    monkeypatch.setattr(campaign, "GRACE", 0.3)
+
+    def run(planned, *options, output="out", minutes="1"):
+        directory = tmp_path / output
+        monkeypatch.setattr(campaign, "steps", lambda *_: planned(directory))
+        status = campaign.main(["--output", str(directory), "--minutes", minutes, *options])
+        path = directory / campaign.RECORD
+        rows = json.loads(path.read_text())["steps"] if path.exists() else []
+        return status, [f"{row['step']}: {row['status']}" for row in rows]
+
+    return run
+
+
+def writes(directory, name, before="", after=""):
+    """A program that notes its start, then writes the record of a step."""
+    record = {"benchmark": name, "environment": {"device": "Card"}}
+    return (
+        f"import json, pathlib, time; d = pathlib.Path({str(directory)!r}); "
+        f"(d / 'starts').open('a').write('{name} '); {before}\n"
+        f"(d / '{name}.json').write_text(json.dumps({record!r})); {after}"
+    )
+
+
+def step(directory, name, least=0.0, limit=math.inf, lacks="", **program):
+    def headline(records):
+        return next((f"result of {name}" for record in records if record["benchmark"] == name), None)
+
+    return Step(name, (("-c", writes(directory, name, **program)),), headline, least, limit, lacks)
+
+
+def started(directory):
+    path = directory / "starts"
+    return path.read_text().split() if path.exists() else []
+
+
+def test_steps_run_in_order_and_the_table_says_what_became_of_each(fake, tmp_path, capsys):
+    def planned(directory):
+        return [
+            step(directory, "first"),
+            step(directory, "broken", before="raise SystemExit('no such kernel')"),
+            step(directory, "silent", before="raise SystemExit(0)"),
+            step(directory, "foreign", lacks="needs a GPU"),
+            step(directory, "long", least=1e6),
+            step(directory, "last"),
+        ]
+
+    status, rows = fake(planned)
+    assert status == 1
+    assert rows == [
+        "first: done", "broken: failed", "silent: failed", "foreign: left out", "long: out of time", "last: done",
+    ]  # fmt: skip
+    assert started(tmp_path / "out") == ["first", "broken", "silent", "last"]
+    out = capsys.readouterr().out
+    for cells in ("first done 0 result of first", "broken failed 0 no such kernel", "foreign left out needs a GPU"):
+        assert cells in " ".join(out.split())
+    assert "the same command goes on" in out
+
+
+def test_the_same_command_goes_on_where_it_was_and_tries_what_failed_last(fake, tmp_path):
+    fails = "import os; os.path.exists(d / 'repaired') or exit('broken')"
+    late = {"least": 1e6}
+
+    def planned(directory):
+        return [
+            step(directory, "failing", before=fails), step(directory, "kept"), step(directory, "later", **late),
+        ]  # fmt: skip
+
+    assert fake(planned)[1] == ["failing: failed", "kept: done", "later: out of time"]
+    late.clear()
+    (tmp_path / "out" / "repaired").touch()
+    status, rows = fake(planned)
+    assert (status, rows) == (0, ["failing: done", "kept: had a record", "later: done"])
+    assert started(tmp_path / "out") == ["failing", "kept", "later", "failing"]
+    assert fake(planned)[1] == [f"{name}: had a record" for name in ("failing", "kept", "later")]
+
+
+def test_a_step_is_stopped_at_its_own_limit_and_keeps_what_it_wrote(fake, tmp_path):
+    """Also what it has started itself, and if it ignores SIGTERM."""
+    spawn = (
+        "import signal, subprocess, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
+        "(d / 'child').write_text(str(child.pid)); "
+    )
+
+    def planned(directory):
+        stuck = step(directory, "stuck", limit=2.0, before=spawn, after="time.sleep(60)")
+        # Its record is of use only when it is complete.
+        return [dataclasses.replace(stuck, headline=lambda records: None), step(directory, "next")]
+
+    began = time.monotonic()
+    status, rows = fake(planned)
+    assert time.monotonic() - began < 30
+    assert (status, rows) == (0, ["stuck: out of time", "next: done"])
+    assert (tmp_path / "out" / "stuck.json").exists()
+    child = int((tmp_path / "out" / "child").read_text())
+    for _ in range(50):
+        if not running(child):
+            break
+        time.sleep(0.1)
+    assert not running(child)
+    # It had all the time it may have, so it waits for the others.
+    (tmp_path / "out" / "next.json").unlink()
+    fake(planned)
+    assert started(tmp_path / "out") == ["stuck", "next", "next", "stuck"]
+
+
+def running(process):
+    """Whether a process exists and is no zombie."""
+    try:
+        return pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_minutes_bound_the_whole_and_a_step_cut_short_comes_first_again(fake, tmp_path):
+    naps = {"after": "time.sleep(60)"}
+
+    def planned(directory):
+        cut = step(directory, "cut", **naps)
+        return [dataclasses.replace(cut, headline=lambda records: None) if naps else cut, step(directory, "next")]
+
+    began = time.monotonic()
+    assert fake(planned, minutes="0.02")[1] == ["cut: out of time", "next: out of time"]
+    assert time.monotonic() - began < 30
+    naps.clear()
+    (tmp_path / "out" / "cut.json").unlink(missing_ok=True)
+    assert fake(planned)[1] == ["cut: done", "next: done"]
+    assert started(tmp_path / "out")[-2:] == ["cut", "next"]
+
+
+def test_an_interruption_stops_the_child_ends_with_the_table_and_names_the_remedy(fake, tmp_path, capsys):
+    def planned(directory):
+        stop = f"import os, signal; os.kill({os.getpid()}, signal.SIGTERM); time.sleep(60)"
+        return [step(directory, "stopped", before=stop), step(directory, "next")]
+
+    handler = signal.getsignal(signal.SIGTERM)
+    began = time.monotonic()
+    status, _ = fake(planned)
+    assert time.monotonic() - began < 30
+    assert status == 130
+    captured = capsys.readouterr()
+    assert captured.out.count("out of time") == 2
+    assert captured.err.splitlines()[-1] == "interrupted; go on with the same command"
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert not (tmp_path / "out" / "stopped.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--only", "torch"], ["torch-a", "torch-b"]),
+        (["--only", "torch-b", "bits"], ["bits", "torch-b"]),
+        (["--skip", "torch", "bits-"], None),
+        (["--skip", "torch"], ["bits"]),
+    ],
+)
+def test_steps_are_chosen_by_name_or_by_the_beginning_of_it(options, names, fake, capsys):
+    def planned(directory):
+        return [step(directory, name) for name in ("bits", "torch-a", "torch-b")]
+
+    status, rows = fake(planned, *options)
+    if names is None:
+        assert status == 2
+        assert "--skip torch bits-: no step bits-: choose from bits, torch-a, torch-b" in capsys.readouterr().err
+    else:
+        assert (status, rows) == (0, [f"{name}: done" for name in names])
+
+
+def test_a_device_that_does_not_answer_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"^--device gpu: does not answer in --minutes 0\.001$"):
+        campaign.machine(campaign.Options(minutes=0.001, output=tmp_path), os.environ)
+
+
+def test_a_directory_of_another_device_is_refused_before_anything_runs(fake, tmp_path, capsys):
+    directory = tmp_path / "out"
+    directory.mkdir()
+    (directory / "old.json").write_text(json.dumps({"benchmark": "x", "environment": {"device": "Other"}}))
+    status, rows = fake(lambda directory: [step(directory, "a")])
+    assert (status, rows) == (2, [])
+    error = capsys.readouterr().err
+    assert "holds records of Other, this is Card: choose another" in error
+    assert error.count("\n") == 1
+
+
+def test_committed_records_count_if_they_are_of_this_device(fake, tmp_path, monkeypatch):
+    monkeypatch.setattr(campaign, "ROOT", tmp_path)
+    results = tmp_path / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    for name, device in (("a", "Card"), ("b", "Other")):
+        (results / f"any-{name}.json").write_text(json.dumps({"benchmark": name, "environment": {"device": device}}))
+    assert fake(lambda directory: [step(directory, name) for name in "ab"])[1] == ["a: had a record", "b: done"]
+
+
+def test_counted_kernels_are_of_no_device(fake, tmp_path):
+    """They are compiled for a described GPU, on any CPU."""
+    record = {"benchmark": "kernels", "environment": {"device": "A CPU"}, "total": 366}
+    record |= {"options": {"width": 42, "batch": 32, "precision": "bfloat16"}}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "kernels.json").write_text(json.dumps(record))
+    real = next(step for step in steps("gpu", False, tmp_path, None) if step.name == "kernels")
+    assert fake(lambda directory: [real]) == (0, ["kernels: had a record"])
+    assert real.headline([record]) == "366 kernels and calls a step"
+    assert real.headline([record | {"options": {"width": 64, "batch": 32, "precision": "bfloat16"}}]) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ([], "--output: name a directory"),
+        (["--output", "x", "--minutes", "0"], "--minutes 0"),
+        (["--output", "x", "--minutes", "nan"], "--minutes nan"),
+    ],
+)
+def test_a_bad_option_is_refused_in_one_line(options, complaint, capsys):
+    assert campaign.main(options) == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.count("\n") == 1
+
+
+def test_the_list_is_in_order_of_worth_and_says_what_is_missing(tmp_path):
+    """Without data and without PyTorch the library's own steps remain."""
+    names = [step.name for step in steps("gpu", False, tmp_path, None)]
+    groups = list(dict.fromkeys(name.partition("-")[0] for name in names))
+    kinds = ["torch"] if importlib.util.find_spec("torch") else ["torch", "ours"]
+    assert groups == ["smoke", "convolutions", "bits", "kernels", *kinds, "final", "study", "variants", "accuracy"]
+    cases = {(w, b, "bfloat16") for w in (42, 64) for b in (32, 64, 128, 512)} | {(w, 32, "float32") for w in (42, 64)}
+    assert {name for name in names if name.startswith("torch")} == {f"torch-w{w}-b{b}-{p}" for w, b, p in cases}
+    assert [name for name in names if name.startswith("final")] == [f"final-seed{seed}" for seed in range(3)]
+    assert {f"variants-{name}" for name in VARIANTS} <= set(names)
+    without = [step.name for step in steps("gpu", False, tmp_path, None) if "--dataset" in step.lacks]
+    assert {name.partition("-")[0] for name in without} == {"final", "study", "accuracy"}
+    assert not [step for step in steps("gpu", True, tmp_path, None) if "--dataset" in step.lacks]
+
+
+def test_without_pytorch_the_library_is_timed_alone(tmp_path, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find_spec(name))
+    every = {step.name: step for step in steps("gpu", False, tmp_path, None)}
+    assert every["torch-w42-b32-bfloat16"].lacks == "PyTorch is not installed"
+    ours = every["ours-w42-b32-bfloat16"]
+    assert not ours.lacks
+    (command,) = ours.commands
+    assert command[command.index("--rivals") + 1] == "none"
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="these steps need PyTorch")
+def test_every_commands_options_are_ones_that_its_program_knows(tmp_path):
+    """A misspelt option would show on the GPU only."""
+    from benchmarks import convolutions, kernels, throughput, time_to_accuracy, variants
+    from experiments.study import plan
+    from experiments.study.options import parse
+    from experiments.study.single import SingleOptions
+    from jresnet import cli
+
+    kinds = {
+        f"benchmarks.{module.__name__.rpartition('.')[2]}": module.Options
+        for module in (convolutions, kernels, throughput, variants, time_to_accuracy)
+    }
+    for device, tiny in (("gpu", False), ("cpu", True)):
+        for planned in steps(device, tiny, tmp_path / "a directory", "synthetic"):
+            for _, module, *words in planned.commands:
+                if module == "experiments.reproduce":
+                    plan.parse(words, module)
+                elif module == "experiments.final":
+                    parse(module, report.FINAL, words, SingleOptions)
+                else:
+                    parsed = cli.parse(kinds[module], words, module)
+                    assert str(parsed.output).startswith(str(tmp_path / "a directory"))
+    graph = next(step for step in steps("gpu", False, tmp_path, None) if step.name.startswith("torch"))
+    assert {"eager", "compile", "graph"} <= set(graph.commands[0])
+
+
+def result(config, seed=0, **values):
+    """A run's result."""
+    config = dict(vars(models.fill_defaults(config)))
+    record = {"experiment": "final", "config": config, "seed": seed, "dataset": {"sha256": "data"}, "device": "Card x1"}
+    record |= {"commit": "c", "versions": {}, "seconds": 170.0, "train_loss": 0.1, "train_accuracy": 0.9}
+    return record | {"test_loss": 0.2, "test_accuracy": 0.91} | values
+
+
+def test_a_run_is_found_by_configuration_seed_and_data():
+    settings = [campaign_steps.Setting("final", report.FINAL)]
+
+    def found(record, seed=0, sha256="data"):
+        return campaign_steps._settings(settings, seed, sha256, [{"benchmark": "throughput"}, record])
+
+    assert found(result(report.FINAL)) == "final 91.00% in 170 s"
+    assert found(result(dataclasses.replace(report.FINAL, budget=None))) is not None
+    assert found(result(dataclasses.replace(report.FINAL, width=16))) is None
+    assert found(result(report.FINAL, seed=1)) is None
+    assert found(result(report.FINAL), seed=1) is None
+    assert found(result(report.FINAL), sha256="other data") is None
+
+
+def test_equal_runs_are_compared_to_the_last_bit_within_one_version():
+    config = Config(epochs=2)
+
+    def said(*records):
+        return campaign_steps._equal(config, records)
+
+    first = result(config)
+    assert said(first) is None
+    assert said(first, result(config, commit="d")) is None
+    assert said(first, result(config)) == "two equal runs agree to the last bit"
+    assert said(first, result(config, train_loss=math.nextafter(0.1, 1))) == "two equal runs DIFFER"
+
+
+def test_convolutions_count_when_every_case_is_there():
+    options = {"widths": [42, 64], "precisions": ["float32"]}
+    cases = [{"shapes": 11, "failed": []}, {"shapes": 11, "failed": ["output of x: 1.0e+00"]}]
+
+    def said(options, cases):
+        record = {"benchmark": "convolutions", "options": options | {"rounds": 5}, "cases": cases}
+        return campaign_steps._convolutions({"widths": [42, 64], "precisions": ["float32"]}, [record])
+
+    assert said(options, cases) == "22 shapes, 1 results wrong: output of x: 1.0e+00"
+    assert said(options, cases[:1]) is None
+    assert said(options | {"widths": [42]}, cases[:1]) is None
+
+
+def test_a_check_is_not_repeated_if_a_campaign_of_the_same_scale_has_done_it(tmp_path):
+    bits = next(step for step in steps("gpu", False, tmp_path, None) if step.name == "bits")
+    row = {"step": "bits", "status": campaign.DONE, "headline": "two equal runs agree"}
+    record = {"benchmark": "campaign", "tiny": False, "steps": [row]}
+    assert bits.headline([record]) == "two equal runs agree"
+    assert bits.headline([record | {"tiny": True}]) is None
+    assert bits.headline([record | {"steps": [row | {"status": campaign.FAILED}]}]) is None
+
+
+def test_a_speed_is_found_by_case_and_rivals():
+    case = Case(42, 32, "bfloat16", "gpu")
+    jax = {"seconds": [1.0], "images_per_second": 30000.0}
+    entry = vars(case) | {
+        "rivals": {"jax": jax, "torch eager": {"seconds": [2.0]}, "torch graph": {"seconds": []}},
+        "speed_of_jax_over": {"torch eager": {"median": 2.0}, "torch graph": None},
+    }
+    records = [{"benchmark": "variants", "cases": [entry]}, {"benchmark": "throughput", "cases": [entry]}]
+
+    def said(case, *modes):
+        return campaign_steps._speed(case, modes, records)
+
+    assert said(case) == "30,000 images/s"
+    assert said(case, "eager", "graph") == "30,000 images/s, 2.00 x eager, graph failed"
+    assert said(case, "compile") is None
+    assert said(dataclasses.replace(case, batch_size=64)) is None
+    jax["seconds"] = []
+    assert said(case) is None
+
+
+@pytest.mark.slow
+def test_the_tiny_campaign_runs_every_step_then_finds_them_all_done(tmp_path):
+    """The real programs, on two cores."""
+    command = [sys.executable, "-m", "benchmarks.campaign", "--device", "cpu", "--tiny", "--output", str(tmp_path)]
+    seen = []
+    for _ in range(2):
+        subprocess.run([*command, "--minutes", "15"], check=True, capture_output=True, cwd=campaign.ROOT)
+        rows = json.loads((tmp_path / campaign.RECORD).read_text())["steps"]
+        seen.append({row["step"]: row["status"] for row in rows})
+    possible = {step.name: not step.lacks for step in steps("cpu", True, tmp_path, None)}
+    assert seen[0].keys() == possible.keys()
+    assert {name for name, can in possible.items() if can} == {name for name, s in seen[1].items() if s == campaign.HAD}
+    assert set(seen[0].values()) <= {campaign.DONE, campaign.HAD, campaign.LEFT}
+    here = json.loads((tmp_path / campaign.RECORD).read_text())["environment"]
+    assert here["devices"].startswith("cpu: ")
+    assert here["device"] in here["devices"]
