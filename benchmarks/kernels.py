@@ -40,7 +40,9 @@ IMAGES = 50_000
 """Of CIFAR-10's training split."""
 # What launches nothing.
 FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant"}
-INSTRUCTION = re.compile(r"\s+(?:ROOT )?%[\w.\-]+ = (?:\(.*?\)|\S+) ([\w\-]+)\(")
+INSTRUCTION = re.compile(r"\s+(?:ROOT )?%[\w.\-]+ = (?:\(.*?\)|\S+) (?P<operation>[\w\-]+)\(")
+DETAIL = re.compile(r'custom_call_target="(?P<target>[^"]+)"|kind=(?P<fusion>\w+)')
+FUSIONS = {"kInput": "kernel that reduces", "kLoop": "elementwise kernel"}
 COLUMNS = (text("what is launched", "kind"), number("times a step", "count", "d"))
 
 
@@ -103,11 +105,11 @@ def compiled_step(options: Options) -> str:
     )
     if options.pmap:
         arguments = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), arguments)
-        compile = devices.compile(program, donate=(0,), broadcast=(3, 4))
+        compiled = devices.compile(program, donate=(0,), broadcast=(3, 4))
     else:
         placed = NamedSharding(Mesh(np.array([device]), ("gpu",)), PartitionSpec())
-        compile = jax.jit(program, in_shardings=placed, donate_argnums=0, compiler_options=flags or None)
-    return compile.trace(*arguments, step, step).lower(lowering_platforms=("cuda",)).compile().as_text()
+        compiled = jax.jit(program, in_shardings=placed, donate_argnums=0, compiler_options=flags or None)
+    return compiled.trace(*arguments, step, step).lower(lowering_platforms=("cuda",)).compile().as_text()
 
 
 def described_gpu(target: Path) -> Any:
@@ -145,19 +147,20 @@ def count_kernels(hlo: str) -> Mapping[str, int]:
     if not texts:
         raise ValueError("the compiled program has no loop over steps")
     lines = max(texts, key=len).splitlines()
-    kinds = ((match[1], line) for line in lines if (match := INSTRUCTION.match(line)))
-    return dict(collections.Counter(kind(*found) for found in kinds if found[0] not in FREE).most_common())
+    return dict(collections.Counter(kind for line in lines if (kind := kind_of(line))).most_common())
 
 
-def kind(operation: str, line: str) -> str:
-    """What an instruction launches: a kernel of XLA's by the kind of its fusion, or a call of a library."""
-    if operation == "custom-call":
-        return re.search(r'custom_call_target="([^"]+)"', line)[1]
-    if operation == "fusion":
-        return {"kInput": "kernel that reduces", "kLoop": "elementwise kernel"}.get(
-            re.search(r"kind=(\w+)", line)[1], "matrix product"
-        )
-    return operation
+def kind_of(line: str) -> str | None:
+    """What an instruction launches: a kernel, named by its kind of fusion, or a library's function; None: nothing."""
+    instruction = INSTRUCTION.match(line)
+    if instruction is None or instruction["operation"] in FREE:
+        return None
+    detail = DETAIL.search(line)
+    if detail and instruction["operation"] == "custom-call":
+        return detail["target"]
+    if detail and instruction["operation"] == "fusion":
+        return FUSIONS.get(detail["fusion"], "matrix product")
+    return instruction["operation"]
 
 
 def run(options: Options) -> None:

@@ -35,7 +35,8 @@ from jresnet.records.log import RunLog
 from jresnet.records.tables import number, text
 from jresnet.train import evaluate, loop, trainer
 from jresnet.train.checkpoint import Checkpoints
-from jresnet.train.step import Metrics, TrainState
+from jresnet.train.state import TrainState
+from jresnet.train.step import Metrics
 
 CLASSES = 10
 TRAINING, BESIDE = "plan and empty steps", "all beside training"

@@ -64,8 +64,10 @@ class Input(Protocol):
     """The training images of one run, as chunks for the compiled program; `--input` selects it by its name."""
 
     name: str
-    steps_per_chunk: int | None
-    """Steps of every chunk but an epoch's last ones, if the input decides; None: as `pace` says."""
+
+    @property
+    def steps_per_chunk(self) -> int | None:
+        """Steps of every chunk but an epoch's last ones, if the input decides; None: as `pace` says."""
 
     @property
     def get_batch(self) -> Callable[[Any, jax.Array], Batch]:

@@ -35,7 +35,10 @@ class OnePassBatchNorm(BatchNorm):
         relu: bool,
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:  # fmt: skip
         """See `BatchNorm.over_batch`."""
-        return _over_batch(x, scale, bias, mask, residual, self.epsilon, self.axis_name, relu)
+        results: tuple[jax.Array, jax.Array, jax.Array, jax.Array] = _over_batch(
+            x, scale, bias, mask, residual, self.epsilon, self.axis_name, relu
+        )
+        return results
 
 
 def norm_for(platform: str, dtype: Any) -> type[BatchNorm]:

@@ -86,7 +86,7 @@ class Devices:
 
     def compile(
         self, function: Callable[..., Any], donate: tuple[int, ...] = (), broadcast: tuple[int, ...] = ()
-    ) -> Callable[..., Any]:
+    ) -> jax.stages.Wrapped:
         """Jit or pmap `function`, donating the arguments `donate`; those in `broadcast` have no device axis."""
         options = dict(self._options) or None
         if self.axis_name is None:

@@ -66,7 +66,8 @@ class VectorLayout(Layout):
     """
 
     def __init__(self, state: TrainState, dtype: Any):
-        leaves, self._structure = jax.tree.flatten(state.params)
+        leaves = jax.tree.leaves(state.params)
+        self._structure: Any = jax.tree.structure(state.params)
         self._shapes = [leaf.shape for leaf in leaves]
         self._opt_state, self._dtype = state.opt_state, dtype
 
@@ -107,7 +108,7 @@ class VectorLayout(Layout):
 
     def _is_params(self, tree: Any) -> bool:
         """Whether this part of an optimizer's state has an array for every parameter."""
-        return jax.tree.structure(tree) == self._structure
+        return bool(jax.tree.structure(tree) == self._structure)
 
     def _join(self, tree: Any) -> jax.Array:
         leaves = (leaf.transpose(3, 0, 1, 2) if leaf.ndim == 4 else leaf for leaf in jax.tree.leaves(tree))

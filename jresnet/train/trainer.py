@@ -57,11 +57,9 @@ def train_program(
     devices: Devices,
     channel_multiple: int = 1,
     steps: int | None = None,
-) -> Callable[..., tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
     """Compile the function that `make_train_program` makes for these devices; the state is donated."""
-    program = make_train_program(
-        model, tx, get_batch, devices.platform, devices.axis_name, channel_multiple, steps
-    )  # fmt: skip
+    program = make_train_program(model, tx, get_batch, devices.platform, devices.axis_name, channel_multiple, steps)
     return devices.compile(program, donate=(0,), broadcast=(3, 4))
 
 
@@ -255,7 +253,7 @@ class Trainer:
             calls = -(-epoch // self._steps_per_call)
             self._fixed_steps = self._steps_per_call = epoch // calls
 
-    def _compile(self, chunk: Chunk, epoch: int, log: RunLog) -> Callable[..., tuple[TrainState, Metrics]]:
+    def _compile(self, chunk: Chunk, epoch: int, log: RunLog) -> jax.stages.Wrapped:
         """The program for this chunk, compiled, so that compilation is timed apart from training."""
         steps = chunk.last - chunk.first
         fixed = steps if self.devices.platform == "gpu" and steps == self._fixed_steps and steps > 1 else None
