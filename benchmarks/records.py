@@ -18,7 +18,7 @@ from benchmarks.timing import Device
 from jresnet import cli
 from jresnet.config import require
 from jresnet.errors import InputError, Interrupted
-from jresnet.records.environment import commit, cpu_cores, cpu_instructions, cpu_name, versions
+from jresnet.records.environment import commit, cpu_cores, cpu_instructions, cpu_name, gpu_versions, versions
 from jresnet.records.files import read_json, write_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
@@ -98,7 +98,7 @@ def environment(device: Device) -> dict[str, Any]:
         "commit": commit(),
         "python": installed["python"],
         "platform": platform.platform(),
-        "versions": {package: installed.get(package) for package in PACKAGES},
+        "versions": {package: installed.get(package) for package in PACKAGES} | gpu_versions(),
         "device": cpu_name() if device == "cpu" else jax.devices(device)[0].device_kind,
         "cpu": cpu_name(),
         "cpu_instructions": cpu_instructions(),

@@ -84,6 +84,10 @@ class StudyOptions:
     """resident: images on the device, augmented inside the program; tfds: tf.data on the host."""
     parallel: Parallel = "auto"
     """jit: one device; pmap: all local devices; auto: pmap where there are several."""
+    channel_multiple: int = 1
+    """Pad channels with zeros to a multiple of this while training: same parameters, same function (8 suits GPUs)."""
+    deterministic: bool = False
+    """Make equal runs on a GPU equal in every bit, at some cost in speed; runs on CPUs are equal anyway."""
     quick: bool = False
     """Run at a tiny scale on synthetic data; options given explicitly still apply."""
     check: bool = False
@@ -126,7 +130,7 @@ class Plan:
     def __init__(self, options: StudyOptions, dataset: Dataset, progress: Progress):
         self.options, self.dataset, self.progress = options, dataset, progress
         self.wanted = options.only or NAMES
-        names = ("dataset", "data_dir", "epochs", "precision", "input", "parallel")
+        names = "dataset", "data_dir", "epochs", "precision", "input", "parallel", "channel_multiple", "deterministic"
         self.changes = {name: getattr(options, name) for name in names} | {"validation": options.held_out(dataset)}
 
     def check(self) -> None:
@@ -221,7 +225,8 @@ def command(config: Config, options: StudyOptions) -> str:
     given |= {name: value for name, value in repetition.items() if value not in (None, 0)}
     words: list[str] = []
     for name, value in given.items():
-        words += [flag(name), *map(str, value if isinstance(value, tuple) else (value,))]
+        values = () if value is True else value if isinstance(value, tuple) else (value,)
+        words += [flag(name), *map(str, values)]
     return cli.command("python -m experiments.augmentation", words)
 
 

@@ -1,27 +1,64 @@
 """The environment of a result: package versions, devices, and the commit of the source."""
 
 import collections
+import ctypes
 import importlib.metadata
 import os
 import pathlib
 import platform
+import re
 import subprocess
 
 _PACKAGES = ("jresnet", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # Instruction sets that decide the speed of matrix products, above all in bfloat16; /proc/cpuinfo's names.
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+_DRIVER = pathlib.Path("/proc/driver/nvidia/version")
+_CUDNN = ("libcudnn.so.9", "libcudnn.so")
 _GIT_TIMEOUT = 5.0  # seconds per call, so that a stalled network file system does not hold up a run
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that affect results; packages that are not installed are left out."""
-    installed = {"python": platform.python_version()}
+    """Versions of Python, of the packages that affect results, and on an NVIDIA GPU of its driver and of cuDNN.
+
+    What is not installed is left out.
+    """
+    installed = {"python": platform.python_version()} | gpu_versions()
     for name in _PACKAGES:
         try:
             installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return installed
+
+
+def gpu_versions() -> dict[str, str]:
+    """The versions of NVIDIA's driver and of cuDNN; empty where JAX does not compute on a GPU."""
+    import jax
+
+    if jax.default_backend() != "gpu":
+        return {}
+    found = {"nvidia driver": nvidia_driver(), "cudnn": cudnn_version()}
+    return {name: version for name, version in found.items() if version}
+
+
+def nvidia_driver() -> str | None:
+    """The version of NVIDIA's kernel driver, as in 580.65.06; None if there is none."""
+    try:
+        match = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)\s", _DRIVER.read_text())
+    except OSError:
+        return None
+    return match[1] if match else None
+
+
+def cudnn_version() -> str | None:
+    """The version of the cuDNN that this process has loaded or would load, as in 9.10.2; None if there is none."""
+    for name in _CUDNN:
+        try:
+            number = ctypes.CDLL(name).cudnnGetVersion()
+        except (OSError, AttributeError):
+            continue
+        return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+    return None
 
 
 def device() -> str:

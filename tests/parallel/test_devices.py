@@ -160,22 +160,52 @@ def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
     run_once_options.cache_clear()
 
 
-CACHE = "from jresnet.parallel.compiler import enable_compile_cache; import jax; enable_compile_cache(); "
+@pytest.fixture
+def gpu(monkeypatch):
+    """Let JAX say that it computes on a GPU, and forget the options once found, before and after."""
+    compiler_options.cache_clear()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    yield monkeypatch
+    compiler_options.cache_clear()
+
+
+def test_a_deterministic_gpu_gets_its_options_unless_the_user_sets_them(gpu):
+    assert compiler_options() == (compiler.GPU_OPTIONS["xla"] or None)
+    asked = compiler_options(deterministic=True)
+    assert {"xla_gpu_deterministic_ops", "xla_gpu_exclude_nondeterministic_ops"} <= set(asked)
+    compiler_options.cache_clear()
+    gpu.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=false")
+    assert set(compiler_options(deterministic=True)) == {"xla_gpu_exclude_nondeterministic_ops"}
+
+
+def test_an_xla_that_cannot_be_deterministic_is_named(gpu):
+    gpu.setattr(compiler, "_DETERMINISTIC", {"xla_no_such_option": "True"})
+    with pytest.raises(InputError, match="--deterministic: this version of XLA lacks xla_no_such_option: install jax"):
+        Devices(Config(deterministic=True))
+
+
+def test_on_a_cpu_deterministic_changes_nothing():
+    assert compiler_options(deterministic=True) == compiler_options()
+
+
+CACHE = "from jresnet.parallel.compiler import enable_compile_cache; import jax; enable_compile_cache(DETERMINISTIC); "
 CACHE += "print(jax.config.jax_compilation_cache_dir)"
 
 
 @pytest.mark.parametrize(
-    ("variables", "expected"),
+    ("variables", "deterministic", "expected"),
     [
-        ({"XDG_CACHE_HOME": "/somewhere"}, "/somewhere/jresnet/xla"),
-        ({"HOME": "/home/user"}, "/home/user/.cache/jresnet/xla"),
-        ({"HOME": "/home/user", "JAX_COMPILATION_CACHE_DIR": "/mine"}, "/mine"),
+        ({"XDG_CACHE_HOME": "/somewhere"}, False, "/somewhere/jresnet/xla"),
+        ({"XDG_CACHE_HOME": "/somewhere"}, True, "/somewhere/jresnet/xla-deterministic"),
+        ({"HOME": "/home/user"}, False, "/home/user/.cache/jresnet/xla"),
+        ({"HOME": "/home/user", "JAX_COMPILATION_CACHE_DIR": "/mine"}, False, "/mine"),
     ],
 )
-def test_the_compile_cache_is_the_users(variables, expected):
+def test_the_compile_cache_is_the_users(variables, deterministic, expected):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_COMPILATION", "XDG_CACHE"))}
+    program = CACHE.replace("DETERMINISTIC", str(deterministic))
     done = subprocess.run(
-        [sys.executable, "-c", CACHE], env=kept | {"PYTHONPATH": str(ROOT)} | variables, cwd=ROOT,
+        [sys.executable, "-c", program], env=kept | {"PYTHONPATH": str(ROOT)} | variables, cwd=ROOT,
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == expected

@@ -5,7 +5,9 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
+import jax
 import numpy
 import pytest
 
@@ -122,3 +124,31 @@ def test_commit_is_none_if_git_hangs(repository, monkeypatch):
 def test_jresnet_commit_overrides_the_commit(monkeypatch):
     monkeypatch.setenv("JRESNET_COMMIT", "0123abc")
     assert environment.commit() == "0123abc"
+
+
+NVRM = (
+    "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (dvs-builder@U22)  Sun Jul 27\n"
+    "GCC version:  gcc version 12.3.0 (Ubuntu 12.3.0-1ubuntu1~22.04)\n"
+)
+
+
+def test_on_a_gpu_the_versions_name_its_driver_and_cudnn(monkeypatch, tmp_path):
+    (tmp_path / "version").write_text(NVRM)
+    monkeypatch.setattr(environment, "_DRIVER", tmp_path / "version")
+    library = types.SimpleNamespace(cudnnGetVersion=lambda: 91002)
+    monkeypatch.setattr(environment.ctypes, "CDLL", lambda name: library)
+    assert environment.gpu_versions() == {}  # JAX computes on a CPU
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert environment.gpu_versions() == {"nvidia driver": "580.65.06", "cudnn": "9.10.2"}
+    (tmp_path / "version").write_text(NVRM.replace("Open Kernel", "Kernel").replace("for x86_64  ", ""))
+    assert environment.nvidia_driver() == "580.65.06"
+
+
+def test_without_driver_and_cudnn_the_versions_leave_them_out(monkeypatch, tmp_path):
+    def missing(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(environment, "_DRIVER", tmp_path / "version")
+    monkeypatch.setattr(environment.ctypes, "CDLL", missing)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert environment.gpu_versions() == {}

@@ -37,6 +37,7 @@ class Doubles:
     """The epochs' plans as batches of float64 images, not augmented: any difference is then the devices' own."""
 
     name = "test"
+    steps_per_chunk = None
     get_batch = staticmethod(lambda arrays, i: jax.tree.map(lambda a: a[i], arrays))
 
     def __init__(self, split: Split, config: Config, devices: Devices):
