@@ -33,8 +33,13 @@ _TRAINING: dict[str, dict[str, str]] = {
     "gpu": GPU_OPTIONS["xla"],
 }
 
-# Without these cuDNN and XLA may add in another order in every run, and tune kernels by timing them.
-_DETERMINISTIC = {"xla_gpu_deterministic_ops": "True", "xla_gpu_exclude_nondeterministic_ops": "True"}
+# Without the first two cuDNN and XLA may add in another order in every run, and choose kernels by timing them. Triton's
+# products then lack a choice: without them cuBLAS computes.
+_DETERMINISTIC = {
+    "xla_gpu_deterministic_ops": "True",
+    "xla_gpu_exclude_nondeterministic_ops": "True",
+    "xla_gpu_enable_triton_gemm": "False",
+}
 
 
 @functools.cache
