@@ -1,6 +1,10 @@
 """Batches: planned once, carried out alike by both inputs, every image exactly once."""
 
 import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
 
 import chex
 import jax
@@ -14,6 +18,7 @@ from jresnet.errors import InputError
 from jresnet.parallel.devices import Devices
 from tests.support.augmentation import DRAWN, reference, within_4_sigma
 
+ROOT = pathlib.Path(__file__).parents[2]
 STATISTICS = ((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
 CONFIG = Config(batch_size=16, parallel="jit")
 
@@ -174,3 +179,19 @@ def test_tfds_input_without_tensorflow_is_refused_and_resident_works(monkeypatch
     with pytest.raises(InputError, match="--input tfds: needs TensorFlow"):
         batches("tfds", make_split(16))
     assert len(batches("resident", make_split(16))) == 1
+
+
+@pytest.mark.slow
+def test_flags_that_only_jaxs_xla_knows_do_not_end_a_process_that_streams():
+    program = (
+        "import os\n"
+        "from tests.data.test_pipeline import batches, make_split\n"
+        "print(len(batches('tfds', make_split(40))), os.environ['XLA_FLAGS'])"
+    )
+    flag = "--xla_gpu_experimental_enable_conv_fusion=true"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"XLA_FLAGS": flag, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["3", flag]
