@@ -17,14 +17,14 @@ from jresnet.data.pipeline import Input, make_input
 from jresnet.models import summary
 from jresnet.parallel.devices import Devices
 from jresnet.train import optim
-from jresnet.train.trainer import init_program, train_program
+from jresnet.train.trainer import fixed_steps, init_program, train_program
 
 CLASSES = 10
 IMAGE_SIZE = (32, 32)
 STATISTICS = ((0.5,) * 3, (0.25,) * 3)
 """Mean and standard deviation of the channels of `pool`, about."""
 STEPS: dict[Device, int] = {"cpu": 3, "gpu": 128}
-"""Training steps per timed call; on a GPU a whole part of an epoch over POOL_IMAGES."""
+"""Training steps per timed call; on a GPU a divisor of an epoch over POOL_IMAGES or a multiple."""
 Source = Literal["resident", "tfds"]
 
 
@@ -36,12 +36,14 @@ class Step(NamedTuple):
       devices: where the step runs.
       program: `(steps) -> ((state, metrics, arrays, first, last) -> (state, metrics))`, the compiled program for calls
         of that many steps, or for None of any number; see `trainer.train_program`.
+      fixed: steps of the calls that have a program of their own, as in a run on a GPU; None if none have.
       create: `() -> (state, metrics)`, the initial ones on one device.
     """
 
     source: Input
     devices: Devices
     program: Callable
+    fixed: int | None
     create: Callable[[], tuple]
 
 
@@ -90,6 +92,7 @@ def training_step(
         source=fed,
         devices=shared,
         program=partial(train_program, model, tx, fed.get_batch, shared, config.channel_multiple),
+        fixed=min(STEPS["gpu"], steps_per_epoch) if case.device == "gpu" and not config.deterministic else None,
         create=partial(init_program(model, tx, (*IMAGE_SIZE, 3)), seed, config.learning_rate, config.weight_decay),
     )
 
@@ -114,10 +117,8 @@ def jax_rival(
         left = steps
         while left:
             chunk = next(work_ahead)
-            taken = chunk.last - chunk.first
-            fixed = taken if case.device == "gpu" and taken > 1 else None  # as in a run
-            state, metrics = step.program(fixed)(state, zero, *chunk)
-            left -= taken
+            state, metrics = step.program(fixed_steps(chunk, step.fixed))(state, zero, *chunk)
+            left -= chunk.last - chunk.first
         jax.block_until_ready(metrics)
 
     return Rival(run)

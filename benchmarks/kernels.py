@@ -60,10 +60,12 @@ class Options:
     """Dtype of the network's arithmetic."""
     channel_multiple: int = 1
     """Pad channels to a multiple of this."""
+    deterministic: bool = False
+    """Count the step of --deterministic."""
     pmap: bool = False
     """Count the pmapped step, on one device."""
     steps: int = 100
-    """Steps per call, at least 2: XLA takes a loop of one apart."""
+    """Steps per call, at least 2: XLA unrolls a loop of one step."""
     options: tuple[str, ...] = ()
     """Options of the compiler, as in xla_gpu_graph_min_graph_size=1."""
     target: Path = H100
@@ -88,11 +90,11 @@ def compiled_step(options: Options) -> str:
     """
     config = Config(
         width=options.width, batch_size=options.batch, precision=options.precision,
-        channel_multiple=options.channel_multiple, parallel="pmap" if options.pmap else "jit", epochs=1,
+        channel_multiple=options.channel_multiple, deterministic=options.deterministic,
+        parallel="pmap" if options.pmap else "jit", epochs=1,
     )  # fmt: skip
     device = described_gpu(options.target)
-    flags = dict(option.split("=", 1) for option in options.options)
-    devices = Devices(config, [device], flags)
+    devices = Devices(config, [device], dict(option.split("=", 1) for option in options.options))
     model, tx = models.from_config(config, CLASSES), optim.shared_optimizer(config, config.steps_per_epoch(IMAGES))
     program = make_train_program(
         model, tx, GatherAndAugment(config.crop_padding), "gpu", devices.axis_name, config.channel_multiple,
@@ -108,7 +110,7 @@ def compiled_step(options: Options) -> str:
         compiled = devices.compile(program, donate=(0,), broadcast=(3, 4))
     else:
         placed = NamedSharding(Mesh(np.array([device]), ("gpu",)), PartitionSpec())
-        compiled = jax.jit(program, in_shardings=placed, donate_argnums=0, compiler_options=flags or None)
+        compiled = jax.jit(program, in_shardings=placed, donate_argnums=0, compiler_options=devices.options)
     return compiled.trace(*arguments, step, step).lower(lowering_platforms=("cuda",)).compile().as_text()
 
 

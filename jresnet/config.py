@@ -86,7 +86,7 @@ class Config:
     batch_norm: BatchNorm = "synchronised"
     """Batch statistics on several devices: synchronised, of the whole batch; local, of each device's share."""
     channel_multiple: int = 1
-    """Pad channels with zeros to a multiple of this while training: same parameters, same function (8 suits GPUs)."""
+    """Pad channels with zeros to a multiple of this while training: same parameters, same function (8 is for GPUs)."""
     deterministic: bool = False
     """Make equal runs on a GPU equal in every bit, at some cost in speed; runs on CPUs are equal anyway."""
 

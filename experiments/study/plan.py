@@ -85,7 +85,7 @@ class StudyOptions:
     parallel: Parallel = "auto"
     """jit: one device; pmap: all local devices; auto: pmap where there are several."""
     channel_multiple: int = 1
-    """Pad channels with zeros to a multiple of this while training: same parameters, same function (8 suits GPUs)."""
+    """Pad channels with zeros to a multiple of this while training: same parameters, same function (8 is for GPUs)."""
     deterministic: bool = False
     """Make equal runs on a GPU equal in every bit, at some cost in speed; runs on CPUs are equal anyway."""
     quick: bool = False

@@ -196,7 +196,7 @@ class Streamed:
         """See `Input.epoch`; the host's buffers decide the size of a chunk, so `pace` is ignored."""
         plan = plan_for(self.config, self.seed, epoch, self.images)
         full, tail, mask = batches_of(plan, self.config.batch_size, self.devices.count)
-        left = len(full.order) - first_step
+        left = max(0, len(full.order) - first_step)
         # Extra batches, of the first image, fill the last stack: all have one shape, and the programs compile once.
         rest = jax.tree.map(lambda a: pad_rows(np.asarray(a[first_step:]), left + -left % self.steps_per_chunk), full)
         for stack in self.host_batches(self.devices.local_shard(rest)):

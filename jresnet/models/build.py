@@ -42,8 +42,6 @@ def from_config(config: Config, num_classes: int) -> ResNet:
     same = config.channel_multiple == 1 or (
         model.shortcut == "projection" and model.dropout == model.block_dropout == 0
     )
-    rule = "the max pooling of imagenet networks has no deterministic gradient on GPUs: leave it out"
-    require(config, "deterministic", not (config.deterministic and model.stem == "imagenet"), rule)
     require(config, "channel_multiple", same, "needs projection shortcuts and no dropout: choose 1")
     return model
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from collections.abc import Mapping
 
 import jax
@@ -9,7 +10,8 @@ import jax
 from jresnet.errors import InputError
 from jresnet.records.files import cache_directory
 
-# What XLA makes CUDA graphs of by default, and convolutions. `+X` would do in XLA_FLAGS, but not here.
+# What XLA of jax 0.11 makes CUDA graphs of by default, and convolutions. The list replaces XLA's own: only in XLA_FLAGS
+# does `+CONVOLUTION` add to it.
 _CAPTURED = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,CONDITIONAL,DYNAMIC_SLICE_FUSION,CONVOLUTION"
 
 GPU_OPTIONS: dict[str, dict[str, str]] = {
@@ -33,31 +35,30 @@ _TRAINING: dict[str, dict[str, str]] = {
     "gpu": GPU_OPTIONS["xla"],
 }
 
-# Without the first two cuDNN and XLA may add in another order in every run, and choose kernels by timing them. Triton's
-# products then lack a choice: without them cuBLAS computes.
-_DETERMINISTIC = {
-    "xla_gpu_deterministic_ops": "True",
-    "xla_gpu_exclude_nondeterministic_ops": "True",
-    "xla_gpu_enable_triton_gemm": "False",
-}
+# Without these cuDNN and XLA may add in another order in every run, and choose kernels by timing them.
+_PROMISES = {"xla_gpu_deterministic_ops": "True", "xla_gpu_exclude_nondeterministic_ops": "True"}
 
 
 @functools.cache
-def compiler_options(deterministic: bool = False) -> dict[str, str] | None:
-    """Options for `jax.jit` that make training fast on this backend; None if it needs none.
+def compiler_options(platform: str | None = None, deterministic: bool = False) -> dict[str, str] | None:
+    """Options for `jax.jit` that make training fast on a platform, by default JAX's own; None if it needs none.
 
-    The user's own value in XLA_FLAGS wins; an option that this version of XLA does not know is dropped. On GPUs,
+    The user's own value in XLA_FLAGS wins; an option that this version of XLA does not know is dropped. On "gpu",
     `deterministic` makes equal runs equal in every bit; CPUs are deterministic as they are.
 
     Raises:
-      InputError: this version of XLA cannot be made deterministic.
+      InputError: XLA_FLAGS or this version of XLA do not allow determinism.
     """
-    options = _supported(_TRAINING.get(jax.default_backend(), {}))
-    if deterministic and jax.default_backend() == "gpu":
-        promised = _supported(_DETERMINISTIC)
-        if missing := [name for name in _DETERMINISTIC if name not in promised and name not in _user_flags()]:
-            raise InputError(f"--deterministic: this version of XLA lacks {missing[0]}: install jax 0.10.2 or newer")
-        options |= promised
+    platform = platform or jax.default_backend()
+    options = _supported(_TRAINING.get(platform, {}))
+    if deterministic and platform == "gpu":
+        for name in (name for name in _PROMISES if re.search(rf"{name}=(0|false)", _user_flags(), re.IGNORECASE)):
+            raise InputError(f"--deterministic: XLA_FLAGS turns {name} off: remove it there")
+        promised = _supported(_PROMISES)
+        for name in (name for name in _PROMISES if name not in promised and name not in _user_flags()):
+            raise InputError(f"--deterministic: this version of XLA lacks {name}: install jax 0.10.2 or newer")
+        # The products of Triton are chosen by timing; cuBLAS has a choice without.
+        options |= promised | _supported({"xla_gpu_enable_triton_gemm": "False"})
     return options or None
 
 

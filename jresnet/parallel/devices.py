@@ -27,13 +27,14 @@ AXIS_NAME = "devices"
 class Devices:
     """The devices of one run.
 
-    With a mapped axis, every array passed to a compiled function has a leading axis over this process's devices.
-    Equal `Devices` compile to the same programs and can share them.
+    With a mapped axis, every array that a compiled function takes or returns has a leading axis over all devices, of
+    which a process holds its own part; arguments that are the same for all have none. Equal `Devices` compile to the
+    same programs and can share them.
 
     Args:
       config: its `parallel` chooses jit or pmap, its `batch_size` must divide among the devices.
       devices: the local devices to use (default: all); single-process runs only.
-      options: of the compiler, beside and before those of `compiler_options`.
+      options: of the compiler; they override those of `compiler_options`.
 
     Attributes:
       count: devices over all processes.
@@ -58,7 +59,6 @@ class Devices:
         devices: Sequence[jax.Device] | None = None,
         options: Mapping[str, str] | None = None,
     ):
-        self._options = tuple(((compiler_options(config.deterministic) or {}) | dict(options or {})).items())
         processes = jax.process_count()
         available = jax.device_count() if devices is None else len(devices)
         pmapped = config.parallel == "pmap" or (config.parallel == "auto" and available > 1)
@@ -68,6 +68,8 @@ class Devices:
         everywhere = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
         self._devices = tuple(everywhere if devices is None else devices) if pmapped else None
         self.platform = jax.default_backend() if devices is None else devices[0].platform
+        defaults = compiler_options(self.platform, config.deterministic) or {}
+        self._options = tuple((defaults | dict(options or {})).items())
         self._local_count = self.count // processes
         self._first_local = jax.process_index() * self.count // processes
         if processes > 1 and not pmapped:
@@ -88,9 +90,8 @@ class Devices:
         self, function: Callable[..., Any], donate: tuple[int, ...] = (), broadcast: tuple[int, ...] = ()
     ) -> jax.stages.Wrapped:
         """Jit or pmap `function`, donating the arguments `donate`; those in `broadcast` have no device axis."""
-        options = dict(self._options) or None
         if self.axis_name is None:
-            return jax.jit(function, donate_argnums=donate, compiler_options=options)
+            return jax.jit(function, donate_argnums=donate, compiler_options=self.options)
         everywhere = NamedSharding(self._mesh, PartitionSpec())
         arguments = range(len(inspect.signature(function).parameters))
         shardings = tuple(everywhere if i in broadcast else self._split for i in arguments)
@@ -101,7 +102,12 @@ class Devices:
 
         specs = tuple(sharding.spec for sharding in shardings)
         mapped = jax.shard_map(on_each, mesh=self._mesh, in_specs=specs, out_specs=self._split.spec, check_vma=False)
-        return jax.jit(mapped, in_shardings=shardings, donate_argnums=donate, compiler_options=options)
+        return jax.jit(mapped, in_shardings=shardings, donate_argnums=donate, compiler_options=self.options)
+
+    @property
+    def options(self) -> dict[str, str] | None:
+        """Options of the compiler; None for none."""
+        return dict(self._options) or None
 
     @property
     def _mesh(self) -> Mesh:
@@ -113,7 +119,7 @@ class Devices:
         return NamedSharding(self._mesh, PartitionSpec(AXIS_NAME))
 
     def replicate(self, tree: Any) -> Any:
-        """Copy a pytree of arrays to every local device."""
+        """A pytree of arrays as compiled functions take it, with a copy on every device of this process."""
         if self.axis_name is None:
             return jax.device_put(tree)
         return jax.tree.map(lambda leaf: self._assemble([jnp.asarray(leaf)[None]] * self._local_count), tree)
@@ -140,7 +146,7 @@ class Devices:
         return jax.tree.map(shard, tree)
 
     def split(self, tree: Any) -> Any:
-        """Arrays [steps, batch, ...] of this process, split over its devices: [devices, steps, batch / devices, ...].
+        """This process's arrays [steps, batch, ...], split over its devices: [devices, steps, batch / devices, ...].
 
         Under jit the arrays keep their shape.
         """
@@ -151,7 +157,7 @@ class Devices:
             steps, batch, *rest = array.shape
             shape = (steps, self._local_count, batch // self._local_count, *rest)
             parts = jnp.asarray(array).reshape(shape).swapaxes(0, 1)
-            return parts if self._local_count == self.count else self._assemble(jnp.split(parts, self._local_count))
+            return self._assemble(jnp.split(parts, self._local_count))
 
         return jax.tree.map(split, tree)
 

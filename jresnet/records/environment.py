@@ -1,6 +1,7 @@
 """The environment of a result: package versions, devices, and the commit of the source."""
 
 import collections
+import contextlib
 import ctypes
 import importlib.metadata
 import os
@@ -13,7 +14,6 @@ _PACKAGES = ("jresnet", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "n
 # Instruction sets that decide the speed of matrix products, above all in bfloat16; /proc/cpuinfo's names.
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 _DRIVER = pathlib.Path("/proc/driver/nvidia/version")
-_CUDNN = ("libcudnn.so.9", "libcudnn.so")
 _GIT_TIMEOUT = 5.0  # seconds per call, so that a stalled network file system does not hold up a run
 
 
@@ -51,13 +51,14 @@ def nvidia_driver() -> str | None:
 
 
 def cudnn_version() -> str | None:
-    """The version of the cuDNN that this process has loaded or would load, as in 9.10.2; None if there is none."""
-    for name in _CUDNN:
-        try:
-            number = ctypes.CDLL(name).cudnnGetVersion()
-        except (OSError, AttributeError):
-            continue
+    """The version of the cuDNN that this process has loaded, as in 9.10.2, or else of its package, or else None."""
+    with contextlib.suppress(OSError, AttributeError):
+        # Only what is loaded: XLA chooses among several of a machine.
+        number = ctypes.CDLL("libcudnn.so.9", mode=os.RTLD_NOLOAD | os.RTLD_LAZY).cudnnGetVersion()
         return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+    for package in ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(package)
     return None
 
 

@@ -9,7 +9,7 @@ from jresnet.errors import InputError
 
 # Options that may change when a run is resumed: where the data come from, how they reach the device, and how it
 # computes the same function. The data are identified by their sha256.
-CHANGEABLE = ("dataset", "data_dir", "input", "parallel", "channel_multiple", "deterministic")
+CHANGEABLE = ("dataset", "data_dir", "input", "parallel", "channel_multiple")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,12 +15,11 @@ from jresnet.data.datasets import Split
 from jresnet.data.pipeline import STREAMED_IMAGES, Statistics, fits_on_device, pad_rows
 from jresnet.models import ResNet, conv_for
 from jresnet.parallel.devices import Devices
+from jresnet.train.pace import next_steps
 from jresnet.train.step import make_predict_step
 
 # Images per step; results do not depend on it, as they are per image.
 EVAL_BATCH_SIZE = 256
-# Target duration of one call of the program, in which no stop signal is answered.
-CALL_SECONDS = 1.0
 # Compiled programs to keep of each kind: more than a study has shapes, few enough to bound a long search.
 CACHED_PROGRAMS = 64
 
@@ -89,9 +88,7 @@ class Evaluator:
                 outputs = self.program(variables, self.mean, self.std, *arrays, first, last)
                 calls.append([self.devices.join(output)[first:last].reshape(-1) for output in outputs])
                 seconds = after_call(time.perf_counter() - started)
-                # At most fourfold, as one timing may mislead: the first call compiles.
-                target = int((last - first) * CALL_SECONDS / max(seconds, 1e-6))
-                self._steps_per_call = max(1, min(4 * self._steps_per_call, target))
+                self._steps_per_call = next_steps(self._steps_per_call, last - first, seconds, steps)
                 first = last
         columns = Outputs(*(np.concatenate(column)[: len(split)] for column in zip(*calls, strict=True)))
         if len(columns.losses) != len(split):

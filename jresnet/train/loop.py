@@ -14,7 +14,7 @@ import jax
 import rich.console
 
 from jresnet import models
-from jresnet.config import Config, flag
+from jresnet.config import Config, flag, require
 from jresnet.data.datasets import Dataset, dataset_record
 from jresnet.errors import Diverged, InputError, Interrupted
 from jresnet.parallel import distributed
@@ -94,6 +94,11 @@ def fit(
         raise InputError(f"seed {seed}: must lie from 0 to 2**32 - 1")
     models.check_network(config, len(dataset.classes), dataset.image_size)
     devices = Devices(config)
+    pooled = devices.platform == "gpu" and models.from_config(config, 2).stem == "imagenet"
+    rule = (
+        "the max pooling of this network has no deterministic gradient on GPUs: leave it out, or choose another --model"
+    )
+    require(config, "deterministic", not (config.deterministic and pooled), rule, value="")
     sha256, dataset = dataset.sha256, dataset.hold_out(config.validation, seed)
     run = describe(config, dataset, sha256, seed, experiment)
     record = run_directory.check(directory, run.config, seed, sha256, resume)

@@ -25,12 +25,10 @@ from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.evaluate import CACHED_PROGRAMS, Evaluator
 from jresnet.train.layout import TREES, VectorLayout, resized
 from jresnet.train.optim import schedule, shared_optimizer, with_rates
+from jresnet.train.pace import next_steps
 from jresnet.train.signals import StopSignal
 from jresnet.train.state import TrainState, create_train_state
 from jresnet.train.step import Metrics, make_train_step
-
-# Target duration of one call of the program: long enough to hide its overhead, short enough to answer signals.
-CALL_SECONDS = 1.0
 
 
 @lru_cache(CACHED_PROGRAMS)
@@ -74,14 +72,14 @@ def make_train_program(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Make `(state, metrics, arrays, first, last) -> (state, metrics)`: training steps `first` to `last`, exclusive.
 
-    The bounds are data: one program serves calls of any length. Learning rate, weight decay, seed and channel
-    statistics are data too, so a study compiles one program per network, batch shape and crop. Nothing is fetched
-    between steps. For `get_batch` see `pipeline.Input`.
+    The bounds are data, unless `steps` is given: one program serves calls of any length. Learning rate, weight decay,
+    seed and channel statistics are data too, so a study compiles one program per network, batch shape and crop, and on
+    GPUs a second one for calls of a fixed length. Nothing is fetched between steps.
 
     Args:
       model: without a mapped axis.
       tx: the optimizer, elementwise.
-      get_batch: `(arrays, i) -> batch i`.
+      get_batch: `(arrays, i) -> batch i`, see `pipeline.Input`.
       platform: of the devices, "cpu" or "gpu": it decides how the steps compute, not what.
       axis_name: the mapped axis whose devices share each batch, or None.
       channel_multiple: pad the network's channels to a multiple of this with zeros, which stay zero.
@@ -121,6 +119,14 @@ def all_finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
+def fixed_steps(chunk: Chunk, fixed: int | None) -> int | None:
+    """The `steps` of the program for a chunk, if programs exist for calls of `fixed` steps: None for one of any length.
+
+    XLA unrolls a loop of one step, which then might round otherwise.
+    """
+    return fixed if fixed is not None and chunk.last - chunk.first == fixed > 1 else None
+
+
 class Trainer:
     """A run in progress on the training images of `split`; network and input are the configuration's by default.
 
@@ -131,7 +137,7 @@ class Trainer:
       steps_per_epoch: updates in one epoch.
       seconds: training time of the current epoch so far, without compilation; the same in all processes.
       parameters: trainable parameters of the network.
-      program: `(steps) -> ` the compiled `train_program` for calls of that many steps, or for None of any number.
+      program: called with a number of steps or None, the compiled `train_program` for calls of that length or any.
       compile_seconds: time spent on compiling the training program in this session.
       stop_signal: the signal that any process received, as of the latest call; None if there was none.
     """
@@ -153,6 +159,8 @@ class Trainer:
         # JAX takes Python's integers for int32, and seeds go beyond.
         self._init_arguments = (np.uint32(run.seed), config.learning_rate, config.weight_decay)
         self._steps_per_call = 1
+        # Two programs might add in different orders: with --deterministic there is one.
+        self._fixes = devices.platform == "gpu" and not config.deterministic
         # Steps of the calls whose loop has a fixed number of them; None while their duration is not known.
         self._fixed_steps = self.source.steps_per_chunk
         self._compiled: set[tuple[Any, ...]] = set()
@@ -203,7 +211,7 @@ class Trainer:
         if self.step == first_step:
             self.metrics, self.seconds = self.devices.replicate(Metrics.zero()), 0.0
         for chunk in self.source.epoch(epoch, self.step - first_step, lambda left: min(left, self._steps_per_call)):
-            program = self._compile(chunk, epoch, log)
+            program, is_new = self._compile(chunk, epoch, log)
             started = time.perf_counter()
             self.state, self.metrics = program(self.state, self.metrics, *chunk)
             bad_step = int(self.devices.unreplicate(self.metrics.bad_step))
@@ -211,7 +219,8 @@ class Trainer:
             steps = chunk.last - chunk.first
             self.seconds += seconds
             self.step += steps
-            self._choose_steps(steps, seconds)
+            if not is_new:  # a program's first call also sets up the device's libraries
+                self._choose_steps(steps, seconds)
             log.advance(self.step - first_step, epoch, "train")
             if bad_step >= 0:
                 raise self._diverged(bad_step)
@@ -239,33 +248,31 @@ class Trainer:
         return config.learning_rate * float(fraction)
 
     def _choose_steps(self, steps: int, seconds: float) -> None:
-        """Choose the number of steps of the next calls after one of `steps` that took so long.
+        """Choose the number of steps of the next calls after one of `steps` that took so many seconds.
 
-        Results do not depend on it. It grows at most fourfold, as one timing may mislead. On a GPU it stays once it has
-        come to CALL_SECONDS or to a whole epoch, as an even part of the epoch, so that few steps are left over.
+        On a GPU the choice is final once it no longer grows: the epoch in 1, 2, 4, ... equal calls. So few steps are
+        left over, and runs that differ little in speed share a program.
         """
-        if self._fixed_steps is not None or steps < self._steps_per_call:
+        if self._fixed_steps is not None:
             return
-        target, most = int(steps * CALL_SECONDS / max(seconds, 1e-6)), 4 * self._steps_per_call
-        self._steps_per_call = max(1, min(most, target))
-        epoch = self.images // self.run.config.batch_size
-        if self.devices.platform == "gpu" and epoch > 1 and (target <= most or self._steps_per_call >= epoch):
-            calls = -(-epoch // self._steps_per_call)
-            self._fixed_steps = self._steps_per_call = epoch // calls
+        epoch = max(1, self.images // self.run.config.batch_size)
+        before, self._steps_per_call = self._steps_per_call, next_steps(self._steps_per_call, steps, seconds, epoch)
+        if self._fixes and steps >= before and 1 < self._steps_per_call < 4 * before:
+            calls = 1 << (-(-epoch // self._steps_per_call) - 1).bit_length()
+            self._fixed_steps = self._steps_per_call = max(1, epoch // calls)
 
-    def _compile(self, chunk: Chunk, epoch: int, log: RunLog) -> jax.stages.Wrapped:
-        """The program for this chunk, compiled, so that compilation is timed apart from training."""
-        steps = chunk.last - chunk.first
-        fixed = steps if self.devices.platform == "gpu" and steps == self._fixed_steps and steps > 1 else None
-        program = self.program(fixed)
-        key = fixed, *(leaf.shape for leaf in jax.tree.leaves(chunk.arrays))
-        if key not in self._compiled:
-            log.advance(self.step - epoch * self.steps_per_epoch, epoch, "compile")
-            started = time.perf_counter()
-            program.lower(self.state, self.metrics, *chunk).compile()
-            self.compile_seconds += time.perf_counter() - started
-            self._compiled.add(key)
-        return program
+    def _compile(self, chunk: Chunk, epoch: int, log: RunLog) -> tuple[jax.stages.Wrapped, bool]:
+        """The program for this chunk, and whether it was compiled now, apart from the time of training."""
+        program = self.program(fixed_steps(chunk, self._fixed_steps if self._fixes else None))
+        key = program, *(leaf.shape for leaf in jax.tree.leaves(chunk.arrays))
+        if key in self._compiled:
+            return program, False
+        log.advance(self.step - epoch * self.steps_per_epoch, epoch, "compile")
+        started = time.perf_counter()
+        program.lower(self.state, self.metrics, *chunk).compile()
+        self.compile_seconds += time.perf_counter() - started
+        self._compiled.add(key)
+        return program, True
 
     def _diverged(self, step: int) -> Diverged:
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -110,18 +109,6 @@ def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
     assert Devices(Config(batch_size=32, parallel="jit")).count == 1
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_join_takes_back_what_split_does(monkeypatch, count):
-    count_devices(monkeypatch, count)
-    devices = Devices(Config(batch_size=8, parallel="pmap"))
-    array = np.arange(2 * 8 * 3).reshape(2, 8, 3)
-    parts = devices.split(devices.local_shard(array))
-    assert parts.shape == (count, 2, 8 // count, 3)
-    np.testing.assert_array_equal(np.concatenate(np.asarray(parts), 1), array)
-    gathered = jnp.stack([parts] * count)  # as `all_gather` leaves it, on every device
-    np.testing.assert_array_equal(devices.join(gathered), array)
-
-
 def test_the_processes_parts_make_up_the_batch(monkeypatch):
     array = np.arange(2 * 8 * 3).reshape(2, 8, 3)
     parts = []
@@ -169,19 +156,23 @@ def gpu(monkeypatch):
     compiler_options.cache_clear()
 
 
-def test_a_deterministic_gpu_gets_its_options_unless_the_user_sets_them(gpu):
+def test_a_deterministic_gpu_gets_its_options(gpu):
     assert compiler_options() == (compiler.GPU_OPTIONS["xla"] or None)
-    asked = compiler_options(deterministic=True)
-    assert set(compiler._DETERMINISTIC) <= set(asked)
-    compiler_options.cache_clear()
-    gpu.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=false")
-    assert set(compiler_options(deterministic=True)) == set(asked) - {"xla_gpu_deterministic_ops"}
+    assert set(compiler._PROMISES) < set(compiler_options(deterministic=True))
+
+
+def test_a_user_who_turns_a_promise_off_is_told(gpu):
+    gpu.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=4 --xla_gpu_deterministic_ops=false")
+    with pytest.raises(InputError, match="--deterministic: XLA_FLAGS turns xla_gpu_deterministic_ops off: remove it"):
+        compiler_options(deterministic=True)
+    gpu.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
+    assert "xla_gpu_deterministic_ops" not in compiler_options(deterministic=True)
 
 
 def test_an_xla_that_cannot_be_deterministic_is_named(gpu):
-    gpu.setattr(compiler, "_DETERMINISTIC", {"xla_no_such_option": "True"})
+    gpu.setattr(compiler, "_PROMISES", {"xla_no_such_option": "True"})
     with pytest.raises(InputError, match="--deterministic: this version of XLA lacks xla_no_such_option: install jax"):
-        Devices(Config(deterministic=True))
+        compiler_options(deterministic=True)
 
 
 def test_on_a_cpu_deterministic_changes_nothing():

@@ -136,7 +136,7 @@ def test_on_a_gpu_the_versions_name_its_driver_and_cudnn(monkeypatch, tmp_path):
     (tmp_path / "version").write_text(NVRM)
     monkeypatch.setattr(environment, "_DRIVER", tmp_path / "version")
     library = types.SimpleNamespace(cudnnGetVersion=lambda: 91002)
-    monkeypatch.setattr(environment.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(environment.ctypes, "CDLL", lambda name, mode: library)
     assert environment.gpu_versions() == {}  # JAX computes on a CPU
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert environment.gpu_versions() == {"nvidia driver": "580.65.06", "cudnn": "9.10.2"}
@@ -145,7 +145,7 @@ def test_on_a_gpu_the_versions_name_its_driver_and_cudnn(monkeypatch, tmp_path):
 
 
 def test_without_driver_and_cudnn_the_versions_leave_them_out(monkeypatch, tmp_path):
-    def missing(name):
+    def missing(name, mode=None):
         raise OSError(name)
 
     monkeypatch.setattr(environment, "_DRIVER", tmp_path / "version")

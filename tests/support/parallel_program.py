@@ -77,6 +77,13 @@ def make_trainer(config: Config, dataset: Dataset, dtype: str) -> Trainer:
     return Trainer(run, dataset.train, devices, model, source)
 
 
+def check_join(devices: Devices) -> None:
+    """What split, all_gather and join return is what they were given."""
+    rows = np.arange(2 * 16 * 3).reshape(2, 16, 3)
+    gather = devices.compile(lambda array: devices.all_gather(array))
+    np.testing.assert_array_equal(devices.join(gather(devices.split(devices.local_shard(rows)))), rows)
+
+
 def arrays_of(trainer: Trainer) -> dict:
     """The state and the epoch's sums by name, as one device holds them."""
     state, metrics = trainer.devices.unreplicate((trainer.state, trainer.metrics))
@@ -97,6 +104,7 @@ def run(way: str, folder: pathlib.Path, dtype: str) -> None:
     dataset = make_dataset()
     trainer = make_trainer(dataclasses.replace(CONFIG, parallel=target.rstrip("0123456789")), dataset, dtype)
     assert trainer.devices.count == devices
+    check_join(trainer.devices)
     with Checkpoints(folder / source) as checkpoints:
         trainer.start(checkpoints)
         if trainer.step:

@@ -108,7 +108,7 @@ def test_a_signal_during_an_evaluation_saves_the_epoch_and_resume_ends_in_the_sa
 @pytest.mark.parametrize("stop_at", [1, 3, 5, 7, 15])
 def test_a_signal_at_any_step_saves_and_resume_ends_in_the_same_bits(whole, tmp_path, monkeypatch, stop_at):
     config, source = whole
-    monkeypatch.setattr(trainer, "CALL_SECONDS", 0.0)
+    monkeypatch.setattr("jresnet.train.pace.CALL_SECONDS", 0.0)
     monkeypatch.setattr("jresnet.data.pipeline.STREAMED_IMAGES", 16)
     synchronise, train = trainer.Trainer.synchronise, trainer.Trainer.train_epoch
     calls, training = [], False
