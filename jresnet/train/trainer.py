@@ -249,7 +249,8 @@ class Trainer:
         target, most = int(steps * CALL_SECONDS / max(seconds, 1e-6)), 4 * self._steps_per_call
         self._steps_per_call = max(1, min(most, target))
         epoch = self.images // self.run.config.batch_size
-        if self.devices.platform == "gpu" and epoch > 1 and (target <= most or self._steps_per_call >= epoch):
+        timed = steps > 1 and target <= most  # a device's first call, of one step, also loads the program
+        if self.devices.platform == "gpu" and epoch > 1 and (timed or self._steps_per_call >= epoch):
             calls = -(-epoch // self._steps_per_call)
             self._fixed_steps = self._steps_per_call = epoch // calls
 
