@@ -43,7 +43,14 @@ def from_config(config: Config, num_classes: int) -> ResNet:
         model.shortcut == "projection" and model.dropout == model.block_dropout == 0
     )
     require(config, "channel_multiple", same, "needs projection shortcuts and no dropout: choose 1")
+    same = _begins_with_projection(model) == _begins_with_projection(padded(model, config.channel_multiple))
+    require(config, "channel_multiple", same, "would change the first block's shortcut: choose 1, or another --width")
     return model
+
+
+def _begins_with_projection(model: ResNet) -> bool:
+    """Whether the first block of the first stage, of stride 1, changes the number of channels."""
+    return (model.stem_width or model.width) != model.width * model.block_cls.expansion
 
 
 def padded(model: ResNet, multiple: int) -> ResNet:

@@ -26,8 +26,8 @@ MAX_ROWS = 2048
 class OnePassBatchNorm(BatchNorm):
     """`BatchNorm` whose training reads the activations once for both statistics, as sums of x - s and of (x - s)^2.
 
-    s is the channel's value in the first pixel of the first image, so that nothing cancels however far the mean is from
-    zero. Statistics and arithmetic are float32, and the result is rounded to x's dtype once.
+    s is the channel's value in the first pixel of the first image that is not padding, so that nothing cancels however
+    far the mean is from zero. Statistics and arithmetic are float32, and the result is rounded to x's dtype once.
     """
 
     def over_batch(
@@ -63,9 +63,8 @@ def _forward(
 ) -> tuple[Any, Any]:  # fmt: skip
     values = x.astype(scale.dtype)
     actual = jnp.asarray(x.size // x.shape[-1] if mask is None else mask.sum() * (x.shape[1] * x.shape[2]), scale.dtype)
-    shift = values[0, 0, 0]
-    if axis_name is not None:
-        shift, actual = lax.pmean(shift, axis_name), lax.psum(actual, axis_name)
+    shift = _shift(values, mask, axis_name)
+    actual = actual if axis_name is None else lax.psum(actual, axis_name)
     count = jnp.maximum(actual, 1)
     deviations = _masked(values - _per_channel(shift), mask)
     # Not so in the gradient, where XLA already finishes both sums in one kernel.
@@ -105,6 +104,16 @@ def _backward(epsilon: float, axis_name: str | None, relu: bool, residuals: Any,
 
 
 _over_batch.defvjp(_forward, _backward)
+
+
+def _shift(values: jax.Array, mask: jax.Array | None, axis_name: str | None) -> jax.Array:
+    """A value of each channel, [channels], or the mean of the devices'; 0 if there is only padding."""
+    some = 1.0 if mask is None else mask.any().astype(values.dtype)
+    shift = values[0, 0, 0] if mask is None else values[jnp.argmax(mask), 0, 0] * some
+    if axis_name is None:
+        return shift
+    total: jax.Array = lax.psum(shift, axis_name)
+    return total / jnp.maximum(lax.psum(some, axis_name), 1)
 
 
 def _sums(a: jax.Array, b: jax.Array, parts: int = 1) -> tuple[jax.Array, jax.Array]:

@@ -50,7 +50,7 @@ class Packed(NamedTuple):
     """The parameters in a `VectorLayout`.
 
     Attributes:
-      vector: float32 [parameters], all of them.
+      vector: [parameters], all of them, in their own dtype, float32 in every run.
       kernels: a copy of the convolutions', [outputs, height, width, inputs], in the dtype of the arithmetic.
     """
 
@@ -68,7 +68,7 @@ class VectorLayout(Layout):
     def __init__(self, state: TrainState, dtype: Any):
         leaves = jax.tree.leaves(state.params)
         self._structure: Any = jax.tree.structure(state.params)
-        self._shapes = [leaf.shape for leaf in leaves]
+        self._shapes, self._param_dtype = [leaf.shape for leaf in leaves], leaves[0].dtype
         self._opt_state, self._dtype = state.opt_state, dtype
 
     def pack(self, state: TrainState) -> TrainState:
@@ -112,7 +112,7 @@ class VectorLayout(Layout):
 
     def _join(self, tree: Any) -> jax.Array:
         leaves = (leaf.transpose(3, 0, 1, 2) if leaf.ndim == 4 else leaf for leaf in jax.tree.leaves(tree))
-        return jnp.concatenate([leaf.reshape(-1).astype(jnp.float32) for leaf in leaves])
+        return jnp.concatenate([leaf.reshape(-1).astype(self._param_dtype) for leaf in leaves])
 
     def _pieces(self, vector: jax.Array) -> Iterator[jax.Array]:
         start = 0
