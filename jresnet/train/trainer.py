@@ -257,14 +257,16 @@ class Trainer:
             return
         epoch = max(1, self.images // self.run.config.batch_size)
         before, self._steps_per_call = self._steps_per_call, next_steps(self._steps_per_call, steps, seconds, epoch)
-        if self._fixes and steps >= before and 1 < self._steps_per_call < 4 * before:
+        settled = self._steps_per_call == epoch or (steps >= before and self._steps_per_call < 4 * before)
+        if self._fixes and settled and self._steps_per_call > 1:
             calls = 1 << (-(-epoch // self._steps_per_call) - 1).bit_length()
             self._fixed_steps = self._steps_per_call = max(1, epoch // calls)
 
     def _compile(self, chunk: Chunk, epoch: int, log: RunLog) -> tuple[jax.stages.Wrapped, bool]:
         """The program for this chunk, and whether it was compiled now, apart from the time of training."""
-        program = self.program(fixed_steps(chunk, self._fixed_steps if self._fixes else None))
-        key = program, *(leaf.shape for leaf in jax.tree.leaves(chunk.arrays))
+        length = fixed_steps(chunk, self._fixed_steps if self._fixes else None)
+        program = self.program(length)
+        key = length, *(leaf.shape for leaf in jax.tree.leaves(chunk.arrays))
         if key in self._compiled:
             return program, False
         log.advance(self.step - epoch * self.steps_per_epoch, epoch, "compile")

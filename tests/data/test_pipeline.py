@@ -40,7 +40,8 @@ def each_batch(
     """Every batch an input yields, one by one, fetched as the compiled program does."""
     config = dataclasses.replace(config, input=kind)
     source = pipeline.make_input(split, config, 5, STATISTICS, Devices(config))
-    fetch = jax.jit(source.get_batch)
+    # At XLA's own level of optimisation, as TensorFlow's XLA compiles: the tests' is another.
+    fetch = jax.jit(source.get_batch, compiler_options={"xla_backend_optimization_level": "3"})
     for work in source.epoch(epoch, first_step, pace):
         for i in range(work.first, work.last):
             yield jax.device_get(fetch(work.arrays, i))

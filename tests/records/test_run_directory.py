@@ -38,8 +38,11 @@ OTHER = {
     "warmup_epochs": 1.0,
     "precision": "bfloat16",
     "batch_norm": "local",
+    "deterministic": True,
 }
-CHANGEABLE = {"dataset": "other", "data_dir": "elsewhere", "input": "tfds", "parallel": "pmap"}
+CHANGEABLE = {
+    "dataset": "other", "data_dir": "elsewhere", "input": "tfds", "parallel": "pmap", "channel_multiple": 8,
+}  # fmt: skip
 
 
 def made(train=20, validation=4, test=6):
