@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import pathlib
 import re
 
 import jax
@@ -11,6 +12,7 @@ from benchmarks import kernels
 from benchmarks.kernels import Options, compiled_step, count_kernels, described_gpu
 from jresnet.errors import InputError
 
+ROOT = pathlib.Path(__file__).parents[2]
 PLUGIN = any(importlib.util.find_spec(name) for name in ("jax_cuda13_plugin", "jax_cuda12_plugin"))
 
 # As XLA prints a module: computations, then the entry. The longer loop is that over the steps.
@@ -151,3 +153,18 @@ def test_a_step_of_the_final_model_launches_at_most_200_kernels(pmap):
     convolutions = sum(number for kind, number in counts.items() if kind.startswith("__cudnn"))
     # 20 of the network's, forward and by kernels, and all but the stem's by images; 1x1 ones may be products.
     assert 17 * 3 - 1 <= convolutions <= 20 * 3 - 1
+
+
+def test_the_documented_count_is_the_records():
+    record = json.loads((ROOT / "benchmarks" / "results" / "kernels-h100.json").read_text())
+    assert (record["options"]["width"], record["options"]["batch"]) == (42, 32)
+    assert sum(record["kernels"].values()) == record["total"] <= 200
+    row = f"| bfloat16, batch 32 | {record['total']} |"
+    assert row in (ROOT / "docs" / "performance.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PLUGIN, reason="XLA's CUDA plugin is not installed")
+def test_loops_of_any_fixed_length_launch_the_same():
+    counts = [count_kernels(compiled_step(Options(width=8, steps=steps))) for steps in (2, 7, 100)]
+    assert counts[0] == counts[1] == counts[2]

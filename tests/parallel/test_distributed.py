@@ -182,6 +182,19 @@ def test_two_processes_train_what_one_does(here):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["resident", "tfds"])
+def test_two_processes_of_two_devices_each_train_what_one_does(here, monkeypatch, kind):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
+    found = end(begin(*[["--input", kind]] * 2))
+    assert [status for status, _, _ in found] == [0, 0], found
+    assert json.loads((here / "two" / "result.json").read_text())["device"].endswith("4 devices")
+    jresnet.fit(config_of("two"), jresnet.load_dataset("npz:tiny.npz"), here / "one")
+    for ours, theirs in zip(metrics("two"), metrics("one"), strict=True):
+        for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-5), name
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_stops_both_at_one_step_and_one_alone_goes_on(here):
     words = ["--epochs", "40", "--learning-rate", "0.002"]  # with 0.05, rounding grows to a percent over 120 steps
     processes = begin(words, words)
