@@ -5,12 +5,14 @@ Flax's own differ from PyTorch's in the initial weights, the padding of strided 
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+Tree = TypeVar("Tree")
 
 # PyTorch draws the weights of Conv2d and Linear from U(-b, b), b = 1 / sqrt(fan_in): kaiming_uniform with a = sqrt(5).
 torch_weight_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -146,7 +148,7 @@ def normalised(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, 
     # of two large sums in float32. The mean's own gradient goes through `offset`, whose extra term is zero.
     center = lax.stop_gradient(mean)
     offset = bias + (center - mean) * factor
-    return ((x.astype(mean.dtype) - _per_channel(center)) * _per_channel(factor) + _per_channel(offset)).astype(x.dtype)
+    return ((x.astype(mean.dtype) - per_channel(center)) * per_channel(factor) + per_channel(offset)).astype(x.dtype)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -156,7 +158,7 @@ def batch_statistics(
     """Mean and biased variance of each channel of x, [batch, height, width, channels], and the number of values."""
     weights = None if mask is None else mask.astype(x.dtype)[:, None, None, None]
     count = x.size // x.shape[-1] if mask is None else mask.sum() * (x.shape[1] * x.shape[2])
-    actual = _psum(jnp.asarray(count, x.dtype), axis_name)
+    actual = psum_over(jnp.asarray(count, x.dtype), axis_name)
     count = jnp.maximum(actual, 1)
     mean = _total(x, weights, axis_name) / count
     # On a device whose images are all padding, a variance of 0 would make activations overflow within a few layers.
@@ -167,25 +169,27 @@ def batch_statistics(
 def _variance(
     x: jax.Array, mean: jax.Array, weights: jax.Array | None, count: jax.Array, axis_name: str | None
 ) -> jax.Array:
-    return _total(lax.square(x - _per_channel(mean)), weights, axis_name) / count
+    return _total(lax.square(x - per_channel(mean)), weights, axis_name) / count
 
 
 @_variance.defjvp
 def _variance_jvp(axis_name: str | None, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     """Without the derivative with respect to the mean: it is zero, as deviations from the mean sum to zero."""
     x, mean, weights, count = primals
-    deviations = x - _per_channel(mean)
+    deviations = x - per_channel(mean)
     variance = _total(lax.square(deviations), weights, axis_name) / count
     return variance, _total(tangents[0] * (2 * deviations), weights, axis_name) / count
 
 
 def _total(x: jax.Array, weights: jax.Array | None, axis_name: str | None) -> jax.Array:
-    return _psum(jnp.sum(x if weights is None else x * weights, (0, 1, 2)), axis_name)
+    return psum_over(jnp.sum(x if weights is None else x * weights, (0, 1, 2)), axis_name)
 
 
-def _psum(value: jax.Array, axis_name: str | None) -> jax.Array:
-    return value if axis_name is None else lax.psum(value, axis_name)
+def psum_over(tree: Tree, axis_name: str | None) -> Tree:
+    """The sums of arrays over the devices of a mapped axis, or the arrays themselves without one."""
+    return tree if axis_name is None else cast(Tree, lax.psum(tree, axis_name))
 
 
-def _per_channel(vector: jax.Array) -> jax.Array:
+def per_channel(vector: jax.Array) -> jax.Array:
+    """[channels] -> [1, 1, 1, channels]."""
     return vector[None, None, None, :]

@@ -1,8 +1,8 @@
 """Batch normalisation for bfloat16 on GPUs, in few kernels: statistics in one pass, and their gradients in one more.
 
-At the batch sizes of the report a training step on a GPU is bound by the number of kernels that it launches. XLA makes
-three of this layer in each direction: one that adds up two sums over the batch, one that finishes them, and one that
-computes the result, ReLU and residual connection included.
+At the report's batch sizes a training step on a GPU is expected to take as long as launching its kernels does. XLA
+makes three of this layer in each direction: one for two sums over the batch in parts, one that adds up the parts, and
+one for the result, ReLU and residual connection included.
 
 As a `jax.custom_vjp` of first order, this form supports reverse mode only, as training needs it.
 """
@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jresnet.models.layers import BatchNorm
+from jresnet.models.layers import BatchNorm, per_channel, psum_over
 
-# XLA runs the sum over fewer than 32 addends inside the kernel that uses it: the second stage of a sum in two stages
-# then needs no kernel of its own.
+# A sum over the batch takes two kernels, for parts and for their sum. XLA merges the second with the arithmetic on the
+# sums if there are fewer than 32 parts; its own parts are more.
 PARTS = 16
-# XLA divides longer sums itself.
+# Longer parts XLA would divide again.
 MAX_ROWS = 2048
 
 
@@ -42,7 +42,7 @@ class OnePassBatchNorm(BatchNorm):
 
 
 def norm_for(platform: str, dtype: Any) -> type[BatchNorm]:
-    """The `norm_cls` of `ResNet` that trains fastest on a platform ("cpu", "gpu", "tpu") in this dtype of arithmetic.
+    """The `norm_cls` of `ResNet` for training on a platform ("cpu", "gpu", "tpu") in this dtype of arithmetic.
 
     One pass is for bfloat16, whose rounding exceeds by far what the two ways of summing in float32 differ in.
     """
@@ -64,18 +64,16 @@ def _forward(
     values = x.astype(scale.dtype)
     actual = jnp.asarray(x.size // x.shape[-1] if mask is None else mask.sum() * (x.shape[1] * x.shape[2]), scale.dtype)
     shift = _shift(values, mask, axis_name)
-    actual = actual if axis_name is None else lax.psum(actual, axis_name)
+    actual = psum_over(actual, axis_name)
     count = jnp.maximum(actual, 1)
-    deviations = _masked(values - _per_channel(shift), mask)
-    # Not so in the gradient, where XLA already finishes both sums in one kernel.
-    first, second = _sums(deviations, lax.square(deviations), PARTS)
-    if axis_name is not None:
-        first, second = lax.psum((first, second), axis_name)
+    deviations = _masked(values - per_channel(shift), mask)
+    # In the gradient XLA's own parts do as well: no arithmetic on the sums follows that it could merge.
+    first, second = psum_over(_sums(deviations, lax.square(deviations), PARTS), axis_name)
     mean = shift + first / count
     # See `batch_statistics` for a device whose images are all padding.
     var = jnp.where(actual > 0, jnp.maximum(second / count - lax.square(first / count), 0), 1)
     factor = scale * lax.rsqrt(var + epsilon)
-    y = values * _per_channel(factor) + _per_channel(bias - mean * factor)
+    y = values * per_channel(factor) + per_channel(bias - mean * factor)
     y = y if residual is None else y + residual.astype(y.dtype)
     y = (jnp.maximum(y, 0) if relu else y).astype(x.dtype)
     # With a residual, the sign of y decides where ReLU passes gradients; without, it follows from x.
@@ -91,15 +89,15 @@ def _backward(epsilon: float, axis_name: str | None, relu: bool, residuals: Any,
     factor = scale * deviation
     values = x.astype(scale.dtype)
     if relu:
-        positive = values * _per_channel(factor) + _per_channel(bias - mean * factor) if y is None else y
+        positive = values * per_channel(factor) + per_channel(bias - mean * factor) if y is None else y
         dy = jnp.where(positive > 0, dy, jnp.zeros((), dy.dtype))
     dz = dy.astype(scale.dtype)
-    normalised = (values - _per_channel(mean)) * _per_channel(deviation)
+    normalised = (values - per_channel(mean)) * per_channel(deviation)
     dbias, dscale = _sums(dz, dz * normalised)
     # Each device's loss depends on the whole batch's statistics.
-    total_bias, total_scale = (dbias, dscale) if axis_name is None else lax.psum((dbias, dscale), axis_name)
-    through = _per_channel(total_bias / count) + normalised * _per_channel(total_scale / count)
-    dx = (dz - _masked(through, mask)) * _per_channel(factor)
+    total_bias, total_scale = psum_over((dbias, dscale), axis_name)
+    through = per_channel(total_bias / count) + normalised * per_channel(total_scale / count)
+    dx = (dz - _masked(through, mask)) * per_channel(factor)
     return dx.astype(x.dtype), dscale, dbias, None, None if y is None else dy
 
 
@@ -112,8 +110,8 @@ def _shift(values: jax.Array, mask: jax.Array | None, axis_name: str | None) -> 
     shift = values[0, 0, 0] if mask is None else values[jnp.argmax(mask), 0, 0] * some
     if axis_name is None:
         return shift
-    total: jax.Array = lax.psum(shift, axis_name)
-    return total / jnp.maximum(lax.psum(some, axis_name), 1)
+    total, devices = psum_over((shift, some), axis_name)
+    return total / jnp.maximum(devices, 1)
 
 
 def _sums(a: jax.Array, b: jax.Array, parts: int = 1) -> tuple[jax.Array, jax.Array]:
@@ -129,7 +127,3 @@ def _sums(a: jax.Array, b: jax.Array, parts: int = 1) -> tuple[jax.Array, jax.Ar
 
 def _masked(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     return x if mask is None else x * mask.astype(x.dtype)[:, None, None, None]
-
-
-def _per_channel(vector: jax.Array) -> jax.Array:
-    return vector[None, None, None, :]
