@@ -34,6 +34,7 @@ BAD = {
     "precision": ["float16"],
     "parallel": ["pjit"],
     "batch_norm": ["global"],
+    "channel_multiple": [0, -8],
     "model": ["resnet19", "ResNet18", ""],
 }
 
@@ -59,6 +60,7 @@ LIMITS = {
     "precision": ["float32", "bfloat16"],
     "parallel": ["auto", "jit", "pmap"],
     "batch_norm": ["synchronised", "local"],
+    "channel_multiple": [1, 8],
     "model": ["resnet18", "resnet110", "wide_resnet28_10", "imagenet_resnet50"],
 }
 
@@ -87,7 +89,7 @@ def test_the_limits_of_a_rule_are_valid(name, value):
 
 
 def test_every_field_with_a_rule_is_tested():
-    free = {"dataset", "data_dir", "nesterov"}
+    free = {"dataset", "data_dir", "nesterov", "deterministic"}
     assert set(BAD) == set(LIMITS) == {field.name for field in dataclasses.fields(Config)} - free
 
 

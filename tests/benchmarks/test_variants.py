@@ -56,7 +56,7 @@ def test_each_variant_is_alternated_with_the_default_and_recorded_with_its_gain(
 OPTIONS = {name: dict(variant.options) for name, variant in VARIANTS.items() if variant.options}
 
 
-@pytest.mark.parametrize("options", [*OPTIONS.values(), compiler._DETERMINISTIC], ids=[*OPTIONS, "deterministic"])
+@pytest.mark.parametrize("options", [*OPTIONS.values(), compiler._PROMISES], ids=[*OPTIONS, "deterministic"])
 def test_xla_knows_every_option_and_its_value(options):
     """Any backend's compiler reads them, those of GPUs too, and refuses what it cannot parse."""
     jax.jit(lambda x: x + 1, compiler_options=options).lower(0).compile()
