@@ -95,9 +95,7 @@ def fit(
     models.check_network(config, len(dataset.classes), dataset.image_size)
     devices = Devices(config)
     pooled = devices.platform == "gpu" and models.from_config(config, 2).stem == "imagenet"
-    rule = (
-        "the max pooling of this network has no deterministic gradient on GPUs: leave it out, or choose another --model"
-    )
+    rule = "imagenet networks have no deterministic max pooling on GPUs: choose another --model"
     require(config, "deterministic", not (config.deterministic and pooled), rule, value="")
     sha256, dataset = dataset.sha256, dataset.hold_out(config.validation, seed)
     run = describe(config, dataset, sha256, seed, experiment)

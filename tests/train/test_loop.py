@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 
 import chex
 import jax
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 
 from jresnet import models
+from jresnet.config import Config
 from jresnet.errors import Diverged, InputError, Interrupted
 from jresnet.parallel.devices import Devices
 from jresnet.records import run_directory
@@ -410,3 +412,11 @@ def test_devices_refuse_a_batch_that_does_not_divide(monkeypatch):
         monkeypatch.setattr(jax, name, lambda: 3)
     with pytest.raises(InputError, match="--batch-size 16: does not divide among 3 devices: choose 15 or 18"):
         Devices(dataclasses.replace(CONFIG, parallel="auto"))
+
+
+def test_a_network_that_cannot_be_deterministic_on_a_gpu_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "Devices", lambda config: types.SimpleNamespace(platform="gpu"))
+    config = Config(model="imagenet_resnet18", deterministic=True)
+    with pytest.raises(InputError, match="--deterministic: imagenet networks have no .*: choose another --model"):
+        loop.fit(config, make_dataset(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
