@@ -417,6 +417,6 @@ def test_devices_refuse_a_batch_that_does_not_divide(monkeypatch):
 def test_a_network_that_cannot_be_deterministic_on_a_gpu_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "Devices", lambda config: types.SimpleNamespace(platform="gpu"))
     config = Config(model="imagenet_resnet18", deterministic=True)
-    with pytest.raises(InputError, match="--deterministic: imagenet networks have no .*: choose another --model"):
+    with pytest.raises(InputError, match=r"--deterministic: imagenet networks have no .*: choose another --model"):
         loop.fit(config, make_dataset(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
