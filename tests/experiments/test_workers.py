@@ -395,7 +395,7 @@ def alive(pid):
 )
 def test_after_a_signal_the_workers_have_saved_their_runs(tmp_path, monkeypatch, number, status):
     tiny_npz(tmp_path / "tiny.npz")
-    words = [*SWEEP, "--epochs", "15"]
+    words = [*SWEEP, "--epochs", "80"]
     with start("experiments.learning_rate", [*words, "--workdir", "w", "--processes", "2"], tmp_path) as process:
         deadline = threading.Timer(150, process.kill)
         deadline.start()
@@ -431,10 +431,10 @@ def test_after_a_signal_the_workers_have_saved_their_runs(tmp_path, monkeypatch,
 
 
 @pytest.mark.slow
-def test_a_killed_worker_ends_the_study_with_3_after_all_other_runs(tmp_path):
+def test_a_killed_worker_ends_the_study_with_3_after_all_other_runs(tmp_path, monkeypatch):
     tiny_npz(tmp_path / "tiny.npz")
-    words = [*SWEEP, "--epochs", "15", "--workdir", "w", "--processes", "2"]
-    with start("experiments.learning_rate", words, tmp_path) as process:
+    words = [*SWEEP, "--epochs", "40"]
+    with start("experiments.learning_rate", [*words, "--workdir", "w", "--processes", "2"], tmp_path) as process:
         for line in process.stdout:
             if line.startswith("[1] Epoch 2,"):
                 break
@@ -450,4 +450,6 @@ def test_a_killed_worker_ends_the_study_with_3_after_all_other_runs(tmp_path):
     again = start("experiments.learning_rate", shlex.split(err.partition("go on with: ")[2])[3:], tmp_path)
     out, err = again.communicate(timeout=170)
     assert (again.returncode, err) == (0, "") and len(made(tmp_path / "w")) == 3
-    assert "Epoch 0," not in out
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main(learning_rate.EXPERIMENT, [*words, "--workdir", "alone"]) == 0
+    assert_equal_runs(tmp_path / "w", tmp_path / "alone")
