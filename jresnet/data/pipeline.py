@@ -13,7 +13,7 @@ otherwise; then pixels differ by a rounding or two of float32, 5e-7 with CIFAR-1
 import dataclasses
 import importlib.util
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol
 
 import chex
@@ -183,11 +183,7 @@ class Streamed:
         self.images, self.config, self.seed, self.devices = len(split), config, seed, devices
         self.get_batch, self.steps_per_chunk = take, max(1, STREAMED_IMAGES // config.batch_size)
         self.tf = import_tensorflow()
-        # Compiled by XLA: several times as fast as TensorFlow's own operations, and it rounds as the JAX program does.
-        self.finish = self.tf.function(partial(tf_finish, self.tf, config.crop_padding, statistics), jit_compile=True)
-        # TensorFlow's XLA reads its flags when it first compiles.
-        with without_xla_flags():
-            self.tf.function(lambda: self.tf.zeros(()), jit_compile=True)()
+        self.finish = compiled_finish(config.crop_padding, statistics)
         # Variables: a data set's graph would copy constants each time an iterator is made, 0.14 s per epoch.
         with self.tf.device("cpu"):
             self.data = tuple(self.tf.Variable(array, trainable=False) for array in (split.images, split.labels))
@@ -234,6 +230,20 @@ def pad_rows(array: np.ndarray, length: int) -> np.ndarray:
     """Append zeros along the first axis to make it `length` long."""
     missing = length - len(array)
     return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else array
+
+
+@lru_cache
+def compiled_finish(padding: int, statistics: Statistics) -> Callable[..., Any]:
+    """`tf_finish` for this padding and these statistics, one for all runs of a process.
+
+    XLA compiles it: several times as fast as TensorFlow's own operations, and it rounds as the JAX program does.
+    """
+    tf = import_tensorflow()
+    # TensorFlow's XLA reads its flags when it first compiles.
+    with without_xla_flags():
+        tf.function(lambda: tf.zeros(()), jit_compile=True)()
+    finish: Callable[..., Any] = tf.function(partial(tf_finish, tf, padding, statistics), jit_compile=True)
+    return finish
 
 
 def tf_finish(tf: Any, padding: int, statistics: Statistics, images: Any, offsets: Any, flips: Any, grays: Any) -> Any:

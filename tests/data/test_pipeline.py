@@ -72,6 +72,7 @@ def test_both_inputs_yield_the_same_batches():
         np.testing.assert_array_equal(mine["images"], theirs["images"])
 
 
+@pytest.mark.slow
 def test_both_inputs_agree_in_every_bit_on_every_colour_as_gray():
     colours = np.arange(2**24, dtype=np.uint32).reshape(-1, 64, 64)
     images = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], -1).astype(np.uint8)

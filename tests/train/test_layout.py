@@ -95,7 +95,13 @@ def train(network, config=PLAIN, calls=((0, 3),), platform="cpu", arrays=None, *
 
 
 @pytest.mark.parametrize(
-    ("name", "config"), [("resnet18", PLAIN), ("preactivation", ELABORATE), ("squeeze", PLAIN), ("squeeze", ELABORATE)]
+    ("name", "config"),
+    [
+        pytest.param("resnet18", PLAIN, marks=pytest.mark.slow),
+        pytest.param("preactivation", ELABORATE, marks=pytest.mark.slow),
+        ("squeeze", PLAIN),
+        ("squeeze", ELABORATE),
+    ],
 )
 def test_a_packed_state_unpacks_to_the_same_bits(name, config):
     state = start(NETWORKS[name], config)[1]
@@ -122,7 +128,7 @@ def test_a_packed_state_unpacks_to_the_same_bits(name, config):
     ("name", "config", "mask"),
     [
         ("resnet18", ELABORATE, False),
-        ("preactivation", PLAIN, True),
+        pytest.param("preactivation", PLAIN, True, marks=pytest.mark.slow),
         pytest.param("squeeze", ELABORATE, False, marks=pytest.mark.slow),
     ],
 )
@@ -222,7 +228,7 @@ DRAWN = {
 
 @pytest.mark.parametrize(
     ("block", "width", "multiple", "stem_width", "stages"),
-    [(BasicBlock, 3, 8, None, (1, 1)), (PreactBlock, 3, 4, 5, (1,))],
+    [(BasicBlock, 3, 8, None, (1, 1)), pytest.param(PreactBlock, 3, 4, 5, (1,), marks=pytest.mark.slow)],
 )
 def test_padded_channels_change_neither_function_nor_gradients(block, width, multiple, stem_width, stages):
     check_padded(block, width, multiple, stem_width, stages)
@@ -239,7 +245,7 @@ def test_no_width_is_padded_otherwise(block, width, multiple, stem_width, stages
     ("name", "platform"),
     [
         ("resnet18", "gpu"),
-        ("bottleneck", "cpu"),
+        pytest.param("bottleneck", "cpu", marks=pytest.mark.slow),
         pytest.param("preactivation", "gpu", marks=pytest.mark.slow),
         pytest.param("squeeze", "cpu", marks=pytest.mark.slow),
     ],
