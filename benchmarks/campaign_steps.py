@@ -200,7 +200,7 @@ def _speeds(scale: Scale, device: Device, directory: Path) -> Iterator[Step]:
                 limit=400 if rivals else 120,
                 lacks=lacks,
                 # JAX takes three quarters of a GPU's memory by default; three rivals need more than the rest.
-                environ={"XLA_PYTHON_CLIENT_MEM_FRACTION": ".4"} if rivals and device == "gpu" else {},
+                environ={"XLA_CLIENT_MEM_FRACTION": ".4"} if rivals and device == "gpu" else {},
             )
 
 

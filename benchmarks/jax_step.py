@@ -76,7 +76,7 @@ def training_step(
       seed: decides initial weights, order and augmentation.
       learning_rate: of every step.
       changes: other values for fields of the configuration.
-      options: of the compiler, before the library's own.
+      options: of the compiler; they override the library's own.
     """
     config = Config(
         width=case.width, batch_size=case.batch_size, precision=case.precision, learning_rate=learning_rate, epochs=1,

@@ -22,7 +22,7 @@ from jresnet.records.environment import commit, cpu_cores, cpu_instructions, cpu
 from jresnet.records.files import read_json, write_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
-VARIABLES = ("XLA_FLAGS", "XLA_PYTHON_CLIENT_MEM_FRACTION", "OMP_NUM_THREADS")
+VARIABLES = ("XLA_FLAGS", "XLA_CLIENT_MEM_FRACTION", "OMP_NUM_THREADS")
 # Measurements of two calls belong in one record only if these entries of the environment agree.
 _FIXED = ("device", "cores", "versions", "commit")
 

@@ -54,7 +54,7 @@ class Options(BenchmarkOptions):
     precision: Precision = "float32"
     """Dtype of the network's arithmetic."""
     steps: int | None = None
-    """Steps per timed call (default: 3 on a CPU, 100 on a GPU)."""
+    """Steps per timed call (default: 3 on a CPU, 128 on a GPU)."""
     output: Path | None = None
     """JSON file for the record; the figure is written beside it, as .svg."""
 

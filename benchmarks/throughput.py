@@ -58,7 +58,7 @@ class Options(BenchmarkOptions):
     rounds: int = 7
     """Timed calls of each rival per case."""
     steps: int | None = None
-    """Steps per timed call (default: 3 on a CPU, 100 on a GPU)."""
+    """Steps per timed call (default: 3 on a CPU, 128 on a GPU)."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -87,7 +87,7 @@ class Options(BenchmarkOptions):
     variants: tuple[str, ...] = tuple(VARIANTS)
     """Their names."""
     steps: int | None = None
-    """Steps per timed call (default: 3 on a CPU, 100 on a GPU)."""
+    """Steps per timed call (default: 3 on a CPU, 128 on a GPU)."""
 
     def __post_init__(self):
         super().__post_init__()
