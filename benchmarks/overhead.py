@@ -28,9 +28,10 @@ import numpy as np
 import rich.console
 
 from benchmarks import timing
+from benchmarks.jax_step import CLASSES, pool
 from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from jresnet.config import Config, require
-from jresnet.data.datasets import Dataset, Split
+from jresnet.data.datasets import Dataset
 from jresnet.records.log import RunLog
 from jresnet.records.tables import number, text
 from jresnet.train import evaluate, loop, trainer
@@ -38,7 +39,6 @@ from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.state import TrainState
 from jresnet.train.step import Metrics
 
-CLASSES = 10
 TRAINING, BESIDE = "plan and empty steps", "all beside training"
 PARTS: dict[str, tuple[Any, str]] = {
     "check for non-finite numbers": (trainer.Trainer, "check_finite"),
@@ -164,25 +164,17 @@ def empty_steps(watch: Stopwatch, epoch_seconds: float) -> Iterator[None]:
         yield
 
 
-def random_dataset(images: int, test_images: int) -> Dataset:
-    """Random images of CIFAR-10's size; none are for validation."""
-    rng = np.random.default_rng(0)
-
-    def split(size: int) -> Split:
-        return Split(rng.integers(0, 256, (size, 32, 32, 3), np.uint8), rng.integers(0, CLASSES, size, np.int32))
-
-    return Dataset("random", split(images), split(0), split(test_images), tuple(map(str, range(CLASSES))))
-
-
 def measure(options: Options) -> list[dict[str, Any]]:
     """Time one run; see `Stopwatch.rows`."""
     config = Config(
         dataset="random", width=options.width, batch_size=options.batch, epochs=options.rounds + 1, parallel="jit"
     )
+    classes = tuple(map(str, range(CLASSES)))
+    dataset = Dataset("random", pool(options.images), pool(0), pool(options.test_images), classes)
     watch = Stopwatch()
     console = rich.console.Console(file=io.StringIO())
     with tempfile.TemporaryDirectory(dir=options.below) as workdir, empty_steps(watch, options.epoch_seconds):
-        loop.fit(config, random_dataset(options.images, options.test_images), workdir, console=console)
+        loop.fit(config, dataset, workdir, console=console)
     return watch.rows()
 
 

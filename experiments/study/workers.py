@@ -27,6 +27,7 @@ import jax
 from experiments.study.runs import StudyRun
 from jresnet.config import require
 from jresnet.errors import Interrupted
+from jresnet.records.environment import variable
 from jresnet.train.signals import catch_stop_signals
 
 COMMAND = (sys.executable, "-m", "experiments.study.worker")
@@ -59,15 +60,8 @@ def check(options: Any) -> None:
 
 def _device_count() -> int:
     """The number of local devices; looking at them leaves a GPU's memory to the workers."""
-    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
-    given = os.environ.get(name)
-    os.environ[name] = "false"
-    try:
+    with variable("XLA_PYTHON_CLIENT_PREALLOCATE", "false"):
         return jax.local_device_count()
-    finally:
-        del os.environ[name]
-        if given is not None:
-            os.environ[name] = given
 
 
 def sharing(processes: int) -> str:

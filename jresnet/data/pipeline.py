@@ -25,9 +25,10 @@ from jax import lax
 from jresnet.config import Config
 from jresnet.data.augment import GRAY_WEIGHTS, Draws, augment, check, draw, normalise
 from jresnet.data.datasets import Split
-from jresnet.data.tfds_reader import import_tensorflow, without_xla_flags
+from jresnet.data.tfds_reader import import_tensorflow
 from jresnet.errors import InputError
 from jresnet.parallel.devices import Devices
+from jresnet.records.environment import variable
 
 # Images per call when they are streamed: enough to hide the overhead of a call and of tf.data's operations.
 STREAMED_IMAGES = 512
@@ -239,8 +240,8 @@ def compiled_finish(padding: int, statistics: Statistics) -> Callable[..., Any]:
     XLA compiles it: several times as fast as TensorFlow's own operations, and it rounds as the JAX program does.
     """
     tf = import_tensorflow()
-    # TensorFlow's XLA reads its flags when it first compiles.
-    with without_xla_flags():
+    # TensorFlow's own XLA reads the flags when it first compiles, and ends the process at one that it does not know.
+    with variable("XLA_FLAGS", None):
         tf.function(lambda: tf.zeros(()), jit_compile=True)()
     finish: Callable[..., Any] = tf.function(partial(tf_finish, tf, padding, statistics), jit_compile=True)
     return finish

@@ -84,17 +84,6 @@ def import_tensorflow() -> Any:
     return tensorflow
 
 
-@contextlib.contextmanager
-def without_xla_flags() -> Iterator[None]:
-    """Hide XLA_FLAGS: TensorFlow has an XLA of its own, which ends the process at a flag that it does not know."""
-    flags = os.environ.pop("XLA_FLAGS", None)
-    try:
-        yield
-    finally:
-        if flags is not None:
-            os.environ["XLA_FLAGS"] = flags
-
-
 def _set_quiet() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # oneDNN's notice ignores the level above; reading images does not use oneDNN.

@@ -156,9 +156,8 @@ def batch_statistics(
     x: jax.Array, mask: jax.Array | None, axis_name: str | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Mean and biased variance of each channel of x, [batch, height, width, channels], and the number of values."""
-    weights = None if mask is None else mask.astype(x.dtype)[:, None, None, None]
-    count = x.size // x.shape[-1] if mask is None else mask.sum() * (x.shape[1] * x.shape[2])
-    actual = psum_over(jnp.asarray(count, x.dtype), axis_name)
+    weights = image_weights(mask, x.dtype)
+    actual = values_per_channel(x, mask, axis_name)
     count = jnp.maximum(actual, 1)
     mean = _total(x, weights, axis_name) / count
     # On a device whose images are all padding, a variance of 0 would make activations overflow within a few layers.
@@ -183,6 +182,17 @@ def _variance_jvp(axis_name: str | None, primals: Any, tangents: Any) -> tuple[j
 
 def _total(x: jax.Array, weights: jax.Array | None, axis_name: str | None) -> jax.Array:
     return psum_over(jnp.sum(x if weights is None else x * weights, (0, 1, 2)), axis_name)
+
+
+def image_weights(mask: jax.Array | None, dtype: jnp.dtype) -> jax.Array | None:
+    """A mask of images as factors of their activations, [batch, 1, 1, 1]; None without one."""
+    return None if mask is None else mask.astype(dtype)[:, None, None, None]
+
+
+def values_per_channel(x: jax.Array, mask: jax.Array | None, axis_name: str | None) -> jax.Array:
+    """The number of values of each channel of x that are not padding, [], on all devices together, in x's dtype."""
+    count = x.size // x.shape[-1] if mask is None else mask.sum() * (x.shape[1] * x.shape[2])
+    return psum_over(jnp.asarray(count, x.dtype), axis_name)
 
 
 def psum_over(tree: Tree, axis_name: str | None) -> Tree:

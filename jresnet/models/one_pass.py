@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jresnet.models.layers import BatchNorm, per_channel, psum_over
+from jresnet.models.layers import BatchNorm, image_weights, per_channel, psum_over, values_per_channel
 
 # A sum over the batch takes two kernels, for parts and for their sum. XLA merges the second with the arithmetic on the
 # sums if there are fewer than 32 parts; its own parts are more.
@@ -62,9 +62,8 @@ def _forward(
     epsilon: float, axis_name: str | None, relu: bool,
 ) -> tuple[Any, Any]:  # fmt: skip
     values = x.astype(scale.dtype)
-    actual = jnp.asarray(x.size // x.shape[-1] if mask is None else mask.sum() * (x.shape[1] * x.shape[2]), scale.dtype)
+    actual = values_per_channel(values, mask, axis_name)
     shift = _shift(values, mask, axis_name)
-    actual = psum_over(actual, axis_name)
     count = jnp.maximum(actual, 1)
     deviations = _masked(values - per_channel(shift), mask)
     # In the gradient XLA's own parts do as well: no arithmetic on the sums follows that it could merge.
@@ -126,4 +125,5 @@ def _sums(a: jax.Array, b: jax.Array, parts: int = 1) -> tuple[jax.Array, jax.Ar
 
 
 def _masked(x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    return x if mask is None else x * mask.astype(x.dtype)[:, None, None, None]
+    weights = image_weights(mask, x.dtype)
+    return x if weights is None else x * weights

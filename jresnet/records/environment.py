@@ -9,6 +9,7 @@ import pathlib
 import platform
 import re
 import subprocess
+from collections.abc import Iterator
 
 _PACKAGES = ("jresnet", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # Instruction sets that decide the speed of matrix products, above all in bfloat16; /proc/cpuinfo's names.
@@ -60,6 +61,20 @@ def cudnn_version() -> str | None:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(package)
     return None
+
+
+@contextlib.contextmanager
+def variable(name: str, value: str | None) -> Iterator[None]:
+    """Give an environment variable this value for a while, or none for None."""
+    before = os.environ.pop(name, None)
+    try:
+        if value is not None:
+            os.environ[name] = value
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 def device() -> str:
