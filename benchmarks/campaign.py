@@ -9,6 +9,7 @@ records have for this device is not made again, so the same command goes on wher
 programs, and DIR/study/**/checkpoints need not be kept afterwards.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -30,6 +31,7 @@ from benchmarks.records import BenchmarkOptions, environment, run_benchmark, sel
 from jresnet import cli
 from jresnet.config import require
 from jresnet.errors import InputError, Interrupted
+from jresnet.records.environment import cpu_cores
 from jresnet.records.environment import device as devices_in_words
 from jresnet.records.files import read_json
 from jresnet.records.tables import number, text
@@ -64,7 +66,7 @@ class Options(BenchmarkOptions):
     skip: tuple[str, ...] = ()
     """Leave these steps out."""
     tiny: bool = False
-    """Tiny networks and batches on synthetic images: the same list in two or three minutes of two cores."""
+    """Tiny networks and batches on synthetic images, on a CPU several steps at once: the same list in a minute."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -100,16 +102,21 @@ def machine(options: Options, environ: Mapping[str, str]) -> dict[str, Any]:
     return json.loads(child.stdout.splitlines()[-1])
 
 
+def results_of_runs(directory: Path) -> list[Path]:
+    """Every result.json below a directory in which runs may be at work, whose temporary directories come and go."""
+    return sorted(Path(place) / "result.json" for place, _, files in os.walk(directory) if "result.json" in files)
+
+
 def read_records(directory: Path, here: Mapping[str, Any]) -> Records:
     """The records of this device, or of no device, in the directory and among the committed ones.
 
     Raises:
       InputError: the directory has a record of another device, or a damaged one.
     """
-    own = [*sorted(directory.glob("*.json")), *sorted(directory.rglob("result.json"))]
+    own = [*sorted(directory.glob("*.json")), *results_of_runs(directory)]
     committed = [
         *sorted((ROOT / "benchmarks" / "results").glob("*.json")),
-        *sorted((ROOT / "experiments" / "results").rglob("result.json")),
+        *results_of_runs(ROOT / "experiments" / "results"),
     ]
     records = []
     for path in own + committed:
@@ -136,27 +143,27 @@ def selected(every: Sequence[Step], options: Options) -> list[Step]:
     return [step for step in every if (matches(step, options.only or [step.name])) and not matches(step, options.skip)]
 
 
-def run_child(words: Sequence[str], log: Path, seconds: float, environ: Mapping[str, str]) -> int | None:
+async def run_child(words: Sequence[str], log: Path, seconds: float, environ: Mapping[str, str]) -> int | None:
     """Run Python with these words; returns its exit status, or None if it did not end in time and was stopped."""
     with log.open("ab") as output:
-        child = subprocess.Popen(
-            [sys.executable, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environ,
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, *words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environ,
             start_new_session=True,
         )  # fmt: skip
     try:
-        return child.wait(seconds)
-    except subprocess.TimeoutExpired:
+        return await asyncio.wait_for(child.wait(), seconds)
+    except TimeoutError:
         return None
     finally:
         try:
-            if child.poll() is None:  # out of time, or the campaign is interrupted
+            if child.returncode is None:  # out of time, or the campaign is interrupted
                 child.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(GRACE)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(child.wait(), GRACE)
         finally:
             with contextlib.suppress(ProcessLookupError):  # it, and what it has started
                 os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+            await child.wait()
 
 
 class Campaign:
@@ -170,26 +177,37 @@ class Campaign:
         if path.exists():
             self.rows = {row["step"]: row for row in read_json(path)["steps"]}
 
-    def run(self, environ: Mapping[str, str]) -> None:
+    async def run(self, environ: Mapping[str, str]) -> None:
         """Run every step that records lack, as long as there is time for it."""
 
         def exhausted(step: Step) -> bool:
             return self.rows.get(step.name, {}).get("exhausted", False)
 
+        # Nothing is measured at a tiny scale on a CPU: there every core runs a step.
+        free = asyncio.Semaphore(cpu_cores() if self.options.tiny and self.options.device == "cpu" else 1)
+        places = {step.shares: asyncio.Lock() for step in self.steps if step.shares}
+
+        async def in_turn(step: Step) -> None:
+            async with places.get(step.shares, contextlib.nullcontext()), free:
+                await self.run_step(step, environ)
+
         # What failed earlier, or used up its own time, probably does so again: everything else comes first.
-        for step in sorted(self.steps, key=exhausted):
-            earlier = {"step": step.name, "seconds": None, "exhausted": False} | self.rows.get(step.name, {})
-            self.rows[step.name] = earlier | {"status": LATE, "headline": None}
-            self.rows[step.name] |= (row := self.attempt(step, environ))
-            record = {"benchmark": "campaign", "tiny": self.options.tiny, "environment": self.here}
-            write_record(self.directory / RECORD, record | {"steps": list(self.rows.values())})
-            print(": ".join(filter(None, [step.name, row["status"], row["headline"]])), file=sys.stderr, flush=True)
+        await asyncio.gather(*(in_turn(step) for step in sorted(self.steps, key=exhausted)))
+
+    async def run_step(self, step: Step, environ: Mapping[str, str]) -> None:
+        """Attempt a step, record and print what became of it."""
+        earlier = {"step": step.name, "seconds": None, "exhausted": False} | self.rows.get(step.name, {})
+        self.rows[step.name] = earlier | {"status": LATE, "headline": None}
+        self.rows[step.name] |= (row := await self.attempt(step, environ))
+        record = {"benchmark": "campaign", "tiny": self.options.tiny, "environment": self.here}
+        write_record(self.directory / RECORD, record | {"steps": list(self.rows.values())})
+        print(": ".join(filter(None, [step.name, row["status"], row["headline"]])), file=sys.stderr, flush=True)
 
     def headline(self, step: Step) -> str | None:
         """What the records say about a step; None if they lack it."""
         return step.headline(read_records(self.directory, self.here))
 
-    def attempt(self, step: Step, environ: Mapping[str, str]) -> dict[str, Any]:
+    async def attempt(self, step: Step, environ: Mapping[str, str]) -> dict[str, Any]:
         """Run a step unless there is a reason not to; returns the entries of its row that this changes."""
         if (headline := self.headline(step)) is not None:
             return {"status": HAD, "headline": headline}
@@ -201,7 +219,7 @@ class Campaign:
         for command in step.commands:
             own = step.limit - (time.monotonic() - started)
             bounded = own < self.left()
-            code = run_child(command, log, min(own, self.left()), {**environ, **step.environ})
+            code = await run_child(command, log, min(own, self.left()), {**environ, **step.environ})
             if code != 0:
                 break
         row: dict[str, Any] = {"seconds": time.monotonic() - started, "headline": self.headline(step)}
@@ -232,6 +250,8 @@ def run(options: Options) -> list[dict[str, Any]]:
     chosen = selected(steps(options.device, options.tiny, directory, options.dataset), options)
     environ = dict(os.environ)
     environ |= {name: environ.get(name) or str(directory / "cache" / cache) for name, cache in CACHES.items()}
+    # Every child needs the same dozens of programs that compile in less than the default's second.
+    environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH")]))
     here = machine(options, environ)
     read_records(directory, here)  # refuses those of another device
@@ -240,9 +260,9 @@ def run(options: Options) -> list[dict[str, Any]]:
     except OSError as error:
         raise InputError(f"--output {options.output}: {error.strerror}: choose another directory") from None
     campaign = Campaign(options, here, chosen, lambda: deadline - time.monotonic())
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        campaign.run(environ)
+        asyncio.run(campaign.run(environ))
     except KeyboardInterrupt:
         raise Interrupted("interrupted; go on with the same command", signal.SIGINT) from None
     finally:

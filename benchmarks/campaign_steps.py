@@ -48,6 +48,7 @@ class Step:
       least: seconds that make it worth starting.
       limit: seconds at most.
       lacks: why it cannot run here; empty if it can.
+      shares: the directory that its programs share with other steps', one step at a time.
       environ: environment variables of its programs.
     """
 
@@ -57,6 +58,7 @@ class Step:
     least: float
     limit: float = math.inf
     lacks: str = ""
+    shares: str = ""
     environ: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -106,19 +108,20 @@ FULL = Scale(
     seeds=3,
     others=("augmentation", *(name for name in plan.NAMES if name not in ("augmentation", "final"))),
 )  # fmt: skip
+_QUICK = QUICK | {"blocks": (1,), "epochs": 1}
 _FEW = {"train_images": 128, "test_images": 64}
 TINY = Scale(
     cases=[(8, 4, "float32")],
     batches=(4,),
     modes=("eager",),
-    quick=QUICK | {"epochs": 1},
-    equal=QUICK | {"epochs": 2},
+    quick=_QUICK,
+    equal=_QUICK | {"epochs": 2},
     images=_FEW,
     rounds={"rounds": 1, "steps": 1},
-    study={"width_scale": 0.1, "blocks": (1, 1, 1, 1), "epochs": 1} | _FEW,
-    accuracy=QUICK | {"epochs": 1} | _FEW,
+    study={"width_scale": 0.1, "blocks": (1,), "epochs": 1} | _FEW,
+    accuracy=_QUICK | _FEW,
     seeds=1,
-    others=("augmentation",),
+    others=("initial",),
 )
 
 
@@ -221,7 +224,8 @@ def _studies(scale: Scale, directory: Path, dataset: str | None) -> Iterator[Ste
             settings = study.selected(plan.EXPERIMENTS)[0].settings
             headline = partial(_settings, settings, seed, data.sha256)
         command = module("experiments.reproduce", *line)
-        yield Step(name, (command,), headline, 60, lacks="" if dataset else "needs --dataset npz:FILE")
+        lacks = "" if dataset else "needs --dataset npz:FILE"
+        yield Step(name, (command,), headline, 60, lacks=lacks, shares="study")
 
 
 def _variants(scale: Scale, device: Device, directory: Path) -> Iterator[Step]:

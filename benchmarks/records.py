@@ -2,12 +2,11 @@
 
 import dataclasses
 import datetime
-import importlib
-import importlib.util
 import json
 import os
 import platform
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,7 @@ def environment(device: Device) -> dict[str, Any]:
 
     Call it after the number of threads is set and before any load, so that `load_average` is that of other processes.
     """
-    torch = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+    torch = sys.modules.get("torch")  # loaded where it is a rival
     installed = versions() | ({"torch": str(torch.__version__)} if torch else {})
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

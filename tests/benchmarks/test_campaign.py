@@ -176,6 +176,58 @@ def test_an_interruption_stops_the_child_ends_with_the_table_and_names_the_remed
     assert not (tmp_path / "out" / "stopped.json").exists()
 
 
+TINY_ON_TWO_CORES = ("--device", "cpu", "--tiny")
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    monkeypatch.setattr(campaign, "cpu_cores", lambda: 2)
+
+
+def test_tiny_steps_on_a_cpu_run_at_once_but_never_two_in_one_place(fake, tmp_path, two_cores):
+    """Each step notes whom it sees running; `other` waits until it has seen one."""
+    entry = "import os; (d / 'on').mkdir(exist_ok=True); (d / 'on' / '{0}').touch(); "
+    look = "(d / 'seen-{0}').write_text(' '.join(sorted(os.listdir(d / 'on')))); "
+    leave = "(d / 'on' / '{0}').unlink()"
+    wait = "[time.sleep(0.05) for _ in range(400) if len(os.listdir(d / 'on')) < 2]; "
+
+    def planned(directory):
+        inside = {name: (entry + "time.sleep(0.3); " + look + leave).format(name) for name in "ab"}
+        shared = [dataclasses.replace(step(directory, name, before=inside[name]), shares="place") for name in "ab"]
+        return [*shared, step(directory, "other", before=(entry + wait + look + leave).format("other"))]
+
+    assert fake(planned, *TINY_ON_TWO_CORES)[0] == 0
+    seen = {name: (tmp_path / "out" / f"seen-{name}").read_text().split() for name in ("a", "b", "other")}
+    assert seen["other"] in (["a", "other"], ["b", "other"])
+    assert "b" not in seen["a"]
+    assert "a" not in seen["b"]
+    # A campaign that measures runs one at a time.
+    assert fake(planned, "--only", "a", "b", output="measured")[0] == 0
+    assert started(tmp_path / "measured") == ["a", "b"]
+
+
+@pytest.mark.parametrize("end", ["signal", "damage"])
+def test_what_ends_the_campaign_stops_every_step_that_is_running(end, fake, tmp_path, capsys, two_cores):
+    both = "[time.sleep(0.05) for _ in range(400) if len((d / 'starts').read_text().split()) < 2]; "
+    note = f"import os, signal; (d / 'child').write_text(str(os.getpid())); {both}"
+    stop = {
+        "signal": f"{both}import os, signal; os.kill({os.getpid()}, signal.SIGTERM); time.sleep(60)",
+        "damage": f"{both}(d / 'damaged.json').write_text('{{')",
+    }[end]
+
+    def planned(directory):
+        return [step(directory, "waits", before=f"{note}time.sleep(60)"), step(directory, "ends", before=stop)]
+
+    began = time.monotonic()
+    status, _ = fake(planned, *TINY_ON_TWO_CORES)
+    assert time.monotonic() - began < 30
+    assert status == {"signal": 130, "damage": 2}[end]
+    error = capsys.readouterr().err
+    assert {"signal": "go on with the same command", "damage": "damaged.json"}[end] in error.splitlines()[-1]
+    assert "Traceback" not in error
+    assert not running(int((tmp_path / "out" / "child").read_text()))
+
+
 @pytest.mark.parametrize(
     ("options", "names"),
     [
