@@ -184,15 +184,21 @@ class Campaign:
             return self.rows.get(step.name, {}).get("exhausted", False)
 
         # Nothing is measured at a tiny scale on a CPU: there every core runs a step.
-        free = asyncio.Semaphore(cpu_cores() if self.options.tiny and self.options.device == "cpu" else 1)
-        places = {step.shares: asyncio.Lock() for step in self.steps if step.shares}
-
-        async def in_turn(step: Step) -> None:
-            async with places.get(step.shares, contextlib.nullcontext()), free:
-                await self.run_step(step, environ)
-
+        slots = cpu_cores() if self.options.tiny and self.options.device == "cpu" else 1
         # What failed earlier, or used up its own time, probably does so again: everything else comes first.
-        await asyncio.gather(*(in_turn(step) for step in sorted(self.steps, key=exhausted)))
+        waiting = sorted(self.steps, key=exhausted)
+        running: dict[asyncio.Task[None], Step] = {}
+        while waiting or running:
+            taken = {step.shares for step in running.values() if step.shares}
+            ready = next((step for step in waiting if step.shares not in taken), None)
+            if ready and len(running) < slots:
+                waiting.remove(ready)
+                running[asyncio.create_task(self.run_step(ready, environ))] = ready
+                continue
+            ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                del running[task]
+                task.result()  # raises what the task has raised
 
     async def run_step(self, step: Step, environ: Mapping[str, str]) -> None:
         """Attempt a step, record and print what became of it."""

@@ -201,9 +201,19 @@ def test_tiny_steps_on_a_cpu_run_at_once_but_never_two_in_one_place(fake, tmp_pa
     assert seen["other"] in (["a", "other"], ["b", "other"])
     assert "b" not in seen["a"]
     assert "a" not in seen["b"]
-    # A campaign that measures runs one at a time.
-    assert fake(planned, "--only", "a", "b", output="measured")[0] == 0
-    assert started(tmp_path / "measured") == ["a", "b"]
+
+
+def test_what_is_measured_runs_alone_and_in_order_whatever_it_shares(fake, tmp_path, two_cores):
+    alone = "(d / 'on').mkdir()"
+    leave = "time.sleep(0.2); (d / 'on').rmdir()"
+
+    def planned(directory):
+        steps = [step(directory, name, before=alone, after=leave) for name in "abcd"]
+        return [dataclasses.replace(step, shares="place") if step.name in "ac" else step for step in steps]
+
+    assert fake(planned) == (0, [f"{name}: done" for name in "abcd"])
+    assert started(tmp_path / "out") == list("abcd")
+    assert fake(planned, "--device", "gpu", "--tiny", output="gpu") == (0, [f"{name}: done" for name in "abcd"])
 
 
 @pytest.mark.parametrize("end", ["signal", "damage"])
