@@ -266,10 +266,16 @@ def run(options: Options) -> list[dict[str, Any]]:
     except OSError as error:
         raise InputError(f"--output {options.output}: {error.strerror}: choose another directory") from None
     campaign = Campaign(options, here, chosen, lambda: deadline - time.monotonic())
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+    async def until_stopped() -> None:
+        work = asyncio.create_task(campaign.run(environ))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
+        await work
+
+    before = signal.getsignal(signal.SIGTERM)
     try:
-        asyncio.run(campaign.run(environ))
-    except KeyboardInterrupt:
+        asyncio.run(until_stopped())
+    except (KeyboardInterrupt, asyncio.CancelledError):
         raise Interrupted("interrupted; go on with the same command", signal.SIGINT) from None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -159,7 +159,7 @@ def test_minutes_bound_the_whole_and_a_step_cut_short_comes_first_again(fake, tm
     assert started(tmp_path / "out")[-2:] == ["cut", "next"]
 
 
-def test_an_interruption_stops_the_child_ends_with_the_table_and_names_the_remedy(fake, tmp_path, capsys):
+def test_an_interruption_stops_the_child_ends_with_the_table_and_names_the_remedy(fake, tmp_path, capsys, place):
     def planned(directory):
         stop = f"import os, signal; os.kill({os.getpid()}, signal.SIGTERM); time.sleep(60)"
         return [step(directory, "stopped", before=stop), step(directory, "next")]
@@ -216,8 +216,16 @@ def test_what_is_measured_runs_alone_and_in_order_whatever_it_shares(fake, tmp_p
     assert fake(planned, "--device", "gpu", "--tiny", output="gpu") == (0, [f"{name}: done" for name in "abcd"])
 
 
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background"])
+def place(request):
+    """In the foreground, and as a shell starts a program in the background, with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("end", ["signal", "damage"])
-def test_what_ends_the_campaign_stops_every_step_that_is_running(end, fake, tmp_path, capsys, two_cores):
+def test_what_ends_the_campaign_stops_every_step_that_is_running(end, fake, tmp_path, capsys, two_cores, place):
     both = "[time.sleep(0.05) for _ in range(400) if len((d / 'starts').read_text().split()) < 2]; "
     note = f"import os, signal; (d / 'child').write_text(str(os.getpid())); {both}"
     stop = {
