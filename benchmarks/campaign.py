@@ -140,7 +140,7 @@ def selected(every: Sequence[Step], options: Options) -> list[Step]:
         for name in getattr(options, option):
             known = any(matches(step, [name]) for step in every)
             require(options, option, known, f"no step {name}: choose from {', '.join(step.name for step in every)}")
-    return [step for step in every if (matches(step, options.only or [step.name])) and not matches(step, options.skip)]
+    return [step for step in every if matches(step, options.only or [step.name]) and not matches(step, options.skip)]
 
 
 async def run_child(words: Sequence[str], log: Path, seconds: float, environ: Mapping[str, str]) -> int | None:

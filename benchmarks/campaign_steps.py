@@ -245,9 +245,8 @@ def _variants(scale: Scale, device: Device, directory: Path) -> Iterator[Step]:
 def _accuracy(scale: Scale, directory: Path, dataset: str | None) -> Step:
     """The time to the report's accuracy, compilation apart."""
     options = scale.accuracy | {"target": TARGET, "seeds": 1, "dataset": dataset}
-    command = module(
-        "benchmarks.time_to_accuracy", *words(options | {"output": directory / "accuracy.json"}), "--resume"
-    )  # fmt: skip
+    line = words(options | {"output": directory / "accuracy.json"})
+    command = module("benchmarks.time_to_accuracy", *line, "--resume")
     epochs = scale.accuracy.get("epochs", report.FINAL.epochs)
     lacks = "" if dataset else "needs --dataset npz:FILE"
     return Step("accuracy", (command,), partial(_time, epochs), 60, lacks=lacks)

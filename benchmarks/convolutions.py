@@ -101,8 +101,9 @@ def measure(width: int, kernel_size: int, precision: Precision, options: Options
         "kernel_size": kernel_size,
         "batch_size": options.batch,
         "precision": precision,
+        "device": options.device,
+        "shapes": len(found),
     }
-    case |= {"device": options.device, "shapes": len(found)}
     started = time.perf_counter()
     try:
         program = jax.jit(results(found, convolve, precision), compiler_options=compiler_options())

@@ -17,7 +17,7 @@ from jresnet.data.pipeline import Input, make_input
 from jresnet.models import summary
 from jresnet.parallel.devices import Devices
 from jresnet.train import optim
-from jresnet.train.trainer import fixed_steps, init_program, train_program
+from jresnet.train.trainer import fixed_steps, fixes_steps, init_program, train_program
 
 CLASSES = 10
 IMAGE_SIZE = (32, 32)
@@ -92,7 +92,7 @@ def training_step(
         source=fed,
         devices=shared,
         program=partial(train_program, model, tx, fed.get_batch, shared, config.channel_multiple),
-        fixed=min(STEPS["gpu"], steps_per_epoch) if case.device == "gpu" and not config.deterministic else None,
+        fixed=min(STEPS["gpu"], steps_per_epoch) if fixes_steps(config, shared) else None,
         create=partial(init_program(model, tx, (*IMAGE_SIZE, 3)), seed, config.learning_rate, config.weight_decay),
     )
 

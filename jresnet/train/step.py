@@ -1,6 +1,7 @@
 """One training step and one evaluation step: pure functions whose metrics are sums and counts."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import chex
@@ -11,6 +12,7 @@ from jax import lax
 
 from jresnet.data.pipeline import Batch
 from jresnet.models import ResNet
+from jresnet.models.layers import psum_over
 from jresnet.train.layout import TREES, Layout
 from jresnet.train.state import TrainState, check_state
 
@@ -56,8 +58,7 @@ def make_train_step(
     The state is packed in `layout`, by default the state as it is.
     """
 
-    def total(tree: Any) -> Any:
-        return tree if axis_name is None else lax.psum(tree, axis_name)
+    total = partial(psum_over, axis_name=axis_name)
 
     def of_first_device(tree: Any) -> Any:
         return total(jax.tree.map(lambda a: jnp.where(lax.axis_index(axis_name) == 0, a, jnp.zeros_like(a)), tree))

@@ -12,6 +12,7 @@ import optax
 from jax import lax
 
 from jresnet import models
+from jresnet.config import Config
 from jresnet.data.datasets import Split
 from jresnet.data.pipeline import Batch, Chunk, Input, make_input
 from jresnet.errors import Diverged
@@ -119,6 +120,14 @@ def all_finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
+def fixes_steps(config: Config, devices: Devices) -> bool:
+    """Whether a run has a second program, for calls of a fixed length, see `train_program`.
+
+    Two programs might add in different orders: with --deterministic there is one.
+    """
+    return devices.platform == "gpu" and not config.deterministic
+
+
 def fixed_steps(chunk: Chunk, fixed: int | None) -> int | None:
     """The `steps` of the program for a chunk, if programs exist for calls of `fixed` steps: None for one of any length.
 
@@ -151,16 +160,13 @@ class Trainer:
         model = model or models.from_config(config, len(run.classes))
         self.source = source or make_input(split, config, run.seed, statistics, devices)
         tx = shared_optimizer(config, self.steps_per_epoch)
-        self.program = partial(
-            train_program, model, tx, self.source.get_batch, devices, config.channel_multiple
-        )  # fmt: skip
+        self.program = partial(train_program, model, tx, self.source.get_batch, devices, config.channel_multiple)
         self.evaluator = Evaluator(model, statistics, devices)
         self._init = init_program(model, tx, (*run.image_size, 3))
         # JAX takes Python's integers for int32, and seeds go beyond.
         self._init_arguments = (np.uint32(run.seed), config.learning_rate, config.weight_decay)
         self._steps_per_call = 1
-        # Two programs might add in different orders: with --deterministic there is one.
-        self._fixes = devices.platform == "gpu" and not config.deterministic
+        self._fixes = fixes_steps(config, devices)
         # Steps of the calls whose loop has a fixed number of them; None while their duration is not known.
         self._fixed_steps = self.source.steps_per_chunk
         self._compiled: set[tuple[Any, ...]] = set()
