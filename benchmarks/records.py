@@ -120,9 +120,9 @@ def write_record(path: Path | None, record: Mapping[str, Any]) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, record)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}: choose another --output") from None
+    write_json(path, record)
 
 
 def open_record(path: Path | None, record: dict[str, Any], resume: bool, kept: Sequence[str]) -> dict[str, Any]:

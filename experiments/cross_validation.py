@@ -27,6 +27,7 @@ from jresnet.config import Config, require
 from jresnet.data.datasets import load_dataset
 from jresnet.errors import InputError
 from jresnet.records.files import write_bytes
+from jresnet.records.lock import hold
 from jresnet.records.tables import Row, Table, interval, number
 
 NAME = "cross_validation"
@@ -80,7 +81,7 @@ def run(arguments: list[str]) -> None:
     runs.check([*itertools.chain(*groups.values()), *finals.values()], options.directory)
     progress = Progress(cli.make_console(), options.processes)
     command = cli.command(PROGRAM, arguments)
-    with resumable(command):
+    with resumable(command), hold(options.directory, shared=True):
         progress.train([run for of_fold in zip(*groups.values(), strict=True) for run in of_fold], groups)
         best = winner(groups, progress)
         if best is not None:

@@ -1,4 +1,4 @@
-"""The tables in README.md, docs/results.md and docs/performance.md, generated from committed records.
+"""The tables in README.md and docs/, generated from committed records, and that of the records' fields from their code.
 
     python -m experiments.readme                # rewrite them
     python -m experiments.reproduce --check     # fail if they differ from the records, or a record contradicts itself
@@ -18,11 +18,16 @@ from benchmarks import timing
 from experiments import final, report
 from experiments.study import committed, statistics
 from experiments.study.committed import Setting, Study
+from experiments.study.experiment import ExperimentRecord, SettingRecord, StudyRecord
 from experiments.study.results import data_name, provenance
 from jresnet import cli
 from jresnet.errors import InputError
+from jresnet.records import schema
+from jresnet.records.environment import Execution
+from jresnet.records.epoch import Epoch
 from jresnet.records.files import write_bytes
-from jresnet.records.run import CHANGEABLE, config_from_json
+from jresnet.records.result import Result
+from jresnet.records.run import CHANGEABLE, Data, Run, config_from_json
 from jresnet.records.tables import Column, Row, Table, interval, number, spread, text
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -216,6 +221,24 @@ def _label(setting: Setting) -> str:
     return f"{setting.label} (here {', '.join(sorted(widths))})" if scaled else setting.label
 
 
+def fields(*_: Any) -> list[str]:
+    """For each record of a run and of a study a table of its fields."""
+    kinds = {
+        "config.json": Run, "metrics.jsonl, one line per epoch": Epoch, "result.json": Result, "`dataset`": Data,
+        "`execution`": Execution, "outcome.json": StudyRecord, "an experiment of outcome.json": ExperimentRecord,
+        "a setting of it": SettingRecord,
+    }  # fmt: skip
+    lines: list[str] = []
+    for title, kind in kinds.items():
+        rows: list[Row] = []
+        for field in schema.documentation(kind):
+            values = f"{field.values.removesuffix(' or null')}, or left out" if field.optional else field.values
+            rows.append({"field": f"`{field.name}`", "value": values, "meaning": field.meaning})
+        columns = [text("field", "field"), text("value", "value"), text("meaning", "meaning")]
+        lines += ["", f"**{title}**", "", *_markdown(columns, rows)]
+    return [*lines, ""]
+
+
 def _markdown(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
     return Table(columns, rows).markdown().splitlines()
 
@@ -224,6 +247,7 @@ BLOCKS = (
     Block("README.md", "headline", headline),
     Block("docs/results.md", "results", results),
     Block("docs/performance.md", "speed", all_speeds),
+    Block("docs/runs.md", "fields", fields),
 )
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from experiments.study.results import data_name
 from jresnet import cli
 from jresnet.data.datasets import dataset_record, load_dataset
 from jresnet.errors import InputError
+from jresnet.records.lock import hold
 
 PROGRAM = "python -m experiments.reproduce"
 
@@ -42,12 +43,12 @@ def run(arguments: list[str]) -> None:
     study = Plan(options, dataset, progress)
     study.check()
     command = cli.command(PROGRAM, arguments)
-    with resumable(command):
+    with resumable(command), hold(options.directory, shared=True):
         waiting = train(study, progress)
-    outcome = collect(study, command)
-    conclude(outcome, waiting, progress)
-    for path in page.write(outcome, options.directory):
-        progress.say(str(path))
+        outcome = collect(study, command)
+        conclude(outcome, waiting, progress)
+        for path in page.write(outcome, options.directory):
+            progress.say(str(path))
     progress.raise_failures(command)
 
 

@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, get_args
 
 from jresnet.config import Config, Model
-from jresnet.errors import Diverged, InputError, Interrupted, Lost
+from jresnet.errors import CannotWrite, Diverged, InputError, Interrupted, InUse, Lost
 
 if TYPE_CHECKING:
     from jresnet import torch_weights
@@ -36,7 +36,17 @@ _LAZY = {
 }
 _MODULES = {name: f"jresnet.{module}" for module, names in _LAZY.items() for name in names}
 
-__all__ = ["Config", "Diverged", "InputError", "Interrupted", "Lost", "torch_weights", *_MODULES]
+__all__ = [
+    "CannotWrite",
+    "Config",
+    "Diverged",
+    "InUse",
+    "InputError",
+    "Interrupted",
+    "Lost",
+    "torch_weights",
+    *_MODULES,
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,20 @@
 """Errors that end a program, each with a message of one line for its user.
 
-A program's `main` maps them to exit statuses: `InputError` 2, `Diverged` 1, `Lost` 3, `Interrupted` 128 + signal.
+A program's `main` maps them to exit statuses: `Diverged` 1, `InputError` 2, `Lost` 3, `CannotWrite` 4, `Interrupted`
+128 + signal.
 """
 
 
 class InputError(ValueError):
     """Unusable input. The message is one line: the value, the rule that it breaks, the remedy."""
+
+
+class InUse(InputError):
+    """Another process works in the same directory; the message names it and its host."""
+
+
+class CannotWrite(RuntimeError):
+    """A file cannot be written: no room, no permission, or its directory is gone. The message names the path."""
 
 
 class Diverged(RuntimeError):

@@ -18,8 +18,9 @@ from experiments.study import plan, single
 from jresnet import cli, models
 from jresnet.cli.convert import Convert
 from jresnet.cli.inspect import Inspect
+from jresnet.cli.verify import Verify
 from jresnet.config import Config
-from jresnet.errors import Diverged, InputError, Interrupted, Lost
+from jresnet.errors import CannotWrite, Diverged, InputError, Interrupted, Lost
 from jresnet.models import diagram, summary
 from jresnet.parallel import distributed
 
@@ -39,7 +40,7 @@ def parse(command):
     index = words.index("-m") + 1
     name, arguments = words[index], words[index + 1 :]
     if name == "jresnet":
-        return cli.parse({"inspect": Inspect, "convert": Convert}[arguments[0]], arguments[1:], name)
+        return cli.parse({"inspect": Inspect, "convert": Convert, "verify": Verify}[arguments[0]], arguments[1:], name)
     if name == "experiments.reproduce":
         return plan.parse(arguments, reproduce.PROGRAM)
     if name == "experiments.cross_validation":
@@ -53,7 +54,7 @@ def parse(command):
 def commands(text):
     """Command lines of the project's programs in a text, continued lines joined, comments and markup left out."""
     joined = text.replace("\\\n", " ")
-    lines = re.findall(r"python -m (?:jresnet (?:inspect|convert)|experiments\.|benchmarks\.)[^\n`#)]*", joined)
+    lines = re.findall(r"python -m (?:jresnet (?:inspect|convert|verify)|experiments\.|benchmarks\.)[^\n`#)]*", joined)
     return [line for line in lines if not line.startswith("python -m experiments.readme")]
 
 
@@ -140,7 +141,7 @@ def test_one_table_has_every_exit_status():
     def fail(error):
         raise error
 
-    errors = [Diverged(""), InputError(""), Lost(""), Interrupted("", signal.SIGINT), Interrupted("", signal.SIGTERM)]
+    errors = [Diverged(""), InputError(""), Lost(""), CannotWrite(""), Interrupted("", signal.SIGINT), Interrupted("", signal.SIGTERM)]
     # A program that succeeds, and one whose output nobody reads, which tests/cli/test_options.py runs.
     statuses = {0, 141} | {cli.exit_status(functools.partial(fail, error)) for error in errors}
     (table,) = re.findall(r"^\| status \|.*?\n\n|^\| status \|.*\Z", (DOCS / "cli.md").read_text(), re.M | re.S)

@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 from experiments.page import figures, sections, tables
-from experiments.study.experiment import OUTCOME, Outcome
+from experiments.study.experiment import OUTCOME, Cell, ExperimentRecord, Outcome, SettingRecord, StudyRecord
 from experiments.study.results import provenance
-from jresnet.records.files import write_bytes, write_json
+from jresnet.records import schema
+from jresnet.records.files import OLD, sweep, write_bytes, write_json, writing
 from jresnet.records.tables import Table
 
 PAGE = "report.html"
@@ -97,32 +98,28 @@ def _write_files(outcome: Outcome, workdir: pathlib.Path, html: str, parts: Sequ
             files[workdir / "tables" / f"{part.name}.md"] = part.markdown().encode()
             files[workdir / "tables" / f"{part.name}.csv"] = part.csv().encode()
     for path, data in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent, OLD)
         write_bytes(path, data)
-    write_json(workdir / OUTCOME, _outcome_json(outcome, workdir))
+    write_json(workdir / OUTCOME, schema.to_json(_study_record(outcome, workdir)))
     write_bytes(workdir / PAGE, html.encode())
     return [workdir / PAGE, workdir / OUTCOME, *files]
 
 
-def _outcome_json(outcome: Outcome, workdir: pathlib.Path) -> dict:
+def _study_record(outcome: Outcome, workdir: pathlib.Path) -> StudyRecord:
     """The content of outcome.json: the runs of each setting, as directories relative to `workdir`."""
-    return {
-        "command": outcome.command,
-        "select": outcome.select,
-        "follow": outcome.follow,
-        "experiments": [
-            {
-                "name": experiment.name,
-                "section": experiment.section,
-                "title": experiment.title,
-                "settings": [
-                    {
-                        "label": cell.setting.label,
-                        "runs": [pathlib.Path(os.path.relpath(run, workdir)).as_posix() for run in cell.directories],
-                    }
-                    for cell in cells
-                ],
-            }
-            for experiment, cells in outcome.experiments
-        ],
-    }
+
+    def setting(cell: Cell) -> SettingRecord:
+        runs = tuple(pathlib.Path(os.path.relpath(run, workdir)).as_posix() for run in cell.directories)
+        return SettingRecord(label=cell.setting.label, runs=runs)
+
+    experiments = tuple(
+        ExperimentRecord(
+            name=experiment.name, section=experiment.section, title=experiment.title,
+            settings=tuple(map(setting, cells)),
+        )
+        for experiment, cells in outcome.experiments
+    )  # fmt: skip
+    select: Any = outcome.select
+    return StudyRecord(command=outcome.command, select=select, follow=outcome.follow, experiments=experiments)

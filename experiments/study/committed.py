@@ -5,23 +5,19 @@ settings and runs; each run has result.json, metrics.jsonl and sha256sums.txt. N
 """
 
 import dataclasses
-import math
 import pathlib
 from typing import NamedTuple
 
 from benchmarks import timing
-from experiments.study.experiment import OUTCOME
-from jresnet.config import Config
+from experiments.study.experiment import OUTCOME, StudyRecord
 from jresnet.errors import InputError
-from jresnet.records import run_directory
+from jresnet.records import run_directory, schema
+from jresnet.records.epoch import METRICS, read_metrics
 from jresnet.records.files import read_json
-from jresnet.records.log import METRICS, read_metrics
 from jresnet.records.result import Result
 
 RESULTS = pathlib.Path("experiments", "results")
 SPEED = pathlib.Path("benchmarks", "results", "throughput-cpu.json")
-
-_REPEATED = ("_loss", "_accuracy", "_batch_mean")  # endings of the keys that result.json repeats from the last epoch
 
 
 class Setting(NamedTuple):
@@ -51,29 +47,33 @@ def read_studies(root: pathlib.Path) -> list[Study]:
 
 
 def _read_study(directory: pathlib.Path) -> Study:
-    outcome = read_json(directory / OUTCOME)
-    try:
-        settings = [
-            Setting(
-                experiment["name"],
-                f"{experiment['section']} {experiment['title']}",
-                setting["label"],
-                {directory / run: _read_result(directory / run) for run in setting["runs"]},
-            )
-            for experiment in outcome["experiments"]
-            for setting in experiment["settings"]
-        ]
-        return Study(directory.name, outcome["command"], settings)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{directory / OUTCOME}: not a study's ({error!r}): copy it from the study again") from None
+    outcome = schema.parse(StudyRecord, read_json(directory / OUTCOME), directory / OUTCOME)
+    settings = [
+        Setting(
+            experiment.name,
+            f"{experiment.section} {experiment.title}",
+            setting.label,
+            {path: _read_result(path) for path in (_below(directory, run) for run in setting.runs)},
+        )
+        for experiment in outcome.experiments
+        for setting in experiment.settings
+    ]
+    return Study(directory.name, outcome.command, settings)
+
+
+def _below(directory: pathlib.Path, run: str) -> pathlib.Path:
+    """The directory of a run that a study names; InputError if it is not below the study's own."""
+    path = directory / run
+    if not path.resolve().is_relative_to(directory.resolve()):
+        raise InputError(f"{directory / OUTCOME}: names {run}, outside of its directory: restore the file")
+    return path
 
 
 def _read_result(run: pathlib.Path) -> dict:
     path = run / run_directory.RESULT
     record = read_json(path)
-    Result.from_json(record, path)
-    known = record["config"].keys() <= vars(Config()).keys() and "width" in record["config"]
-    if not known or not {"name", "train", "test", "sha256"} <= record["dataset"].keys():
+    result = Result.from_json(record, path)
+    if not {"name", "train", "test", "sha256"} <= result.dataset.keys() or result.config.get("width") is None:
         raise InputError(f"{path}: does not name its data set and width: copy the file from the run again")
     return record
 
@@ -85,20 +85,9 @@ def study_drifts(study: Study, root: pathlib.Path) -> list[str]:
 
 
 def _run_drifts(run: pathlib.Path, record: dict, root: pathlib.Path) -> list[str]:
-    history = read_metrics(root / run / METRICS)
-    if [line["epoch"] for line in history] != list(range(record["epochs"])):
-        return [f"{run / METRICS}: not the {record['epochs']} epochs of its result.json"]
-    expected = {name: history[-1].get(name) for name in record if name.endswith(_REPEATED)}
-    seconds = sum(line["seconds"] for line in history)
-    # How a sum of floats rounds depends on Python's version.
-    expected["seconds"] = record["seconds"] if math.isclose(record["seconds"], seconds, rel_tol=1e-14) else seconds
-    lines = [
-        f"{run / run_directory.RESULT}: {name} is {record[name]}, its epochs give {value}: restore the file"
-        for name, value in expected.items()
-        if record[name] != value
-    ]
-    if lines:
-        return lines
+    contradictions = run_directory.contradictions(record, read_metrics(root / run / METRICS))
+    if contradictions:
+        return [f"{run / run_directory.RESULT}: {line}: restore the file" for line in contradictions]
     altered = run_directory.altered(root / run, (METRICS, run_directory.RESULT))
     return [f"{run / name}: {what}: restore the file" for name, what in altered.items()]
 

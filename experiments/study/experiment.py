@@ -3,14 +3,52 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from experiments.report import COMPARED
 from jresnet.config import Config, as_typed
 from jresnet.data.datasets import Dataset
 
 OUTCOME = "outcome.json"
-"""In a study's directory: its experiments, settings and runs."""
+"""In a study's directory: a StudyRecord."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SettingRecord:
+    """One setting in `outcome.json`."""
+
+    label: str
+    """as in the report's tables"""
+    runs: tuple[str, ...]
+    """directories of its finished runs, below the study's"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentRecord:
+    """One experiment in `outcome.json`."""
+
+    name: str
+    """its module in `experiments`"""
+    section: str
+    """of the report"""
+    title: str
+    """in words"""
+    settings: tuple[SettingRecord, ...]
+    """what it compares"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyRecord:
+    """A study, the content of `outcome.json`."""
+
+    command: str
+    """what made it"""
+    select: Literal["validation", "test"] | None = None
+    """the split that settings were chosen on, if any were"""
+    follow: bool | None = None
+    """whether sweeps built on the study's own choices"""
+    experiments: tuple[ExperimentRecord, ...]
+    """those that are finished or begun"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from experiments.study.experiment import Cell, Setting
 from experiments.study.runs import StudyRun
 from experiments.study.workers import Reply
 from jresnet.errors import Diverged, InputError, Lost
-from jresnet.records.log import METRICS, read_metrics
+from jresnet.records.epoch import METRICS, read_metrics
 from jresnet.records.tables import Table, number, text
 
 ELSEWHERE = "done or running in another process"

@@ -7,7 +7,6 @@ Processes that share the directory, on one machine or several, never train the s
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import pathlib
@@ -18,14 +17,14 @@ import rich.console
 from jresnet import models
 from jresnet.config import Config
 from jresnet.data.datasets import Dataset
-from jresnet.errors import InputError
+from jresnet.errors import InputError, InUse
 from jresnet.parallel.devices import Devices
 from jresnet.records import run_directory
-from jresnet.records.files import read_json
+from jresnet.records.lock import is_held
 from jresnet.records.run import differences, identity
 from jresnet.train import loop
 
-RUNS, LOCK = "runs", "lock"
+RUNS = "runs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +65,9 @@ def seeds_directory(study: pathlib.Path, config: Config, sha256: str) -> pathlib
     path, is continued.
     """
     for path in sorted((study / RUNS).glob(f"{name(config)}-*/seed-*/{run_directory.CONFIG}")):
-        with contextlib.suppress(InputError, KeyError, TypeError):  # `check` reports unusable records
-            record = read_json(path)
-            if not differences(record, config, record["seed"], sha256):
+        with contextlib.suppress(InputError):  # `check` reports unusable records
+            run = run_directory.read_run(path.parent)
+            if not differences(run.to_json(), config, run.seed, sha256):
                 return path.parent.parent
     return study / RUNS / f"{name(config)}-{digest(config, sha256)}"
 
@@ -98,8 +97,7 @@ def result(run: StudyRun) -> dict | None:
     """The verified `result.json` of a run, None while unfinished; InputError if it is damaged or another run's."""
     if not (run.directory / run_directory.RESULT).exists():
         return None
-    run_directory.verify(run.directory)
-    record = read_json(run.directory / run_directory.RESULT)
+    record = run_directory.read_result(run.directory).to_json()
     if different := differences(record, run.config, run.seed, run.dataset.sha256):
         raise InputError(
             f"{run.directory}: holds another run ({'; '.join(different)}): move it away, or choose another --workdir"
@@ -109,34 +107,20 @@ def result(run: StudyRun) -> dict | None:
 
 def running(run: StudyRun) -> bool:
     """Whether a process is training the run at this moment."""
-    try:
-        with (run.directory / LOCK).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return is_held(run.directory)
 
 
 def train(run: StudyRun, console: rich.console.Console | None) -> bool:
     """Train the run to its end, from its latest checkpoint; False if another process is doing so or has done so."""
-    run.directory.mkdir(parents=True, exist_ok=True)
-    with (run.directory / LOCK).open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            raise InputError(
-                f"--workdir: {run.directory} cannot be locked ({error.strerror}): choose another file system"
-            ) from None
-        if result(run) is not None:
-            return False
+    if result(run) is not None:
+        return False
+    try:
         loop.fit(
             run.config, run.dataset, run.directory,
             seed=run.seed, experiment=run.experiment, keep=run.keep, console=console,
         )  # fmt: skip
+    except InUse:
+        return False
     return True
 
 
@@ -161,13 +145,10 @@ def check(runs: Sequence[StudyRun], study: pathlib.Path) -> None:
 
 
 def _check_record(study: pathlib.Path, path: pathlib.Path, known: Container[str]) -> None:
-    """Raise InputError unless a `config.json` has options of this version and is of known data."""
-    record = read_json(path)
-    config, dataset = record.get("config"), record.get("dataset")
-    if not isinstance(config, dict) or not isinstance(dataset, dict) or not config.keys() <= vars(Config()).keys():
-        problem = "not a record of this version"
-    elif (sha256 := dataset.get("sha256")) not in known:
-        problem = f"of other data ({dataset.get('name')}, sha256 {str(sha256)[:12]})"
-    else:
-        return
-    raise InputError(f"--workdir {study}: {path} is {problem}: choose another directory for this study")
+    """Raise InputError unless a `config.json` is a run's, of this version, and of known data."""
+    dataset = run_directory.read_run(path.parent).dataset
+    if (sha256 := dataset.get("sha256")) not in known:
+        raise InputError(
+            f"--workdir {study}: {path} is of other data ({dataset['name']}, sha256 {str(sha256)[:12]}): "
+            "choose another directory for this study"
+        )

@@ -19,8 +19,9 @@ from jresnet.errors import InputError
 from jresnet.parallel import distributed
 from jresnet.parallel.distributed import ProcessOptions
 from jresnet.records import run_directory
+from jresnet.records.epoch import METRICS
 from jresnet.records.files import Record, write_bytes
-from jresnet.records.log import METRICS
+from jresnet.records.lock import hold
 from jresnet.train import loop
 
 
@@ -90,7 +91,9 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
             run_directory.check(directory, config, seed, dataset.sha256, options.resume)
     console = cli.make_console(quiet=not distributed.is_primary())
     command = options.resuming(program, arguments, workdir)
-    with resumable(command):
+    # A single run's directory is held by `fit`.
+    held = hold(workdir) if options.seeds > 1 and distributed.is_primary() else contextlib.nullcontext()
+    with resumable(command), held:
         if options.processes > 1:
             progress = Progress(console, options.processes)
             records = train_at_once(experiment, config, dataset, directories, progress, command)

@@ -22,6 +22,7 @@ from jresnet.config import flag
 from jresnet.data.datasets import load_dataset
 from jresnet.errors import InputError
 from jresnet.records.files import write_bytes
+from jresnet.records.lock import hold
 
 
 def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
@@ -47,9 +48,9 @@ def run(experiment: Experiment, arguments: list[str]) -> None:
         raise InputError(f"--workdir {workdir}: already holds runs of this experiment: add --resume to continue them")
     progress = Progress(cli.make_console(), options.processes)
     command = options.resuming(program, arguments, workdir)
-    with resumable(command):
+    with resumable(command), hold(workdir, shared=True):
         progress.train(seed_by_seed, groups)
-    conclude(experiment, groups, workdir, progress)
+        conclude(experiment, groups, workdir, progress)
     progress.raise_failures(command)
 
 

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jresnet.cli import convert, inspect
+from jresnet.cli import convert, inspect, verify
 from jresnet.cli.options import parse
 from jresnet.cli.program import run_program
 from jresnet.errors import InputError
@@ -12,6 +12,7 @@ from jresnet.errors import InputError
 USAGE = """\
 python -m jresnet inspect resnet18 --width 42 --figure resnet18.svg
 python -m jresnet convert resnet18.pth resnet18.safetensors --layout torchvision
+python -m jresnet verify runs/final
 
 python -m jresnet COMMAND --help lists a command's options.
 """
@@ -19,6 +20,7 @@ python -m jresnet COMMAND --help lists a command's options.
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "inspect": (inspect.Inspect, inspect.run),
     "convert": (convert.Convert, convert.run),
+    "verify": (verify.Verify, verify.run),
 }
 """The options of each command, and what runs it."""
 

@@ -1,16 +1,20 @@
 """What every command-line program shares: its console, its exit status, and the command that repeats it."""
 
+import errno
 import os
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 
 import jax
 import rich.console
 
-from jresnet.errors import Diverged, InputError, Interrupted, Lost
+from jresnet.errors import CannotWrite, Diverged, InputError, Interrupted, Lost
 from jresnet.parallel import distributed
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def exit_status(program: Callable[[], None]) -> int:
@@ -19,8 +23,8 @@ def exit_status(program: Callable[[], None]) -> int:
     An unexpected exception keeps its traceback. One process of several that fails alone leaves the run and exits here.
 
     Returns:
-      0: done; 1: the training diverged; 2: unusable input; 3: another process of the run is gone; 130 or
-      143: interrupted after saving, or 130 without; 141: the reader of the output is gone.
+      0: done; 1: the training diverged; 2: unusable input; 3: another process of the run is gone; 4: a file cannot be
+      written; 130 or 143: interrupted after saving, or 130 without; 141: the reader of the output is gone.
     """
     try:
         program()
@@ -31,12 +35,18 @@ def exit_status(program: Callable[[], None]) -> int:
         status = _report(error, 2)
     except Lost as error:
         status = _report(error, 3)
+    except CannotWrite as error:
+        status = _report(error, 4)
     except KeyboardInterrupt:  # outside the training, or for the second time
         status = _report("interrupted at once: --resume continues from the latest checkpoint, if there is one", 130)
     except BrokenPipeError:
-        # Python flushes stdout once more on exit, which would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         status = 141
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _discard_output()
+        status = _report(f"the output cannot be written ({error.strerror}): make room where it goes", 4)
     except Exception:
         if not jax.distributed.is_initialized():
             raise
@@ -49,12 +59,32 @@ def exit_status(program: Callable[[], None]) -> int:
 def run_program(run: Callable[[list[str]], None], arguments: Sequence[str] | None = None) -> int:
     """Run a program on the words of its command line, by default this process's; returns its `exit_status`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return exit_status(lambda: run(words))
+    formatted, warnings.formatwarning = warnings.formatwarning, _format_warning
+    try:
+        return exit_status(lambda: run(words))
+    finally:
+        warnings.formatwarning = formatted
 
 
 def _report(error: Exception | str, status: int) -> int:
-    print(" ".join(str(error).split()), file=sys.stderr)
+    print(_line(error), file=sys.stderr)
     return status
+
+
+def _line(message: object) -> str:
+    """A message on one line, without characters that a terminal would obey."""
+    text = " ".join(str(message).split())
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def _format_warning(message: Warning | str, *_: object, **__: object) -> str:
+    """A warning of a library, as of JAX when it cannot write to its cache, without the line of code it comes from."""
+    return f"warning: {_line(message)}\n"
+
+
+def _discard_output() -> None:
+    """Send what is left of the output nowhere: Python flushes stdout once more on exit, which would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def command(program: str, arguments: Sequence[str]) -> str:

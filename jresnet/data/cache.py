@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jresnet.records.files import atomic_write, cache_directory
+from jresnet.errors import CannotWrite
+from jresnet.records.files import OLD, atomic_write, cache_directory, sweep, write_json, writing
 
 
 def digest(files: Sequence[pathlib.Path]) -> str:
@@ -37,16 +39,18 @@ def load(name: str) -> dict[str, np.ndarray] | None:
 
 
 def store(name: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Store arrays under `name`; does nothing if the cache cannot be written."""
+    """Store arrays under `name`; if the cache cannot be written, only a warning says so, as it only saves time."""
     path, record = _paths(name)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent, OLD)
         with atomic_write(path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # the stubs take names for allow_pickle
         # Last: if two processes write at once, `load` rejects a file that is not the recorded one.
-        record.write_text(json.dumps({"size": path.stat().st_size, "sha256": digest([path])}))
-    except OSError:
-        return
+        write_json(record, {"size": path.stat().st_size, "sha256": digest([path])})
+    except CannotWrite as error:
+        logging.getLogger(__name__).warning(f"decoded images are not cached, and will be decoded again: {error}")
 
 
 def _paths(name: str) -> tuple[pathlib.Path, pathlib.Path]:

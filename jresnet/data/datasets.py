@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import math
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,8 @@ from jresnet.data.checks import checked_arrays, checked_classes
 from jresnet.data.readers import Arrays, read_folder, read_npz, size
 from jresnet.data.tfds_reader import read_tfds
 from jresnet.errors import InputError
+from jresnet.records.run import Data
+from jresnet.records.schema import Json
 
 # Mixed into the seed, so that each use of a seed has its own random numbers.
 _HOLD_OUT_STREAM, _FOLD_STREAM, _SUBSET_STREAM = 0x486F6C64, 0x466F6C64, 0x53756273
@@ -274,8 +275,7 @@ def _drawn(labels: np.ndarray, shares: np.ndarray, seed: tuple[int, int]) -> np.
     return chosen
 
 
-def dataset_record(dataset: Dataset, sha256: str) -> dict[str, Any]:
+def dataset_record(dataset: Dataset, sha256: str) -> Json:
     """The record in JSON of a data set that is trained on; `sha256` is that of the data before the hold-out."""
     sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test", "classes")}
-    record = {"name": dataset.name, **sizes, "sha256": sha256}
-    return record | ({"cut_from": dataset.cut_from} if dataset.cut_from else {})
+    return Data(name=dataset.name, **sizes, sha256=sha256, cut_from=dataset.cut_from).to_json()

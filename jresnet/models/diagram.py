@@ -121,11 +121,8 @@ def draw(layers: list[Layer], path: str | os.PathLike[str], title: str) -> None:
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     # Reproducible bytes, and text stored as text, which makes the SVG a quarter of the size.
     reproducible = matplotlib.rc_context({"svg.hashsalt": "jresnet", "svg.fonttype": "none"})
-    try:
-        with atomic_write(path) as file, reproducible:
-            figure.savefig(file, format=suffix[1:], metadata=undated.get(suffix))
-    except OSError as error:
-        raise InputError(f"--figure {path}: cannot be written ({error.strerror}): choose another path") from None
+    with atomic_write(path) as file, reproducible:
+        figure.savefig(file, format=suffix[1:], metadata=undated.get(suffix))
 
 
 def check_path(path: str | os.PathLike[str]) -> None:

@@ -163,7 +163,8 @@ def save(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) -> 
     """Write a state dict to a .safetensors, .pth or .pt file, atomically.
 
     Raises:
-      InputError: another suffix, a library that is not installed, or a path that cannot be written.
+      InputError: another suffix, or a library that is not installed.
+      CannotWrite: the path cannot be written.
     """
     suffix = pathlib.Path(path).suffix
     if suffix not in _WRITERS:
@@ -172,8 +173,6 @@ def save(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) -> 
         write_bytes(path, _WRITERS[suffix](state_dict))
     except ImportError as error:
         raise InputError(f"{path}: writing it needs {error.name}: pip install {error.name}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}): choose another path") from None
 
 
 def _read_torch(path: str | os.PathLike[str]) -> Any:

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jresnet.config import Config, require
 from jresnet.errors import InputError
 from jresnet.parallel.compiler import compiler_options
+from jresnet.records.environment import Execution, cpu_cores
 
 AXIS_NAME = "devices"
 
@@ -118,10 +119,17 @@ class Devices:
         """The sharding of an array's leading device axis."""
         return NamedSharding(self._mesh, PartitionSpec(AXIS_NAME))
 
+    @property
+    def execution(self) -> Execution:
+        """How a run on these devices computes."""
+        threads = cpu_cores() if self.platform == "cpu" else None
+        return Execution("pmap" if self.axis_name else "jit", self.count, jax.local_devices()[0].device_kind, threads)
+
     def replicate(self, tree: Any) -> Any:
         """A pytree of arrays as compiled functions take it, with a copy on every device of this process."""
         if self.axis_name is None:
-            return jax.device_put(tree)
+            # Committed to the device, as what a checkpoint gives: one compiled program serves fresh and resumed runs.
+            return jax.device_put(tree, jax.local_devices()[0])
         return jax.tree.map(lambda leaf: self._assemble([jnp.asarray(leaf)[None]] * self._local_count), tree)
 
     def unreplicate(self, tree: Any) -> Any:

@@ -23,7 +23,7 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
 from jresnet.config import require
-from jresnet.errors import InputError, Lost, first_line
+from jresnet.errors import CannotWrite, InputError, Lost, first_line
 
 # Environment variables in which launchers give the process index; the first one set counts.
 _INDEX_VARIABLES = ("OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "JOB_COMPLETION_INDEX")
@@ -173,7 +173,11 @@ def lost_peers() -> Iterator[None]:
 
 def is_lost_peer(error: Exception) -> bool:
     """Whether a collective raised this error because another process is gone."""
-    return not isinstance(error, InputError) and jax.process_count() > 1 and _LOST_PEER.search(str(error)) is not None
+    return (
+        not isinstance(error, InputError | CannotWrite)
+        and jax.process_count() > 1
+        and _LOST_PEER.search(str(error)) is not None
+    )
 
 
 def exit_after_failure(status: int) -> None:

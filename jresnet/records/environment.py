@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import ctypes
+import dataclasses
 import importlib.metadata
 import os
 import pathlib
@@ -10,12 +11,37 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterator
+from typing import Literal
+
+from jresnet.records.schema import Count
 
 _PACKAGES = ("jresnet", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # Instruction sets that decide the speed of matrix products, above all in bfloat16; /proc/cpuinfo's names.
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 _DRIVER = pathlib.Path("/proc/driver/nvidia/version")
 _GIT_TIMEOUT = 5.0  # seconds per call, so that a stalled network file system does not hold up a run
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How a run is computed: beside configuration, seed, data and versions, what its bits depend on."""
+
+    form: Literal["jit", "pmap"]
+    """one device, or one program for several"""
+    devices: Count
+    """that share every batch"""
+    device: str
+    """their kind, as JAX names it"""
+    threads: Count | None
+    """on a CPU the number of cores, over which XLA divides sums"""
+
+    def differences(self, other: "Execution") -> list[str]:
+        """Where the other differs, as in "threads 2, not 1"."""
+        return [
+            f"{name} {getattr(other, name)}, not {value}"
+            for name, value in vars(self).items()
+            if value != getattr(other, name)
+        ]
 
 
 def versions() -> dict[str, str]:

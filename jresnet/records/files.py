@@ -5,13 +5,15 @@ import json
 import math
 import os
 import pathlib
+import re
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
 
-from jresnet.errors import InputError
+from jresnet.errors import CannotWrite, InputError
 
 Record = dict[str, Any]
 """A JSON object."""
@@ -38,20 +40,54 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 @contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn an OSError of the block, which writes to `path`, into CannotWrite."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CannotWrite(f"{path}: cannot be written ({reason}): make room, or choose another place") from None
+
+
+@contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Open a file to write it atomically: after a crash at any moment `path` holds either the old data or the new."""
+    """Open a file to write it atomically: after a crash at any moment `path` holds either the old data or the new.
+
+    CannotWrite if that fails; `path` then holds the old data.
+    """
     path = pathlib.Path(path)
     # In the same directory, because a rename is atomic only within one file system. A random suffix, because
     # processes in different containers or on different machines can have the same process ID.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = temporary_name(path)
+    with writing(path):
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: pathlib.Path) -> pathlib.Path:
+    """A new name in the same directory, which `sweep` recognises."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+OLD = 24 * 3600.0
+"""Seconds after which a temporary file belongs to no living process."""
+
+
+def sweep(directory: pathlib.Path, older_than: float = 0.0) -> None:
+    """Remove temporary files that killed processes have left, if they are this many seconds old.
+
+    Without an age only where no other process writes.
+    """
+    with contextlib.suppress(OSError):  # a later write reports what is wrong with the directory
+        for path in directory.iterdir():
+            if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name) and time.time() - path.stat().st_mtime >= older_than:
+                path.unlink()
 
 
 def _jsonable(value: Any) -> Any:
@@ -67,12 +103,32 @@ def _jsonable(value: Any) -> Any:
 def read_json(path: pathlib.Path) -> Record:
     """Read a JSON object from a file in a run's directory; InputError if the file is missing or contains none."""
     try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable record of a run ({error}): choose a run's directory") from None
+        record = parse_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): choose a run's directory") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not a readable record of a run ({error}): restore it, or choose another") from None
     if not isinstance(record, dict):
-        raise InputError(f"{path}: not a record of a run: choose a run's directory")
+        raise InputError(f"{path}: not a record of a run: restore it, or choose another directory")
     return record
+
+
+def parse_json(data: bytes) -> Any:
+    """Parse JSON as RFC 8259 has it; ValueError also for NaN, for a name given twice and for absurdly deep nesting."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    def unique(pairs: list[tuple[str, Any]]) -> Record:
+        record = dict(pairs)
+        if len(record) < len(pairs):
+            raise ValueError("a name is given twice")
+        return record
+
+    try:
+        return json.loads(data.decode(), parse_constant=refuse, object_pairs_hook=unique)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def cache_directory() -> pathlib.Path:

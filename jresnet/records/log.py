@@ -1,19 +1,20 @@
 """The log of one run: metrics.jsonl and TensorBoard events in its directory, progress on the console."""
 
 import contextlib
-import json
+import itertools
+import logging
 import os
 import pathlib
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
 
 import rich.console
 import rich.progress
 
 from jresnet.errors import InputError
-from jresnet.records.files import Record, json_bytes, write_bytes
-
-METRICS = "metrics.jsonl"
+from jresnet.records import schema
+from jresnet.records.epoch import METRICS, Epoch, read_metrics
+from jresnet.records.files import Record, json_bytes, parse_json, write_bytes, writing
 
 # Keys of an epoch's record: the names of their TensorBoard scalars, and those in the console's line or "".
 _NAMES = {
@@ -53,24 +54,31 @@ class RunLog:
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
         self._closing = contextlib.ExitStack()
         self._first_epoch: int | None = None  # None while the log is closed
-        self._add_scalar: Callable[[str, float, int], None] | None = None
+        self._write_events: Callable[[Record], None] | None = None
         self._progress: rich.progress.Progress | None = None
         self._task = rich.progress.TaskID(0)
 
-    def begin(self, first_epoch: int, first_step: int = 0) -> None:
+    def begin(self, first_epoch: int, first_step: int = 0, history: Sequence[Record] | None = ()) -> None:
         """Open the log to continue with `first_epoch`, counted from 0, of which `first_step` steps are already done.
 
-        Records of that epoch and later ones are dropped.
+        `history` are the records of the epochs before it, as the checkpoint has them. `metrics.jsonl` must begin with
+        them; otherwise it is set aside, which a warning says, and written again. Records of later epochs are dropped.
+        With None, for checkpoints that have no history, the file's own records count.
+
+        Raises:
+          InputError: there is no history, and the file does not have the record of every epoch before.
         """
         self.close()
         path = self._workdir / METRICS
-        # A killed run may have left the file in any state.
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
-        self.history = [record for line in lines if (record := _parse(line)) and record["epoch"] < first_epoch]
+        if history is None:
+            history = _recorded(path, first_epoch)
+        self.history = list(history)
         self._first_epoch = first_epoch
         if not self._writes:
             return
-        self._workdir.mkdir(parents=True, exist_ok=True)
+        with writing(self._workdir):
+            self._workdir.mkdir(parents=True, exist_ok=True)
+        _set_aside_unless(path, self.history)
         write_bytes(path, b"".join(json_bytes(record, indent=None) for record in self.history))
         self._progress = self._start_progress(first_epoch, first_step)
 
@@ -80,33 +88,34 @@ class RunLog:
             completed = epoch * self._steps_per_epoch + step_in_epoch
             self._progress.update(self._task, completed=completed, epoch=epoch + 1, stage=stage)
 
-    def epoch(self, record: Record) -> None:
+    def epoch(self, epoch: Epoch) -> None:
         """Log a finished epoch: a line of metrics.jsonl, TensorBoard scalars, and the report's line on the console.
 
-        The record has epoch, train_loss, train_accuracy (losses in nats, accuracies from 0 to 1); optionally test_loss,
-        test_accuracy, validation_loss, validation_accuracy, learning_rate, images_per_second, seconds. NaN and infinity
-        are written as null. RuntimeError if the log is not open.
+        Raises:
+          RuntimeError: the log is not open.
+          CannotWrite: a file cannot be written.
         """
         if self._first_epoch is None:
             raise RuntimeError("RunLog.epoch needs an open log: call begin first")
-        line = json_bytes(record, indent=None)
+        line = json_bytes(schema.to_json(epoch), indent=None)
+        record = parse_json(line)
         if self._writes:
-            with (self._workdir / METRICS).open("ab") as metrics:
+            path = self._workdir / METRICS
+            with writing(path), path.open("ab") as metrics:
                 metrics.write(line)
                 metrics.flush()
                 os.fsync(metrics.fileno())
-            self._add_scalar = self._add_scalar or self._open_events(self._first_epoch)
-            for key, (tag, _) in _NAMES.items():
-                if key in record:
-                    self._add_scalar(tag, record[key], record["epoch"])
-        self.history.append(json.loads(line))
-        if self._progress is not None and "images_per_second" in record:
-            self._progress.update(self._task, speed=f"{record['images_per_second']:,.0f} images/s")
+            with writing(self._workdir / "events.out.tfevents.*"):
+                self._write_events = self._write_events or self._open_events(self._first_epoch)
+                self._write_events(record)
+        self.history.append(record)
+        if self._progress is not None:
+            self._progress.update(self._task, speed=f"{epoch.images_per_second:,.0f} images/s")
         self._print(_epoch_line(record))
 
     def close(self) -> None:
-        """Close the files, with every event flushed, and remove the bar; a second call does nothing."""
-        self._first_epoch = self._add_scalar = self._progress = None
+        """Close the files and remove the bar; a second call does nothing."""
+        self._first_epoch = self._write_events = self._progress = None
         self._closing.close()
 
     def __enter__(self) -> "RunLog":
@@ -115,23 +124,37 @@ class RunLog:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _open_events(self, first_epoch: int) -> Any:
-        """Create the events file and return its `add_scalar`.
+    def _open_events(self, first_epoch: int) -> Callable[[Record], None]:
+        """Create the events file and return what adds an epoch's record to it.
 
         Called after the first epoch: importing tensorboardX takes seconds, as it imports PyTorch if that is installed.
+        Its `SummaryWriter` would write in a thread of its own, whose errors reach nobody.
         """
         try:
-            import tensorboardX
+            from tensorboardX import event_file_writer
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
+            from tensorboardX.proto.summary_pb2 import Summary
         except ImportError:
             self._print("tensorboardX is not installed: this run writes no TensorBoard events")
-            return lambda tag, value, step: None
-        # tensorboardX names a file after the current second and truncates a file of the same name.
+            return lambda record: None
+        # Its files are named after the current second and truncate one of the same name.
         # The suffix keeps a quick resume from erasing the events of the epochs before it.
-        events = tensorboardX.SummaryWriter(
-            str(self._workdir), purge_step=first_epoch, flush_secs=1, filename_suffix=f".{first_epoch}"
-        )
+        events = event_file_writer.EventsWriter(str(self._workdir / "events"), f".{first_epoch}")
         self._closing.callback(events.close)
-        return events.add_scalar
+        now = time.time()
+        if first_epoch:  # TensorBoard then drops what an earlier file has of this epoch and later ones
+            start = SessionLog(status=SessionLog.START)
+            events.write_event(Event(wall_time=now, step=first_epoch, session_log=start))
+
+        def write(record: Record) -> None:
+            scalars = [
+                Summary.Value(tag=tag, simple_value=record[key]) for key, (tag, _) in _NAMES.items() if key in record
+            ]
+            step, summary = record["epoch"], Summary(value=scalars)
+            events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+            events.flush()
+
+        return write
 
     def _start_progress(self, first_epoch: int, first_step: int) -> rich.progress.Progress | None:
         console = self._console
@@ -174,32 +197,35 @@ def _epoch_line(record: Record) -> str:
     return ", ".join([f"Epoch {record['epoch']}", *parts])
 
 
-def read_metrics(path: str | os.PathLike[str]) -> list[Record]:
-    """Read the records of the epochs from a `metrics.jsonl`, in order.
+def _recorded(path: pathlib.Path, epochs: int) -> list[Record]:
+    """The records of the first epochs in a `metrics.jsonl`; InputError if it does not have so many."""
+    if epochs == 0:
+        return []
+    records = read_metrics(path)
+    if len(records) < epochs:
+        raise InputError(
+            f"{path}: records {len(records)} epochs, but the checkpoint follows {epochs}: restore it from a copy, or "
+            f"move {path.parent} away to train again from the start"
+        )
+    return records[:epochs]
 
-    An incomplete last line, left by a killed run and recognised by its missing line break, is skipped.
 
-    Raises:
-      InputError: the file is missing, or another line is not a JSON object with an epoch.
-    """
+def _set_aside_unless(path: pathlib.Path, history: list[Record]) -> None:
+    """Rename a `metrics.jsonl` that does not begin with this history, and say so."""
+    if not history and not path.exists():
+        return
     try:
-        lines = pathlib.Path(path).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a run writes it when its first epoch starts") from None
-    records = []
-    for number, line in enumerate(lines, start=1):
-        record = _parse(line)
-        if record is not None:
-            records.append(record)
-        elif number < len(lines):
-            raise InputError(f"{path}, line {number}: not one epoch's JSON object; remove the line or the file")
-    return records
-
-
-def _parse(line: bytes) -> Record | None:
-    """The record on a line, or None; a truncated JSON object never parses as one."""
-    try:
-        record = json.loads(line.decode())
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("epoch"), int) else None
+        recorded = read_metrics(path)
+        if recorded[: len(history)] == history and (history or not recorded):
+            return
+        problem = f"{path}: of its {len(recorded)} epochs the first {len(history)} are not those of the checkpoint"
+    except InputError as error:
+        problem = str(error)
+    kept = ""
+    if path.exists():
+        numbers = itertools.count(1)
+        aside = next(name for n in numbers if not (name := path.with_name(f"{path.name}.damaged-{n}")).exists())
+        with writing(aside):
+            path.rename(aside)
+        kept = f"; what was there is kept as {aside.name}"
+    logging.getLogger(__name__).warning(f"{problem}: written again from the checkpoint{kept}")

@@ -1,56 +1,67 @@
 """`Result`: the result of a run, as `result.json` holds it."""
 
 import dataclasses
-import pathlib
 
-from jresnet.errors import InputError
-from jresnet.records.files import Record
+from jresnet.records import schema
+from jresnet.records.environment import Execution
+from jresnet.records.run import ConfigJson, DataJson
+from jresnet.records.schema import Amount, Count, Json, Share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """The result of a run, the content of `result.json`.
-
-    Losses are mean cross-entropies in nats, accuracies fractions of images from 0 to 1. `train_*` are averages over the
-    last epoch while it was trained, on augmented images; `test_*` and `validation_*` are those of the final parameters,
-    every image counted once. `test_accuracy_batch_mean` averages the accuracies of test batches of the training batch
-    size, as the report did. `seconds` is the time spent on epochs, without `compile_seconds`.
-    """
+    """The result of a run, the content of `result.json`; losses are mean cross-entropies in nats, accuracies shares."""
 
     experiment: str
-    config: Record
-    seed: int
-    parameters: int
-    epochs: int
-    train_loss: float
-    train_accuracy: float
-    test_loss: float | None = None
-    test_accuracy: float | None = None
-    test_accuracy_batch_mean: float | None = None
-    dataset: Record
+    """its name in records"""
+    config: ConfigJson
+    """the configuration"""
+    seed: Count
+    """the run's seed"""
+    parameters: Count
+    """trainable parameters"""
+    epochs: Count
+    """epochs trained"""
+    train_loss: Amount
+    """average over the last epoch as it was trained, on augmented images"""
+    train_accuracy: Share
+    """likewise"""
+    validation_loss: Amount | None = None
+    """of the final parameters, if there are validation images"""
+    validation_accuracy: Share | None = None
+    """likewise"""
+    test_loss: Amount | None = None
+    """of the final parameters; every test image counts once"""
+    test_accuracy: Share | None = None
+    """likewise"""
+    test_accuracy_batch_mean: Share | None = None
+    """mean of the accuracies of test batches of the training batch's size, as the report computed it"""
+    dataset: DataJson
+    """name, numbers of images and classes, and the sha256 of all pixels and labels"""
     device: str
+    """the devices, in words"""
+    execution: Execution | None = None
+    """how the run was computed last, on which its bits depend; absent in records without a version"""
     versions: dict[str, str]
+    """of Python, of the packages that decide a result, and on a GPU of its driver and cuDNN"""
     commit: str | None
-    seconds: float
-    compile_seconds: float
-    images_per_second: float
-    validation_loss: float | None = None
-    validation_accuracy: float | None = None
+    """of the source tree when the run began, with `-dirty` if tracked files differed; `JRESNET_COMMIT` overrides it"""
+    seconds: Amount
+    """spent on epochs"""
+    compile_seconds: Amount
+    """spent on compilation besides"""
+    images_per_second: Amount
+    """median over the epochs"""
 
-    def to_json(self) -> Record:
+    def to_json(self) -> Json:
         """The result as `result.json` holds it, without metrics of splits that have no images."""
-        return {name: value for name, value in vars(self).items() if value is not None or name == "commit"}
+        return schema.to_json(self)
 
     @classmethod
-    def from_json(cls, record: Record, path: pathlib.Path) -> "Result":
+    def from_json(cls, record: object, path: object) -> "Result":
         """The result in the content of a `result.json`.
 
         Raises:
-          InputError: fields are missing or unknown; the message names `path`.
+          InputError: the record is not a result; the message names `path`.
         """
-        try:
-            return cls(**record)
-        except TypeError as error:
-            raise InputError(
-                f"{path}: not the result of a run ({error}): choose another directory, or delete the file"
-            ) from None
+        return schema.parse(cls, record, path)

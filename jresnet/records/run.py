@@ -2,69 +2,94 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from jresnet.config import Config, as_typed
 from jresnet.errors import InputError
+from jresnet.records import schema
+from jresnet.records.schema import Amount, As, Count, Json
 
 # Options that may change when a run is resumed: where the data come from, how they reach the device, and how it
 # computes the same function. The data are identified by their sha256.
 CHANGEABLE = ("dataset", "data_dir", "input", "parallel", "channel_multiple")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """The data of a run; weights from elsewhere have a name only."""
+
+    name: str
+    """as in `--dataset`, or of the weights"""
+    train: Count | None = None
+    """images of the training split, without those held out"""
+    validation: Count | None = None
+    """images of the validation split, those held out included"""
+    test: Count | None = None
+    """images of the test split"""
+    classes: Count | None = None
+    """number of classes"""
+    sha256: str | None = None
+    """of the shapes, pixels and labels of all splits, before images were held out"""
+    cut_from: str | None = None
+    """sha256 of the data that these are a fold or a part of"""
+
+    def to_json(self) -> Json:
+        """The data as records hold them."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+DataJson = Annotated[Mapping[str, Any], As(Data)]
+ConfigJson = Annotated[Mapping[str, Any], As(Config)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run, the content of `config.json`.
-
-    Attributes:
-      experiment: its name in records.
-      seed: decides initial weights, validation split, order and augmentation.
-      config: the configuration, with the network's own defaults filled in (`models.fill_defaults`).
-      dataset: name, sizes and sha256 of the data, see `data.datasets.dataset_record`.
-      classes: class names, in the order of the logits.
-      image_size: (height, width) in pixels.
-      mean: mean of each colour channel of the training images, on a scale of 0 to 1.
-      std: standard deviation of each colour channel, on the same scale.
-    """
+    """One run, the content of `config.json`."""
 
     experiment: str
-    seed: int
+    """its name in records"""
+    seed: Count
+    """decides initial weights, validation split, order and augmentation"""
     config: Config
-    dataset: Mapping[str, Any]
+    """the configuration, with the network's own defaults filled in"""
+    dataset: DataJson
+    """the data"""
     classes: tuple[str, ...]
-    image_size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    """class names, in the order of the logits"""
+    image_size: tuple[Count, Count]
+    """height and width in pixels"""
+    mean: tuple[Amount, ...]
+    """mean of each colour channel of the training images, on a scale of 0 to 1"""
+    std: tuple[Amount, ...]
+    """standard deviation of each colour channel, on the same scale"""
 
-    def to_json(self) -> dict[str, Any]:
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) == 3 or 0 in self.std:
+            raise InputError("mean and std must be of 3 channels, and no std 0")
+        if len(self.classes) < 2 or 0 in self.image_size:
+            raise InputError("there must be at least 2 classes, and images of at least 1 x 1")
+
+    def to_json(self) -> Json:
         """The run as `config.json` holds it."""
-        return vars(self) | {"config": dict(vars(self.config)), "dataset": dict(self.dataset)}
+        return schema.to_json(self)
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any], path: object) -> "Run":
+    def from_json(cls, record: object, path: object) -> "Run":
         """The run in the content of a `config.json`; options added after it was written get their defaults.
 
         Raises:
           InputError: the record is not a run's; the message names `path`.
         """
-        try:
-            values = {field.name: record[field.name] for field in dataclasses.fields(cls)}
-            values |= {name: tuple(values[name]) for name in ("classes", "image_size", "mean", "std")}
-            return cls(**values | {"config": config_from_json(record["config"]), "dataset": dict(record["dataset"])})
-        except InputError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{path}: not the record of a run ({error!r}): choose a run's directory") from None
+        return schema.parse(cls, record, path)
 
 
 def config_from_json(values: Mapping[str, Any]) -> Config:
     """The configuration in a `config.json` or `result.json`; options added after it was written get their defaults.
 
     Raises:
-      TypeError: it has an option that this version does not know.
+      InputError: it has an option that this version does not know, or a value that this version refuses.
     """
-    options: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-    return Config(**options)
+    return schema.parse(Config, dict(values), "config")
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -75,11 +100,11 @@ def identity(config: Config) -> dict[str, Any]:
 def differences(record: Mapping[str, Any], config: Config, seed: int, sha256: str) -> list[str]:
     """How a recorded run differs from the one of these arguments, as in "width 8, not 42"; empty if they agree.
 
-    `record` is the content of a `config.json` or `result.json`, `config` has its defaults filled in, and `sha256` is
-    that of the data before validation images are held out.
+    `record` is the checked content of a `config.json` or `result.json`, `config` has its defaults filled in, and
+    `sha256` is that of the data before validation images are held out.
 
     Raises:
-      TypeError: the record has an option that this version does not know.
+      InputError: the record has an option that this version does not know.
     """
     recorded, expected = identity(config_from_json(record["config"])), identity(config)
     recorded |= {"seed": record.get("seed"), "data sha256": record["dataset"].get("sha256")}

@@ -1,48 +1,52 @@
 """The directory of a run: config.json, result.json, predictions.npz, and their checksums."""
 
+import errno
 import hashlib
+import math
 import os
 import pathlib
-import secrets
 from collections.abc import Sequence
 
 import numpy as np
 
 from jresnet.config import Config
-from jresnet.errors import InputError
-from jresnet.records.files import Record, atomic_write, json_bytes, read_json, write_bytes, write_json
-from jresnet.records.log import METRICS
+from jresnet.errors import CannotWrite, InputError
+from jresnet.records.epoch import METRICS, read_metrics
+from jresnet.records.files import (
+    Record,
+    atomic_write,
+    json_bytes,
+    read_json,
+    temporary_name,
+    write_bytes,
+    write_json,
+    writing,
+)  # fmt: skip
+from jresnet.records.result import Result
 from jresnet.records.run import Run, differences
 
 CONFIG, RESULT, CURVES, CHECKPOINTS = "config.json", "result.json", "curves.png", "checkpoints"
 PREDICTIONS, SUMS = "predictions.npz", "sha256sums.txt"
 
 
-def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume: bool) -> Record | None:
+def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume: bool) -> Result | None:
     """Check, without writing, that `workdir` can be the directory of this run; with `resume` it may already hold it.
 
     `config` is the run's, its defaults filled in, `sha256` that of the data before validation images are held out.
 
     Returns:
-      The content of `result.json` if the run is finished there, else None.
+      The verified result if the run is finished there, else None.
 
     Raises:
-      InputError: the directory cannot be written, holds another run, or holds this one and `resume` is false.
+      InputError: the directory cannot be written, holds another run, a damaged one, or this one and `resume` is false.
+      CannotWrite: there is no room.
     """
     check_writable(workdir)
-    path = workdir / CONFIG
-    if not os.path.exists(path):
+    if not os.path.exists(workdir / CONFIG):
+        if os.path.exists(workdir / RESULT):
+            raise InputError(f"--workdir {workdir}: holds {RESULT} but no {CONFIG}: restore it, or choose another")
         return None
-    record = read_json(path)
-    if not all(isinstance(record.get(name), dict) for name in ("config", "dataset")):
-        raise InputError(f"--workdir {workdir}: {path} is not the record of a run: choose another directory")
-    try:
-        different = differences(record, config, seed, sha256)
-    except TypeError as error:
-        raise InputError(
-            f"--workdir {workdir}: {path} is not a record of this version ({error}): choose another directory"
-        ) from None
-    if different:
+    if different := differences(read_run(workdir).to_json(), config, seed, sha256):
         raise InputError(
             f"--workdir {workdir}: holds another run ({'; '.join(different)}): "
             "choose another directory, or that run's own options with --resume"
@@ -51,13 +55,13 @@ def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume:
         raise InputError(
             f"--workdir {workdir}: already holds this run: add --resume to continue it, or choose another directory"
         )
-    result = workdir / RESULT
-    return read_json(result) if result.exists() else None
+    return read_result(workdir) if os.path.exists(workdir / RESULT) else None
 
 
 def create(workdir: pathlib.Path, run: Run) -> None:
     """Create the directory of a run that `check` has accepted, unless it exists."""
-    workdir.mkdir(parents=True, exist_ok=True)
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / CONFIG).exists():
         write_json(workdir / CONFIG, run.to_json())
 
@@ -65,6 +69,22 @@ def create(workdir: pathlib.Path, run: Run) -> None:
 def read_run(workdir: pathlib.Path) -> Run:
     """The run that a directory records; InputError if it records none, or one of another version."""
     return Run.from_json(read_json(workdir / CONFIG), workdir / CONFIG)
+
+
+def read_result(workdir: pathlib.Path) -> Result:
+    """The result of a finished run, whose records match their checksums, have valid fields, and agree with one another.
+
+    Raises:
+      InputError: they are not as the run wrote them.
+    """
+    for name, problem in altered(workdir).items():
+        raise InputError(f"{workdir / name}: {problem}: restore it, or move {workdir} away to repeat the run")
+    run, result = read_run(workdir), Result.from_json(read_json(workdir / RESULT), workdir / RESULT)
+    different = differences(result.to_json(), run.config, run.seed, run.dataset.get("sha256", ""))
+    different += contradictions(result.to_json(), read_metrics(workdir / METRICS))
+    if different:
+        raise InputError(f"{workdir / RESULT}: contradicts the other records ({'; '.join(different)}): restore it")
+    return result
 
 
 def write_predictions(workdir: pathlib.Path, predictions: np.ndarray, confidences: np.ndarray) -> None:
@@ -90,10 +110,19 @@ def finish(workdir: pathlib.Path, result: Record) -> None:
     write_bytes(workdir / RESULT, data)
 
 
-def verify(workdir: pathlib.Path) -> None:
-    """Check a finished run's records against their checksums; InputError if these or a record are not as written."""
-    for name, problem in altered(workdir).items():
-        raise InputError(f"{workdir / name}: {problem}: restore it, or move {workdir} away to repeat the run")
+def contradictions(result: Record, history: Sequence[Record]) -> list[str]:
+    """Where the content of a `result.json` contradicts that of the `metrics.jsonl` beside it; empty if nowhere."""
+    if not len(history) == result["epochs"] == result["config"]["epochs"]:
+        return [f"epochs is {result['epochs']} of {result['config']['epochs']}, {METRICS} has {len(history)}"]
+    expected = {name: history[-1].get(name) for name in result if name.endswith(("_loss", "_accuracy", "_batch_mean"))}
+    seconds = sum(record["seconds"] for record in history)
+    # How a sum of floats rounds depends on Python's version.
+    expected["seconds"] = result["seconds"] if math.isclose(result["seconds"], seconds, rel_tol=1e-14) else seconds
+    return [
+        f"{name} is {result[name]}, its epochs give {value}"
+        for name, value in expected.items()
+        if result[name] != value
+    ]
 
 
 def altered(workdir: pathlib.Path, names: Sequence[str] | None = None) -> dict[str, str]:
@@ -109,27 +138,38 @@ def altered(workdir: pathlib.Path, names: Sequence[str] | None = None) -> dict[s
         raise InputError(
             f"{workdir / SUMS}: missing or unreadable: choose another directory, or repeat the run"
         ) from None
+    if names is None:
+        predicted = PREDICTIONS in sums or (workdir / PREDICTIONS).exists()
+        names = [CONFIG, METRICS, RESULT] + [PREDICTIONS] * predicted
     problems = {}
-    for name in names or dict.fromkeys((CONFIG, METRICS, RESULT, *sums)):
+    for name in names:
         try:
-            if hashlib.sha256((workdir / name).read_bytes()).hexdigest() != sums.get(name):
-                problems[name] = "not as the run wrote it (truncated or edited)"
+            with (workdir / name).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError:
             problems[name] = "missing"
+            continue
+        if digest != sums.get(name):
+            problems[name] = "not as the run wrote it (truncated or edited)"
     return problems
 
 
 def check_writable(workdir: pathlib.Path) -> None:
-    """Raise InputError unless files can be created in `workdir`, or in its nearest parent that exists."""
+    """Raise InputError unless files can be created in `workdir`, or in its nearest parent that exists.
+
+    CannotWrite if there is no room for them.
+    """
     parent = next((path for path in (workdir, *workdir.parents) if os.path.exists(path)), pathlib.Path())
     if not parent.is_dir():
         raise InputError(f"--workdir {workdir}: {parent} is not a directory: choose another")
     # By trying: for root, os.access allows writing on a read-only file system.
-    probe = parent / f".jresnet-{secrets.token_hex(4)}"
+    probe = temporary_name(parent / "probe")
     try:
         probe.touch()
         probe.unlink()
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CannotWrite(f"{parent}: cannot be written ({error.strerror}): make room") from None
         raise InputError(f"--workdir {workdir}: {parent} is not writable: choose another directory") from None
     try:
         os.stat(workdir)

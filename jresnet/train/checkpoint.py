@@ -1,8 +1,16 @@
-"""The checkpoints of a run: Orbax, atomic, named by the number of updates done."""
+"""The checkpoints of a run: Orbax, atomic, named by the number of updates done, with a digest of every array."""
 
+import contextlib
+import dataclasses
+import gc
+import hashlib
+import json
 import logging
 import pathlib
-from typing import Any
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +18,42 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
-from jresnet.errors import Diverged, InputError, Interrupted, first_line
+from jresnet.errors import CannotWrite, Diverged, InputError, Interrupted, first_line
 from jresnet.parallel import distributed
+from jresnet.records import schema
+from jresnet.records.environment import Execution
+from jresnet.records.epoch import Epoch
+from jresnet.records.files import Record
+from jresnet.records.schema import Amount, As, Count, Json
+
+DAMAGED = "checkpoints-damaged"
+"""Beside the directory of the checkpoints: those that were found damaged by a run that has continued without them."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Meta:
+    """What a checkpoint says beside its arrays."""
+
+    seconds: Amount = 0.0
+    """of training in the current epoch"""
+    history: tuple[Annotated[Record, As(Epoch)], ...] | None = None
+    """the records of the epochs before the current one, as in `metrics.jsonl`; None in checkpoints without digests"""
+    execution: Execution | None = None
+    """how the run was computed"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Verified(Meta):
+    """A checkpoint's own record.
+
+    `digests` are the SHA-256 of the arrays, by their path in the state; `sha256` is that of everything else here.
+    """
+
+    step: Count
+    digests: dict[str, str]
+    sha256: str = ""
 
 
 class Checkpoints:
@@ -22,7 +64,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: pathlib.Path, keep: int | None = 2, read_only: bool = False):
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # errors are raised, too
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=LatestN(keep) if keep else None,
             cleanup_tmp_directories=not read_only,
@@ -32,62 +74,187 @@ class Checkpoints:
         self._directory = pathlib.Path(directory).resolve()
         self._manager: ocp.CheckpointManager | None = None
 
-    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Write a pytree of arrays and a JSON-serialisable dict in the background; an existing step is left as it is.
+    def save(self, step: int, state: Any, meta: Meta) -> None:
+        """Write a pytree of arrays in the background, with what is said of it; an existing step is left as it is.
 
         Every process gives the same arrays, on its first device. A collective.
+
+        Raises:
+          CannotWrite: this checkpoint or the one before cannot be written.
         """
-        manager = self._open()
-        if step in manager.all_steps():
+        if step in self.steps():
             return
         # A copy: training goes on and donates the state's buffers while the files are written.
         state = jax.tree.map(jnp.copy, state)
+        record = _record(step, digests(state), meta)
         if jax.process_count() > 1:
             sharding = _sharding()
             state = jax.tree.map(lambda a: jax.make_array_from_single_device_arrays(a.shape, sharding, [a]), state)
-        manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)))
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(record))
+        self._write(lambda: self._open().save(step, args=args))
 
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, ascending."""
-        return sorted(self._open().all_steps()) if self._directory.is_dir() else []
+        return sorted(int(path.name) for path in self._directory.glob("*") if path.name.isdecimal() and path.is_dir())
 
-    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """Read the checkpoint of `step` with the shapes and dtypes of `like`; return pytree and dict. A collective.
+    def restore(self, step: int, like: Any = None) -> tuple[Any, Meta]:
+        """Read the checkpoint of `step` as a pytree with the structure, shapes and dtypes of `like`; a collective.
 
-        The arrays are on this process's first device.
+        The arrays are on this process's first device. Without `like` they are in dicts and lists.
 
         Raises:
-          InputError: it is damaged or belongs to another network.
+          InputError: it is damaged, or belongs to another network or step.
         """
-        sharding = _sharding()
-        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
+        path = self._directory / str(step)
+        if like is not None:
+            sharding = _sharding()
+            like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
-        try:
-            checkpoint = self._open().restore(step, args=args)
-        except Exception as error:  # Orbax raises whatever its layers do
-            if distributed.is_lost_peer(error):
-                raise
+        checkpoint, problem = _attempt(lambda: self._open().restore(step, args=args))
+        if problem:
+            raise InputError(f"{path}: this checkpoint cannot be restored ({problem})")
+        state = jax.tree.map(lambda leaf: leaf.addressable_data(0), checkpoint.state)
+        return state, _checked(path, step, checkpoint.meta, state)
+
+    def restore_newest(self, like: Any) -> tuple[Any, Meta] | None:
+        """Read the newest sound checkpoint, see `restore`; None if there are none at all. A collective.
+
+        Each damaged one is named in a warning, and set aside unless `read_only`, as the run will write its step again.
+
+        Raises:
+          InputError: there are some, but none is sound.
+        """
+        problems: dict[int, str] = {}
+        restored = None
+        for step in reversed(self.steps()):
+            problem = ""
+            try:
+                restored = self.restore(step, like)
+            except InputError as error:
+                problem = str(error)
+            if distributed.process_max([bool(problem)]) == [0.0]:
+                break
+            restored, problems[step] = None, problem or f"{self._directory / str(step)}: damaged in another process"
+        if problems and restored is None:
             raise InputError(
-                f"{self._directory / str(step)}: this checkpoint cannot be restored ({first_line(error)[:200]}): "
-                "delete it to continue from an earlier one, or choose another --workdir"
-            ) from error
-        return jax.tree.map(lambda leaf: leaf.addressable_data(0), checkpoint.state), checkpoint.meta
+                f"{next(iter(problems.values()))}; no older one is sound: restore one from a copy, or move "
+                f"{self._directory} away to train again from the start"
+            )
+        for problem in problems.values():
+            _log.warning(f"{problem}: going on from an older one")
+        if problems and not self._options.read_only:
+            self._set_aside(problems)
+        return restored
+
+    def close(self) -> None:
+        """Finish writing; CannotWrite if that fails."""
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            self._write(manager.close)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Finish writing, also after an error, unless that would wait for processes that are gone."""
-        together = kind is None or jax.process_count() == 1 or issubclass(kind, Interrupted | Diverged)
-        if self._manager is not None and together:
-            self._manager.close()
-            self._manager = None
+        if kind is None:
+            self.close()
+        elif jax.process_count() == 1 or issubclass(kind, Interrupted | Diverged):
+            with contextlib.suppress(*(() if issubclass(kind, Interrupted) else (CannotWrite,))):
+                self.close()
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self._directory, options=self._options)
         return self._manager
+
+    def _set_aside(self, steps: Iterable[int]) -> None:
+        """Move checkpoints into the directory DAMAGED; nothing is deleted."""
+        self.close()
+        if distributed.is_primary():
+            aside = self._directory.with_name(DAMAGED)
+            aside.mkdir(exist_ok=True)
+            for step in steps:
+                taken = len(list(aside.glob(f"{step}-*")))
+                (self._directory / str(step)).rename(aside / f"{step}-{taken + 1}")
+        distributed.process_max([0.0])  # no process goes on before
+
+    def _write(self, call: Callable[[], Any]) -> None:
+        """Make a call that writes, or waits until something is written; CannotWrite if it fails."""
+        _, problem = _attempt(call)
+        if problem:
+            raise CannotWrite(f"{self._directory}: a checkpoint cannot be written ({problem}): make room")
+
+
+def digests(state: Any) -> dict[str, str]:
+    """The SHA-256 of every array of a pytree, of its dtype, shape and bytes, by its path in the pytree."""
+    paths, leaves = zip(*jax.tree.leaves_with_path(state), strict=True)
+    with ThreadPoolExecutor() as pool:  # hashlib releases the GIL
+        names = (jax.tree_util.keystr(path, simple=True, separator="/") for path in paths)
+        return dict(zip(names, pool.map(_digest, leaves), strict=True))
+
+
+def _digest(leaf: jax.Array) -> str:
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+    sha256 = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
+    sha256.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return sha256.hexdigest()
+
+
+def _record(step: int, digests: dict[str, str], meta: Meta) -> Json:
+    """A checkpoint's own record, complete."""
+    record = schema.to_json(_Verified(**vars(meta), step=step, digests=digests))
+    return record | {"sha256": _sum(record)}
+
+
+def _sum(record: Json) -> str:
+    """The SHA-256 of a checkpoint's own record without its sum."""
+    rest = {name: value for name, value in record.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _checked(path: pathlib.Path, step: int, record: Any, state: Any) -> Meta:
+    """What a checkpoint's own record says, if that and the state agree with its digests."""
+    if isinstance(record, dict) and record.keys() == {"seconds"}:
+        _log.warning(f"{path}: is of a version without digests: its arrays are not verified")
+        return schema.parse(Meta, record, path)
+    verified = schema.parse(_Verified, record, path)
+    if verified.sha256 != _sum(record):
+        raise InputError(f"{path}: this checkpoint is damaged (its record does not match its digest)")
+    if verified.step != step:
+        raise InputError(f"{path}: this checkpoint is that of step {verified.step}")
+    found, recorded = digests(state), verified.digests
+    different = sorted(name for name in found.keys() | recorded if found.get(name) != recorded.get(name))
+    if different:
+        raise InputError(
+            f"{path}: this checkpoint is damaged ({len(different)} of {len(found)} arrays do not match their digests, "
+            f"as {different[0]})"
+        )
+    return verified
+
+
+def _attempt(call: Callable[[], Any]) -> tuple[Any, str]:
+    """Make a call of Orbax; return its result, or None and the first line of what it raised, which may be anything.
+
+    After an error it closes its event loop under pending reads and writes, which would complain on stderr when they are
+    collected, with tracebacks.
+    """
+    result, problem = None, ""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        try:
+            result = call()
+        except Exception as error:
+            if distributed.is_lost_peer(error):
+                raise
+            problem = first_line(error)[:200]
+        if problem:
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
+    return result, problem
 
 
 def _sharding() -> jax.sharding.Sharding:

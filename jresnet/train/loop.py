@@ -16,13 +16,15 @@ import rich.console
 from jresnet import models
 from jresnet.config import Config, flag, require
 from jresnet.data.datasets import Dataset, dataset_record
-from jresnet.errors import Diverged, InputError, Interrupted
+from jresnet.errors import CannotWrite, Diverged, InputError, Interrupted
 from jresnet.parallel import distributed
 from jresnet.parallel.compiler import enable_compile_cache
 from jresnet.parallel.devices import Devices
 from jresnet.records import environment, run_directory
+from jresnet.records.epoch import Epoch
 from jresnet.records.figures import curves
 from jresnet.records.files import Record
+from jresnet.records.lock import Lock, check_free, hold
 from jresnet.records.log import RunLog
 from jresnet.records.result import Result
 from jresnet.records.run import Run
@@ -85,6 +87,8 @@ def fit(
 
     Raises:
       InputError: config, data and workdir do not go together; nothing was written.
+      InUse: another process trains in `workdir`.
+      CannotWrite: a file of the run cannot be written; what is on disk is sound, and a later call goes on from there.
       Diverged: the loss became non-finite; the last good checkpoint is kept.
       Interrupted: SIGINT or SIGTERM arrived, here or in another process of the run; the state is saved.
       Lost: another process of the run is gone.
@@ -99,16 +103,38 @@ def fit(
     require(config, "deterministic", not (config.deterministic and pooled), rule, value="")
     sha256, dataset = dataset.sha256, dataset.hold_out(config.validation, seed)
     run = describe(config, dataset, sha256, seed, experiment)
-    record = run_directory.check(directory, run.config, seed, sha256, resume)
-    finished = None if record is None else Result.from_json(record, directory / run_directory.RESULT)
+    finished = run_directory.check(directory, run.config, seed, sha256, resume)
     check_processes_agree(run, directory, finished)
     if finished is not None:
         return finished
-
+    if distributed.is_primary():
+        check_free(directory)  # `hold` checks it again; here before the devices' memory is needed
     commit = environment.commit()  # now, not at the end: the checkout may change during a long run
     enable_compile_cache(config.deterministic)
     trainer = Trainer(run, dataset.train, devices)
-    create_directory(directory, run, trainer)
+    with hold(directory) if distributed.is_primary() else contextlib.nullcontext() as lock:
+        # Another process may have used the directory since the first check.
+        if lock and (finished := run_directory.check(directory, run.config, seed, sha256, resume)):
+            return finished
+        create_directory(directory, run, trainer)
+        try:
+            return train(trainer, dataset, directory, commit, lock, keep, checkpoint_seconds, console)
+        except CannotWrite as error:
+            raise CannotWrite(f"{error}; {still_sound(directory)}") from None
+
+
+def train(
+    trainer: Trainer,
+    dataset: Dataset,
+    directory: pathlib.Path,
+    commit: str | None,
+    lock: Lock | None,
+    keep: int | None,
+    checkpoint_seconds: float,
+    console: rich.console.Console | None,
+) -> Result:
+    """Train from where the directory, which this process or another of the run holds, says; see `fit`."""
+    run, config = trainer.run, trainer.run.config
     with (
         catch_stop_signals() as signal,
         Checkpoints(directory / run_directory.CHECKPOINTS, keep) as checkpoints,
@@ -117,21 +143,23 @@ def fit(
             epochs=config.epochs,
             steps_per_epoch=trainer.steps_per_epoch,
             console=console,
-            label=f"{experiment} seed {seed}",
+            label=f"{run.experiment} seed {run.seed}",
             writes=distributed.is_primary(),
         ) as log,
     ):
-        trainer.start(checkpoints)
-        log.begin(trainer.epoch, trainer.step_in_epoch)
+        history = trainer.start(checkpoints)
+        log.begin(trainer.epoch, trainer.step_in_epoch, history)
         unsaved = math.inf  # seconds of training since the latest checkpoint, the same in all processes
         for epoch in range(trainer.epoch, config.epochs):
             trainer.train_epoch(epoch, log, signal)
-            stop_if_signalled(trainer, checkpoints)
+            if lock:
+                lock.check()
+            stop_if_signalled(trainer, checkpoints, log)
             unsaved += trainer.seconds
             # Saved before the evaluation: a run that resumes here evaluates again, with the same result. Epochs that
             # are recorded after the latest checkpoint are trained again, with the same result too.
             if unsaved >= checkpoint_seconds or epoch + 1 == config.epochs:
-                trainer.save(checkpoints)
+                trainer.save(checkpoints, log.history)
                 unsaved = 0.0
             else:
                 trainer.check_finite()
@@ -143,10 +171,18 @@ def fit(
         result = summarise_run(trainer, log.history, commit)
     if distributed.is_primary():
         network = f"width {result.config['width']}, {result.parameters:,} parameters"
-        title = f"{experiment}, seed {seed}: {network}, {dataset.name}"
+        title = f"{run.experiment}, seed {run.seed}: {network}, {dataset.name}"
         curves(log.history, directory / run_directory.CURVES, title)
         run_directory.finish(directory, result.to_json())
     return result
+
+
+def still_sound(directory: pathlib.Path) -> str:
+    """What a run that cannot write has left, and how to go on, in words."""
+    steps = Checkpoints(directory / run_directory.CHECKPOINTS, read_only=True).steps()
+    if not steps:
+        return "no checkpoint is complete yet: start again"
+    return f"its checkpoint of update {steps[-1]} is complete: go on from there with --resume"
 
 
 def describe(config: Config, dataset: Dataset, sha256: str, seed: int, experiment: str) -> Run:
@@ -191,10 +227,10 @@ def create_directory(directory: pathlib.Path, run: Run, trainer: Trainer) -> Non
         )
 
 
-def stop_if_signalled(trainer: Trainer, checkpoints: Checkpoints) -> None:
+def stop_if_signalled(trainer: Trainer, checkpoints: Checkpoints, log: RunLog) -> None:
     """Save the current state and raise Interrupted if any process has received a stop signal."""
     if trainer.stop_signal is not None:
-        trainer.save(checkpoints)
+        trainer.save(checkpoints, log.history)
         position = f"epoch {trainer.epoch}, step {trainer.step_in_epoch} of {trainer.steps_per_epoch}"
         raise Interrupted(f"interrupted after {position}; the state is saved", trainer.stop_signal)
 
@@ -207,7 +243,7 @@ def evaluate(
     def after_call(seconds: float) -> float:
         log.advance(trainer.steps_per_epoch, epoch, "test")
         longest = trainer.synchronise(signal, seconds)
-        stop_if_signalled(trainer, checkpoints)
+        stop_if_signalled(trainer, checkpoints, log)
         return longest
 
     splits = {"validation": dataset.validation, "test": dataset.test}
@@ -217,23 +253,27 @@ def evaluate(
 
 def epoch_record(
     trainer: Trainer, dataset: Dataset, epoch: int, outputs: dict[str, Outputs], eval_seconds: float
-) -> Record:
-    """One line of `metrics.jsonl`; raises Diverged if a validation or test loss is not finite."""
+) -> Epoch:
+    """The record of a finished epoch; raises Diverged if a validation or test loss is not finite."""
     train_loss, train_accuracy = trainer.epoch_metrics()
-    record = {"epoch": epoch, "train_loss": train_loss, "train_accuracy": train_accuracy}
+    metrics: dict[str, float] = {}
     for name, output in outputs.items():
         correct = output.predictions == getattr(dataset, name).labels
         loss, accuracy, batch_mean = summarise(output.losses, correct, trainer.run.config.batch_size)
         if not math.isfinite(loss):
             raise Diverged(f"the {name} loss is not finite after epoch {epoch}: lower --learning-rate")
-        record |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
+        metrics |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
         if name == "test":
-            record["test_accuracy_batch_mean"] = batch_mean
-    return record | {
-        "learning_rate": trainer.learning_rate(epoch),
-        "images_per_second": trainer.images / trainer.seconds,
-        "seconds": trainer.seconds + eval_seconds,
-    }
+            metrics["test_accuracy_batch_mean"] = batch_mean
+    return Epoch(
+        epoch=epoch,
+        train_loss=train_loss,
+        train_accuracy=train_accuracy,
+        **metrics,
+        learning_rate=trainer.learning_rate(epoch),
+        images_per_second=trainer.images / trainer.seconds,
+        seconds=trainer.seconds + eval_seconds,
+    )
 
 
 def summarise_run(trainer: Trainer, history: list[Record], commit: str | None) -> Result:
@@ -246,6 +286,7 @@ def summarise_run(trainer: Trainer, history: list[Record], commit: str | None) -
         parameters=trainer.parameters,
         epochs=len(history),
         device=environment.device(),
+        execution=trainer.devices.execution,
         versions=environment.versions(),
         commit=commit,
         seconds=sum(record["seconds"] for record in history),

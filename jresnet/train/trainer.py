@@ -1,7 +1,8 @@
 """The compiled training programs, and a run in progress: its state on the devices and its position."""
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -20,9 +21,10 @@ from jresnet.models import ResNet
 from jresnet.parallel import distributed
 from jresnet.parallel.compiler import run_once_options
 from jresnet.parallel.devices import Devices
+from jresnet.records.files import Record
 from jresnet.records.log import RunLog
 from jresnet.records.run import Run
-from jresnet.train.checkpoint import Checkpoints
+from jresnet.train.checkpoint import Checkpoints, Meta
 from jresnet.train.evaluate import CACHED_PROGRAMS, Evaluator
 from jresnet.train.layout import TREES, VectorLayout, resized
 from jresnet.train.optim import schedule, shared_optimizer, with_rates
@@ -30,6 +32,8 @@ from jresnet.train.pace import next_steps
 from jresnet.train.signals import StopSignal
 from jresnet.train.state import TrainState, create_train_state
 from jresnet.train.step import Metrics, make_train_step
+
+_log = logging.getLogger(__name__)
 
 
 @lru_cache(CACHED_PROGRAMS)
@@ -175,16 +179,20 @@ class Trainer:
         self.compile_seconds = 0.0
         self.stop_signal: int | None = None
 
-    def start(self, checkpoints: Checkpoints | None = None) -> None:
-        """Start from the latest checkpoint, or from the initial state if there is none."""
-        steps = checkpoints.steps() if checkpoints else []
-        if checkpoints and steps:
-            (state, metrics), meta = checkpoints.restore(steps[-1], self._shapes)
-        else:
-            (state, metrics), meta = self._init(*self._init_arguments), {"seconds": 0.0}
+    def start(self, checkpoints: Checkpoints | None = None) -> Sequence[Record] | None:
+        """Start from the newest sound checkpoint, or from the initial state if there are none.
+
+        Returns:
+          The records of the epochs before the current one; None if the checkpoint does not have them.
+        """
+        restored = checkpoints.restore_newest(self._shapes) if checkpoints else None
+        (state, metrics), meta = restored or (self._init(*self._init_arguments), Meta(history=()))
         self.step = int(state.step)
-        self.seconds = meta["seconds"]
+        self.seconds = meta.seconds
         self.state, self.metrics = self.devices.replicate((state, metrics))
+        if meta.execution and (different := meta.execution.differences(self.devices.execution)):
+            _log.warning(f"resumed with {', '.join(different)}: sums may round otherwise, and the last bits differ")
+        return meta.history
 
     @property
     def epoch(self) -> int:
@@ -196,11 +204,15 @@ class Trainer:
         """Steps of the current epoch that are done."""
         return self.step - self.epoch * self.steps_per_epoch
 
-    def save(self, checkpoints: Checkpoints) -> None:
-        """Write a checkpoint of the current state in the background, unless `check_finite` raises Diverged."""
+    def save(self, checkpoints: Checkpoints, history: Sequence[Record] = ()) -> None:
+        """Write a checkpoint of the current state in the background, unless `check_finite` raises Diverged.
+
+        `history` are the records of the epochs before the current one.
+        """
         self.check_finite()
         state = self.devices.unreplicate((self.state, self.metrics))
-        checkpoints.save(self.step, state, {"seconds": self.seconds})
+        meta = Meta(seconds=self.seconds, history=tuple(history), execution=self.devices.execution)
+        checkpoints.save(self.step, state, meta)
 
     def check_finite(self) -> None:
         """Raise Diverged if a parameter or a batch statistic is not finite."""

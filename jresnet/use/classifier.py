@@ -15,9 +15,10 @@ from jresnet.data.pipeline import pad_rows
 from jresnet.errors import InputError
 from jresnet.parallel.compiler import compiler_options
 from jresnet.records import run_directory
-from jresnet.records.run import Run
+from jresnet.records.lock import hold
+from jresnet.records.run import Data, Run
 from jresnet.train import optim
-from jresnet.train.checkpoint import Checkpoints
+from jresnet.train.checkpoint import Checkpoints, Meta
 from jresnet.train.trainer import init_program
 
 # Recorded as experiment and data set of weights that no run has trained.
@@ -61,10 +62,12 @@ class Classifier:
 
     @classmethod
     def load(cls, workdir: str | os.PathLike[str]) -> "Classifier":
-        """Load the network of the latest checkpoint in a run's directory, finished or not.
+        """Load the network of the newest sound checkpoint in a run's directory, finished or not.
+
+        Damaged ones are named in a warning.
 
         Raises:
-          InputError: the directory holds no run, no checkpoint, or a damaged one.
+          InputError: the directory holds no run or no sound checkpoint.
         """
         directory = pathlib.Path(workdir)
         run = run_directory.read_run(directory)
@@ -73,10 +76,10 @@ class Classifier:
         program = init_program(model, optim.shared_optimizer(run.config, 1), (*run.image_size, 3))
         shapes = jax.eval_shape(program, 0, run.config.learning_rate, run.config.weight_decay)
         with Checkpoints(directory / run_directory.CHECKPOINTS, read_only=True) as checkpoints:
-            steps = checkpoints.steps()
-            if not steps:
-                raise InputError(f"{directory}: this run has no checkpoint yet: let it train for an epoch first")
-            (state, _), _ = checkpoints.restore(steps[-1], shapes)
+            restored = checkpoints.restore_newest(shapes)
+        if restored is None:
+            raise InputError(f"{directory}: this run has no checkpoint yet: let it train for an epoch first")
+        (state, _), _ = restored
         return cls(model, state.variables, run)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
@@ -122,7 +125,8 @@ def store(
       mean, std: of each colour channel on a scale of 0 to 1, with which training normalised the images.
 
     Raises:
-      InputError: the directory is not empty or cannot be written.
+      InputError: the directory is not empty.
+      CannotWrite: it cannot be written.
     """
     path = pathlib.Path(directory)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -131,11 +135,9 @@ def store(
     program = init_program(model, optim.shared_optimizer(config, 1), (*image_size, 3))
     state, metrics = program(0, config.learning_rate, config.weight_decay)
     state = state.replace(params=variables["params"], batch_stats=variables["batch_stats"])
-    config, data = models.fill_defaults(config), {"name": CONVERTED}
+    config, data = models.fill_defaults(config), Data(name=CONVERTED).to_json()
     run = Run(CONVERTED, 0, config, data, tuple(classes), image_size, tuple(mean), tuple(std))
-    try:
+    with hold(path):
         with Checkpoints(path / run_directory.CHECKPOINTS) as checkpoints:
-            checkpoints.save(0, (state, metrics), {"seconds": 0.0})
+            checkpoints.save(0, (state, metrics), Meta(history=()))
         run_directory.create(path, run)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}): choose another directory") from None

@@ -151,7 +151,7 @@ def test_the_workdir_of_another_run(here, capfd):
     refused(capfd, words, "--workdir run: already holds this run: add --resume")
     for name, content in (("result.json", "{}"), ("result.json", "["), ("config.json", "{}"), ("config.json", "")):
         (here / "run" / name).write_text(content)
-        refused(capfd, [*words, "--resume"], f"run/{name}", "choose")
+        refused(capfd, [*words, "--resume"], f"run/{name}", "restore")
 
 
 def python(program, here, **environment):

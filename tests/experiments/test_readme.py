@@ -12,7 +12,7 @@ from experiments.study import committed
 from jresnet.errors import InputError
 
 STUDY = "augmentation-width16-jpegq75"
-HEADLINE, RESULTS, SPEEDS = readme.BLOCKS
+HEADLINE, RESULTS, SPEEDS, FIELDS = readme.BLOCKS
 
 
 @pytest.fixture
@@ -96,6 +96,7 @@ def test_only_the_final_model_at_full_scale_enters_the_headline():
         (HEADLINE, "1.42 [", "1.43 ["),
         (HEADLINE, "1.57]", "1.67]"),
         (SPEEDS, "| 64 | 128 |", "| 64 | 129 |"),
+        (FIELDS, "counted from 0", "counted from 1"),
     ],
 )
 def test_a_changed_page_is_detected_and_repaired(root, block, old, new):
@@ -163,7 +164,7 @@ def test_a_missing_epoch_is_detected(root):
     path = root / committed.RESULTS / STUDY / "seed-1" / "metrics.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     (line,) = readme.check(root)
-    assert line.startswith(f"experiments/results/{STUDY}/seed-1/metrics.jsonl: not the 6 epochs")
+    assert line.startswith(f"experiments/results/{STUDY}/seed-1/result.json: epochs is 6 of 6, metrics.jsonl has 5")
 
 
 def test_channels_of_a_reduced_study_stand_beside_the_reports(root):
@@ -189,10 +190,10 @@ def test_another_study_is_another_table(root):
     [
         ("README.md", "<!-- headline: end -->", "", "lacks its markers"),
         ("docs/results.md", "<!-- results: end -->", "", "lacks its markers"),
-        (f"experiments/results/{STUDY}/outcome.json", '"settings"', '"setting"', "not a study's"),
-        (f"experiments/results/{STUDY}/outcome.json", '"seed-1"', '"seed-7"', "seed-7/result.json: not a readable"),
-        (f"experiments/results/{STUDY}/seed-0/result.json", '"test_loss"', '"tests_loss"', "not the result of a run"),
-        (f"experiments/results/{STUDY}/seed-0/result.json", '"width"', '"breadth"', "data set and width"),
+        (f"experiments/results/{STUDY}/outcome.json", '"settings"', '"setting"', "unknown field 'setting'"),
+        (f"experiments/results/{STUDY}/outcome.json", '"seed-1"', '"seed-7"', "seed-7/result.json: cannot be read"),
+        (f"experiments/results/{STUDY}/seed-0/result.json", '"test_loss"', '"tests_loss"', "field 'tests_loss'"),
+        (f"experiments/results/{STUDY}/seed-0/result.json", '"width"', '"breadth"', "unknown field 'breadth'"),
         ("benchmarks/results/throughput-cpu.json", '"seconds": [', '"minutes": [', "not a throughput record"),
         ("benchmarks/results/throughput-cpu.json", '"cases"', '"case', "throughput-cpu.json: not a readable"),
     ],

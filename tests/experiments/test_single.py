@@ -127,7 +127,8 @@ def test_one_run_writes_its_records_and_prints_their_paths(here, capsys):
         "checkpoints",
     }  # fmt: skip
     events = {path.name for path in place.glob("events.*")}
-    assert events and {path.name for path in paths} == names | events == {path.name for path in place.iterdir()}
+    assert events and {path.name for path in paths} == names | events
+    assert {path.name for path in place.iterdir()} == names | events | {"lock"}
     result = json.loads((place / "result.json").read_text())
     assert (result["experiment"], result["seed"], result["epochs"]) == ("trial", 0, 2)
     assert result["config"]["width"] == 2 and result["config"]["dataset"] == "npz:tiny.npz"
@@ -144,7 +145,7 @@ def test_several_seeds_and_their_resumption(here, capsys):
     words = ["--workdir", "w", "--first-seed", "3", "--epochs", "1", "--seeds"]
     lines = run(capsys, *words, "2")
     assert epochs(lines) == ["Epoch 0", "Epoch 0"]
-    assert sorted(path.name for path in (here / "w").iterdir()) == ["seed-3", "seed-4", "table.md"]
+    assert sorted(path.name for path in (here / "w").iterdir()) == ["lock", "seed-3", "seed-4", "table.md"]
     results = [json.loads((here / "w" / f"seed-{seed}" / "result.json").read_text()) for seed in (3, 4)]
     assert [result["seed"] for result in results] == [3, 4]
     assert results[0]["train_loss"] != results[1]["train_loss"]

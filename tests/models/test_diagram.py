@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jresnet import models
-from jresnet.errors import InputError
+from jresnet.errors import CannotWrite, InputError
 from jresnet.models import diagram, summary
 
 
@@ -99,6 +99,6 @@ def test_bad_places_are_refused(tmp_path):
     with pytest.raises(InputError, match="its directory does not exist"):
         diagram.draw(layers, tmp_path / "absent" / "network.svg", "")
     (tmp_path / "network.svg").mkdir()
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(CannotWrite, match="cannot be written"):
         diagram.draw(layers, tmp_path / "network.svg", "")
     assert [entry.name for entry in tmp_path.iterdir()] == ["network.svg"]

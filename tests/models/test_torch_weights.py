@@ -207,6 +207,6 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path, variables):
     state_dict = torch_weights.to_state_dict(variables, MODEL)
     with pytest.raises(jresnet.InputError, match="must end in one of"):
         torch_weights.save(tmp_path / "weights.txt", state_dict)
-    with pytest.raises(jresnet.InputError, match="cannot be written"):
+    with pytest.raises(jresnet.CannotWrite, match="cannot be written"):
         torch_weights.save(tmp_path / "absent" / "weights.pth", state_dict)
     assert not list(tmp_path.iterdir())

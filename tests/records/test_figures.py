@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jresnet.errors import InputError
+from jresnet.errors import CannotWrite, InputError
 from jresnet.records.figures import curves
 
 BLUE, GREEN, VERMILION = (0x00, 0x72, 0xB2), (0x00, 0x9E, 0x73), (0xD5, 0x5E, 0x00)
@@ -77,7 +77,7 @@ def test_a_failed_write_leaves_the_old_figure(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", crash)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CannotWrite, match="disk full"):
         curves(history(1), path, "")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["curves.png"]
 

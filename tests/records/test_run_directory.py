@@ -62,6 +62,17 @@ def check(workdir, run, resume=True):
     return run_directory.check(workdir, run.config, run.seed, run.dataset["sha256"], resume)
 
 
+def finish(workdir, **changes):
+    """Write the records of a finished run."""
+    run = make_run().to_json()
+    figures = {"train_loss": 1.0, "train_accuracy": 0.25} | changes
+    history = [{"epoch": e, **figures, "learning_rate": 0.1, "images_per_second": 10.0, "seconds": 2.0} for e in (0, 1)]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
+    record = {name: run[name] for name in ("experiment", "config", "seed", "dataset")} | figures
+    record |= {"parameters": 1, "epochs": 2, "device": "none", "versions": {}, "commit": None}
+    run_directory.finish(workdir, record | {"seconds": 4.0, "compile_seconds": 1.0, "images_per_second": 10.0})
+
+
 @pytest.fixture
 def workdir(tmp_path):
     run_directory.create(tmp_path / "run", make_run())
@@ -118,8 +129,8 @@ def test_the_same_run_needs_resume(workdir):
 
 
 def test_a_finished_run_returns_its_result(workdir):
-    (workdir / "result.json").write_text('{"test_accuracy": 0.5}')
-    assert check(workdir, make_run(), resume=True) == {"test_accuracy": 0.5}
+    finish(workdir, test_accuracy=0.5)
+    assert check(workdir, make_run(), resume=True).test_accuracy == 0.5
     assert "already holds" in refused(workdir, make_run(), resume=False)
     assert "width 3, not 4" in refused(workdir, make_run(width=4))
 
@@ -174,14 +185,14 @@ def test_an_option_of_a_later_version_is_refused(workdir):
     record = json.loads((workdir / "config.json").read_text())
     record["config"]["mixup"] = 0.2
     (workdir / "config.json").write_text(json.dumps(record))
-    assert "is not a record of this version" in refused(workdir, make_run())
+    assert "not a record of this version (config it has an unknown field 'mixup')" in refused(workdir, make_run())
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[1]", b"3", b'{"config": 1}', b'{"seed": 0}', b"{}"])
 def test_a_config_that_is_no_record_is_refused(workdir, content):
     (workdir / "config.json").write_bytes(content)
     message = refused(workdir, make_run())
-    assert str(workdir / "config.json") in message and "record of a run" in message and "choose" in message
+    assert str(workdir / "config.json") in message and "record of" in message and "choose" in message
 
 
 def test_a_config_that_is_a_directory_is_refused(tmp_path):
@@ -191,6 +202,7 @@ def test_a_config_that_is_a_directory_is_refused(tmp_path):
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"null"])
 def test_a_result_that_is_no_record_is_refused(workdir, content):
+    finish(workdir)
     (workdir / "result.json").write_bytes(content)
     assert str(workdir / "result.json") in refused(workdir, make_run())
 

@@ -12,8 +12,9 @@ import pytest
 
 from jresnet.data.datasets import Dataset, Split
 from jresnet.records import run_directory
+from jresnet.records.epoch import METRICS
 from jresnet.records.files import write_bytes
-from jresnet.records.log import METRICS
+from jresnet.records.lock import hold
 from jresnet.train.loop import describe
 
 # Compiles in seconds, trains in hundredths: feature maps of 4 x 4, three steps per epoch, the last one smaller.
@@ -96,12 +97,20 @@ class FakeFit:
     def __call__(self, config, dataset, workdir, *, seed, experiment, keep, console):
         held_out = dataset.hold_out(config.validation, seed)
         run = describe(config, held_out, dataset.sha256, seed, experiment)
+        with hold(workdir):
+            self.write(workdir, run)
+        self.made.append((config, seed))
+
+    def write(self, workdir, run):
+        config, seed = run.config, run.seed
         run_directory.create(workdir, run)
         accuracy = self.accuracy(config, seed)
-        line = {"epoch": 0, "test_accuracy": accuracy, "validation_accuracy": accuracy}
-        write_bytes(workdir / METRICS, json.dumps(line).encode() + b"\n")
-        record = {name: run.to_json()[name] for name in ("experiment", "config", "seed", "dataset")} | line
-        record |= {"device": "none", "versions": {}, "commit": None, "parameters": 1, "epochs": 1}
-        record |= {"seconds": 2.0, "compile_seconds": 1.0, "train_loss": 1.0}
+        figures = {"train_loss": 1.0, "train_accuracy": accuracy}
+        figures |= {"test_accuracy": accuracy, "validation_accuracy": accuracy}
+        speed = {"images_per_second": 10.0, "seconds": 2.0}
+        lines = [{"epoch": epoch, **figures, "learning_rate": 0.1, **speed} for epoch in range(config.epochs)]
+        write_bytes(workdir / METRICS, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+        record = {name: run.to_json()[name] for name in ("experiment", "config", "seed", "dataset")} | figures
+        record |= {"device": "none", "versions": {}, "commit": None, "parameters": 1, "epochs": config.epochs}
+        record |= {"seconds": 2.0 * config.epochs, "compile_seconds": 1.0, "images_per_second": 10.0}
         run_directory.finish(workdir, json.loads(json.dumps(record)))
-        self.made.append((config, seed))

@@ -381,7 +381,7 @@ def edited(data: bytes) -> bytes:
 
 def test_a_finished_runs_records_match_their_checksums(whole, tmp_path):
     _, source = whole
-    run_directory.verify(source)
+    run_directory.read_result(source)
     assert subprocess.run(["sha256sum", "-c", "--quiet", run_directory.SUMS], cwd=source).returncode == 0
     for name in ("config.json", "metrics.jsonl", "result.json", "predictions.npz", run_directory.SUMS):
         for change in (lambda data: data[:-2], edited, None):
@@ -392,7 +392,7 @@ def test_a_finished_runs_records_match_their_checksums(whole, tmp_path):
             else:
                 (target / name).write_bytes(change((target / name).read_bytes()))
             with pytest.raises(InputError, match=r"restore it|repeat the run") as caught:
-                run_directory.verify(target)
+                run_directory.read_result(target)
             assert "\n" not in str(caught.value)
             shutil.rmtree(target)
 
@@ -404,7 +404,7 @@ def test_without_test_images_there_are_no_test_metrics(tmp_path):
     recorded = [json.loads((tmp_path / name).read_text()) for name in ("metrics.jsonl", "result.json")]
     assert not any(key.startswith("test_") for record in recorded for key in record)
     assert not (tmp_path / "predictions.npz").exists()
-    run_directory.verify(tmp_path)
+    run_directory.read_result(tmp_path)
 
 
 def test_devices_refuse_a_batch_that_does_not_divide(monkeypatch):

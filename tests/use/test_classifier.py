@@ -74,7 +74,7 @@ def test_a_directory_without_a_run_is_refused(tmp_path, trained):
     with pytest.raises(jresnet.InputError, match=r"config\.json"):
         Classifier.load(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(jresnet.InputError, match="not the record of a run"):
+    with pytest.raises(jresnet.InputError, match="not a record of this version"):
         Classifier.load(tmp_path)
     (tmp_path / "config.json").write_text((trained[0] / "config.json").read_text())
     with pytest.raises(jresnet.InputError, match="no checkpoint yet"):

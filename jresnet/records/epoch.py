@@ -1,0 +1,69 @@
+"""`Epoch`: a finished epoch of a run, as a line of `metrics.jsonl` holds it."""
+
+import dataclasses
+import os
+import pathlib
+
+from jresnet.errors import InputError
+from jresnet.records import schema
+from jresnet.records.files import Record, parse_json
+from jresnet.records.schema import Amount, Count, Share
+
+METRICS = "metrics.jsonl"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """A finished epoch, a line of `metrics.jsonl`; losses are mean cross-entropies in nats, accuracies shares."""
+
+    epoch: Count
+    """counted from 0"""
+    train_loss: Amount
+    """average over the epoch as it was trained, on augmented images"""
+    train_accuracy: Share
+    """likewise"""
+    validation_loss: Amount | None = None
+    """of the parameters after the epoch, if there are validation images"""
+    validation_accuracy: Share | None = None
+    """likewise"""
+    test_loss: Amount | None = None
+    """of the parameters after the epoch; every test image counts once"""
+    test_accuracy: Share | None = None
+    """likewise"""
+    test_accuracy_batch_mean: Share | None = None
+    """mean of the accuracies of test batches of the training batch's size, as the report computed it"""
+    learning_rate: Amount
+    """at the end of the epoch"""
+    images_per_second: Amount
+    """training images over the seconds of training"""
+    seconds: Amount
+    """training and evaluation"""
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[Record]:
+    """Read the records of the epochs from a `metrics.jsonl`: those of epochs 0, 1, 2, ..., each a valid `Epoch`.
+
+    An incomplete last line, left by a killed run and recognised by its missing line break, is skipped.
+
+    Raises:
+      InputError: the file is missing, or a line is not the record of its epoch.
+    """
+    try:
+        lines = pathlib.Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); a run writes it when its first epoch starts"
+        ) from None
+    records = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            record = parse_json(line)
+        except ValueError as error:
+            raise InputError(
+                f"{path}, line {number}: not one epoch's JSON object ({error}): restore the file"
+            ) from None
+        epoch = schema.parse(Epoch, record, f"{path}, line {number}").epoch
+        if epoch != number - 1:
+            raise InputError(f"{path}, line {number}: is of epoch {epoch}, not {number - 1}: restore the file")
+        records.append(record)
+    return records

@@ -1,0 +1,210 @@
+"""The schema of the records: dataclasses, by whose type hints JSON is written, read and documented.
+
+Written here, as no validation library is among the dependencies and the hints of the records are few: numbers, text,
+`Literal`, optional values, tuples, mappings and other dataclasses.
+"""
+
+import ast
+import contextlib
+import dataclasses
+import functools
+import inspect
+import itertools
+import math
+import textwrap
+import types
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from jresnet.errors import InputError
+
+VERSION = 1
+"""Of the records' format. Records without a version are older and have the same fields, except for optional ones."""
+
+Json = dict[str, Any]
+"""A JSON object."""
+Record = TypeVar("Record")
+
+
+class Range(NamedTuple):
+    """In `Annotated`: the least and the greatest number allowed."""
+
+    least: float
+    greatest: float
+
+
+class As(NamedTuple):
+    """In `Annotated`: the dataclass that a JSON object must fit, although it is kept as it is."""
+
+    kind: type
+
+
+Count = Annotated[int, Range(0, 2**63 - 1)]
+"""A number of things, or the index of one."""
+Amount = Annotated[float, Range(0, math.inf)]
+"""A finite number that is not negative: a loss, a time, a rate."""
+Share = Annotated[float, Range(0, 1)]
+"""A share of all, as an accuracy is."""
+
+
+def to_json(record: Any) -> Json:
+    """A dataclass as a JSON object with its version; its fields with the default None are left out if they are None."""
+    optional = {field.name for field in dataclasses.fields(record) if field.default is None}
+    values = {name: value for name, value in vars(record).items() if value is not None or name not in optional}
+    return {"version": VERSION, **_plain(values)}
+
+
+def _plain(value: Any) -> Any:
+    """A value with dataclasses as JSON has it."""
+    if dataclasses.is_dataclass(value):
+        return _plain(vars(value))
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def parse(kind: type[Record], value: object, path: object) -> Record:
+    """The record of this kind, a dataclass, in what a JSON file contains.
+
+    Raises:
+      InputError: it is not a JSON object, of a later version, has missing, unknown or wrong fields; the message names
+        `path`.
+    """
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a record but {_shown(value)}: restore the file, or choose another directory")
+    try:
+        return typing.cast(Record, _convert(kind, value))
+    except ValueError as error:
+        raise InputError(
+            f"{path}: not a record of this version ({error}): restore the file, or choose another directory"
+        ) from None
+
+
+def describe(hint: Any) -> str:
+    """The values that a type hint allows, in words."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        match arguments[1]:
+            case Range(least, greatest) if math.isfinite(greatest) and greatest < 2**31:
+                return f"{describe(arguments[0])} from {least:g} to {greatest:g}"
+            case Range(least, _):
+                return f"{describe(arguments[0])} from {least:g}"
+            case As(kind):
+                return f"an object, {kind.__name__}"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(describe, arguments))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is tuple:
+        return f"a list{'' if arguments[-1] is ... else f' of {len(arguments)}'}, each {describe(arguments[0])}"
+    if origin in (dict, Mapping):
+        return f"an object, each value {describe(arguments[1])}"
+    if dataclasses.is_dataclass(hint):
+        return f"an object, {typing.cast(type, hint).__name__}"
+    return _NAMES[hint]
+
+
+class Field(NamedTuple):
+    """A field of a record: its name, its values in words, whether it is left out if there is none, and its meaning."""
+
+    name: str
+    values: str
+    optional: bool
+    meaning: str
+
+
+def documentation(kind: type) -> list[Field]:
+    """The fields of a record's dataclass, with the texts that follow them in its source."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    meanings = {}
+    for statement, following in itertools.pairwise(typing.cast(ast.ClassDef, tree).body):
+        match statement, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                meanings[name] = " ".join(text.split())
+    hints = _hints(kind)
+    return [
+        Field(f.name, describe(hints[f.name]), f.default is None, meanings[f.name]) for f in dataclasses.fields(kind)
+    ]
+
+
+_NAMES: dict[Any, str] = {
+    int: "a whole number", float: "a number", str: "a text", bool: "true or false", types.NoneType: "null",
+    Any: "any value",
+}  # fmt: skip
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    """A value of JSON as the hint has it; ValueError says what is wrong."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        match arguments[1]:
+            case Range(least, greatest):
+                value = _convert(arguments[0], value)
+                if not least <= value <= greatest:
+                    raise _mismatch(hint, value)
+            case As(kind):
+                _convert(kind, value)
+        return value
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in arguments if value is None or option is not types.NoneType]
+        for option in options[:-1]:
+            with contextlib.suppress(ValueError):
+                return _convert(option, value)
+        return _convert(options[-1], value)
+    if origin is tuple and isinstance(value, list | tuple):
+        count = len(value) if arguments[-1] is ... else len(arguments)
+        if len(value) == count:
+            kinds = arguments[:1] * count if arguments[-1] is ... else arguments
+            return tuple(_convert(kind, item) for kind, item in zip(kinds, value, strict=True))
+    if origin in (dict, Mapping) and isinstance(value, dict):
+        return {name: _convert(arguments[1], item) for name, item in value.items()}
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return _dataclass(typing.cast(type, hint), value)
+    if hint is float and type(value) in (int, float) and abs(value) < 2.0**1023:
+        return float(value)
+    if hint is Any or (origin is Literal and value in arguments) or (hint is not float and type(value) is hint):
+        return value
+    raise _mismatch(hint, value)
+
+
+def _dataclass(kind: type, value: Json) -> Any:
+    version = value.get("version", 0)
+    if type(version) is not int or not 0 <= version <= VERSION:
+        raise ValueError(f"its version is {_shown(version)}, and this jresnet reads 0 to {VERSION}")
+    value = {name: item for name, item in value.items() if name != "version"}
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if unknown := [name for name in value if name not in fields]:
+        raise ValueError(f"it has an unknown field {_shown(unknown[0])}")
+    required = (name for name, field in fields.items() if field.default is dataclasses.MISSING)
+    if missing := [name for name in required if name not in value]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    converted = {}
+    for name, item in value.items():
+        try:
+            converted[name] = _convert(_hints(kind)[name], item)
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from None
+    return kind(**converted)
+
+
+def _mismatch(hint: Any, value: object) -> ValueError:
+    return ValueError(f"is {_shown(value)}, not {describe(hint)}")
+
+
+def _shown(value: object) -> str:
+    """A value as JSON would show it, shortened."""
+    match value:
+        case dict() | list():
+            return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
+        case bool() | None:
+            return {True: "true", False: "false", None: "null"}[value]
+        case int() if abs(value) >= 10**18:
+            return "a number of very many digits"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
