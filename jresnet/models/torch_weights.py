@@ -8,9 +8,11 @@ Every array and tensor returned owns its memory and is writable or, a JAX array,
 """
 
 import io
+import math
 import os
 import pathlib
 import re
+import zipfile
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -146,6 +148,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not pathlib.Path(path).is_file():
         raise InputError(f"{path}: there is no such file: give the path of a state dict")
     try:
+        _check_compression(path)
         contents = _READERS[suffix](path)
     except ImportError as error:
         raise InputError(f"{path}: reading it needs {error.name}: pip install {error.name}") from None
@@ -156,6 +159,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         contents = contents.get(name, contents) if isinstance(contents, Mapping) else contents
     if not isinstance(contents, Mapping) or not all(hasattr(value, "shape") for value in contents.values()):
         raise InputError(f"{path}: holds no state dict: save model.state_dict()")
+    _check_sizes(path, contents)
     return dict(contents)
 
 
@@ -174,6 +178,23 @@ def save(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) -> 
         raise InputError(f"{path}: writing it needs {error.name}: pip install {error.name}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}): choose another path") from None
+
+
+def _check_compression(path: str | os.PathLike[str]) -> None:
+    """Raise ValueError for an archive whose members are larger than itself: PyTorch compresses none."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > os.path.getsize(path):
+                raise ValueError("a compressed archive")
+
+
+def _check_sizes(path: str | os.PathLike[str], tensors: Mapping[str, Any]) -> None:
+    """Raise InputError for a tensor that its file does not hold: one element repeated by its strides, or on "meta"."""
+    size = os.path.getsize(path)
+    for name, tensor in tensors.items():
+        if math.prod(tensor.shape) > size or getattr(tensor, "is_meta", False):
+            shape = tuple(tensor.shape)
+            raise InputError(f"{path}: {name} of shape {shape} is not in the file in full: save the state dict again")
 
 
 def _read_torch(path: str | os.PathLike[str]) -> Any:
