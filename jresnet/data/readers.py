@@ -140,13 +140,15 @@ def _folder_split(directory: str, classes: tuple[str, ...]) -> tuple[np.ndarray,
 
 
 def _subdirectories(directory: str) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and entry.name[0] != ".")
+    with os.scandir(directory) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
 
 
 def _image_files(directory: str) -> list[str]:
     if not os.path.isdir(directory):
         return []
-    names = (entry.name for entry in os.scandir(directory) if entry.is_file() and entry.name[0] != ".")
+    with os.scandir(directory) as entries:
+        names = [entry.name for entry in entries if entry.is_file() and entry.name[0] != "."]
     return sorted(name for name in names if name.lower().endswith(_IMAGE_SUFFIXES))
 
 
