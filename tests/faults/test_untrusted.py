@@ -18,15 +18,18 @@ import xml.etree.ElementTree
 import zipfile
 import zlib
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import jresnet
 from experiments.page import page, predictions
+from jresnet import models
 from jresnet.data import cache, checks, tfds_reader
 from jresnet.data.datasets import load_dataset
 from jresnet.errors import InputError
+from jresnet.use import classifier
 from tests.support import pages
 from tests.support.datasets import arrays, pixels, refused
 
@@ -156,6 +159,33 @@ def test_weights_are_never_unpickled_as_objects(tmp_path, torch, torch_weights, 
     with pytest.raises(InputError, match="cannot be read as tensors alone") as caught:
         torch_weights.load(path)
     assert "\n" not in str(caught.value)
+
+
+def test_no_file_of_a_checkpoint_is_unpickled(tmp_path, payload):
+    """The files around the arrays one by one, as Orbax does without some of them; then every file of the run."""
+    config = jresnet.Config(width=2, blocks=(1,), pool_size=8, parallel="jit")
+    shapes = models.variable_shapes(models.from_config(config, 3), (8, 8))
+    variables = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape), shapes)
+    run = tmp_path / "run"
+    classifier.store(run, config, variables, ("a", "b", "c"), (8, 8), (0.5,) * 3, (0.2,) * 3)
+    jresnet.Classifier.load(run)
+    files = [path for path in sorted(run.rglob("*")) if path.is_file()]
+    around = [path for path in files if path.parent.name != "d" and path.suffix != ".ocdbt"]
+    assert len(around) >= 5
+    refusals = 0
+    for planted in (*([path] for path in around), files):
+        intact = {path: path.read_bytes() for path in planted}
+        for path in planted:
+            path.write_bytes(pickle.dumps(payload))
+        try:
+            jresnet.Classifier.load(run)
+        except InputError as error:
+            assert "\n" not in str(error)
+            refusals += 1
+        for path, content in intact.items():
+            path.write_bytes(content)
+    assert refusals >= 3
+    jresnet.Classifier.load(run)
 
 
 def test_tfds_imports_no_module_that_a_data_set_names(tmp_path, monkeypatch):
@@ -289,10 +319,11 @@ def test_an_archive_that_claims_100_gigabytes_is_refused(tmp_path, memory):
     refused(name, "100,000,000,000 bytes of memory", "if the file can be trusted")
 
 
-def test_a_zip_bomb_is_refused(tmp_path, memory):
-    images = (2**28 // 75 + 1, 5, 5, 3)
-    bomb = header(images) + bytes(np.prod(images))
-    refused(npz(tmp_path / "data.npz", "train_images", bomb, zipfile.ZIP_DEFLATED), "over 100 times as many")
+def test_a_zip_bomb_is_refused(tmp_path, memory, monkeypatch):
+    images = header((2**24 // 75, 5, 5, 3)) + bytes(2**24 // 75 * 75)
+    name = npz(tmp_path / "data.npz", "train_images", images, zipfile.ZIP_DEFLATED)
+    monkeypatch.setattr("jresnet.data.npz._LARGE", 2**23)
+    refused(name, "train_images", "over 100 times as many")
     # Small arrays may be compressed as far as deflate can.
     labels = np.sort(np.arange(9) % 3)
     np.savez_compressed(tmp_path / "data.npz", **arrays(train_images=np.zeros((9, 60, 50, 3), np.uint8),
@@ -373,17 +404,6 @@ def test_a_name_that_is_no_data_set_of_tfds_reads_no_directory(tmp_path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["data"] and not list((tmp_path / "data").iterdir())
 
 
-def test_names_of_classes_are_no_paths(tmp_path):
-    names = np.array(["../../x", str(tmp_path / "absolute"), "c"])
-    np.savez(tmp_path / "data.npz", **arrays(classes=names))
-    dataset = load_dataset(f"npz:{tmp_path / 'data.npz'}")
-    assert dataset.classes == tuple(names)
-    study = tmp_path / "deep" / "study"
-    page.write(pages.outcome([], dataset), study)
-    assert {path.name for path in tmp_path.iterdir()} == {"data.npz", "deep"}
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["study"]
-
-
 @pytest.mark.parametrize(
     "name", ["a\x1b[31m", "a\nb", "a\rb", "a\x00b", "a\x7f", "a\x9b31m", "a\u2028b", "a\u202etxt", "\udcff"]
 )
@@ -401,6 +421,7 @@ def test_other_class_names_are_kept(tmp_path):
 
 
 HOSTILE = (
+    "../../x", "/tmp/absolute",
     "<script>alert(1)</script>", '" onerror="alert(1)', "'><svg onload=alert(1)>", "=cmd|'/c calc'!A0", "a|b\\|c",
     "javascript:alert(1)", "[x](javascript:alert(1))", "]]>--><script>", "{{7*7}}{% raw %}", "&lt;b&gt;", "-1+1",
 )  # fmt: skip
@@ -425,7 +446,7 @@ class Tags(html.parser.HTMLParser):
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
     """The page of a study whose classes, data set, command and setting have hostile names."""
-    directory = tmp_path_factory.mktemp("hostile")
+    directory = tmp_path_factory.mktemp("hostile") / "deep" / "study"
     data = dataclasses.replace(pages.dataset(HOSTILE, per_class=3), name="npz:/x/<img src=x>\udcff\n|.npz")
     experiment, cells = pages.final(directory / "runs", data, seeds=1)
     (cell,) = (dataclasses.replace(cell, command="python -m x '<script>' \udcff javascript:x") for cell in cells)
@@ -445,6 +466,15 @@ def test_hostile_names_stay_text_on_the_page(hostile):
     for name in HOSTILE:
         assert name in shown.text
     assert "<img src=x>\\udcff" in shown.text and "49{%" not in shown.text
+
+
+def test_hostile_names_are_no_paths(hostile):
+    parents = hostile.parent.parent
+    assert [path.name for path in parents.iterdir()] == ["deep"]
+    assert [path.name for path in hostile.parent.iterdir()] == ["study"]
+    names = {path.name for path in hostile.iterdir()}
+    assert names == {"runs", "figures", "tables", "outcome.json", "report.html"}
+    assert all(path.is_file() for folder in ("figures", "tables") for path in (hostile / folder).iterdir())
 
 
 def test_hostile_names_stay_text_in_figures(hostile):
