@@ -189,10 +189,10 @@ def _check_compression(path: str | os.PathLike[str]) -> None:
 
 
 def _check_sizes(path: str | os.PathLike[str], tensors: Mapping[str, Any]) -> None:
-    """Raise InputError for a tensor that its file does not hold: one element repeated by its strides, or on "meta"."""
+    """Raise InputError for a tensor with more elements than its file has bytes, as a view with strides of 0."""
     size = os.path.getsize(path)
     for name, tensor in tensors.items():
-        if math.prod(tensor.shape) > size or getattr(tensor, "is_meta", False):
+        if math.prod(tensor.shape) > size:
             shape = tuple(tensor.shape)
             raise InputError(f"{path}: {name} of shape {shape} is not in the file in full: save the state dict again")
 
@@ -279,11 +279,19 @@ def _matched(tensors: Mapping[str, Any], model: ResNet, image_size: tuple[int, i
 
 
 def _array(tensor: Any) -> np.ndarray:
-    """A tensor or array as a NumPy array; bfloat16, which PyTorch cannot convert, as the exact float32 values."""
-    if hasattr(tensor, "detach"):
-        tensor = tensor.detach().cpu()
-        tensor = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
-    array = np.asarray(tensor)
+    """A tensor or array as a NumPy array; bfloat16, which PyTorch cannot convert, as the exact float32 values.
+
+    Raises:
+      InputError: a sparse, quantized, 8-bit or "meta" tensor.
+    """
+    try:
+        if hasattr(tensor, "detach"):
+            tensor = tensor.detach().cpu()
+            tensor = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
+        array = np.asarray(tensor)
+    except (TypeError, RuntimeError) as error:
+        shape, reason = tuple(tensor.shape), first_line(error)
+        raise InputError(f"a tensor of shape {shape} holds no plain numbers ({reason}): save it as float32") from None
     return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
 
 

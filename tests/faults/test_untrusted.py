@@ -367,8 +367,18 @@ def test_weights_larger_than_their_file_are_refused(tmp_path, torch, torch_weigh
     assert "a compressed archive" in reason("bomb.pth")
     torch.save({"linear.bias": torch.zeros(1).expand(2**40)}, tmp_path / "expanded.pth")
     assert "linear.bias of shape (1099511627776,) is not in the file" in reason("expanded.pth")
-    torch.save({"linear.bias": torch.zeros(3, device="meta")}, tmp_path / "meta.pth")
-    assert "linear.bias of shape (3,) is not in the file" in reason("meta.pth")
+
+
+def test_tensors_without_plain_numbers_are_refused(tmp_path, torch, torch_weights, recwarn):
+    model = jresnet.resnet18(num_classes=3, width=2)
+    good = {name: torch.zeros(shape) for name, shape in torch_weights.expected(model, (32, 32), "kuangliu")[1].items()}
+    torch_weights.from_state_dict(good, model)
+    bias = good["linear.bias"]
+    for bad in (bias.to_sparse(), bias.to("meta"), bias.to(torch.float8_e4m3fn)):
+        torch.save(good | {"linear.bias": bad}, tmp_path / "weights.pth")
+        with pytest.raises(InputError, match=r"\(3,\) holds no plain numbers|cannot be read as tensors") as caught:
+            torch_weights.from_state_dict(tmp_path / "weights.pth", model)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
