@@ -141,7 +141,14 @@ def test_one_table_has_every_exit_status():
     def fail(error):
         raise error
 
-    errors = [Diverged(""), InputError(""), Lost(""), CannotWrite(""), Interrupted("", signal.SIGINT), Interrupted("", signal.SIGTERM)]
+    errors = [
+        Diverged(""),
+        InputError(""),
+        Lost(""),
+        CannotWrite(""),
+        Interrupted("", signal.SIGINT),
+        Interrupted("", signal.SIGTERM),
+    ]
     # A program that succeeds, and one whose output nobody reads, which tests/cli/test_options.py runs.
     statuses = {0, 141} | {cli.exit_status(functools.partial(fail, error)) for error in errors}
     (table,) = re.findall(r"^\| status \|.*?\n\n|^\| status \|.*\Z", (DOCS / "cli.md").read_text(), re.M | re.S)

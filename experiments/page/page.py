@@ -95,16 +95,21 @@ def _write_files(outcome: Outcome, workdir: pathlib.Path, html: str, parts: Sequ
             files[workdir / "figures" / f"{part.name}.png"] = part.png
             files[workdir / "figures" / f"{part.name}.svg"] = part.svg
         elif isinstance(part, Table):
-            files[workdir / "tables" / f"{part.name}.md"] = part.markdown().encode()
-            files[workdir / "tables" / f"{part.name}.csv"] = part.csv().encode()
+            files[workdir / "tables" / f"{part.name}.md"] = _encoded(part.markdown())
+            files[workdir / "tables" / f"{part.name}.csv"] = _encoded(part.csv())
     for path, data in files.items():
         with writing(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent, OLD)
         write_bytes(path, data)
     write_json(workdir / OUTCOME, schema.to_json(_study_record(outcome, workdir)))
-    write_bytes(workdir / PAGE, html.encode())
+    write_bytes(workdir / PAGE, _encoded(html))
     return [workdir / PAGE, workdir / OUTCOME, *files]
+
+
+def _encoded(text: str) -> bytes:
+    """The text in UTF-8; bytes of a path or a command that are none stay visible, as in \\udcff."""
+    return text.encode(errors="backslashreplace")
 
 
 def _study_record(outcome: Outcome, workdir: pathlib.Path) -> StudyRecord:

@@ -6,7 +6,8 @@ import zipfile
 
 import numpy as np
 
-from jresnet.data.datasets import Split
+from jresnet.data import npz
+from jresnet.data.datasets import Dataset, Split
 from jresnet.errors import InputError
 from jresnet.records.run_directory import PREDICTIONS
 
@@ -29,7 +30,7 @@ class Mistake:
     confidence: float
 
 
-def read(directory: pathlib.Path, record: dict, test: Split) -> Predictions | None:
+def read(directory: pathlib.Path, record: dict, dataset: Dataset) -> Predictions | None:
     """Read the predictions in a run's directory; None if it has none.
 
     Raises:
@@ -37,18 +38,20 @@ def read(directory: pathlib.Path, record: dict, test: Split) -> Predictions | No
     """
     path = directory / PREDICTIONS
     try:
-        # Opened here: numpy leaves a file that it cannot read open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            predictions = Predictions(arrays["test_predictions"], arrays["test_confidences"])
+        with zipfile.ZipFile(path) as archive:
+            arrays = [npz.read_array(archive, key) for key in ("test_predictions", "test_confidences")]
+        predictions = Predictions(*arrays)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except npz.DAMAGED:
         raise InputError(
             f"{path}: not a run's predictions: restore the file, or move the run away to repeat it"
         ) from None
-    labels = predictions.labels
-    valid = labels.shape == predictions.confidences.shape == test.labels.shape and labels.dtype.kind == "i"
-    if not valid or abs(np.mean(labels == test.labels) - record["test_accuracy"]) > 0.5 / len(test):
+    labels, true = predictions.labels, dataset.test.labels
+    valid = labels.shape == predictions.confidences.shape == true.shape
+    valid = valid and (labels.dtype.kind, predictions.confidences.dtype.kind) == ("i", "f")
+    valid = valid and bool(((labels >= 0) & (labels < len(dataset.classes))).all())
+    if not valid or abs(np.mean(labels == true) - record["test_accuracy"]) > 0.5 / len(true):
         raise InputError(
             f"{path}: does not give the test accuracy {record['test_accuracy']} of its result.json: "
             "restore the file, or move the run away to repeat it"

@@ -127,7 +127,7 @@ def mistakes(outcome: Outcome) -> dict[str, Any] | None:
             by_seed = {
                 record["seed"]: of_run
                 for directory, record in zip(cell.directories, cell.records, strict=True)
-                if (of_run := predictions.read(directory, record, outcome.dataset.test)) is not None
+                if (of_run := predictions.read(directory, record, outcome.dataset)) is not None
             }
             if by_seed:
                 return _mistakes(experiment, cell, by_seed, outcome)

@@ -4,10 +4,12 @@ import hashlib
 import json
 import logging
 import pathlib
+import zipfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jresnet.data import npz
 from jresnet.errors import CannotWrite
 from jresnet.records.files import OLD, atomic_write, cache_directory, sweep, write_json, writing
 
@@ -32,9 +34,10 @@ def load(name: str) -> dict[str, np.ndarray] | None:
         stored = json.loads(record.read_text())
         if path.stat().st_size != stored["size"] or digest([path]) != stored["sha256"]:
             return None
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
-    except (OSError, ValueError, KeyError, TypeError):
+        with zipfile.ZipFile(path) as archive:
+            keys = [member.removesuffix(".npy") for member in archive.namelist()]
+            return {key: npz.read_array(archive, key) for key in keys}
+    except (*npz.DAMAGED, TypeError):  # the record may hold any JSON; InputError is a ValueError
         return None
 
 

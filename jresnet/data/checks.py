@@ -1,10 +1,15 @@
 """Validation of the arrays and class names that a reader returns, whatever the source."""
 
 import itertools
+import unicodedata
 
 import numpy as np
 
 from jresnet.errors import InputError
+
+# Unicode's categories of control characters, surrogates (undecodable bytes of file names) and line breaks, and the
+# characters that reorder the text around them.
+_UNPRINTABLE, _REORDERING = {"Cc", "Cs", "Zl", "Zp"}, set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def checked_arrays(split: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -53,8 +58,12 @@ def checked_classes(labels: dict[str, np.ndarray], classes: tuple[str, ...] | No
     """Check that every class has a training image and every label a class, and name the classes if they have no names.
 
     Raises:
-      InputError: fewer than 2 classes, too few names, or a class without training images.
+      InputError: fewer than 2 classes, too few names, a class without training images, or a name that a terminal or a
+        browser would not show as it is.
     """
+    for name in classes or ():
+        if not is_printable(name):
+            raise InputError(f"the class name {name!a} holds control characters: rename the class")
     present = set(np.unique(labels["train"]).tolist())
     count = max(present) + 1 if classes is None else len(classes)
     if max(present) >= count:
@@ -76,3 +85,8 @@ def checked_classes(labels: dict[str, np.ndarray], classes: tuple[str, ...] | No
                 "add training images of those classes or remove their test images"
             )
     return classes or tuple(map(str, range(count)))
+
+
+def is_printable(text: str) -> bool:
+    """Whether a text has no line breaks, no characters that control a terminal, and none that UTF-8 cannot encode."""
+    return not any(unicodedata.category(char) in _UNPRINTABLE or char in _REORDERING for char in text)

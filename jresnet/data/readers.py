@@ -4,22 +4,24 @@ The readers only decode; `jresnet.data.checks` validates what they return, and `
 data set to their messages.
 """
 
-import math
 import os
+import warnings
 import zipfile
-import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from jresnet.errors import InputError
+from jresnet.data import npz
+from jresnet.errors import InputError, first_line
 
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 """Images and labels as stored, by split: "train", "test" and, if the source has it, "validation"."""
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+# Pillow goes by a file's content, and for some of its other formats, as EPS, it starts programs.
+_IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 
 
 def size(image: np.ndarray) -> str:
@@ -47,8 +49,8 @@ def read_npz(file: str) -> tuple[Arrays, tuple[str, ...] | None]:
             return _npz_arrays(path, archive)
     except InputError:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path} is damaged ({error}): copy or write it again") from None
+    except npz.DAMAGED as error:
+        raise InputError(f"{path} is damaged ({first_line(error)}): copy or write it again") from None
 
 
 def _check_readable(path: str, open_path: Callable[[str], Any]) -> None:
@@ -70,7 +72,7 @@ def _npz_arrays(path: str, archive: zipfile.ZipFile) -> tuple[Arrays, tuple[str,
             f"{path} lacks {', '.join(missing)} (has {', '.join(keys) or 'nothing'}): "
             "give it train_images, train_labels, test_images and test_labels"
         )
-    read = partial(_npz_array, path, archive)
+    read = partial(npz.read_array, archive)
     arrays = {split: (read(images), read(labels)) for split, (images, labels) in pairs.items()}
     if "classes" not in keys:
         return arrays, None
@@ -83,31 +85,15 @@ def _npz_arrays(path: str, archive: zipfile.ZipFile) -> tuple[Arrays, tuple[str,
     return arrays, tuple(map(str, classes))
 
 
-def _npz_array(path: str, archive: zipfile.ZipFile, key: str) -> np.ndarray:
-    with archive.open(f"{key}.npy") as member:
-        version = np.lib.format.read_magic(member)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = header(member)
-    if dtype.hasobject:
-        raise InputError(
-            f"{key} in {path} holds pickled Python objects, which are never read because "
-            f"they can run code: save it again as a plain array, np.stack({key}) or {key}.astype(...)"
-        )
-    # read_array would allocate memory for the whole shape before it notices.
-    if math.prod(shape) * dtype.itemsize > archive.getinfo(f"{key}.npy").file_size:
-        raise ValueError(f"{key} is shorter than its header says")
-    with archive.open(f"{key}.npy") as member:
-        return np.lib.format.read_array(member, allow_pickle=False)
-
-
 def read_folder(directory: str) -> tuple[Arrays, tuple[str, ...]]:
     """Read image files from train/<class>/, test/<class>/ and, if it exists, validation/<class>/.
 
     The classes are the sub-directories of train in sorted order. Hidden entries and files without the suffix
-    of an image are skipped.
+    of an image are skipped. Symbolic links are followed.
 
     Raises:
-      InputError: a missing directory, a class without training directory, an unreadable image, unequal sizes.
+      InputError: a missing directory, a class without training directory, an unreadable image, unequal sizes, or
+        images that together exceed the machine's memory.
     """
     root = os.path.abspath(os.path.expanduser(directory))
     if os.path.isdir(root):
@@ -140,6 +126,7 @@ def _folder_split(directory: str, classes: tuple[str, ...]) -> tuple[np.ndarray,
             f"there are no images in {directory}: put them into {directory}/<class>/ as {' '.join(_IMAGE_SUFFIXES)}"
         )
     first = _decode(files[0][0])
+    npz.check_memory(f"{len(files):,} images of {size(first)} in {directory}", len(files) * first.nbytes)
     images = np.empty((len(files), *first.shape), np.uint8)
     for index, (file, _) in enumerate(files):
         image = _decode(file)
@@ -153,13 +140,15 @@ def _folder_split(directory: str, classes: tuple[str, ...]) -> tuple[np.ndarray,
 
 
 def _subdirectories(directory: str) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and entry.name[0] != ".")
+    with os.scandir(directory) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
 
 
 def _image_files(directory: str) -> list[str]:
     if not os.path.isdir(directory):
         return []
-    names = (entry.name for entry in os.scandir(directory) if entry.is_file() and entry.name[0] != ".")
+    with os.scandir(directory) as entries:
+        names = [entry.name for entry in entries if entry.is_file() and entry.name[0] != "."]
     return sorted(name for name in names if name.lower().endswith(_IMAGE_SUFFIXES))
 
 
@@ -167,11 +156,15 @@ def _decode(file: str) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
-            # Pillow would clip 16-bit and float images to white instead of scaling them.
-            if image.mode[0] not in "IF":
-                return np.asarray(image.convert("RGB"))
-            mode = image.mode
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file} cannot be read as an image ({error}): repair or remove it") from None
+        with warnings.catch_warnings():
+            # Pillow only warns of images that are large enough to exhaust the memory of a small machine.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=_IMAGE_FORMATS) as image:
+                # Pillow would clip 16-bit and float images to white instead of scaling them.
+                if image.mode[0] not in "IF":
+                    return np.asarray(image.convert("RGB"))
+                mode = image.mode
+    except Exception as error:  # Pillow's decoders have their own errors for damage, as struct.error
+        reason = first_line(error)
+        raise InputError(f"{file} cannot be read as an image ({reason}): repair or remove it") from None
     raise InputError(f"{file} has more than 8 bits per channel (mode {mode}): convert it to 8 bits first")

@@ -118,15 +118,36 @@ def _builder(tfds: Any, name: str, directory: str) -> Any:
     try:
         # With other forms TFDS would search community registries over the network.
         if _NAME.fullmatch(name):
-            return tfds.builder(name, data_dir=directory)
+            with _own_features(tfds):
+                return tfds.builder(name, data_dir=directory)
     except tfds.core.DatasetNotFoundError:
         pass
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"TFDS cannot open it ({first_line(error)}): correct the name") from None
     known = tfds.list_builders(with_community_datasets=False)
     close = difflib.get_close_matches(name.lower(), known)
     hint = f" (close: {', '.join(close)})" if close else ""
     raise InputError(f"TFDS has no such data set, {name!r}{hint}: correct the name")
+
+
+@contextlib.contextmanager
+def _own_features(tfds: Any) -> Iterator[None]:
+    """Refuse features that are not TFDS's own: of any that a features.json names, TFDS imports the module."""
+    connector = tfds.features.FeatureConnector
+    find, original = connector.cls_from_name, vars(connector)["cls_from_name"]
+
+    def find_own(name: str) -> Any:
+        if not name.startswith("tensorflow_datasets."):
+            raise InputError(f"its features.json names {name}, which is not part of TFDS and could run any code")
+        return find(name)
+
+    connector.cls_from_name = staticmethod(find_own)
+    try:
+        yield
+    finally:
+        connector.cls_from_name = original
 
 
 def _prepare(builder: Any, directory: str) -> None:

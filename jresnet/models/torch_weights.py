@@ -8,9 +8,11 @@ Every array and tensor returned owns its memory and is writable or, a JAX array,
 """
 
 import io
+import math
 import os
 import pathlib
 import re
+import zipfile
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -146,6 +148,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not pathlib.Path(path).is_file():
         raise InputError(f"{path}: there is no such file: give the path of a state dict")
     try:
+        _check_compression(path)
         contents = _READERS[suffix](path)
     except ImportError as error:
         raise InputError(f"{path}: reading it needs {error.name}: pip install {error.name}") from None
@@ -156,6 +159,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         contents = contents.get(name, contents) if isinstance(contents, Mapping) else contents
     if not isinstance(contents, Mapping) or not all(hasattr(value, "shape") for value in contents.values()):
         raise InputError(f"{path}: holds no state dict: save model.state_dict()")
+    _check_sizes(path, contents)
     return dict(contents)
 
 
@@ -173,6 +177,23 @@ def save(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) -> 
         write_bytes(path, _WRITERS[suffix](state_dict))
     except ImportError as error:
         raise InputError(f"{path}: writing it needs {error.name}: pip install {error.name}") from None
+
+
+def _check_compression(path: str | os.PathLike[str]) -> None:
+    """Raise ValueError for an archive whose members are larger than itself: PyTorch compresses none."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > os.path.getsize(path):
+                raise ValueError("a compressed archive")
+
+
+def _check_sizes(path: str | os.PathLike[str], tensors: Mapping[str, Any]) -> None:
+    """Raise InputError for a tensor with more elements than its file has bytes, as a view with strides of 0."""
+    size = os.path.getsize(path)
+    for name, tensor in tensors.items():
+        if math.prod(tensor.shape) > size:
+            shape = tuple(tensor.shape)
+            raise InputError(f"{path}: {name} of shape {shape} is not in the file in full: save the state dict again")
 
 
 def _read_torch(path: str | os.PathLike[str]) -> Any:
@@ -257,11 +278,19 @@ def _matched(tensors: Mapping[str, Any], model: ResNet, image_size: tuple[int, i
 
 
 def _array(tensor: Any) -> np.ndarray:
-    """A tensor or array as a NumPy array; bfloat16, which PyTorch cannot convert, as the exact float32 values."""
-    if hasattr(tensor, "detach"):
-        tensor = tensor.detach().cpu()
-        tensor = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
-    array = np.asarray(tensor)
+    """A tensor or array as a NumPy array; bfloat16, which PyTorch cannot convert, as the exact float32 values.
+
+    Raises:
+      InputError: a sparse, quantized, 8-bit or "meta" tensor.
+    """
+    try:
+        if hasattr(tensor, "detach"):
+            tensor = tensor.detach().cpu()
+            tensor = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
+        array = np.asarray(tensor)
+    except (TypeError, RuntimeError) as error:
+        shape, reason = tuple(tensor.shape), first_line(error)
+        raise InputError(f"a tensor of shape {shape} holds no plain numbers ({reason}): save it as float32") from None
     return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
 
 

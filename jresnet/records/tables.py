@@ -110,11 +110,14 @@ class Table:
         return "\n".join([*lines, *notes]) + "\n"
 
     def csv(self) -> str:
-        """The raw values as CSV below a line of their keys; None is an empty field."""
+        """The raw values as CSV below a line of their keys; None is an empty field.
+
+        A text that a spreadsheet would take for a formula gets an apostrophe in front.
+        """
         keys = [key for column in self.columns for key in column.keys]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([keys, *([row.get(key) for key in keys] for row in self.rows)])
+        writer.writerows([keys, *([_inert(row.get(key)) for key in keys] for row in self.rows)])
         return text.getvalue()
 
     def __rich__(self) -> rich.table.Table:
@@ -146,5 +149,10 @@ class Table:
 
 
 def _escaped(cell: str) -> str:
-    """A cell on one line of Markdown."""
-    return cell.replace("\n", ", ").replace("|", "\\|")
+    """A cell on one line of Markdown, in which a name cannot become markup of HTML, a link or another cell."""
+    line = ", ".join(cell.splitlines()).replace("\\", "\\\\").replace("|", "\\|")
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
+
+
+def _inert(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
