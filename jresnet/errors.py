@@ -37,6 +37,11 @@ class Interrupted(Exception):
         self.signal = signal
 
 
+def visible(text: str) -> str:
+    """A text without characters that a terminal would obey: they become Python's escapes, as in \\x1b."""
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or the name of its type if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

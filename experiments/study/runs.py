@@ -7,8 +7,6 @@ Processes that share the directory, on one machine or several, never train the s
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import pathlib
 from collections.abc import Container, Sequence
 
@@ -21,7 +19,7 @@ from jresnet.errors import InputError, InUse
 from jresnet.parallel.devices import Devices
 from jresnet.records import run_directory
 from jresnet.records.lock import is_held
-from jresnet.records.run import differences, identity
+from jresnet.records.run import differences, digest
 from jresnet.train import loop
 
 RUNS = "runs"
@@ -69,7 +67,7 @@ def seeds_directory(study: pathlib.Path, config: Config, sha256: str) -> pathlib
             run = run_directory.read_run(path.parent)
             if not differences(run.to_json(), config, run.seed, sha256):
                 return path.parent.parent
-    return study / RUNS / f"{name(config)}-{digest(config, sha256)}"
+    return study / RUNS / f"{name(config)}-{digest(config, sha256)[:10]}"
 
 
 def name(config: Config) -> str:
@@ -81,16 +79,6 @@ def name(config: Config) -> str:
     words += [f"{option}{value}" for option, value in others.items() if value != usual[option]]
     words += [f"{option}{value:g}" for option, value in augmented.items() if value] or ["plain"]
     return "-".join([*words, f"{config.epochs}epochs"])
-
-
-def digest(config: Config, sha256: str) -> str:
-    """Ten hex digits of the data's sha256 and of all options that affect the result and are not at their defaults.
-
-    Defaults are left out so that an option added later does not move the runs that do not use it.
-    """
-    defaults = identity(Config())
-    options = {option: value for option, value in identity(config).items() if value != defaults[option]}
-    return hashlib.sha256(json.dumps([options, sha256], sort_keys=True).encode()).hexdigest()[:10]
 
 
 def result(run: StudyRun) -> dict | None:

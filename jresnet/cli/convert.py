@@ -58,7 +58,7 @@ def run(options: Convert) -> None:
         torch_weights.save(options.target, state_dict)
     else:
         convert_file(options, to_run)
-    make_console().print(options.target, highlight=False, soft_wrap=True)
+    make_console().print(options.target, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def convert_file(options: Convert, to_run: bool) -> None:

@@ -44,4 +44,4 @@ def run(options: Inspect) -> None:
     console.print(summary.table(layers, title, options.budget))
     if options.figure:
         diagram.draw(layers, options.figure, title)
-        console.print(options.figure, highlight=False, soft_wrap=True)
+        console.print(options.figure, markup=False, emoji=False, highlight=False, soft_wrap=True)

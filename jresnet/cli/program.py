@@ -1,17 +1,20 @@
 """What every command-line program shares: its console, its exit status, and the command that repeats it."""
 
+import contextlib
 import errno
+import io
+import logging
 import os
 import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import rich.console
 
-from jresnet.errors import CannotWrite, Diverged, InputError, Interrupted, Lost
+from jresnet.errors import CannotWrite, Diverged, InputError, Interrupted, Lost, visible
 from jresnet.parallel import distributed
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -59,11 +62,8 @@ def exit_status(program: Callable[[], None]) -> int:
 def run_program(run: Callable[[list[str]], None], arguments: Sequence[str] | None = None) -> int:
     """Run a program on the words of its command line, by default this process's; returns its `exit_status`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    formatted, warnings.formatwarning = warnings.formatwarning, _format_warning
-    try:
+    with _plain_warnings():
         return exit_status(lambda: run(words))
-    finally:
-        warnings.formatwarning = formatted
 
 
 def _report(error: Exception | str, status: int) -> int:
@@ -73,18 +73,28 @@ def _report(error: Exception | str, status: int) -> int:
 
 def _line(message: object) -> str:
     """A message on one line, without characters that a terminal would obey."""
-    text = " ".join(str(message).split())
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    return visible(" ".join(str(message).split()))
 
 
-def _format_warning(message: Warning | str, *_: object, **__: object) -> str:
-    """A warning of a library, as of JAX when it cannot write to its cache, without the line of code it comes from."""
-    return f"warning: {_line(message)}\n"
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print warnings as plain lines on stderr: the library's own, and those of others, as of JAX about its cache."""
+    logger, handler = logging.getLogger("jresnet"), logging.StreamHandler()
+    handler.format = lambda record: _line(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    formatted, propagate = warnings.formatwarning, logger.propagate
+    warnings.formatwarning, logger.propagate = lambda message, *_, **__: f"warning: {_line(message)}\n", False
+    try:
+        yield
+    finally:
+        warnings.formatwarning, logger.propagate = formatted, propagate
+        logger.removeHandler(handler)
 
 
 def _discard_output() -> None:
     """Send what is left of the output nowhere: Python flushes stdout once more on exit, which would fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(io.UnsupportedOperation):  # a stdout that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def command(program: str, arguments: Sequence[str]) -> str:

@@ -45,19 +45,19 @@ def verified(directory: pathlib.Path) -> str:
     """What was found sound in a run's directory, in words; InputError if something is not."""
     if is_held(directory):
         return "is trained at this moment: not checked"
+    name = None
     if (directory / run_directory.CONFIG).exists():
+        name = run_directory.read_run(directory).name
         finished = (directory / run_directory.RESULT).exists()
         if finished:
             run_directory.read_result(directory)
-        else:
-            run_directory.read_run(directory)
-            if (directory / METRICS).exists():
-                read_metrics(directory / METRICS)
+        elif (directory / METRICS).exists():
+            read_metrics(directory / METRICS)
         records = "finished, records sound" if finished else "not finished, records readable"
     else:
         verify_copy(directory)
         records = "copy of a result, sound"
-    with Checkpoints(directory / run_directory.CHECKPOINTS, read_only=True) as checkpoints:
+    with Checkpoints(directory / run_directory.CHECKPOINTS, read_only=True, run=name) as checkpoints:
         steps = checkpoints.steps()
         for step in steps:
             checkpoints.restore(step)

@@ -127,9 +127,10 @@ class Devices:
 
     def replicate(self, tree: Any) -> Any:
         """A pytree of arrays as compiled functions take it, with a copy on every device of this process."""
+        # Committed to the device, as what a checkpoint gives: one compiled program serves fresh and resumed runs.
+        tree = jax.device_put(tree, jax.local_devices()[0])
         if self.axis_name is None:
-            # Committed to the device, as what a checkpoint gives: one compiled program serves fresh and resumed runs.
-            return jax.device_put(tree, jax.local_devices()[0])
+            return tree
         return jax.tree.map(lambda leaf: self._assemble([jnp.asarray(leaf)[None]] * self._local_count), tree)
 
     def unreplicate(self, tree: Any) -> Any:

@@ -78,7 +78,8 @@ class RunLog:
             return
         with writing(self._workdir):
             self._workdir.mkdir(parents=True, exist_ok=True)
-        _set_aside_unless(path, self.history)
+        fresh = first_epoch == first_step == 0
+        _set_aside_unless(path, self.history, fresh)
         write_bytes(path, b"".join(json_bytes(record, indent=None) for record in self.history))
         self._progress = self._start_progress(first_epoch, first_step)
 
@@ -140,6 +141,8 @@ class RunLog:
         # Its files are named after the current second and truncate one of the same name.
         # The suffix keeps a quick resume from erasing the events of the epochs before it.
         events = event_file_writer.EventsWriter(str(self._workdir / "events"), f".{first_epoch}")
+        # Every epoch is flushed, so that closing fails only where that has failed before.
+        self._closing.enter_context(contextlib.suppress(OSError))
         self._closing.callback(events.close)
         now = time.time()
         if first_epoch:  # TensorBoard then drops what an earlier file has of this epoch and later ones
@@ -210,15 +213,17 @@ def _recorded(path: pathlib.Path, epochs: int) -> list[Record]:
     return records[:epochs]
 
 
-def _set_aside_unless(path: pathlib.Path, history: list[Record]) -> None:
-    """Rename a `metrics.jsonl` that does not begin with this history, and say so."""
+def _set_aside_unless(path: pathlib.Path, history: list[Record], fresh: bool) -> None:
+    """Rename a `metrics.jsonl` that does not begin with this history, and say so; a fresh run's must be empty."""
     if not history and not path.exists():
         return
     try:
         recorded = read_metrics(path)
-        if recorded[: len(history)] == history and (history or not recorded):
+        if recorded[: len(history)] == history and not (fresh and recorded):
             return
         problem = f"{path}: of its {len(recorded)} epochs the first {len(history)} are not those of the checkpoint"
+        if fresh:
+            problem = f"{path}: has {len(recorded)} epochs, but there is no checkpoint of them"
     except InputError as error:
         problem = str(error)
     kept = ""
@@ -228,4 +233,4 @@ def _set_aside_unless(path: pathlib.Path, history: list[Record]) -> None:
         with writing(aside):
             path.rename(aside)
         kept = f"; what was there is kept as {aside.name}"
-    logging.getLogger(__name__).warning(f"{problem}: written again from the checkpoint{kept}")
+    logging.getLogger(__name__).warning(f"{problem}: written again{kept}")

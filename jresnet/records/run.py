@@ -1,6 +1,8 @@
 """`Run`: what a run's result and its predictions depend on, and whether two runs are the same."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -73,6 +75,11 @@ class Run:
         """The run as `config.json` holds it."""
         return schema.to_json(self)
 
+    @property
+    def name(self) -> str:
+        """What tells the run from others in its checkpoints: digest of configuration and data, and seed."""
+        return f"{digest(self.config, self.dataset.get('sha256', ''))}-{self.seed}"
+
     @classmethod
     def from_json(cls, record: object, path: object) -> "Run":
         """The run in the content of a `config.json`; options added after it was written get their defaults.
@@ -95,6 +102,16 @@ def config_from_json(values: Mapping[str, Any]) -> Config:
 def identity(config: Config) -> dict[str, Any]:
     """The options of a configuration on which a run's result depends."""
     return {name: value for name, value in vars(config).items() if name not in CHANGEABLE}
+
+
+def digest(config: Config, sha256: str) -> str:
+    """SHA-256 of the data's sha256 and of all options that affect the result and are not at their defaults.
+
+    Defaults are left out so that an option added later does not change the digest of runs that do not use it.
+    """
+    defaults = identity(Config())
+    options = {option: value for option, value in identity(config).items() if value != defaults[option]}
+    return hashlib.sha256(json.dumps([options, sha256], sort_keys=True).encode()).hexdigest()
 
 
 def differences(record: Mapping[str, Any], config: Config, seed: int, sha256: str) -> list[str]:

@@ -11,6 +11,8 @@ import rich.box
 import rich.table
 import rich.text
 
+from jresnet.errors import visible
+
 Row = Mapping[str, Any]
 
 
@@ -123,9 +125,9 @@ class Table:
     def __rich__(self) -> rich.table.Table:
         """The table for a console; where that is narrow, cells are folded over several lines, never cut off."""
         table = rich.table.Table(
-            title=rich.text.Text(self.title),
+            title=_text(self.title),
             title_justify="left",
-            caption=rich.text.Text(self.caption),
+            caption=_text(self.caption),
             caption_justify="left",
             box=rich.box.SIMPLE_HEAD,
             show_edge=False,
@@ -135,15 +137,15 @@ class Table:
         )
         for column in self.columns:
             table.add_column(
-                rich.text.Text(column.header),
-                rich.text.Text(column.cell(self.footer) if self.footer else ""),
+                _text(column.header),
+                _text(column.cell(self.footer) if self.footer else ""),
                 justify="right" if column.right else "left",
                 overflow="fold",
             )
         for _, rows in itertools.groupby(self.rows, lambda row: row.get(self.group)):
             for row in rows:
                 # A deviation below its mean: the columns of an experiment then fit into 80 characters.
-                table.add_row(*(rich.text.Text(column.cell(row).replace(" ± ", "\n±")) for column in self.columns))
+                table.add_row(*(_text(column.cell(row).replace(" ± ", "\n±")) for column in self.columns))
             table.add_section()
         return table
 
@@ -156,3 +158,8 @@ def _escaped(cell: str) -> str:
 
 def _inert(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def _text(text: str) -> rich.text.Text:
+    """A text for the console, which interprets nothing in it."""
+    return rich.text.Text(visible(text))

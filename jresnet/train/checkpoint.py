@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-import gc
+import errno
+import functools
 import hashlib
 import json
 import logging
@@ -48,9 +49,11 @@ class Meta:
 class _Verified(Meta):
     """A checkpoint's own record.
 
-    `digests` are the SHA-256 of the arrays, by their path in the state; `sha256` is that of everything else here.
+    `run` is the run's name; `digests` are the SHA-256 of the arrays, by their path in the state; `sha256` is that of
+    everything else here.
     """
 
+    run: str
     step: Count
     digests: dict[str, str]
     sha256: str = ""
@@ -60,11 +63,12 @@ class Checkpoints:
     """Writes and reads the checkpoints in one directory; a context manager that waits for pending writes.
 
     The directory is created with the first of them, and the latest `keep` are kept, all for None. With `read_only` a
-    run may be writing at the same time.
+    run may be writing at the same time. `run` is the name of the run that they are of, None for any.
     """
 
-    def __init__(self, directory: pathlib.Path, keep: int | None = 2, read_only: bool = False):
+    def __init__(self, directory: pathlib.Path, keep: int | None = 2, read_only: bool = False, run: str | None = None):
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # errors are raised, too
+        _silence_leftovers()
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=LatestN(keep) if keep else None,
             cleanup_tmp_directories=not read_only,
@@ -73,6 +77,7 @@ class Checkpoints:
         )
         self._directory = pathlib.Path(directory).resolve()
         self._manager: ocp.CheckpointManager | None = None
+        self._run = run
 
     def save(self, step: int, state: Any, meta: Meta) -> None:
         """Write a pytree of arrays in the background, with what is said of it; an existing step is left as it is.
@@ -86,7 +91,7 @@ class Checkpoints:
             return
         # A copy: training goes on and donates the state's buffers while the files are written.
         state = jax.tree.map(jnp.copy, state)
-        record = _record(step, digests(state), meta)
+        record = _record(self._run or "", step, digests(state), meta)
         if jax.process_count() > 1:
             sharding = _sharding()
             state = jax.tree.map(lambda a: jax.make_array_from_single_device_arrays(a.shape, sharding, [a]), state)
@@ -114,7 +119,7 @@ class Checkpoints:
         if problem:
             raise InputError(f"{path}: this checkpoint cannot be restored ({problem})")
         state = jax.tree.map(lambda leaf: leaf.addressable_data(0), checkpoint.state)
-        return state, _checked(path, step, checkpoint.meta, state)
+        return state, _checked(path, self._run, step, checkpoint.meta, state)
 
     def restore_newest(self, like: Any) -> tuple[Any, Meta] | None:
         """Read the newest sound checkpoint, see `restore`; None if there are none at all. A collective.
@@ -203,9 +208,9 @@ def _digest(leaf: jax.Array) -> str:
     return sha256.hexdigest()
 
 
-def _record(step: int, digests: dict[str, str], meta: Meta) -> Json:
+def _record(run: str, step: int, digests: dict[str, str], meta: Meta) -> Json:
     """A checkpoint's own record, complete."""
-    record = schema.to_json(_Verified(**vars(meta), step=step, digests=digests))
+    record = schema.to_json(_Verified(**vars(meta), run=run, step=step, digests=digests))
     return record | {"sha256": _sum(record)}
 
 
@@ -215,8 +220,8 @@ def _sum(record: Json) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _checked(path: pathlib.Path, step: int, record: Any, state: Any) -> Meta:
-    """What a checkpoint's own record says, if that and the state agree with its digests."""
+def _checked(path: pathlib.Path, run: str | None, step: int, record: Any, state: Any) -> Meta:
+    """What a checkpoint's own record says, if it is of this run and step and agrees with its digests and the state."""
     if isinstance(record, dict) and record.keys() == {"seconds"}:
         _log.warning(f"{path}: is of a version without digests: its arrays are not verified")
         return schema.parse(Meta, record, path)
@@ -225,6 +230,8 @@ def _checked(path: pathlib.Path, step: int, record: Any, state: Any) -> Meta:
         raise InputError(f"{path}: this checkpoint is damaged (its record does not match its digest)")
     if verified.step != step:
         raise InputError(f"{path}: this checkpoint is that of step {verified.step}")
+    if run not in (None, verified.run):
+        raise InputError(f"{path}: this checkpoint is that of another run")
     found, recorded = digests(state), verified.digests
     different = sorted(name for name in found.keys() | recorded if found.get(name) != recorded.get(name))
     if different:
@@ -236,25 +243,31 @@ def _checked(path: pathlib.Path, step: int, record: Any, state: Any) -> Meta:
 
 
 def _attempt(call: Callable[[], Any]) -> tuple[Any, str]:
-    """Make a call of Orbax; return its result, or None and the first line of what it raised, which may be anything.
-
-    After an error it closes its event loop under pending reads and writes, which would complain on stderr when they are
-    collected, with tracebacks.
-    """
-    result, problem = None, ""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    """Make a call of Orbax; return its result, or None and what was wrong in a line, as it may raise anything."""
     try:
-        try:
-            result = call()
-        except Exception as error:
-            if distributed.is_lost_peer(error):
-                raise
-            problem = first_line(error)[:200]
-        if problem:
-            gc.collect()
-    finally:
-        sys.unraisablehook = hook
-    return result, problem
+        return call(), ""
+    except Exception as error:
+        if distributed.is_lost_peer(error):
+            raise
+        no_room = "RESOURCE_EXHAUSTED" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
+        return None, "No space left on device" if no_room else first_line(error)[:200]
+
+
+@functools.cache
+def _silence_leftovers() -> None:
+    """Ignore, from now on, what Orbax's coroutines say after an error that is raised anyway.
+
+    It closes its event loop under pending reads and writes, which complain on stderr, with tracebacks, when they are
+    collected; and asyncio logs the errors of those that nobody waits for.
+    """
+    logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+    hook = sys.unraisablehook
+
+    def narrow(unraisable: Any) -> None:
+        if not (isinstance(unraisable.exc_value, RuntimeError) and "loop is closed" in str(unraisable.exc_value)):
+            hook(unraisable)
+
+    sys.unraisablehook = narrow
 
 
 def _sharding() -> jax.sharding.Sharding:

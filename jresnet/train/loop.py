@@ -137,7 +137,7 @@ def train(
     run, config = trainer.run, trainer.run.config
     with (
         catch_stop_signals() as signal,
-        Checkpoints(directory / run_directory.CHECKPOINTS, keep) as checkpoints,
+        Checkpoints(directory / run_directory.CHECKPOINTS, keep, run=run.name) as checkpoints,
         RunLog(
             directory,
             epochs=config.epochs,
@@ -181,7 +181,7 @@ def still_sound(directory: pathlib.Path) -> str:
     """What a run that cannot write has left, and how to go on, in words."""
     steps = Checkpoints(directory / run_directory.CHECKPOINTS, read_only=True).steps()
     if not steps:
-        return "no checkpoint is complete yet: start again"
+        return "no checkpoint is complete yet: --resume starts it from the beginning"
     return f"its checkpoint of update {steps[-1]} is complete: go on from there with --resume"
 
 

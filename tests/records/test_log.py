@@ -161,7 +161,7 @@ def test_a_file_that_is_not_the_checkpoints_history_is_set_aside_and_written_aga
     log.close()
     assert read_metrics(tmp_path / "metrics.jsonl") == WHOLE
     (warning,) = caplog.messages
-    assert "metrics.jsonl" in warning and "written again from the checkpoint" in warning and "\n" not in warning
+    assert "metrics.jsonl" in warning and "written again" in warning and "\n" not in warning
     kept = list(tmp_path.glob("metrics.jsonl.damaged-*"))
     assert [path.read_bytes() for path in kept] == [ALTERED[name]] * (ALTERED[name] is not None)
 
@@ -170,7 +170,15 @@ def test_records_without_any_checkpoint_are_set_aside(tmp_path, caplog):
     (tmp_path / "metrics.jsonl").write_bytes(lines(*WHOLE))
     RunLog(tmp_path, epochs=3, steps_per_epoch=1).begin(0)
     assert (tmp_path / "metrics.jsonl.damaged-1").read_bytes() == lines(*WHOLE)
-    assert "of its 3 epochs the first 0 are not those of the checkpoint" in caplog.text
+    assert "has 3 epochs, but there is no checkpoint of them: written again; what was there is kept" in caplog.text
+
+
+def test_epochs_after_a_checkpoint_within_the_first_are_dropped(tmp_path, caplog):
+    """As where later checkpoints could not be written any more."""
+    (tmp_path / "metrics.jsonl").write_bytes(lines(*WHOLE))
+    RunLog(tmp_path, epochs=3, steps_per_epoch=1).begin(0, first_step=1)
+    assert os.listdir(tmp_path) == ["metrics.jsonl"] and read_metrics(tmp_path / "metrics.jsonl") == []
+    assert not caplog.records
 
 
 def test_without_a_history_the_file_must_have_every_epoch(tmp_path):
