@@ -225,7 +225,7 @@ def _set_aside_unless(path: pathlib.Path, history: list[Record], fresh: bool) ->
         if fresh:
             problem = f"{path}: has {len(recorded)} epochs, but there is no checkpoint of them"
     except InputError as error:
-        problem = str(error)
+        problem = str(error).partition(": restore")[0]  # which is done here
     kept = ""
     if path.exists():
         numbers = itertools.count(1)
