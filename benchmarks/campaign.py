@@ -31,9 +31,11 @@ from benchmarks.records import BenchmarkOptions, environment, run_benchmark, sel
 from jresnet import cli
 from jresnet.config import require
 from jresnet.errors import InputError, Interrupted
+from jresnet.records import run_directory
 from jresnet.records.environment import cpu_cores
 from jresnet.records.environment import device as devices_in_words
 from jresnet.records.files import read_json
+from jresnet.records.result import Result
 from jresnet.records.tables import number, text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,7 +122,7 @@ def read_records(directory: Path, here: Mapping[str, Any]) -> Records:
     ]
     records = []
     for path in own + committed:
-        record = read_json(path)
+        record = read_record(path)
         key = "device" if "benchmark" in record else "devices"
         name = record.get("environment", record).get("device")
         if name == here[key] or record.get("benchmark") == KERNELS:
@@ -128,6 +130,15 @@ def read_records(directory: Path, here: Mapping[str, Any]) -> Records:
         elif path in own and name is not None:
             raise InputError(f"--output {directory}: holds records of {name}, this is {here[key]}: choose another")
     return records
+
+
+def read_record(path: Path) -> Mapping[str, Any]:
+    """A benchmark's record, or a run's result after the checks that its directory allows."""
+    if path.name != run_directory.RESULT:
+        return read_json(path)
+    if (path.parent / run_directory.CONFIG).exists():
+        return run_directory.read_result(path.parent).to_json()
+    return Result.from_json(read_json(path), path).to_json()
 
 
 def selected(every: Sequence[Step], options: Options) -> list[Step]:

@@ -127,8 +127,8 @@ class Devices:
 
     def replicate(self, tree: Any) -> Any:
         """A pytree of arrays as compiled functions take it, with a copy on every device of this process."""
-        # Committed to the device, as what a checkpoint gives: one compiled program serves fresh and resumed runs.
-        tree = jax.device_put(tree, jax.local_devices()[0])
+        # Committed to the default device, as what a checkpoint gives: one program serves fresh and resumed runs.
+        tree = jax.device_put(tree, jnp.zeros(()).device)
         if self.axis_name is None:
             return tree
         return jax.tree.map(lambda leaf: self._assemble([jnp.asarray(leaf)[None]] * self._local_count), tree)

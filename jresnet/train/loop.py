@@ -63,7 +63,9 @@ def fit(
     """Train one network, evaluate it after every epoch, and record the run in `workdir`.
 
     The result is a function of (config, seed, data): a run that is interrupted and resumed ends with the same
-    parameters, bit for bit on the same kind of device. With several processes (`jax.distributed`), all call this with
+    parameters. The bits depend on how sums are divided, too: on the kind and number of devices, on jit or pmap, and on
+    a CPU on the number of cores; `Result.execution` records them, and resuming with others is said in a warning. On a
+    GPU equal bits need `config.deterministic`. With several processes (`jax.distributed`), all call this with
     the same arguments, train one run together, and process 0 writes its records.
 
     >>> import tempfile, jresnet
