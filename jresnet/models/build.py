@@ -153,8 +153,11 @@ def check_network(config: Config, num_classes: int, image_size: tuple[int, int])
       The network's number of trainable parameters.
 
     Raises:
-      InputError: options that do not go together, pooling larger than the feature map, or too many parameters.
+      InputError: options that do not go together, images without pixels, pooling larger than the feature map, or too
+        many parameters.
     """
+    if min(image_size) < 1:
+        raise InputError(f"images of {image_size[0]} x {image_size[1]} have no pixels: give images of at least 1 x 1")
     model = from_config(config, num_classes)
     height, width = model.feature_map(image_size)
     require(
@@ -182,13 +185,12 @@ def check_training(config: Config, dataset: Dataset, devices: int = 1) -> None:
       devices: number of devices that share a batch.
 
     Raises:
-      InputError: images without pixels or with less than the crop's padding, fewer than two classes, a class without
-        training images, a network beyond every memory, more updates than JAX can count, or a batch with one value per
-        channel, which batch normalisation would turn into its bias (torch.nn.BatchNorm2d refuses it, too).
+      InputError: crops that may miss the image, fewer than two classes, a class without training images, training
+        images of one colour only, no images to evaluate, a network beyond every memory, more updates than JAX can
+        count, or a batch with one value per channel, which batch normalisation would turn into its bias
+        (torch.nn.BatchNorm2d refuses it, too).
     """
     images, side = len(dataset.train), min(dataset.image_size)
-    if side < 1:
-        raise InputError(f"--dataset {dataset.name}: its images have no pixels: give images of at least 1 x 1")
     rule = f"must be below {side}, the images' shorter side, as crops of the padding alone show nothing"
     require(config, "crop_padding", config.crop_padding < side, f"{rule}: choose at most {side - 1}")
     if len(dataset.classes) < 2:
@@ -199,6 +201,10 @@ def check_training(config: Config, dataset: Dataset, devices: int = 1) -> None:
         raise InputError(
             f"--dataset {dataset.name}: class {missing} has no training image: add some, or leave out the class"
         )
+    if set(dataset.channel_statistics[1]) == {1.0}:
+        raise InputError(f"--dataset {dataset.name}: all training images are of one and the same colour: give others")
+    if len(dataset.validation) == len(dataset.test) == 0:
+        raise InputError(f"--dataset {dataset.name}: there is no test and no validation image: give at least one")
     model = from_config(config, len(dataset.classes))
     parameters = parameter_count(padded(model, config.channel_multiple), dataset.image_size)
     if parameters > MAX_PARAMETERS:

@@ -70,9 +70,10 @@ def test_a_thousand_epochs_take_no_more_memory_threads_or_files_than_two_hundred
     samples = json.loads(done.stdout.splitlines()[-1])
     assert len(samples) == EPOCHS // EVERY
     # Medians: a checkpoint that is being written takes memory, threads and files of its own.
-    for measure, tolerance in (("KiB", 0.02), ("threads", 0), ("files", 0)):
+    # Orbax's pools start their threads one by one.
+    for measure, relative, more in (("KiB", 0.02, 0), ("threads", 0, 2), ("files", 0, 0)):
         values = [sample[measure] for sample in samples]
         first = WARM // EVERY
         warm, last = statistics.median_low(values[first : first + 10]), statistics.median_low(values[-10:])
         print(f"{measure}: {warm} at epoch {WARM}, {last} at the end, at most {max(values)}")
-        assert abs(last - warm) <= tolerance * warm, f"{measure}: {warm} after the warm-up, {last} at the end"
+        assert abs(last - warm) <= relative * warm + more, f"{measure}: {warm} after the warm-up, {last} at the end"
