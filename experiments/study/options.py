@@ -70,7 +70,8 @@ def check_runs(options: Any, name: str, runs: int) -> None:
 
 def check_processes(options: Any) -> None:
     """Raise InputError unless the field `processes` of these options is valid and goes with `parallel`."""
-    require(options, "processes", 1 <= options.processes <= MAX_PROCESSES, f"must lie from 1 to {MAX_PROCESSES}")
+    require(options, "processes", options.processes >= 1, "must be at least 1")
+    require(options, "processes", options.processes <= MAX_PROCESSES, f"must be at most {MAX_PROCESSES}")
     one = options.processes == 1 or options.parallel != "pmap"
     require(options, "processes", one, "each process trains on one device: leave out --parallel pmap")
 
