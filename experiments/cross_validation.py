@@ -14,12 +14,13 @@ Not yet run here.
 import dataclasses
 import functools
 import itertools
+import math
 import pathlib
 from collections.abc import Sequence
 
 from experiments import report
 from experiments.study import runs, statistics, workers
-from experiments.study.options import ConfigOptions, check_processes, parse, resumable
+from experiments.study.options import ConfigOptions, check_processes, check_runs, parse, resumable
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from jresnet import cli
@@ -32,6 +33,8 @@ from jresnet.records.tables import Row, Table, interval, number
 
 NAME = "cross_validation"
 PROGRAM = f"python -m experiments.{NAME}"
+MAX_FOLDS = 100
+"""Every fold is a copy of the training images, and all are in memory at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Options(ConfigOptions):
     """Options of a cross-validation: those of its settings, and how to run it."""
 
     folds: int = 5
-    """Parts of the training set, each left out of training once."""
+    """Parts of the training set, each left out of training once; at most 100."""
     grid: tuple[str, ...] = ()
     """What to compare, as in learning-rate=0.01,0.005 blocks="1 1 1 1,2 2 2 2": every combination is a setting."""
     seed: int = 0
@@ -55,6 +58,7 @@ class Options(ConfigOptions):
         super().__post_init__()
         check_processes(self)
         require(self, "folds", self.folds >= 2, "must be at least 2")
+        require(self, "folds", self.folds <= MAX_FOLDS, f"must be at most {MAX_FOLDS}")
         require(self, "seed", 0 <= self.seed < 2**32, "must lie from 0 to 2**32 - 1")
         require(self, "validation", self.validation == 0, "each fold is its own validation split: leave it out")
 
@@ -124,6 +128,7 @@ def parse_grid(options: Options) -> list[tuple[dict[str, str], Config]]:
         if name in axes:
             raise InputError(f"--grid {word}: {name} is given twice: list all its values together")
         axes[name] = [value.strip() for value in listed.split(",")]
+    check_runs(options, "grid", math.prod(map(len, axes.values())) * (options.folds + 1))
     settings = []
     for combination in itertools.product(*axes.values()):
         values = dict(zip(axes, combination, strict=True))

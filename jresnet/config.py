@@ -6,7 +6,9 @@ at the beginning of section 4.
 """
 
 import dataclasses
+import functools
 import math
+import struct
 from typing import Any, Literal, get_args, get_origin
 
 from jresnet.errors import InputError
@@ -21,6 +23,13 @@ Model = Literal[
 Parallel = Literal["auto", "jit", "pmap"]
 Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "cosine", "linear", "step"]
+
+MAX_QUOTED = 200
+"""Characters of a value in a message."""
+MAX_STAGES = 10
+"""Every stage but the first halves the images' sides: ten bring 512 pixels down to one."""
+FLOAT32_SMALLEST, FLOAT32_LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+"""The range of positive float32 numbers; smaller ones lose digits, and become 0 on most devices."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +101,13 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check every value that can be checked without the data."""
-        for field in dataclasses.fields(self):
-            if get_origin(field.type) is Literal:
-                choices = get_args(field.type)
-                require(self, field.name, getattr(self, field.name) in choices, f"must be one of {', '.join(choices)}")
+        for name, hint in hints().items():
+            value = getattr(self, name)
+            if not fits(value, hint):
+                given = type(value).__name__
+                require(self, name, False, f"must be of type {getattr(hint, '__name__', hint)}, not {given}")
+        for name, choices in literals().items():
+            require(self, name, getattr(self, name) in choices, f"must be one of {', '.join(choices)}")
         smallest = dict.fromkeys(
             ("width", "kernel_size", "pool_size", "blocks", "epochs", "batch_size", "channel_multiple"), 1
         )
@@ -105,34 +117,83 @@ class Config:
                 require(self, name, number < 2**31, "must be below 2147483648, the limit of JAX's 32-bit integers")
         for name in ("flip", "grayscale"):
             require(self, name, 0 <= getattr(self, name) <= 1, "must be a probability from 0 to 1")
+        rule = "must be at least 0 and below 1, also when it is rounded to 32 bits"
         for name in ("dropout", "momentum"):
             rate = getattr(self, name)
-            require(self, name, rate is None or 0 <= rate < 1, "must be at least 0 and below 1")
-        require(self, "budget", self.budget is None or self.budget >= 1, "must be at least 1")
+            require(self, name, rate is None or (0 <= rate < 1 and float32(rate) < 1), rule)
+        require(self, "budget", self.budget is None or 1 <= self.budget < 2**63, "must be at least 1 and below 2**63")
         odd = all(side % 2 == 1 for side in numbers(self.kernel_size))
         require(self, "kernel_size", odd, "must be odd, so that the padding is symmetric")
-        require(self, "blocks", self.blocks is None or len(self.blocks) > 0, "must name at least one stage")
+        stages = 1 if self.blocks is None else len(self.blocks)
+        require(self, "blocks", 1 <= stages <= MAX_STAGES, f"must name at least one stage and at most {MAX_STAGES}")
         require(self, "blocks", max(numbers(self.blocks), default=1) < 1000, "must hold below 1000 blocks in any stage")
         require(self, "learning_rate", 0 < self.learning_rate < math.inf, "must be a finite number above 0")
         require(self, "weight_decay", 0 <= self.weight_decay < math.inf, "must be finite and not negative")
         require(self, "warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, "must lie between 0 and --epochs")
         if self.nesterov:
             require(self, "momentum", self.momentum > 0, "must be above 0 with --nesterov")
+        for name in ("flip", "grayscale", "dropout", "momentum", "learning_rate", "weight_decay", "warmup_epochs"):
+            size = getattr(self, name) or FLOAT32_SMALLEST  # 0 and None are no matter of range
+            small = not isinstance(size, int) or size < 2**31
+            require(self, name, small, "must be a float at this size, as in 1e10, for JAX's 32-bit integers end here")
+            rule = "must lie from 1.2e-38 to 3.4e+38, the range of JAX's 32-bit numbers"
+            require(self, name, FLOAT32_SMALLEST <= size <= FLOAT32_LARGEST, rule)
 
     def steps_per_epoch(self, images: int) -> int:
         """Number of steps in an epoch over `images` images; a smaller last batch counts as a step."""
         return -(-images // self.batch_size)
 
 
+@functools.cache
+def hints() -> dict[str, Any]:
+    """Field of `Config` -> its type; that of a Literal is str."""
+    return {
+        field.name: str if get_origin(field.type) is Literal else field.type for field in dataclasses.fields(Config)
+    }
+
+
+@functools.cache
+def literals() -> dict[str, tuple[str, ...]]:
+    """Field of `Config` with listed values -> these."""
+    return {
+        field.name: get_args(field.type) for field in dataclasses.fields(Config) if get_origin(field.type) is Literal
+    }
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Whether a value is of a type: a class, a tuple of any length, or a union of these.
+
+    As for type checkers, an int is a float too; unlike for them, a bool is no number.
+    """
+    if isinstance(hint, type):
+        return isinstance(value, (int, float) if hint is float else hint) and (
+            hint is bool or not isinstance(value, bool)
+        )
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(fits(element, get_args(hint)[0]) for element in value)
+    return any(fits(value, part) for part in get_args(hint))
+
+
+def float32(number: float) -> float:
+    """A number in float32's range, rounded to float32."""
+    rounded: float = struct.unpack("f", struct.pack("f", number))[0]
+    return rounded
+
+
 def require(options: Any, name: str, holds: bool, rule: str, value: Any = None) -> None:
     """Raise an InputError "--option VALUE: rule" for the field `name` of a dataclass unless `holds`.
 
-    The message quotes the field's value, or `value` if it is given. State `holds` positively: NaN makes every
-    comparison false, so it is refused too.
+    The message quotes the field's value, or `value` if it is given, on one line and shortened if it is very long. State
+    `holds` positively: NaN makes every comparison false, so it is refused too.
     """
     if not holds:
-        value = getattr(options, name) if value is None else value
-        raise InputError(f"{flag(name)} {as_typed(value)}".rstrip() + f": {rule}")
+        try:
+            text = as_typed(getattr(options, name) if value is None else value)
+        except ValueError:
+            text = "(an integer of thousands of digits)"  # Python refuses to print it
+        text = " ".join(text.split())
+        text = text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}..."
+        raise InputError(f"{flag(name)} {text}".rstrip() + f": {rule}")
 
 
 def flag(name: str) -> str:

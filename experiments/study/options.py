@@ -9,6 +9,11 @@ from jresnet import cli
 from jresnet.config import Config, require
 from jresnet.errors import Interrupted
 
+MAX_RUNS = 10_000
+"""Of one command, which checks every run before it trains the first."""
+MAX_PROCESSES = 256
+"""At once on one device; NVIDIA's MPS lets 48 share a GPU."""
+
 # A first look at an experiment: about a minute on two cores, on synthetic images.
 QUICK: dict[str, Any] = {
     "dataset": "synthetic",
@@ -40,7 +45,7 @@ class SeedOptions(ConfigOptions):
     """A configuration that is trained with several seeds."""
 
     seeds: int = 1
-    """Number of runs, with seeds from --first-seed on."""
+    """Number of runs, at most 10,000, with seeds from --first-seed on."""
     first_seed: int = 0
     """Seed of the first run."""
 
@@ -52,13 +57,21 @@ class SeedOptions(ConfigOptions):
 def check_seeds(options: Any) -> None:
     """Raise InputError unless the fields `seeds` and `first_seed` of these options are valid."""
     require(options, "seeds", options.seeds >= 1, "must be at least 1")
+    check_runs(options, "seeds", options.seeds)
     fit = 0 <= options.first_seed <= 2**32 - options.seeds
     require(options, "first_seed", fit, "seeds must lie from 0 to 2**32 - 1")
+
+
+def check_runs(options: Any, name: str, runs: int) -> None:
+    """Raise InputError if the field `name` of these options makes more runs than one command may have."""
+    rule = f"makes {runs:,} runs, and one command may have at most {MAX_RUNS:,}: lower it, or use several commands"
+    require(options, name, runs <= MAX_RUNS, rule)
 
 
 def check_processes(options: Any) -> None:
     """Raise InputError unless the field `processes` of these options is valid and goes with `parallel`."""
     require(options, "processes", options.processes >= 1, "must be at least 1")
+    require(options, "processes", options.processes <= MAX_PROCESSES, f"must be at most {MAX_PROCESSES}")
     one = options.processes == 1 or options.parallel != "pmap"
     require(options, "processes", one, "each process trains on one device: leave out --parallel pmap")
 

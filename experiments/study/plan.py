@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from experiments import report
 from experiments.study import runs, statistics
 from experiments.study.experiment import Cell, Experiment
-from experiments.study.options import check_processes, check_seeds
+from experiments.study.options import check_processes, check_runs, check_seeds
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from jresnet import cli, models
@@ -135,7 +135,9 @@ class Plan:
 
     def check(self) -> None:
         """Check everything that can be checked before the first run is trained, without writing anything."""
-        runs.check(self.runs(self.selected(EXPERIMENTS)), self.options.directory)
+        selected, seeds = self.selected(EXPERIMENTS), self.options.seeds
+        check_runs(self.options, "seeds", seeds * sum(len(experiment.settings) for experiment in selected))
+        runs.check(self.runs(selected), self.options.directory)
 
     def ready(self) -> tuple[list[list[Experiment]], dict[str, str]]:
         """Stages of experiments at the study's scale, as far as known, and names of others -> what they wait for."""

@@ -121,11 +121,11 @@ def check(runs: Sequence[StudyRun], study: pathlib.Path) -> None:
     run_directory.check_writable(study)
     if (study / run_directory.CONFIG).exists() or any(study.glob("seed-*")):
         raise InputError(f"--workdir {study}: holds runs of a single experiment: choose another directory for a study")
+    of_data: dict[str, Dataset] = {}
     for run in runs:
-        Devices(run.config)
-    of_data = {run.dataset.sha256: run for run in runs}
-    for run in of_data.values():
-        run.dataset.hold_out(run.config.validation, 0)
+        if run.dataset.sha256 not in of_data:
+            of_data[run.dataset.sha256] = run.dataset.hold_out(run.config.validation, 0)
+        models.check_training(run.config, of_data[run.dataset.sha256], Devices(run.config).count)
     for path in sorted(study.glob(f"{RUNS}/*/seed-*/{run_directory.CONFIG}")):
         _check_record(study, path, of_data.keys())
     for run in runs:

@@ -17,6 +17,7 @@ from jresnet.config import Config, require
 from jresnet.data.datasets import Dataset, load_dataset
 from jresnet.errors import InputError
 from jresnet.parallel import distributed
+from jresnet.parallel.devices import Devices
 from jresnet.parallel.distributed import ProcessOptions
 from jresnet.records import run_directory
 from jresnet.records.epoch import METRICS
@@ -86,6 +87,9 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
         distributed.require_equal({"--seeds": options.seeds, "--first-seed": options.first_seed}, {})
     check_layout(workdir, options.seeds)
     if options.seeds > 1:  # every directory, before the first run is trained
+        held_out = dataset.hold_out(options.validation, options.first_seed)
+        models.check_network(options.config, len(dataset.classes), dataset.image_size)
+        models.check_training(options.config, held_out, Devices(options.config).count)
         config = models.fill_defaults(options.config)
         for seed, directory in directories.items():
             run_directory.check(directory, config, seed, dataset.sha256, options.resume)

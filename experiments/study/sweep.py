@@ -12,7 +12,7 @@ from typing import Any, cast
 from experiments import report
 from experiments.study import runs, statistics, workers
 from experiments.study.experiment import Experiment
-from experiments.study.options import QUICK, parse, resumable
+from experiments.study.options import QUICK, check_runs, parse, resumable
 from experiments.study.progress import Progress
 from experiments.study.results import results_table
 from experiments.study.runs import StudyRun
@@ -34,6 +34,7 @@ def run(experiment: Experiment, arguments: list[str]) -> None:
     """Parse the options, train every setting and seed, and print the table, the verdict and the directories."""
     program = f"python -m experiments.{experiment.name}"
     options, experiment = configure(program, experiment, arguments)
+    check_runs(options, "seeds", options.seeds * len(experiment.settings))
     workers.check(options)
     workdir = options.directory(experiment.name)
     dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)

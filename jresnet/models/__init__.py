@@ -6,6 +6,7 @@ from jresnet.config import Model
 from jresnet.models.blocks import BasicBlock, Bottleneck, PreactBlock
 from jresnet.models.build import (
     check_network,
+    check_training,
     fill_defaults,
     from_config,
     init_fn,
@@ -20,6 +21,7 @@ from jresnet.models.variants import *  # noqa: F403  # the networks by name
 from jresnet.models.variants import VARIANTS
 
 __all__ = [
-    "VARIANTS", "BasicBlock", "Bottleneck", "PreactBlock", "ResNet", "check_network", "conv_for", "fill_defaults",
-    "from_config", "init_fn", "norm_for", "padded", "parameter_count", "variable_shapes", *get_args(Model),
+    "VARIANTS", "BasicBlock", "Bottleneck", "PreactBlock", "ResNet", "check_network", "check_training", "conv_for",
+    "fill_defaults", "from_config", "init_fn", "norm_for", "padded", "parameter_count", "variable_shapes",
+    *get_args(Model),
 ]  # fmt: skip

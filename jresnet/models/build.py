@@ -1,6 +1,5 @@
 """From a configuration to a network: build it, check it and count its parameters."""
 
-import bisect
 import dataclasses
 import math
 from collections.abc import Callable
@@ -9,12 +8,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jresnet.config import Config, require
+from jresnet.data.datasets import Dataset
 from jresnet.errors import InputError
 from jresnet.models.options import check_options
 from jresnet.models.resnet import ResNet
 from jresnet.models.variants import VARIANTS
+
+MAX_PARAMETERS = 2**36
+"""Of a network that is trained: parameters, gradients and momenta take 12 bytes each, 768 GiB for so many."""
 
 
 @lru_cache
@@ -106,8 +110,35 @@ def parameter_count(model: ResNet, image_size: tuple[int, int]) -> int:
     Raises:
       InputError: options that do not go together, or pooling larger than the last feature map.
     """
-    params = variable_shapes(model, image_size)["params"]
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    # Tracing takes time by the block, and every block of a stage after the second has the parameters of the second.
+    short = model.clone(stage_sizes=tuple(min(blocks, 2) for blocks in model.stage_sizes))
+    params = variable_shapes(short, image_size)["params"]
+    count = _size(params)
+    for stage, blocks in enumerate(model.stage_sizes, 1):
+        if blocks > 2:
+            count += (blocks - 2) * _size(params[f"layer{stage}_1"])
+    return count
+
+
+def _size(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def fitting_width(model: ResNet, image_size: tuple[int, int], budget: int) -> int:
+    """The largest width, below the network's own, that has at most `budget` parameters; 0 if there is none.
+
+    A few guesses suffice: a network of s times the width, s below 1, has at least s**2 times the parameters, so a
+    guess by that never falls below the answer.
+    """
+    least = model.squeeze or 1 if model.stem_width is None else 1
+    width, count = model.width, parameter_count(model, image_size)
+    while count > budget:
+        # One more than by the rule, which squeeze-and-excitation, rounding its hidden units down, misses by less.
+        width = min(width - 1, math.isqrt(width**2 * budget // count) + 1)
+        if width < least:
+            return 0
+        count = parameter_count(model.clone(width=width), image_size)
+    return width
 
 
 def check_network(config: Config, num_classes: int, image_size: tuple[int, int]) -> int:
@@ -122,8 +153,11 @@ def check_network(config: Config, num_classes: int, image_size: tuple[int, int])
       The network's number of trainable parameters.
 
     Raises:
-      InputError: options that do not go together, pooling larger than the feature map, or too many parameters.
+      InputError: options that do not go together, images without pixels, pooling larger than the feature map, or too
+        many parameters.
     """
+    if min(image_size) < 1:
+        raise InputError(f"images of {image_size[0]} x {image_size[1]} have no pixels: give images of at least 1 x 1")
     model = from_config(config, num_classes)
     height, width = model.feature_map(image_size)
     require(
@@ -133,14 +167,64 @@ def check_network(config: Config, num_classes: int, image_size: tuple[int, int])
     )  # fmt: skip
     count = parameter_count(model, image_size)
     if config.budget is not None and count > config.budget:
-        fitting = bisect.bisect_right(
-            # Every network has more parameters than its width squared.
-            range(1, min(model.width, math.isqrt(config.budget) + 1)), config.budget,
-            key=lambda width: parameter_count(model.clone(width=width), image_size),
-        )  # fmt: skip
+        fitting = fitting_width(model, image_size, config.budget)
         remedy = f"--width {fitting} or less" if fitting else "fewer --blocks"
         raise InputError(
             f"--width {model.width}: the network has {count:,} parameters, over the budget of {config.budget:,}: "
             f"choose {remedy}, or raise --budget"
         )
     return count
+
+
+def check_training(config: Config, dataset: Dataset, devices: int = 1) -> None:
+    """Check that a configuration's network can learn from a data set; `check_network` checks the network itself.
+
+    Args:
+      config: the configuration.
+      dataset: the data, after the configuration's validation images are held out.
+      devices: number of devices that share a batch.
+
+    Raises:
+      InputError: crops that may miss the image, fewer than two classes, a class without training images, training
+        images of one colour only, no images to evaluate, a network beyond every memory, more updates than JAX can
+        count, or a batch with one value per channel, which batch normalisation would turn into its bias
+        (torch.nn.BatchNorm2d refuses it, too).
+    """
+    images, side = len(dataset.train), min(dataset.image_size)
+    rule = f"must be below {side}, the images' shorter side, as crops of the padding alone show nothing"
+    require(config, "crop_padding", config.crop_padding < side, f"{rule}: choose at most {side - 1}")
+    if len(dataset.classes) < 2:
+        raise InputError(f"--dataset {dataset.name}: it has {len(dataset.classes)} class: give at least 2")
+    counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
+    if not counts.all():
+        missing = dataset.classes[counts.argmin()]
+        raise InputError(
+            f"--dataset {dataset.name}: class {missing} has no training image: add some, or leave out the class"
+        )
+    if set(dataset.channel_statistics[1]) == {1.0}:
+        raise InputError(f"--dataset {dataset.name}: all training images are of one and the same colour: give others")
+    if len(dataset.validation) == len(dataset.test) == 0:
+        raise InputError(f"--dataset {dataset.name}: there is no test and no validation image: give at least one")
+    model = from_config(config, len(dataset.classes))
+    parameters = parameter_count(padded(model, config.channel_multiple), dataset.image_size)
+    if parameters > MAX_PARAMETERS:
+        raise InputError(
+            f"--model {config.model}: it has {parameters:,} parameters with these options, and at most "
+            f"{MAX_PARAMETERS:,} can be trained: lower --width, --blocks, --kernel-size or --channel-multiple"
+        )
+    updates = config.epochs * config.steps_per_epoch(images)
+    rule = f"makes {updates:,} updates of {images:,} images by --batch-size {config.batch_size}"
+    require(config, "epochs", updates < 2**31, f"{rule}, but JAX counts to 2,147,483,647: choose fewer")
+    values = _smallest_batch(config, images, devices) * math.prod(model.feature_map(dataset.image_size))
+    rule = f"leaves 1 of {images:,} training images for a batch, whose last feature map is 1 x 1"
+    remedy = "batch normalisation needs 2 values: choose another size"
+    require(config, "batch_size", values > 1, f"{rule}: {remedy}")
+
+
+def _smallest_batch(config: Config, images: int, devices: int) -> int:
+    """The fewest images that are normalised together: of the last batch, or of a device's share of it."""
+    last = images % config.batch_size or config.batch_size
+    if config.batch_norm == "synchronised":
+        return last
+    share = -(-last // devices)
+    return last % share or share  # of the last device that has any

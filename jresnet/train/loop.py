@@ -104,6 +104,7 @@ def fit(
     rule = "imagenet networks have no deterministic max pooling on GPUs: choose another --model"
     require(config, "deterministic", not (config.deterministic and pooled), rule, value="")
     sha256, dataset = dataset.sha256, dataset.hold_out(config.validation, seed)
+    models.check_training(config, dataset, devices.count)
     run = describe(config, dataset, sha256, seed, experiment)
     finished = run_directory.check(directory, run.config, seed, sha256, resume)
     check_processes_agree(run, directory, finished)
