@@ -77,8 +77,10 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What tells the run from others in its checkpoints: digest of configuration and data, and seed."""
-        return f"{digest(self.config, self.dataset.get('sha256', ''))}-{self.seed}"
+        """What tells the run from others in its checkpoints: a digest of all that `config.json` says of it."""
+        rest = (self.seed, self.classes, self.image_size, self.mean, self.std)
+        content = json.dumps([digest(self.config, self.dataset.get("sha256", "")), *rest])
+        return hashlib.sha256(content.encode()).hexdigest()
 
     @classmethod
     def from_json(cls, record: object, path: object) -> "Run":

@@ -59,11 +59,21 @@ def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume:
 
 
 def create(workdir: pathlib.Path, run: Run) -> None:
-    """Create the directory of a run that `check` has accepted, unless it exists."""
+    """Create the directory of a run that `check` has accepted, unless it exists.
+
+    Raises:
+      InputError: what it records of the images is not what they are.
+      CannotWrite: it cannot be written.
+    """
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / CONFIG).exists():
         write_json(workdir / CONFIG, run.to_json())
+    elif read_run(workdir).name != run.name:
+        raise InputError(
+            f"{workdir / CONFIG}: classes, image_size, mean or std are not those of the data: restore it, or move "
+            f"{workdir} away to train again"
+        )
 
 
 def read_run(workdir: pathlib.Path) -> Run:

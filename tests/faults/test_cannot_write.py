@@ -37,8 +37,8 @@ def small_disks(tmp_path):
     return tmp_path
 
 
-SIZES = [4, 80, 180, 330]
-MORE = [8, 12, 24, 36, 48, 60, 100, 120, 140, 160, 200, 220, 240, 260, 280, 300, 320, 350, 370, 390]
+SIZES = [80, 330]
+MORE = [4, 180, 8, 12, 24, 36, 48, 60, 100, 120, 140, 160, 200, 220, 240, 260, 280, 300, 320, 350, 370, 390]
 
 
 @pytest.mark.parametrize("sizes", [SIZES, pytest.param(MORE, marks=pytest.mark.slow)], ids=["few", "many"])
@@ -90,7 +90,7 @@ def test_decoded_images_that_cannot_be_cached_are_a_line(tmp_path, monkeypatch, 
     assert line.startswith("decoded images are not cached") and str(tmp_path) in line and "\n" not in line
 
 
-@pytest.mark.parametrize("output", ["inspect resnet18", "--help", "verify {run}"])
+@pytest.mark.parametrize("output", ["--help", "verify {run}"])
 def test_a_full_output_is_one_line(tmp_path, output):
     loop.fit(CONFIG, make_dataset(), tmp_path / "run")
     words = output.format(run=tmp_path / "run").split()

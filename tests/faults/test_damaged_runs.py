@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -176,6 +177,7 @@ def test_a_run_that_is_resumed_on_other_devices_or_cores_says_so(tmp_path, caplo
     assert result.execution == dataclasses.replace(result.execution, form="pmap", devices=1, threads=cores + 1)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_compiles_nothing_that_a_fresh_one_has_compiled(tmp_path, monkeypatch):
     """Nothing is added to the cache on disk by a process that begins with nothing in memory."""
 
@@ -240,7 +242,9 @@ def test_20_damages_end_to_end(tmp_path):
             continue
         healed += 1
         assert all("checkpoints" in line or "metrics.jsonl" in line for line in done.stderr.splitlines())
-        assert strip(workdir) == strip(whole) and str(final_state(workdir)) == str(final_state(whole))
+        assert strip(workdir) == strip(whole)
+        ours, theirs = (Classifier.load(path).variables for path in (workdir, whole))
+        chex.assert_trees_all_equal(ours, theirs)
         run_directory.read_result(workdir)
     assert healed >= 10
 

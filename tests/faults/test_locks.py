@@ -189,7 +189,7 @@ PAIRS = {
     "resumed twice": (1.0, ("final", "--resume"), ("final", "--resume")),
     "several seeds twice": (0.3, ("final", "--seeds", "2"), ("final", "--seeds", "2")),
     "one seed and several": (0.3, ("final",), ("final", "--seeds", "2")),
-    "a run and a sweep": (1.0, ("final",), ("learning_rate", "--seeds", "1")),
+    "a run and a sweep": (0.0, ("final",), ("grayscale",)),
 }
 
 

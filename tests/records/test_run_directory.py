@@ -151,6 +151,19 @@ def test_another_configuration_is_refused_naming_the_difference(workdir, name, r
     assert "choose another directory" in message
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [("0.5", "0.25"), ('"yes"', '"yet"'), ("4,\n    6", "6,\n    4"), ("1.0\n  ]", "1.5\n  ]")]
+)
+def test_what_a_record_says_of_the_images_must_be_what_they_are(workdir, old, new):
+    """A checkpoint's network would otherwise be used with another normalisation, or with wrong names."""
+    text = (workdir / "config.json").read_text()
+    assert old in text
+    (workdir / "config.json").write_text(text.replace(old, new))
+    assert run_directory.read_run(workdir).name != make_run().name
+    with pytest.raises(InputError, match="not those of the data: restore it"):
+        run_directory.create(workdir, make_run())
+
+
 def test_every_option_is_part_of_the_identity_or_not():
     assert set(OTHER) | set(CHANGEABLE) == {field.name for field in dataclasses.fields(Config)}
     assert not set(OTHER) & set(CHANGEABLE)
