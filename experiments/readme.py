@@ -97,8 +97,7 @@ def check(root: pathlib.Path = ROOT) -> list[str]:
       InputError: a file is missing or lacks its markers, or a record is missing or damaged.
     """
     studies, speed = committed.read_studies(root), committed.read_speed(root)
-    drifts = [line for study in studies for line in committed.study_drifts(study, root)]
-    drifts += committed.speed_drifts(speed)
+    drifts = record_drifts(studies, speed, root)
     for block in BLOCKS:
         written = block.split(root)[1].splitlines()
         for old, new in itertools.zip_longest(written, block.lines(studies, speed), fillvalue="nothing"):
@@ -107,13 +106,21 @@ def check(root: pathlib.Path = ROOT) -> list[str]:
     return drifts
 
 
+def record_drifts(studies: Sequence[Study], speed: dict, root: pathlib.Path) -> list[str]:
+    """Where the records contradict themselves or their checksums, one line each."""
+    drifts = [line for study in studies for line in committed.study_drifts(study, root)]
+    return drifts + committed.speed_drifts(speed)
+
+
 def update(root: pathlib.Path = ROOT) -> None:
     """Rewrite the generated tables from the records.
 
     Raises:
-      InputError: as `check`; nothing was written.
+      InputError: as `check`, or a record contradicts itself; nothing was written.
     """
     studies, speed = committed.read_studies(root), committed.read_speed(root)
+    if drifts := record_drifts(studies, speed, root):
+        raise InputError(drifts[0])
     pages = {}
     for block in BLOCKS:
         before, _, after = block.split(root)

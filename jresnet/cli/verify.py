@@ -58,10 +58,10 @@ def verified(directory: pathlib.Path) -> str:
         verify_copy(directory)
         records = "copy of a result, sound"
     with Checkpoints(directory / run_directory.CHECKPOINTS, read_only=True, run=name) as checkpoints:
-        steps = checkpoints.steps()
-        for step in steps:
-            checkpoints.restore(step)
-    return f"{records}; {len(steps)} checkpoints sound" if steps else records
+        metas = [checkpoints.restore(step)[1] for step in checkpoints.steps()]
+    old = sum(meta.history is None for meta in metas)
+    unverified = f", {old} of them without digests to verify" if old else ""
+    return f"{records}; {len(metas)} checkpoints sound{unverified}" if metas else records
 
 
 def verify_copy(directory: pathlib.Path) -> None:

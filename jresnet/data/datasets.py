@@ -12,8 +12,8 @@ from jresnet.data.checks import checked_arrays, checked_classes
 from jresnet.data.readers import Arrays, read_folder, read_npz, size
 from jresnet.data.tfds_reader import read_tfds
 from jresnet.errors import InputError
+from jresnet.records.files import Record
 from jresnet.records.run import Data
-from jresnet.records.schema import Json
 
 # Mixed into the seed, so that each use of a seed has its own random numbers.
 _HOLD_OUT_STREAM, _FOLD_STREAM, _SUBSET_STREAM = 0x486F6C64, 0x466F6C64, 0x53756273
@@ -275,7 +275,7 @@ def _drawn(labels: np.ndarray, shares: np.ndarray, seed: tuple[int, int]) -> np.
     return chosen
 
 
-def dataset_record(dataset: Dataset, sha256: str) -> Json:
+def dataset_record(dataset: Dataset, sha256: str) -> Record:
     """The record in JSON of a data set that is trained on; `sha256` is that of the data before the hold-out."""
     sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test", "classes")}
     return Data(name=dataset.name, **sizes, sha256=sha256, cut_from=dataset.cut_from).to_json()

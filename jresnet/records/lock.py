@@ -77,10 +77,10 @@ def is_held(directory: pathlib.Path) -> bool:
     try:
         with (directory / LOCK).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
     except BlockingIOError:
         return True
+    except OSError:  # no lock, or none that can be read: `hold` reports what is wrong
+        return False
     return False
 
 

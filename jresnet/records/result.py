@@ -4,8 +4,9 @@ import dataclasses
 
 from jresnet.records import schema
 from jresnet.records.environment import Execution
+from jresnet.records.files import Record
 from jresnet.records.run import ConfigJson, DataJson
-from jresnet.records.schema import Amount, Count, Json, Share
+from jresnet.records.schema import Amount, Count, Share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class Result:
     images_per_second: Amount
     """median over the epochs"""
 
-    def to_json(self) -> Json:
+    def to_json(self) -> Record:
         """The result as `result.json` holds it, without metrics of splits that have no images."""
         return schema.to_json(self)
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from jresnet.config import Config, as_typed
 from jresnet.errors import InputError
 from jresnet.records import schema
-from jresnet.records.schema import Amount, As, Count, Json
+from jresnet.records.files import Record
+from jresnet.records.schema import Amount, As, Count
 
 # Options that may change when a run is resumed: where the data come from, how they reach the device, and how it
 # computes the same function. The data are identified by their sha256.
@@ -35,7 +36,7 @@ class Data:
     cut_from: str | None = None
     """sha256 of the data that these are a fold or a part of"""
 
-    def to_json(self) -> Json:
+    def to_json(self) -> Record:
         """The data as records hold them."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
@@ -71,7 +72,7 @@ class Run:
         if len(self.classes) < 2 or 0 in self.image_size:
             raise InputError("there must be at least 2 classes, and images of at least 1 x 1")
 
-    def to_json(self) -> Json:
+    def to_json(self) -> Record:
         """The run as `config.json` holds it."""
         return schema.to_json(self)
 

@@ -18,13 +18,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from jresnet.errors import InputError
+from jresnet.records.files import Record
 
 VERSION = 1
 """Of the records' format. Records without a version are older and have the same fields, except for optional ones."""
 
-Json = dict[str, Any]
-"""A JSON object."""
-Record = TypeVar("Record")
+Kind = TypeVar("Kind")
 
 
 class Range(NamedTuple):
@@ -48,7 +47,7 @@ Share = Annotated[float, Range(0, 1)]
 """A share of all, as an accuracy is."""
 
 
-def to_json(record: Any) -> Json:
+def to_json(record: Any) -> Record:
     """A dataclass as a JSON object with its version; its fields with the default None are left out if they are None."""
     optional = {field.name for field in dataclasses.fields(record) if field.default is None}
     values = {name: value for name, value in vars(record).items() if value is not None or name not in optional}
@@ -64,7 +63,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def parse(kind: type[Record], value: object, path: object) -> Record:
+def parse(kind: type[Kind], value: object, path: object) -> Kind:
     """The record of this kind, a dataclass, in what a JSON file contains.
 
     Raises:
@@ -74,7 +73,7 @@ def parse(kind: type[Record], value: object, path: object) -> Record:
     if not isinstance(value, dict):
         raise InputError(f"{path}: not a record but {_shown(value)}: restore the file, or choose another directory")
     try:
-        return typing.cast(Record, _convert(kind, value))
+        return typing.cast(Kind, _convert(kind, value))
     except ValueError as error:
         raise InputError(
             f"{path}: not a record of this version ({error}): restore the file, or choose another directory"
@@ -173,7 +172,7 @@ def _convert(hint: Any, value: Any) -> Any:
     raise _mismatch(hint, value)
 
 
-def _dataclass(kind: type, value: Json) -> Any:
+def _dataclass(kind: type, value: Record) -> Any:
     version = value.get("version", 0)
     if type(version) is not int or not 0 <= version <= VERSION:
         raise ValueError(f"its version is {_shown(version)}, and this jresnet reads 0 to {VERSION}")

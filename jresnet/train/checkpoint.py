@@ -9,6 +9,7 @@ import json
 import logging
 import pathlib
 import sys
+import types
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
@@ -24,8 +25,8 @@ from jresnet.parallel import distributed
 from jresnet.records import schema
 from jresnet.records.environment import Execution
 from jresnet.records.epoch import Epoch
-from jresnet.records.files import Record
-from jresnet.records.schema import Amount, As, Count, Json
+from jresnet.records.files import Record, writing
+from jresnet.records.schema import Amount, As, Count
 
 DAMAGED = "checkpoints-damaged"
 """Beside the directory of the checkpoints: those that were found damaged by a run that has continued without them."""
@@ -78,6 +79,7 @@ class Checkpoints:
         self._directory = pathlib.Path(directory).resolve()
         self._manager: ocp.CheckpointManager | None = None
         self._run = run
+        self._saved: int | None = None  # the latest step, perhaps not yet on disk
 
     def save(self, step: int, state: Any, meta: Meta) -> None:
         """Write a pytree of arrays in the background, with what is said of it; an existing step is left as it is.
@@ -87,8 +89,9 @@ class Checkpoints:
         Raises:
           CannotWrite: this checkpoint or the one before cannot be written.
         """
-        if step in self.steps():
+        if step == self._saved or step in self.steps():
             return
+        self._saved = step
         # A copy: training goes on and donates the state's buffers while the files are written.
         state = jax.tree.map(jnp.copy, state)
         record = _record(self._run or "", step, digests(state), meta)
@@ -131,12 +134,15 @@ class Checkpoints:
         """
         problems: dict[int, str] = {}
         restored = None
-        for step in reversed(self.steps()):
-            problem = ""
+        while left := [step for step in self.steps() if step not in problems]:
+            step, problem = left[-1], ""
             try:
                 restored = self.restore(step, like)
             except InputError as error:
                 problem = str(error)
+                if self._options.read_only and not (self._directory / str(step)).exists():
+                    self.close()  # the run has replaced it by a newer one
+                    continue
             if distributed.process_max([bool(problem)]) == [0.0]:
                 break
             restored, problems[step] = None, problem or f"{self._directory / str(step)}: damaged in another process"
@@ -179,10 +185,11 @@ class Checkpoints:
         self.close()
         if distributed.is_primary():
             aside = self._directory.with_name(DAMAGED)
-            aside.mkdir(exist_ok=True)
-            for step in steps:
-                taken = len(list(aside.glob(f"{step}-*")))
-                (self._directory / str(step)).rename(aside / f"{step}-{taken + 1}")
+            with writing(aside):
+                aside.mkdir(exist_ok=True)
+                for step in steps:
+                    taken = len(list(aside.glob(f"{step}-*")))
+                    (self._directory / str(step)).rename(aside / f"{step}-{taken + 1}")
         distributed.process_max([0.0])  # no process goes on before
 
     def _write(self, call: Callable[[], Any]) -> None:
@@ -208,13 +215,13 @@ def _digest(leaf: jax.Array) -> str:
     return sha256.hexdigest()
 
 
-def _record(run: str, step: int, digests: dict[str, str], meta: Meta) -> Json:
+def _record(run: str, step: int, digests: dict[str, str], meta: Meta) -> Record:
     """A checkpoint's own record, complete."""
     record = schema.to_json(_Verified(**vars(meta), run=run, step=step, digests=digests))
     return record | {"sha256": _sum(record)}
 
 
-def _sum(record: Json) -> str:
+def _sum(record: Record) -> str:
     """The SHA-256 of a checkpoint's own record without its sum."""
     rest = {name: value for name, value in record.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
@@ -264,7 +271,9 @@ def _silence_leftovers() -> None:
     hook = sys.unraisablehook
 
     def narrow(unraisable: Any) -> None:
-        if not (isinstance(unraisable.exc_value, RuntimeError) and "loop is closed" in str(unraisable.exc_value)):
+        coroutine = unraisable.object
+        orbax = isinstance(coroutine, types.CoroutineType) and "orbax" in coroutine.cr_code.co_filename
+        if not orbax and "loop is closed" not in str(unraisable.exc_value):
             hook(unraisable)
 
     sys.unraisablehook = narrow

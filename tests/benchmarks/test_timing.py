@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import records, throughput, timing
 from benchmarks.timing import Case, Rival, compared, contest, summary
-from jresnet.errors import InputError
+from jresnet.errors import CannotWrite
 
 
 class FakeMachine:
@@ -131,7 +131,7 @@ def test_write_record_keeps_the_old_file_when_it_cannot_write_the_new(tmp_path, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(InputError, match=r"record\.json: No space left"):
+    with pytest.raises(CannotWrite, match=r"record\.json: cannot be written \(No space left"):
         records.write_record(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert os.listdir(path.parent) == ["record.json"]

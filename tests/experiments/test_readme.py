@@ -125,6 +125,8 @@ def test_a_changed_digit_in_a_record_is_detected(root, name, old, new):
     change(path, f'"{name}": {old}', f'"{name}": {new}')
     where = f"experiments/results/{STUDY}/seed-0/result.json: {name} is {new}"
     assert any(line.startswith(where) for line in readme.check(root))
+    with pytest.raises(InputError, match=rf"seed-0/result\.json: {name} is "):
+        readme.update(root)
 
 
 @pytest.mark.parametrize(

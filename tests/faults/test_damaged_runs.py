@@ -109,10 +109,10 @@ def test_verify_says_what_is_sound_and_what_is_not(finished, tmp_path, capsys):
         "sound": "finished, records sound; 2 checkpoints sound",
         "trained": "is trained at this moment: not checked",
     }
-    data = max((tmp_path / "damaged" / "checkpoints" / "5").rglob("d/*"), key=lambda path: path.stat().st_size)
-    content = bytearray(data.read_bytes())
-    content[len(content) // 2] ^= 1
-    data.write_bytes(content)
+    for data in (tmp_path / "damaged" / "checkpoints" / "5").rglob("d/*"):
+        content = bytearray(data.read_bytes())
+        content[len(content) // 2] ^= 1
+        data.write_bytes(content)
     assert main(["verify", str(tmp_path)]) == 2
     output = capsys.readouterr()
     assert output.err.startswith(f"1 of 4 runs in {tmp_path} are damaged, the first: {tmp_path}/damaged/checkpoints/5")

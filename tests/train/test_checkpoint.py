@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jresnet.errors import InputError
+from jresnet.train import checkpoint
 from jresnet.train.checkpoint import Checkpoints, Meta
 
 
@@ -62,6 +63,30 @@ def test_the_state_may_be_donated_while_it_is_written(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         found, _ = checkpoints.restore(1, {"a": jnp.zeros(100_000)})
     np.testing.assert_array_equal(found["a"], np.arange(100_000))
+
+
+def test_a_checkpoint_without_digests_is_restored_and_said_to_be_unverified(tmp_path, monkeypatch, caplog):
+    """As versions before digests wrote it."""
+    monkeypatch.setattr(checkpoint, "_record", lambda run, step, digests, meta: {"seconds": meta.seconds})
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state(1), Meta(seconds=1.25))
+    with Checkpoints(tmp_path, run="any") as checkpoints:
+        found, meta = checkpoints.restore_newest(state())
+    chex.assert_trees_all_equal(bits(found), bits(state(1)))
+    assert (meta.seconds, meta.history) == (1.25, None)
+    assert caplog.messages == [f"{tmp_path}/1: is of a version without digests: its arrays are not verified"]
+
+
+@pytest.mark.parametrize(
+    "record", [None, {}, {"seconds": "1"}, {"seconds": 1.0, "version": 2}, {"step": 1}, [], {"seconds": 1.0, "run": ""}]
+)
+def test_a_record_of_another_form_is_refused(tmp_path, monkeypatch, record):
+    monkeypatch.setattr(checkpoint, "_record", lambda *_: record)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state(1), Meta())
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(InputError) as caught:
+        checkpoints.restore(1, state())
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_an_unfinished_checkpoint_is_ignored(tmp_path):

@@ -24,6 +24,7 @@ from jresnet.config import Config
 from jresnet.errors import Diverged, InputError, Interrupted
 from jresnet.parallel.devices import Devices
 from jresnet.records import run_directory
+from jresnet.records.run import Run
 from jresnet.train import loop, trainer
 from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.evaluate import summarise
@@ -177,7 +178,7 @@ KILLED = """
 
 
 @pytest.mark.parametrize("seconds", [pytest.param(0.0, marks=pytest.mark.slow), 1e9])
-def test_kill_9_loses_at_most_the_work_since_the_last_checkpoint(tmp_path, seconds):
+def test_kill_9_loses_at_most_the_work_since_the_last_checkpoint(tmp_path, seconds, monkeypatch):
     root = pathlib.Path(__file__).parents[2]
     killed = tmp_path / "killed"
     script = textwrap.dedent(KILLED.format(root=str(root), workdir=str(killed), seconds=seconds))
@@ -198,7 +199,9 @@ def test_kill_9_loses_at_most_the_work_since_the_last_checkpoint(tmp_path, secon
     else:
         # The checkpoint of the epoch before is on disk before the next epoch is recorded.
         assert saved(killed)[-1] >= 5 * (recorded - 1)
+    # The killed run, as if it had been one of fewer epochs.
     epochs = recorded + 2
+    monkeypatch.setattr(Run, "name", run_directory.read_run(killed).name)
     config = dataclasses.replace(CONFIG, epochs=epochs)
     run = json.loads((killed / "config.json").read_text())
     run["config"]["epochs"] = epochs
