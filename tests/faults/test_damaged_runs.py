@@ -165,6 +165,7 @@ def test_checkpoints_of_another_run_are_not_used(tmp_path):
         Classifier.load(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_on_other_devices_or_cores_says_so(tmp_path, caplog, monkeypatch):
     interrupted(tmp_path / "run")
     cores = devices.cpu_cores()

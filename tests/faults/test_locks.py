@@ -50,11 +50,12 @@ def tell(processes, line):
         process.stdin.write(f"{line}\n")
 
 
-def test_of_100_pairs_exactly_one_wins_each_time(tmp_path):
+@pytest.mark.parametrize("pairs", [20, pytest.param(100, marks=pytest.mark.slow)])
+def test_of_pairs_exactly_one_wins_each_time(tmp_path, pairs):
     with contender() as one, contender() as other:
         pair = (one, other)
         winners = set()
-        for number in range(100):
+        for number in range(pairs):
             directory = tmp_path / str(number)
             tell(pair[:: 1 if number % 2 else -1], directory)
             said = [process.stdout.readline().strip() for process in pair]

@@ -32,7 +32,7 @@ def test_a_training_loss_that_is_not_finite_stops_the_run_after_its_call(tmp_pat
     assert checkpoints(tmp_path) == [] and not (tmp_path / "result.json").exists()
 
 
-@pytest.mark.parametrize(("config", "steps"), [(CONFIG, 5), (ONE_STEP, 1)])
+@pytest.mark.parametrize(("config", "steps"), [pytest.param(CONFIG, 5, marks=pytest.mark.slow), (ONE_STEP, 1)])
 def test_the_last_good_checkpoint_and_the_epochs_before_are_kept(tmp_path, monkeypatch, config, steps):
     """Images of NaN from an epoch on, as a broken input would give them.
 
@@ -149,6 +149,7 @@ def one_pixel():
     )
 
 
+@pytest.mark.slow
 def test_images_of_one_pixel_are_trained_on_without_crops(tmp_path):
     dataset, changes = one_pixel(), {"pool_size": 1}
     line = "--crop-padding 4: must be below 1, the images' shorter side, as crops of the padding alone show nothing"
