@@ -103,7 +103,7 @@ def read_speed(root: pathlib.Path) -> dict:
         environment = record["environment"]
         environment["versions"]["torch"], environment["device"], environment["commit"]  # which the tables name
         speed_drifts(record)  # reads all the rest
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{root / SPEED}: not a throughput record ({error!r}): restore the file") from None
     return record
 

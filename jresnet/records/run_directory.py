@@ -23,7 +23,7 @@ from jresnet.records.files import (
     writing,
 )  # fmt: skip
 from jresnet.records.result import Result
-from jresnet.records.run import Run, differences
+from jresnet.records.run import Run, config_from_json, differences
 
 CONFIG, RESULT, CURVES, CHECKPOINTS = "config.json", "result.json", "curves.png", "checkpoints"
 PREDICTIONS, SUMS = "predictions.npz", "sha256sums.txt"
@@ -59,11 +59,26 @@ def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume:
 
 
 def create(workdir: pathlib.Path, run: Run) -> None:
-    """Create the directory of a run that `check` has accepted, unless it exists."""
+    """Create the directory of a run that `check` has accepted, unless it exists.
+
+    Raises:
+      InputError: it exists, and says something else of the data than they do.
+      CannotWrite: it cannot be written.
+    """
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / CONFIG).exists():
         write_json(workdir / CONFIG, run.to_json())
+        return
+    # The checksums are those of what is there, and who loads the network normalises with it.
+    recorded = read_run(workdir)
+    counts = ("train", "validation", "test", "classes")
+    if not (
+        all(recorded.dataset.get(name) in (None, run.dataset.get(name)) for name in counts)
+        and (len(recorded.classes), recorded.image_size) == (len(run.classes), run.image_size)
+        and np.allclose([recorded.mean, recorded.std], [run.mean, run.std], rtol=0, atol=2e-4)  # they are rounded
+    ):
+        raise InputError(f"{workdir / CONFIG}: says something else of the data than they do: restore it")
 
 
 def read_run(workdir: pathlib.Path) -> Run:
@@ -112,8 +127,9 @@ def finish(workdir: pathlib.Path, result: Record) -> None:
 
 def contradictions(result: Record, history: Sequence[Record]) -> list[str]:
     """Where the content of a `result.json` contradicts that of the `metrics.jsonl` beside it; empty if nowhere."""
-    if not len(history) == result["epochs"] == result["config"]["epochs"]:
-        return [f"epochs is {result['epochs']} of {result['config']['epochs']}, {METRICS} has {len(history)}"]
+    epochs = config_from_json(result["config"]).epochs
+    if not len(history) == result["epochs"] == epochs:
+        return [f"epochs is {result['epochs']} of {epochs}, {METRICS} has {len(history)}"]
     expected = {name: history[-1].get(name) for name in result if name.endswith(("_loss", "_accuracy", "_batch_mean"))}
     seconds = sum(record["seconds"] for record in history)
     # How a sum of floats rounds depends on Python's version.
