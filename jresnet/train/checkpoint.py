@@ -264,7 +264,8 @@ def _silence_leftovers() -> None:
     hook = sys.unraisablehook
 
     def narrow(unraisable: Any) -> None:
-        if not (isinstance(unraisable.exc_value, RuntimeError) and "loop is closed" in str(unraisable.exc_value)):
+        closed = isinstance(unraisable.exc_value, RuntimeError) and "loop is closed" in str(unraisable.exc_value)
+        if not (closed or "_read_array_index" in repr(unraisable.object)):
             hook(unraisable)
 
     sys.unraisablehook = narrow
