@@ -38,7 +38,7 @@ from jresnet.records.files import read_json
 from jresnet.records.lock import check_free, hold, is_held
 from jresnet.records.log import RunLog
 from jresnet.use.classifier import Classifier, store
-from tests.support.damage import command_lines, damaged, fuzz, put, refused, repeat, values
+from tests.support.damage import WORDS, command_lines, damaged, fuzz, put, refused, repeat, values
 from tests.support.studies import TINY, FakeFit, five_classes, tiny_npz
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -120,6 +120,34 @@ def test_an_accepted_value_is_the_one_that_was_typed(examples):
         return st.tuples(st.just(kind), st.sampled_from(names), values())
 
     fuzz(check, examples, st.sampled_from(list(PROGRAMS)).flatmap(valued))
+
+
+@pytest.mark.parametrize("word", WORDS, ids=range(len(WORDS)))
+def test_verify_refuses_what_is_no_directory_with_runs(word, tmp_path, monkeypatch):
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b" / "c")
+    _, message = refused(lambda: verify.run(verify.Verify(word)))
+    assert "there is no run in it" in message
+
+
+@examples(20, 100)
+def test_a_grid_varies_the_options_that_it_names_and_no_others(examples):
+    names = ["learning-rate", "batch_size", "blocks", "nesterov", "schedule", "dataset", "x"]
+    extra = st.sampled_from(
+        ["", " ", "0.1", "16", "2 2", "cosine", "1 --dataset synthetic", "-h", "--help", "a\nb", "9" * 5000]
+    )
+    words = st.tuples(st.sampled_from(names), st.lists(st.one_of(extra, values()), max_size=3)).map(
+        lambda pair: f"{pair[0]}={','.join(pair[1])}"
+    )
+
+    def check(words):
+        kept = dataclasses.replace(cross_validation.parse_options([]), grid=tuple(words))
+        settings, _ = refused(lambda: cross_validation.parse_grid(kept))
+        for named, config in settings or ():
+            varied = {name for name, value in vars(config).items() if value != getattr(kept, name)}
+            assert varied <= {name.replace("-", "_") for name in named}
+
+    fuzz(check, examples, st.lists(words, max_size=2))
 
 
 # The schema, against a checker of its own.
