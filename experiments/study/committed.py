@@ -64,8 +64,12 @@ def _read_study(directory: pathlib.Path) -> Study:
 def _below(directory: pathlib.Path, run: str) -> pathlib.Path:
     """The directory of a run that a study names; InputError if it is not below the study's own."""
     path = directory / run
-    if not path.resolve().is_relative_to(directory.resolve()):
-        raise InputError(f"{directory / OUTCOME}: names {run}, outside of its directory: restore the file")
+    try:
+        below = path.resolve().is_relative_to(directory.resolve())
+    except (ValueError, OSError, RuntimeError):  # as of a name with a NUL, or of links in a circle
+        below = False
+    if not below:
+        raise InputError(f"{directory / OUTCOME}: names {run[:100]!a}, outside of its directory: restore the file")
     return path
 
 

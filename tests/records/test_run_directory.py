@@ -141,6 +141,18 @@ def test_creating_again_keeps_the_first_record(workdir):
     assert (workdir / "config.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("mean", [0.5, 0.3, 0.0]), ("std", [0.5, 0.1, 0.9]), ("image_size", [4, 4]), ("classes", ["no", "yes", "both"])],
+)
+def test_creating_again_refuses_a_record_that_contradicts_the_data(workdir, name, value):
+    """Its checksums would be made for it at the end, and whoever loads the network would normalise with it."""
+    record = json.loads((workdir / "config.json").read_text()) | {name: value}
+    (workdir / "config.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"config\.json: says something else of the data"):
+        run_directory.create(workdir, make_run())
+
+
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("name", OTHER)
 def test_another_configuration_is_refused_naming_the_difference(workdir, name, resume):

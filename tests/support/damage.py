@@ -178,6 +178,19 @@ def edited(rng, value):
     return text.replace(f'"{_MARK}"', token)
 
 
+def every_edit(value):
+    """The texts of a JSON value in which one thing is dropped, and those in which it is replaced by each token."""
+    dropped, replaced = [], []
+    for number in range(len(places(value))):
+        copy = json.loads(json.dumps(value))
+        holder, name = places(copy)[number]
+        holder[name] = _MARK
+        replaced += [json.dumps(copy).replace(f'"{_MARK}"', token) for token in TOKENS]
+        del holder[name]
+        dropped.append(json.dumps(copy))
+    return dropped, replaced
+
+
 def edited_line(rng, data):
     """JSON lines of which one is edited, dropped, doubled, emptied or in another place."""
     lines = data.splitlines(keepends=True)
