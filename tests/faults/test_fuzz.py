@@ -554,7 +554,7 @@ def child(folder, *words):
     def limit():
         resource.setrlimit(resource.RLIMIT_DATA, (2**31, 2**31))
 
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JRESNET_COMMIT": "this"}
     command = [sys.executable, *words]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, preexec_fn=limit
