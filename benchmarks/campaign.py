@@ -104,6 +104,14 @@ def machine(options: Options, environ: Mapping[str, str]) -> dict[str, Any]:
     return json.loads(child.stdout.splitlines()[-1])
 
 
+def read_rows(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows in the record of a campaign, by the names of their steps; InputError if it is damaged."""
+    rows = read_json(path).get("steps")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and type(row.get("step")) is str for row in rows):
+        raise InputError(f"{path}: not a campaign's record: restore it, or remove it to begin anew")
+    return {row["step"]: row for row in rows}
+
+
 def results_of_runs(directory: Path) -> list[Path]:
     """Every result.json below a directory in which runs may be at work, whose temporary directories come and go."""
     return sorted(Path(place) / "result.json" for place, _, files in os.walk(directory) if "result.json" in files)
@@ -124,7 +132,8 @@ def read_records(directory: Path, here: Mapping[str, Any]) -> Records:
     for path in own + committed:
         record = read_record(path)
         key = "device" if "benchmark" in record else "devices"
-        name = record.get("environment", record).get("device")
+        environment = record.get("environment", record)
+        name = environment.get("device") if isinstance(environment, dict) else None
         if name == here[key] or record.get("benchmark") == KERNELS:
             records.append(record)
         elif path in own and name is not None:
@@ -186,7 +195,7 @@ class Campaign:
         path = self.directory / RECORD
         self.rows: dict[str, dict[str, Any]] = {}
         if path.exists():
-            self.rows = {row["step"]: row for row in read_json(path)["steps"]}
+            self.rows = read_rows(path)
 
     async def run(self, environ: Mapping[str, str]) -> None:
         """Run every step that records lack, as long as there is time for it."""

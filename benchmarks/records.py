@@ -148,6 +148,8 @@ def open_record(path: Path | None, record: dict[str, Any], resume: bool, kept: S
 
 def _settings(record: dict[str, Any]) -> dict[str, Any]:
     """Everything in which the measurements of one record agree."""
+    environment, options = (
+        part if isinstance(part := record.get(name), dict) else {} for name in ("environment", "options")
+    )
     values: dict[str, Any] = {name: record.get(name) for name in ("benchmark", "dataset")}
-    values |= {name: (record.get("environment") or {}).get(name) for name in _FIXED}
-    return values | (record.get("options") or {})
+    return values | {name: environment.get(name) for name in _FIXED} | options

@@ -125,6 +125,8 @@ def parse_grid(options: Options) -> list[tuple[dict[str, str], Config]]:
         name = name.replace("_", "-")
         if not equals or name not in known:
             raise InputError(f"--grid {word}: must be an option and its values, as in learning-rate=0.01,0.005")
+        if any(part.startswith("-") and not part[1:2].isdigit() for part in listed.replace(",", " ").split()):
+            raise InputError(f"--grid {word}: must hold values only: give each option a word of its own")
         if name in axes:
             raise InputError(f"--grid {word}: {name} is given twice: list all its values together")
         axes[name] = [value.strip() for value in listed.split(",")]

@@ -8,6 +8,9 @@ A program's `main` maps them to exit statuses: `Diverged` 1, `InputError` 2, `Lo
 class InputError(ValueError):
     """Unusable input. The message is one line: the value, the rule that it breaks, the remedy."""
 
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))  # a value may hold line breaks
+
 
 class InUse(InputError):
     """Another process works in the same directory; the message names it and its host."""

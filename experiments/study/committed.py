@@ -64,8 +64,12 @@ def _read_study(directory: pathlib.Path) -> Study:
 def _below(directory: pathlib.Path, run: str) -> pathlib.Path:
     """The directory of a run that a study names; InputError if it is not below the study's own."""
     path = directory / run
-    if not path.resolve().is_relative_to(directory.resolve()):
-        raise InputError(f"{directory / OUTCOME}: names {run}, outside of its directory: restore the file")
+    try:
+        below = path.resolve().is_relative_to(directory.resolve())
+    except (ValueError, OSError, RuntimeError):  # as of a name with a NUL, or of links in a circle
+        below = False
+    if not below:
+        raise InputError(f"{directory / OUTCOME}: names {run[:100]!a}, outside of its directory: restore the file")
     return path
 
 
@@ -103,7 +107,7 @@ def read_speed(root: pathlib.Path) -> dict:
         environment = record["environment"]
         environment["versions"]["torch"], environment["device"], environment["commit"]  # which the tables name
         speed_drifts(record)  # reads all the rest
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{root / SPEED}: not a throughput record ({error!r}): restore the file") from None
     return record
 

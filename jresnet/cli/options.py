@@ -32,6 +32,9 @@ def parse(options: type[Options], words: Sequence[str], program: str, default: O
       InputError: an option is unknown, lacks its value or breaks its rule.
     """
 
+    if words and words[0].replace("_", "-").startswith("--tyro-"):  # tyro's own, which raise, or write where they like
+        raise InputError(f"{words[0]}: no such option: see --help for all options")
+
     def refuse(event: _errors.ParseErrorEvent) -> None:
         raise InputError(_message(event, typing.get_type_hints(options), words))
 

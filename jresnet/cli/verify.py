@@ -1,12 +1,13 @@
 """`python -m jresnet verify`: whether runs are as they were written."""
 
+import contextlib
 import dataclasses
 import pathlib
 
 import tyro.conf
 
 from jresnet.cli.program import make_console
-from jresnet.errors import InputError
+from jresnet.errors import InputError, visible
 from jresnet.records import run_directory
 from jresnet.records.epoch import METRICS, read_metrics
 from jresnet.records.files import read_json
@@ -27,16 +28,19 @@ def run(options: Verify) -> None:
     """Print a line for each run; InputError if one is damaged."""
     directory = pathlib.Path(options.directory)
     names = (run_directory.CONFIG, run_directory.RESULT)
-    runs = sorted({path.parent for name in names for path in directory.rglob(name)})
-    if not runs:
-        raise InputError(f"{directory}: there is no run in it: choose a run's directory, or a study's")
+    runs: list[pathlib.Path] = []
+    with contextlib.suppress(OSError):  # as of a name that is too long
+        runs = sorted({path.parent for name in names for path in directory.rglob(name)})
+    if not (options.directory and runs):
+        shown = options.directory or "''"
+        raise InputError(f"{shown}: there is no run in it: choose a run's directory, or a study's")
     console, damaged = make_console(), []
     for path in runs:
         try:
             line = f"{path}: {verified(path)}"
         except InputError as error:
             damaged.append(line := str(error))
-        console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        console.print(visible(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
     if damaged:
         raise InputError(f"{len(damaged)} of {len(runs)} runs in {directory} are damaged, the first: {damaged[0]}")
 

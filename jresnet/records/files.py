@@ -8,7 +8,7 @@ import pathlib
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -100,6 +100,9 @@ def _jsonable(value: Any) -> Any:
     return None if isinstance(number, float) and not math.isfinite(number) else number
 
 
+_DEEPEST = 50  # levels; records have up to eight
+
+
 def read_json(path: pathlib.Path) -> Record:
     """Read a JSON object from a file in a run's directory; InputError if the file is missing or contains none."""
     try:
@@ -114,10 +117,16 @@ def read_json(path: pathlib.Path) -> Record:
 
 
 def parse_json(data: bytes) -> Any:
-    """Parse JSON as RFC 8259 has it; ValueError also for NaN, for a name given twice and for absurdly deep nesting."""
+    """Parse JSON as RFC 8259 has it; ValueError also for NaN, infinity, names given twice and absurd depth."""
 
     def refuse(name: str) -> None:
         raise ValueError(f"{name} is not JSON")
+
+    def finite(digits: str) -> float:
+        number = float(digits)
+        if math.isinf(number):
+            raise ValueError("a number is too large")
+        return number
 
     def unique(pairs: list[tuple[str, Any]]) -> Record:
         record = dict(pairs)
@@ -126,9 +135,20 @@ def parse_json(data: bytes) -> Any:
         return record
 
     try:
-        return json.loads(data.decode(), parse_constant=refuse, object_pairs_hook=unique)
+        value = json.loads(data.decode(), parse_constant=refuse, parse_float=finite, object_pairs_hook=unique)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    level, depth = [value], 0
+    while level:  # so that whoever walks through the value may recurse
+        if (depth := depth + 1) > _DEEPEST:
+            raise ValueError("nested too deeply")
+        level = [item for outer in level for item in _items(outer)]
+    return value
+
+
+def _items(value: Any) -> Iterable[Any]:
+    """The items of a JSON object or list; of anything else none."""
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def cache_directory() -> pathlib.Path:

@@ -5,6 +5,7 @@ what another host holds, it holds. On network file systems see docs/runs.md.
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -15,11 +16,21 @@ from collections.abc import Iterator
 from typing import IO
 
 from jresnet.errors import CannotWrite, InputError, InUse
-from jresnet.records.files import OLD, sweep, writing
+from jresnet.records import schema
+from jresnet.records.files import OLD, parse_json, sweep, writing
+from jresnet.records.schema import Count
 
 LOCK = "lock"
 
 _TRIES, _PAUSE = 3, 0.05  # seconds; `is_held` takes the lock for some microseconds
+
+
+@dataclasses.dataclass(frozen=True)
+class _Holder:
+    """Who holds a lock, as its file says."""
+
+    process: Count
+    host: str
 
 
 class Lock:
@@ -107,7 +118,7 @@ def _in_use(directory: pathlib.Path) -> InUse:
 
 def _holder(directory: pathlib.Path) -> str:
     """The process that says that it holds the lock, in words."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-        record = json.loads((directory / LOCK).read_bytes())
-        return f"process {int(record['process'])} on {record['host']}"
+    with contextlib.suppress(OSError, ValueError):
+        holder = schema.parse(_Holder, parse_json((directory / LOCK).read_bytes()), LOCK)
+        return f"process {holder.process} on {holder.host[:100]}"
     return "another process"

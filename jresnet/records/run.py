@@ -67,8 +67,8 @@ class Run:
     """standard deviation of each colour channel, on the same scale"""
 
     def __post_init__(self) -> None:
-        if not len(self.mean) == len(self.std) == 3 or 0 in self.std:
-            raise InputError("mean and std must be of 3 channels, and no std 0")
+        if not len(self.mean) == len(self.std) == 3 or 0 in self.std or max(*self.mean, *self.std) > 1:
+            raise InputError("mean and std must be of 3 channels on a scale of 0 to 1, and no std 0")
         if len(self.classes) < 2 or 0 in self.image_size:
             raise InputError("there must be at least 2 classes, and images of at least 1 x 1")
 
@@ -79,8 +79,10 @@ class Run:
     @property
     def name(self) -> str:
         """What tells the run from others in its checkpoints: a digest of all that `config.json` says of it."""
-        rest = (self.seed, self.classes, self.image_size, self.mean, self.std)
-        content = json.dumps([digest(self.config, self.dataset.get("sha256", "")), *rest])
+        # The same data may have several names.
+        data = {name: value for name, value in self.dataset.items() if name not in ("name", "sha256")}
+        rest = (self.seed, data, self.classes, self.image_size, self.mean, self.std)
+        content = json.dumps([digest(self.config, self.dataset.get("sha256", "")), *rest], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     @classmethod

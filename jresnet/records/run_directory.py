@@ -23,7 +23,7 @@ from jresnet.records.files import (
     writing,
 )  # fmt: skip
 from jresnet.records.result import Result
-from jresnet.records.run import Run, differences
+from jresnet.records.run import Run, config_from_json, differences
 
 CONFIG, RESULT, CURVES, CHECKPOINTS = "config.json", "result.json", "curves.png", "checkpoints"
 PREDICTIONS, SUMS = "predictions.npz", "sha256sums.txt"
@@ -71,7 +71,7 @@ def create(workdir: pathlib.Path, run: Run) -> None:
         write_json(workdir / CONFIG, run.to_json())
     elif read_run(workdir).name != run.name:
         raise InputError(
-            f"{workdir / CONFIG}: classes, image_size, mean or std are not those of the data: restore it, or move "
+            f"{workdir / CONFIG}: sizes, classes, mean or std are not those of the data: restore it, or move "
             f"{workdir} away to train again"
         )
 
@@ -122,8 +122,9 @@ def finish(workdir: pathlib.Path, result: Record) -> None:
 
 def contradictions(result: Record, history: Sequence[Record]) -> list[str]:
     """Where the content of a `result.json` contradicts that of the `metrics.jsonl` beside it; empty if nowhere."""
-    if not len(history) == result["epochs"] == result["config"]["epochs"]:
-        return [f"epochs is {result['epochs']} of {result['config']['epochs']}, {METRICS} has {len(history)}"]
+    epochs = config_from_json(result["config"]).epochs
+    if not len(history) == result["epochs"] == epochs:
+        return [f"epochs is {result['epochs']} of {epochs}, {METRICS} has {len(history)}"]
     expected = {name: history[-1].get(name) for name in result if name.endswith(("_loss", "_accuracy", "_batch_mean"))}
     seconds = sum(record["seconds"] for record in history)
     # How a sum of floats rounds depends on Python's version.

@@ -167,7 +167,10 @@ def _convert(hint: Any, value: Any) -> Any:
         return _dataclass(typing.cast(type, hint), value)
     if hint is float and type(value) in (int, float) and abs(value) < 2.0**1023:
         return float(value)
-    if hint is Any or (origin is Literal and value in arguments) or (hint is not float and type(value) is hint):
+    if origin is Literal:
+        if any(type(value) is type(choice) and value == choice for choice in arguments):  # 1 == True == 1.0
+            return value
+    elif hint is Any or (hint is not float and type(value) is hint):
         return value
     raise _mismatch(hint, value)
 

@@ -71,7 +71,11 @@ class Classifier:
         """
         directory = pathlib.Path(workdir)
         run = run_directory.read_run(directory)
-        model = models.from_config(run.config, len(run.classes))
+        try:
+            model = models.from_config(run.config, len(run.classes))
+            models.check_network(run.config, len(run.classes), run.image_size)
+        except InputError as error:
+            raise InputError(f"{directory / run_directory.CONFIG}: {error}") from None
         # The shapes depend neither on the seed nor on the number of steps.
         program = init_program(model, optim.shared_optimizer(run.config, 1), (*run.image_size, 3))
         shapes = jax.eval_shape(program, 0, run.config.learning_rate, run.config.weight_decay)

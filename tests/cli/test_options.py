@@ -94,6 +94,7 @@ def test_the_arguments_of_this_process_are_the_default(monkeypatch):
         ("--cuont 3", "--cuont: no such option: use --count, or see --help for all options"),
         ("--coun=3", "--coun=3: no such option: use --count, or see --help for all options"),
         ("--zebra", "--zebra: no such option: see --help for all options"),
+        ("--tyro-print-completion x", "--tyro-print-completion: no such option: see --help for all options"),
         ("stray", "stray: neither an option nor the value of one: see --help for all options"),
         ("--two-words yes", "yes: neither an option nor the value of one: see --help for all options"),
         ("--count", "--count: lacks its value: give it a whole number"),
