@@ -35,7 +35,6 @@ from jresnet.records import run_directory
 from jresnet.records.environment import cpu_cores
 from jresnet.records.environment import device as devices_in_words
 from jresnet.records.files import read_json
-from jresnet.records.result import Result
 from jresnet.records.tables import number, text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,9 +144,9 @@ def read_record(path: Path) -> Mapping[str, Any]:
     """A benchmark's record, or a run's result after the checks that its directory allows."""
     if path.name != run_directory.RESULT:
         return read_json(path)
-    if (path.parent / run_directory.CONFIG).exists():
-        return run_directory.read_result(path.parent).to_json()
-    return Result.from_json(read_json(path), path).to_json()
+    complete = (path.parent / run_directory.CONFIG).exists()
+    read = run_directory.read_result if complete else run_directory.read_copy
+    return read(path.parent).to_json()
 
 
 def selected(every: Sequence[Step], options: Options) -> list[Step]:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from experiments import report
 from experiments.study import runs, statistics, workers
-from experiments.study.options import ConfigOptions, check_processes, check_runs, parse, resumable
+from experiments.study.options import ConfigOptions, check_processes, check_runs, check_workdir, parse, resumable
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from jresnet import cli
@@ -57,6 +57,7 @@ class Options(ConfigOptions):
     def __post_init__(self):
         super().__post_init__()
         check_processes(self)
+        check_workdir(self)
         require(self, "folds", self.folds >= 2, "must be at least 2")
         require(self, "folds", self.folds <= MAX_FOLDS, f"must be at most {MAX_FOLDS}")
         require(self, "seed", 0 <= self.seed < 2**32, "must lie from 0 to 2**32 - 1")

@@ -28,6 +28,8 @@ MAX_QUOTED = 200
 """Characters of a value in a message."""
 MAX_STAGES = 10
 """Every stage but the first halves the images' sides: ten bring 512 pixels down to one."""
+MAX_BLOCKS = 600
+"""In all stages: the deepest published ResNet, of 1202 layers, has so many (He et al. 2016, section 4.2)."""
 FLOAT32_SMALLEST, FLOAT32_LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 """The range of positive float32 numbers; smaller ones lose digits, and become 0 on most devices."""
 
@@ -106,6 +108,8 @@ class Config:
             if not fits(value, hint):
                 given = type(value).__name__
                 require(self, name, False, f"must be of type {getattr(hint, '__name__', hint)}, not {given}")
+            if isinstance(value, int) and hint is float and abs(value) < 2**31:  # as a record holds it
+                object.__setattr__(self, name, float(value))
         for name, choices in literals().items():
             require(self, name, getattr(self, name) in choices, f"must be one of {', '.join(choices)}")
         smallest = dict.fromkeys(
@@ -126,14 +130,15 @@ class Config:
         require(self, "kernel_size", odd, "must be odd, so that the padding is symmetric")
         stages = 1 if self.blocks is None else len(self.blocks)
         require(self, "blocks", 1 <= stages <= MAX_STAGES, f"must name at least one stage and at most {MAX_STAGES}")
-        require(self, "blocks", max(numbers(self.blocks), default=1) < 1000, "must hold below 1000 blocks in any stage")
+        few = sum(numbers(self.blocks)) <= MAX_BLOCKS
+        require(self, "blocks", few, f"must hold at most {MAX_BLOCKS} blocks, as many as ResNet-1202 has")
         require(self, "learning_rate", 0 < self.learning_rate < math.inf, "must be a finite number above 0")
         require(self, "weight_decay", 0 <= self.weight_decay < math.inf, "must be finite and not negative")
         require(self, "warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, "must lie between 0 and --epochs")
         if self.nesterov:
             require(self, "momentum", self.momentum > 0, "must be above 0 with --nesterov")
         for name in ("flip", "grayscale", "dropout", "momentum", "learning_rate", "weight_decay", "warmup_epochs"):
-            size = getattr(self, name) or FLOAT32_SMALLEST  # 0 and None are no matter of range
+            size = getattr(self, name) or FLOAT32_SMALLEST  # 0 and None are exempt
             small = not isinstance(size, int) or size < 2**31
             require(self, name, small, "must be a float at this size, as in 1e10, for JAX's 32-bit integers end here")
             rule = "must lie from 1.2e-38 to 3.4e+38, the range of JAX's 32-bit numbers"

@@ -76,6 +76,11 @@ def check_processes(options: Any) -> None:
     require(options, "processes", one, "each process trains on one device: leave out --parallel pmap")
 
 
+def check_workdir(options: Any) -> None:
+    """Raise InputError if the field `workdir` of these options is empty: neither a directory nor the default."""
+    require(options, "workdir", options.workdir != "", "must name a directory: leave it out for the default", "''")
+
+
 Options = TypeVar("Options", bound=ConfigOptions)
 
 

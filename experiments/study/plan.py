@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from experiments import report
 from experiments.study import runs, statistics
 from experiments.study.experiment import Cell, Experiment
-from experiments.study.options import check_processes, check_runs, check_seeds
+from experiments.study.options import check_processes, check_runs, check_seeds, check_workdir
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from jresnet import cli, models
@@ -96,6 +96,10 @@ class StudyOptions:
     def __post_init__(self):
         check_seeds(self)
         check_processes(self)
+        check_workdir(self)
+        # The rules of a configuration hold before the data are read, too.
+        held_out = 0 if self.validation is None else self.validation
+        Config(epochs=self.epochs, validation=held_out, blocks=self.blocks, channel_multiple=self.channel_multiple)
         require(self, "width_scale", 0 < self.width_scale <= 1, "must be above 0 and at most 1")
         if unknown := [name for name in self.only if name not in NAMES]:
             raise InputError(f"--only {' '.join(unknown)}: no such experiment: choose from {', '.join(NAMES)}")

@@ -11,7 +11,7 @@ from experiments.study import runs, workers
 from experiments.study.experiment import Cell, Setting
 from experiments.study.runs import StudyRun
 from experiments.study.workers import Reply
-from jresnet.errors import Diverged, InputError, Lost
+from jresnet.errors import CannotWrite, Diverged, InputError, Lost
 from jresnet.records.epoch import METRICS, read_metrics
 from jresnet.records.tables import Table, number, text
 
@@ -88,6 +88,8 @@ class Progress:
                         self._fail(run, Diverged(text))
                     case Reply("InputError", text):
                         self._fail(run, InputError(text))
+                    case Reply("CannotWrite", text):
+                        self._fail(run, CannotWrite(text))
                     case Reply(_, text):
                         self._fail(run, Lost(text))
 
@@ -98,9 +100,11 @@ class Progress:
     def raise_failures(self, command: str) -> None:
         """Raise an error with every run of the first kind of failure; do nothing if none failed.
 
-        The kinds are bad input, lost workers, after which `command` goes on, and divergence.
+        The kinds are bad input, files that cannot be written, lost workers, after which `command` goes on, and
+        divergence.
         """
-        for kind, what in ((InputError, "refused"), (Lost, "not finished"), (Diverged, "diverged")):
+        kinds = {InputError: "refused", CannotWrite: "not written", Lost: "not finished", Diverged: "diverged"}
+        for kind, what in kinds.items():
             failed = {run: error for run, error in self.failed.items() if isinstance(error, kind)}
             if failed:
                 count, s = len(failed), "s" if len(failed) > 1 else ""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from experiments.study import workers
-from experiments.study.options import SeedOptions, check_processes, parse, resumable
+from experiments.study.options import SeedOptions, check_processes, check_workdir, parse, resumable
 from experiments.study.progress import Progress
 from experiments.study.results import results_table
 from experiments.study.runs import StudyRun
@@ -42,6 +42,7 @@ class Options(SeedOptions):
     def __post_init__(self):
         super().__post_init__()
         check_processes(self)
+        check_workdir(self)
 
     def directory(self, experiment: str) -> pathlib.Path:
         """--workdir, or runs/NAME, runs/NAME-2, ...: the first that is free, or with --resume the last in use."""

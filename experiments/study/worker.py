@@ -16,7 +16,7 @@ import rich.console
 from experiments.study import runs
 from experiments.study.runs import StudyRun
 from experiments.study.workers import POLL, Reply
-from jresnet.errors import Diverged, InputError, Interrupted
+from jresnet.errors import CannotWrite, Diverged, InputError, Interrupted
 
 
 class Lines(io.StringIO):
@@ -75,6 +75,8 @@ def train(run: StudyRun, console: rich.console.Console) -> Reply:
         return Reply("Diverged", str(error))
     except InputError as error:
         return Reply("InputError", str(error))
+    except CannotWrite as error:
+        return Reply("CannotWrite", str(error))
     except Interrupted as error:
         return Reply("Interrupted", str(error))
 

@@ -39,7 +39,9 @@ POLL = 0.2
 _ROOT = pathlib.Path(__file__).parents[2]
 _MEMORY_VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 
-Kind = Literal["started", "line", "trained", "elsewhere", "Diverged", "InputError", "Interrupted", "Lost"]
+Kind = Literal[
+    "started", "line", "trained", "elsewhere", "Diverged", "InputError", "CannotWrite", "Interrupted", "Lost"
+]
 
 
 class Reply(NamedTuple):

@@ -17,7 +17,7 @@ import rich.console
 from jresnet.errors import CannotWrite, Diverged, InputError, Interrupted, Lost, visible
 from jresnet.parallel import distributed
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def exit_status(program: Callable[[], None]) -> int:
@@ -46,7 +46,7 @@ def exit_status(program: Callable[[], None]) -> int:
         _discard_output()
         status = 141
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in _FULL:  # the library's own files are CannotWrite
             raise
         _discard_output()
         status = _report(f"the output cannot be written ({error.strerror}): make room where it goes", 4)

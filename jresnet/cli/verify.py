@@ -1,7 +1,7 @@
 """`python -m jresnet verify`: whether runs are as they were written."""
 
-import contextlib
 import dataclasses
+import os
 import pathlib
 
 import tyro.conf
@@ -10,9 +10,7 @@ from jresnet.cli.program import make_console
 from jresnet.errors import InputError, visible
 from jresnet.records import run_directory
 from jresnet.records.epoch import METRICS, read_metrics
-from jresnet.records.files import read_json
 from jresnet.records.lock import is_held
-from jresnet.records.result import Result
 from jresnet.train.checkpoint import Checkpoints
 
 
@@ -27,10 +25,7 @@ class Verify:
 def run(options: Verify) -> None:
     """Print a line for each run; InputError if one is damaged."""
     directory = pathlib.Path(options.directory)
-    names = (run_directory.CONFIG, run_directory.RESULT)
-    runs: list[pathlib.Path] = []
-    with contextlib.suppress(OSError):  # as of a name that is too long
-        runs = sorted({path.parent for name in names for path in directory.rglob(name)})
+    runs = runs_in(directory)
     if not (options.directory and runs):
         shown = options.directory or "''"
         raise InputError(f"{shown}: there is no run in it: choose a run's directory, or a study's")
@@ -45,13 +40,23 @@ def run(options: Verify) -> None:
         raise InputError(f"{len(damaged)} of {len(runs)} runs in {directory} are damaged, the first: {damaged[0]}")
 
 
+def runs_in(directory: pathlib.Path) -> list[pathlib.Path]:
+    """The directories of runs, or of copies of their results; InputError if part of the directory cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}): check its permissions")
+
+    marks = {run_directory.CONFIG, run_directory.RESULT}
+    return sorted(pathlib.Path(path) for path, _, files in os.walk(directory, onerror=refuse) if marks & {*files})
+
+
 def verified(directory: pathlib.Path) -> str:
     """What was found sound in a run's directory, in words; InputError if something is not."""
     if is_held(directory):
-        return "is trained at this moment: not checked"
-    name = None
+        return "training in progress: not checked"
+    fingerprint = None
     if (directory / run_directory.CONFIG).exists():
-        name = run_directory.read_run(directory).name
+        fingerprint = run_directory.read_run(directory).fingerprint
         finished = (directory / run_directory.RESULT).exists()
         if finished:
             run_directory.read_result(directory)
@@ -59,22 +64,10 @@ def verified(directory: pathlib.Path) -> str:
             read_metrics(directory / METRICS)
         records = "finished, records sound" if finished else "not finished, records readable"
     else:
-        verify_copy(directory)
+        run_directory.read_copy(directory)
         records = "copy of a result, sound"
-    with Checkpoints(directory / run_directory.CHECKPOINTS, read_only=True, run=name) as checkpoints:
+    with Checkpoints(directory / run_directory.CHECKPOINTS, read_only=True, run=fingerprint) as checkpoints:
         metas = [checkpoints.restore(step)[1] for step in checkpoints.steps()]
     old = sum(meta.history is None for meta in metas)
     unverified = f", {old} of them without digests to verify" if old else ""
     return f"{records}; {len(metas)} checkpoints sound{unverified}" if metas else records
-
-
-def verify_copy(directory: pathlib.Path) -> None:
-    """Check a directory with a run's `result.json`, `metrics.jsonl` and checksums alone."""
-    path = directory / run_directory.RESULT
-    record = read_json(path)
-    Result.from_json(record, path)
-    problems = run_directory.contradictions(record, read_metrics(directory / METRICS))
-    altered = run_directory.altered(directory, (METRICS, run_directory.RESULT))
-    problems += [f"{name} is {problem}" for name, problem in altered.items()]
-    if problems:
-        raise InputError(f"{path}: {'; '.join(problems)}: restore it")

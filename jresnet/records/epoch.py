@@ -7,7 +7,7 @@ import pathlib
 from jresnet.errors import InputError
 from jresnet.records import schema
 from jresnet.records.files import Record, parse_json
-from jresnet.records.schema import Amount, Count, Share
+from jresnet.records.schema import Count, Fraction, NonNegative
 
 METRICS = "metrics.jsonl"
 
@@ -18,25 +18,25 @@ class Epoch:
 
     epoch: Count
     """counted from 0"""
-    train_loss: Amount
+    train_loss: NonNegative
     """average over the epoch as it was trained, on augmented images"""
-    train_accuracy: Share
+    train_accuracy: Fraction
     """likewise"""
-    validation_loss: Amount | None = None
+    validation_loss: NonNegative | None = None
     """of the parameters after the epoch, if there are validation images"""
-    validation_accuracy: Share | None = None
+    validation_accuracy: Fraction | None = None
     """likewise"""
-    test_loss: Amount | None = None
+    test_loss: NonNegative | None = None
     """of the parameters after the epoch; every test image counts once"""
-    test_accuracy: Share | None = None
+    test_accuracy: Fraction | None = None
     """likewise"""
-    test_accuracy_batch_mean: Share | None = None
+    test_accuracy_batch_mean: Fraction | None = None
     """mean of the accuracies of test batches of the training batch's size, as the report computed it"""
-    learning_rate: Amount
+    learning_rate: NonNegative
     """at the end of the epoch"""
-    images_per_second: Amount
+    images_per_second: NonNegative
     """training images over the seconds of training"""
-    seconds: Amount
+    seconds: NonNegative
     """training and evaluation"""
 
 

@@ -1,6 +1,8 @@
 """Atomic file writes, JSON records, and the user's cache directory."""
 
 import contextlib
+import errno
+import itertools
 import json
 import math
 import os
@@ -45,8 +47,9 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise CannotWrite(f"{path}: cannot be written ({reason}): make room, or choose another place") from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "make room" if full else "check its directory and permissions"
+        raise CannotWrite(f"{path}: cannot be written ({error.strerror or error}): {remedy}") from None
 
 
 @contextlib.contextmanager
@@ -73,6 +76,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 def temporary_name(path: pathlib.Path) -> pathlib.Path:
     """A new name in the same directory, which `sweep` recognises."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def free_name(path: pathlib.Path) -> pathlib.Path:
+    """`path` with -1, -2, ... after its name: the first that does not exist."""
+    return next(free for n in itertools.count(1) if not (free := path.with_name(f"{path.name}-{n}")).exists())
 
 
 OLD = 24 * 3600.0

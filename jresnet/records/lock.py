@@ -39,13 +39,17 @@ class Lock:
     def __init__(self, directory: pathlib.Path, file: IO[bytes]):
         self._directory, self._file = directory, file
 
-    def check(self) -> None:
-        """Raise CannotWrite if the directory has been removed, renamed or replaced since it was locked."""
+    @property
+    def lost(self) -> bool:
+        """Whether the directory has been removed, renamed or replaced since it was locked."""
         try:
-            same = os.path.samestat(os.stat(self._directory / LOCK), os.fstat(self._file.fileno()))
+            return not os.path.samestat(os.stat(self._directory / LOCK), os.fstat(self._file.fileno()))
         except OSError:
-            same = False
-        if not same:
+            return True
+
+    def check(self) -> None:
+        """Raise CannotWrite if the directory is lost."""
+        if self.lost:
             raise CannotWrite(f"{self._directory}: was removed, renamed or replaced while this process worked in it")
 
 
@@ -63,7 +67,7 @@ def hold(directory: pathlib.Path, shared: bool = False) -> Iterator[Lock]:
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
     with writing(directory / LOCK):
-        file = (directory / LOCK).open("a+b")
+        file = (directory / LOCK).open("a+b", buffering=0)
     with file:
         _flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, directory)
         lock = Lock(directory, file)
@@ -73,8 +77,12 @@ def hold(directory: pathlib.Path, shared: bool = False) -> Iterator[Lock]:
             with writing(directory / LOCK):
                 file.truncate(0)
                 file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode() + b"\n")
-                file.flush()
-        yield lock
+        try:
+            yield lock
+        finally:
+            if not shared:
+                with contextlib.suppress(OSError):
+                    file.truncate(0)
 
 
 def check_free(directory: pathlib.Path) -> None:

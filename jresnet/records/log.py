@@ -1,7 +1,6 @@
 """The log of one run: metrics.jsonl and TensorBoard events in its directory, progress on the console."""
 
 import contextlib
-import itertools
 import logging
 import os
 import pathlib
@@ -14,7 +13,7 @@ import rich.progress
 from jresnet.errors import InputError
 from jresnet.records import schema
 from jresnet.records.epoch import METRICS, Epoch, read_metrics
-from jresnet.records.files import Record, json_bytes, parse_json, write_bytes, writing
+from jresnet.records.files import Record, free_name, json_bytes, parse_json, write_bytes, writing
 
 # Keys of an epoch's record: the names of their TensorBoard scalars, and those in the console's line or "".
 _NAMES = {
@@ -94,14 +93,16 @@ class RunLog:
 
         Raises:
           RuntimeError: the log is not open.
+          InputError: a number is not finite, or out of its range.
           CannotWrite: a file cannot be written.
         """
         if self._first_epoch is None:
             raise RuntimeError("RunLog.epoch needs an open log: call begin first")
+        path = self._workdir / METRICS
         line = json_bytes(schema.to_json(epoch), indent=None)
         record = parse_json(line)
+        schema.parse(Epoch, record, path)  # what could not be read again is not written
         if self._writes:
-            path = self._workdir / METRICS
             with writing(path), path.open("ab") as metrics:
                 metrics.write(line)
                 metrics.flush()
@@ -228,8 +229,7 @@ def _set_aside_unless(path: pathlib.Path, history: list[Record], fresh: bool) ->
         problem = str(error).partition(": restore")[0]  # which is done here
     kept = ""
     if path.exists():
-        numbers = itertools.count(1)
-        aside = next(name for n in numbers if not (name := path.with_name(f"{path.name}.damaged-{n}")).exists())
+        aside = free_name(path.with_name(f"{path.name}.damaged"))
         with writing(aside):
             path.rename(aside)
         kept = f"; what was there is kept as {aside.name}"

@@ -6,7 +6,7 @@ from jresnet.records import schema
 from jresnet.records.environment import Execution
 from jresnet.records.files import Record
 from jresnet.records.run import ConfigJson, DataJson
-from jresnet.records.schema import Amount, Count, Share
+from jresnet.records.schema import Count, Fraction, NonNegative
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,19 +23,19 @@ class Result:
     """trainable parameters"""
     epochs: Count
     """epochs trained"""
-    train_loss: Amount
+    train_loss: NonNegative
     """average over the last epoch as it was trained, on augmented images"""
-    train_accuracy: Share
+    train_accuracy: Fraction
     """likewise"""
-    validation_loss: Amount | None = None
+    validation_loss: NonNegative | None = None
     """of the final parameters, if there are validation images"""
-    validation_accuracy: Share | None = None
+    validation_accuracy: Fraction | None = None
     """likewise"""
-    test_loss: Amount | None = None
+    test_loss: NonNegative | None = None
     """of the final parameters; every test image counts once"""
-    test_accuracy: Share | None = None
+    test_accuracy: Fraction | None = None
     """likewise"""
-    test_accuracy_batch_mean: Share | None = None
+    test_accuracy_batch_mean: Fraction | None = None
     """mean of the accuracies of test batches of the training batch's size, as the report computed it"""
     dataset: DataJson
     """name, numbers of images and classes, and the sha256 of all pixels and labels"""
@@ -47,11 +47,11 @@ class Result:
     """of Python, of the packages that decide a result, and on a GPU of its driver and cuDNN"""
     commit: str | None
     """of the source tree when the run began, with `-dirty` if tracked files differed; `JRESNET_COMMIT` overrides it"""
-    seconds: Amount
+    seconds: NonNegative
     """spent on epochs"""
-    compile_seconds: Amount
+    compile_seconds: NonNegative
     """spent on compilation besides"""
-    images_per_second: Amount
+    images_per_second: NonNegative
     """median over the epochs"""
 
     def to_json(self) -> Record:

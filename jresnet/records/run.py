@@ -10,7 +10,7 @@ from jresnet.config import Config, as_typed
 from jresnet.errors import InputError
 from jresnet.records import schema
 from jresnet.records.files import Record
-from jresnet.records.schema import Amount, As, Count
+from jresnet.records.schema import Checked, Count, NonNegative
 
 # Options that may change when a run is resumed: where the data come from, how they reach the device, and how it
 # computes the same function. The data are identified by their sha256.
@@ -41,8 +41,8 @@ class Data:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
-DataJson = Annotated[Mapping[str, Any], As(Data)]
-ConfigJson = Annotated[Mapping[str, Any], As(Config)]
+DataJson = Annotated[Mapping[str, Any], Checked(Data)]
+ConfigJson = Annotated[Mapping[str, Any], Checked(Config)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Run:
     """class names, in the order of the logits"""
     image_size: tuple[Count, Count]
     """height and width in pixels"""
-    mean: tuple[Amount, ...]
+    mean: tuple[NonNegative, ...]
     """mean of each colour channel of the training images, on a scale of 0 to 1"""
-    std: tuple[Amount, ...]
+    std: tuple[NonNegative, ...]
     """standard deviation of each colour channel, on the same scale"""
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class Run:
         return schema.to_json(self)
 
     @property
-    def name(self) -> str:
+    def fingerprint(self) -> str:
         """What tells the run from others in its checkpoints: a digest of all that `config.json` says of it."""
         # The same data may have several names.
         data = {name: value for name, value in self.dataset.items() if name not in ("name", "sha256")}

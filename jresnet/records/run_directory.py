@@ -22,6 +22,7 @@ from jresnet.records.files import (
     write_json,
     writing,
 )  # fmt: skip
+from jresnet.records.lock import LOCK
 from jresnet.records.result import Result
 from jresnet.records.run import Run, config_from_json, differences
 
@@ -69,7 +70,7 @@ def create(workdir: pathlib.Path, run: Run) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / CONFIG).exists():
         write_json(workdir / CONFIG, run.to_json())
-    elif read_run(workdir).name != run.name:
+    elif read_run(workdir).fingerprint != run.fingerprint:
         raise InputError(
             f"{workdir / CONFIG}: sizes, classes, mean or std are not those of the data: restore it, or move "
             f"{workdir} away to train again"
@@ -97,6 +98,23 @@ def read_result(workdir: pathlib.Path) -> Result:
     return result
 
 
+def read_copy(directory: pathlib.Path) -> Result:
+    """The result in a copy of a run's `result.json`, `metrics.jsonl` and checksums, or more of its files.
+
+    Raises:
+      InputError: they are not as the run wrote them, or the directory is a run's that has lost its `config.json`.
+    """
+    path = directory / RESULT
+    if any((directory / name).exists() for name in (CHECKPOINTS, LOCK, PREDICTIONS)):
+        raise InputError(f"{directory}: holds a run without its {CONFIG}: restore it")
+    result = Result.from_json(read_json(path), path)
+    problems = contradictions(result.to_json(), read_metrics(directory / METRICS))
+    problems += [f"{name} is {problem}" for name, problem in altered(directory, (METRICS, RESULT)).items()]
+    if problems:
+        raise InputError(f"{path}: {'; '.join(problems)}: restore it")
+    return result
+
+
 def write_predictions(workdir: pathlib.Path, predictions: np.ndarray, confidences: np.ndarray) -> None:
     """Write the final network's predictions of the test images, in the split's order.
 
@@ -107,11 +125,17 @@ def write_predictions(workdir: pathlib.Path, predictions: np.ndarray, confidence
         np.savez(file, test_predictions=predictions, test_confidences=confidences)
 
 
-def finish(workdir: pathlib.Path, result: Record) -> None:
+def finish(workdir: pathlib.Path, result: Record, history: Sequence[Record]) -> None:
     """Write the checksums of a run's records, then `result.json`, which marks the run as finished.
 
-    `sha256sums.txt` has coreutils' format: `sha256sum -c` checks it, too.
+    `sha256sums.txt` has coreutils' format: `sha256sum -c` checks it, too. `history` are the epochs as they were logged.
+
+    Raises:
+      InputError: `metrics.jsonl` is not what was logged.
+      CannotWrite: a file cannot be written.
     """
+    if read_metrics(workdir / METRICS) != list(history):
+        raise InputError(f"{workdir / METRICS}: was changed while the run trained: add --resume to write it again")
     data = json_bytes(result)
     paths = [workdir / name for name in (CONFIG, METRICS, PREDICTIONS)]
     records = {path.name: path.read_bytes() for path in paths if path.exists()} | {RESULT: data}
@@ -177,7 +201,7 @@ def check_writable(workdir: pathlib.Path) -> None:
     probe = temporary_name(parent / "probe")
     try:
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # whoever holds the directory sweeps it
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CannotWrite(f"{parent}: cannot be written ({error.strerror}): make room") from None

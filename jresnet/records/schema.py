@@ -4,14 +4,10 @@ Written here, as no validation library is among the dependencies and the hints o
 `Literal`, optional values, tuples, mappings and other dataclasses.
 """
 
-import ast
 import contextlib
 import dataclasses
 import functools
-import inspect
-import itertools
 import math
-import textwrap
 import types
 import typing
 from collections.abc import Mapping
@@ -23,7 +19,7 @@ from jresnet.records.files import Record
 VERSION = 1
 """Of the records' format. Records without a version are older and have the same fields, except for optional ones."""
 
-Kind = TypeVar("Kind")
+T = TypeVar("T")
 
 
 class Range(NamedTuple):
@@ -33,7 +29,7 @@ class Range(NamedTuple):
     greatest: float
 
 
-class As(NamedTuple):
+class Checked(NamedTuple):
     """In `Annotated`: the dataclass that a JSON object must fit, although it is kept as it is."""
 
     kind: type
@@ -41,9 +37,9 @@ class As(NamedTuple):
 
 Count = Annotated[int, Range(0, 2**63 - 1)]
 """A number of things, or the index of one."""
-Amount = Annotated[float, Range(0, math.inf)]
+NonNegative = Annotated[float, Range(0, math.inf)]
 """A finite number that is not negative: a loss, a time, a rate."""
-Share = Annotated[float, Range(0, 1)]
+Fraction = Annotated[float, Range(0, 1)]
 """A share of all, as an accuracy is."""
 
 
@@ -63,7 +59,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def parse(kind: type[Kind], value: object, path: object) -> Kind:
+def parse(kind: type[T], value: object, path: object) -> T:
     """The record of this kind, a dataclass, in what a JSON file contains.
 
     Raises:
@@ -73,7 +69,7 @@ def parse(kind: type[Kind], value: object, path: object) -> Kind:
     if not isinstance(value, dict):
         raise InputError(f"{path}: not a record but {_shown(value)}: restore the file, or choose another directory")
     try:
-        return typing.cast(Kind, _convert(kind, value))
+        return typing.cast(T, _convert(kind, value))
     except ValueError as error:
         raise InputError(
             f"{path}: not a record of this version ({error}): restore the file, or choose another directory"
@@ -89,7 +85,7 @@ def describe(hint: Any) -> str:
                 return f"{describe(arguments[0])} from {least:g} to {greatest:g}"
             case Range(least, _):
                 return f"{describe(arguments[0])} from {least:g}"
-            case As(kind):
+            case Checked(kind):
                 return f"an object, {kind.__name__}"
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(describe, arguments))
@@ -104,29 +100,6 @@ def describe(hint: Any) -> str:
     return _NAMES[hint]
 
 
-class Field(NamedTuple):
-    """A field of a record: its name, its values in words, whether it is left out if there is none, and its meaning."""
-
-    name: str
-    values: str
-    optional: bool
-    meaning: str
-
-
-def documentation(kind: type) -> list[Field]:
-    """The fields of a record's dataclass, with the texts that follow them in its source."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    meanings = {}
-    for statement, following in itertools.pairwise(typing.cast(ast.ClassDef, tree).body):
-        match statement, following:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                meanings[name] = " ".join(text.split())
-    hints = _hints(kind)
-    return [
-        Field(f.name, describe(hints[f.name]), f.default is None, meanings[f.name]) for f in dataclasses.fields(kind)
-    ]
-
-
 _NAMES: dict[Any, str] = {
     int: "a whole number", float: "a number", str: "a text", bool: "true or false", types.NoneType: "null",
     Any: "any value",
@@ -134,7 +107,8 @@ _NAMES: dict[Any, str] = {
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
+def hints(kind: type) -> dict[str, Any]:
+    """The type hints of a dataclass's fields, with their annotations."""
     return typing.get_type_hints(kind, include_extras=True)
 
 
@@ -147,7 +121,7 @@ def _convert(hint: Any, value: Any) -> Any:
                 value = _convert(arguments[0], value)
                 if not least <= value <= greatest:
                     raise _mismatch(hint, value)
-            case As(kind):
+            case Checked(kind):
                 _convert(kind, value)
         return value
     if origin in (typing.Union, types.UnionType):
@@ -189,7 +163,7 @@ def _dataclass(kind: type, value: Record) -> Any:
     converted = {}
     for name, item in value.items():
         try:
-            converted[name] = _convert(_hints(kind)[name], item)
+            converted[name] = _convert(hints(kind)[name], item)
         except ValueError as error:
             raise ValueError(f"{name} {error}") from None
     return kind(**converted)

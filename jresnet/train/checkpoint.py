@@ -1,6 +1,5 @@
 """The checkpoints of a run: Orbax, atomic, named by the number of updates done, with a digest of every array."""
 
-import contextlib
 import dataclasses
 import errno
 import functools
@@ -25,22 +24,24 @@ from jresnet.parallel import distributed
 from jresnet.records import schema
 from jresnet.records.environment import Execution
 from jresnet.records.epoch import Epoch
-from jresnet.records.files import Record, writing
-from jresnet.records.schema import Amount, As, Count
+from jresnet.records.files import Record, free_name, writing
+from jresnet.records.schema import Checked, Count, NonNegative
 
 DAMAGED = "checkpoints-damaged"
 """Beside the directory of the checkpoints: those that were found damaged by a run that has continued without them."""
 
 _log = logging.getLogger(__name__)
+_NO_ROOM = "RESOURCE_EXHAUSTED"  # TensorStore's status of a full disk, and XLA's of a full memory
+_PASSING = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Meta:
     """What a checkpoint says beside its arrays."""
 
-    seconds: Amount = 0.0
+    seconds: NonNegative = 0.0
     """of training in the current epoch"""
-    history: tuple[Annotated[Record, As(Epoch)], ...] | None = None
+    history: tuple[Annotated[Record, Checked(Epoch)], ...] | None = None
     """the records of the epochs before the current one, as in `metrics.jsonl`; None in checkpoints without digests"""
     execution: Execution | None = None
     """how the run was computed"""
@@ -58,6 +59,15 @@ class _Verified(Meta):
     step: Count
     digests: dict[str, str]
     sha256: str = ""
+
+
+class Damaged(InputError):
+    """A checkpoint is not what was saved, or not of this run; an older one may be."""
+
+
+def steps(directory: pathlib.Path) -> list[int]:
+    """The steps of all complete checkpoints in a directory, ascending."""
+    return sorted(int(path.name) for path in directory.glob("*") if path.name.isdecimal() and path.is_dir())
 
 
 class Checkpoints:
@@ -103,7 +113,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, ascending."""
-        return sorted(int(path.name) for path in self._directory.glob("*") if path.name.isdecimal() and path.is_dir())
+        return steps(self._directory)
 
     def restore(self, step: int, like: Any = None) -> tuple[Any, Meta]:
         """Read the checkpoint of `step` as a pytree with the structure, shapes and dtypes of `like`; a collective.
@@ -111,16 +121,22 @@ class Checkpoints:
         The arrays are on this process's first device. Without `like` they are in dicts and lists.
 
         Raises:
-          InputError: it is damaged, or belongs to another network or step.
+          Damaged: it is not what was saved, or of another network, run or step.
+          InputError: it cannot be read for want of permission, memory or open files.
         """
-        path = self._directory / str(step)
+        path, sharding = self._directory / str(step), _sharding()
         if like is not None:
-            sharding = _sharding()
             like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
-        checkpoint, problem = _attempt(lambda: self._open().restore(step, args=args))
-        if problem:
-            raise InputError(f"{path}: this checkpoint cannot be restored ({problem})")
+        args = ocp.args.Composite(
+            # What was saved on other devices, too.
+            state=ocp.args.StandardRestore(like, fallback_sharding=sharding), meta=ocp.args.JsonRestore()
+        )  # fmt: skip
+        checkpoint, error = _attempt(lambda: self._open().restore(step, args=args))
+        if error is not None:
+            problem = first_line(error)[:200]
+            if getattr(error, "errno", None) in _PASSING or isinstance(error, MemoryError) or _NO_ROOM in str(error):
+                raise InputError(f"{path}: this checkpoint cannot be read now ({problem}): try again, or elsewhere")
+            raise Damaged(f"{path}: this checkpoint cannot be restored ({problem})")
         state = jax.tree.map(lambda leaf: leaf.addressable_data(0), checkpoint.state)
         return state, _checked(path, self._run, step, checkpoint.meta, state)
 
@@ -138,7 +154,7 @@ class Checkpoints:
             step, problem = left[-1], ""
             try:
                 restored = self.restore(step, like)
-            except InputError as error:
+            except Damaged as error:
                 problem = str(error)
                 if self._options.read_only and not (self._directory / str(step)).exists():
                     self.close()  # the run has replaced it by a newer one
@@ -171,8 +187,11 @@ class Checkpoints:
         if kind is None:
             self.close()
         elif jax.process_count() == 1 or issubclass(kind, Interrupted | Diverged):
-            with contextlib.suppress(*(() if issubclass(kind, Interrupted) else (CannotWrite,))):
+            try:
                 self.close()
+            except CannotWrite:
+                if issubclass(kind, Interrupted):  # which says that the state is saved
+                    raise
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
@@ -180,23 +199,26 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self._directory, options=self._options)
         return self._manager
 
-    def _set_aside(self, steps: Iterable[int]) -> None:
+    def _set_aside(self, damaged: Iterable[int]) -> None:
         """Move checkpoints into the directory DAMAGED; nothing is deleted."""
         self.close()
         if distributed.is_primary():
             aside = self._directory.with_name(DAMAGED)
             with writing(aside):
                 aside.mkdir(exist_ok=True)
-                for step in steps:
-                    taken = len(list(aside.glob(f"{step}-*")))
-                    (self._directory / str(step)).rename(aside / f"{step}-{taken + 1}")
+                for step in damaged:
+                    (self._directory / str(step)).rename(free_name(aside / str(step)))
         distributed.process_max([0.0])  # no process goes on before
 
     def _write(self, call: Callable[[], Any]) -> None:
         """Make a call that writes, or waits until something is written; CannotWrite if it fails."""
-        _, problem = _attempt(call)
-        if problem:
-            raise CannotWrite(f"{self._directory}: a checkpoint cannot be written ({problem}): make room")
+        _, error = _attempt(call)
+        if error is not None:
+            full = _NO_ROOM in str(error) or getattr(error, "errno", None) == errno.ENOSPC
+            # TensorStore's messages name temporary files at length.
+            problem = "No space left on device" if full else first_line(error)[:200]
+            remedy = "make room" if full else "check its directory"
+            raise CannotWrite(f"{self._directory}: a checkpoint cannot be written ({problem}): {remedy}")
 
 
 def digests(state: Any) -> dict[str, str]:
@@ -232,32 +254,37 @@ def _checked(path: pathlib.Path, run: str | None, step: int, record: Any, state:
     if isinstance(record, dict) and record.keys() == {"seconds"}:
         _log.warning(f"{path}: is of a version without digests: its arrays are not verified")
         return schema.parse(Meta, record, path)
-    verified = schema.parse(_Verified, record, path)
+    try:
+        verified = schema.parse(_Verified, record, path)
+    except InputError as error:
+        raise Damaged(str(error)) from None
     if verified.sha256 != _sum(record):
-        raise InputError(f"{path}: this checkpoint is damaged (its record does not match its digest)")
+        raise Damaged(f"{path}: this checkpoint is damaged (its record does not match its digest)")
     if verified.step != step:
-        raise InputError(f"{path}: this checkpoint is that of step {verified.step}")
+        raise Damaged(f"{path}: this checkpoint is that of step {verified.step}")
     if run not in (None, verified.run):
-        raise InputError(f"{path}: this checkpoint is that of another run")
+        raise Damaged(f"{path}: this checkpoint is that of another run")
     found, recorded = digests(state), verified.digests
     different = sorted(name for name in found.keys() | recorded if found.get(name) != recorded.get(name))
     if different:
-        raise InputError(
+        raise Damaged(
             f"{path}: this checkpoint is damaged ({len(different)} of {len(found)} arrays do not match their digests, "
             f"as {different[0]})"
         )
     return verified
 
 
-def _attempt(call: Callable[[], Any]) -> tuple[Any, str]:
-    """Make a call of Orbax; return its result, or None and what was wrong in a line, as it may raise anything."""
+def _attempt(call: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """Make a call of Orbax; return its result, or None and its error, which may be of any kind.
+
+    The error loses its traceback, whose frames would keep Orbax's pending coroutines.
+    """
     try:
-        return call(), ""
+        return call(), None
     except Exception as error:
         if distributed.is_lost_peer(error):
             raise
-        no_room = "RESOURCE_EXHAUSTED" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
-        return None, "No space left on device" if no_room else first_line(error)[:200]
+        return None, error.with_traceback(None)
 
 
 @functools.cache

@@ -28,13 +28,13 @@ from jresnet.records.lock import Lock, check_free, hold
 from jresnet.records.log import RunLog
 from jresnet.records.result import Result
 from jresnet.records.run import Run
-from jresnet.train.checkpoint import Checkpoints
+from jresnet.train.checkpoint import Checkpoints, steps
 from jresnet.train.evaluate import Outputs, summarise
 from jresnet.train.signals import StopSignal, catch_stop_signals
 from jresnet.train.trainer import Trainer
 
 CHECKPOINT_SECONDS = 30.0
-"""Of training between two checkpoints, at least: writing one takes tenths of a second, as a short epoch does."""
+"""Minimum seconds of training between two checkpoints: writing one takes tenths of a second, as a short epoch does."""
 METRIC_PREFIXES = ("train_", "validation_", "test_")
 """How the names of the metrics in an epoch's record begin."""
 
@@ -64,7 +64,7 @@ def fit(
 
     The result is a function of (config, seed, data): a run that is interrupted and resumed ends with the same
     parameters. The bits depend on how sums are divided, too: on the kind and number of devices, on jit or pmap, and on
-    a CPU on the number of cores; `Result.execution` records them, and resuming with others is said in a warning. On a
+    a CPU on the number of cores; `Result.execution` records them, and a warning says if they differ on resume. On a
     GPU equal bits need `config.deterministic`. With several processes (`jax.distributed`), all call this with
     the same arguments, train one run together, and process 0 writes its records.
 
@@ -115,15 +115,19 @@ def fit(
     commit = environment.commit()  # now, not at the end: the checkout may change during a long run
     enable_compile_cache(config.deterministic)
     trainer = Trainer(run, dataset.train, devices)
-    with hold(directory) if distributed.is_primary() else contextlib.nullcontext() as lock:
+    held = hold(directory) if distributed.is_primary() else contextlib.nullcontext()
+    with held as lock:
         # Another process may have used the directory since the first check.
-        if lock and (finished := run_directory.check(directory, run.config, seed, sha256, resume)):
-            return finished
+        finished = run_directory.check(directory, run.config, seed, sha256, resume) if lock else None
+        if distributed.process_max([finished is not None]) == [1.0]:
+            return finished or run_directory.read_result(directory)
         create_directory(directory, run, trainer)
         try:
             return train(trainer, dataset, directory, commit, lock, keep, checkpoint_seconds, console)
         except CannotWrite as error:
-            raise CannotWrite(f"{error}; {still_sound(directory)}") from None
+            if lock and lock.lost:  # what is there now is not this run's
+                raise
+            raise CannotWrite(f"{error}; {what_is_left(directory)}") from None
 
 
 def train(
@@ -140,7 +144,7 @@ def train(
     run, config = trainer.run, trainer.run.config
     with (
         catch_stop_signals() as signal,
-        Checkpoints(directory / run_directory.CHECKPOINTS, keep, run=run.name) as checkpoints,
+        Checkpoints(directory / run_directory.CHECKPOINTS, keep, run=run.fingerprint) as checkpoints,
         RunLog(
             directory,
             epochs=config.epochs,
@@ -175,17 +179,19 @@ def train(
     if distributed.is_primary():
         network = f"width {result.config['width']}, {result.parameters:,} parameters"
         title = f"{run.experiment}, seed {run.seed}: {network}, {dataset.name}"
+        if lock:
+            lock.check()
         curves(log.history, directory / run_directory.CURVES, title)
-        run_directory.finish(directory, result.to_json())
+        run_directory.finish(directory, result.to_json(), log.history)
     return result
 
 
-def still_sound(directory: pathlib.Path) -> str:
+def what_is_left(directory: pathlib.Path) -> str:
     """What a run that cannot write has left, and how to go on, in words."""
-    steps = Checkpoints(directory / run_directory.CHECKPOINTS, read_only=True).steps()
-    if not steps:
+    complete = steps(directory / run_directory.CHECKPOINTS)
+    if not complete:
         return "no checkpoint is complete yet: --resume starts it from the beginning"
-    return f"its checkpoint of update {steps[-1]} is complete: go on from there with --resume"
+    return f"its checkpoint of update {complete[-1]} is complete: go on from there with --resume"
 
 
 def describe(config: Config, dataset: Dataset, sha256: str, seed: int, experiment: str) -> Run:
@@ -205,11 +211,10 @@ def check_processes_agree(run: Run, directory: pathlib.Path, finished: Result | 
     # The data's sha256 decides, not the path at which each process finds them.
     paths = ("dataset", "data_dir")
     options = {flag(name): value for name, value in vars(run.config).items() if name not in paths}
-    checkpoints = sorted(path.name for path in (directory / run_directory.CHECKPOINTS).glob("*") if path.name.isdigit())
     settings = options | {
         "the seed": run.seed,
         "the data's sha256": run.dataset["sha256"],
-        f"the list of checkpoints in {directory}": checkpoints,
+        f"the list of checkpoints in {directory}": steps(directory / run_directory.CHECKPOINTS),
         f"the existence of {directory / run_directory.RESULT}": finished is not None,
     }
     for warning in distributed.require_equal(settings, environment.versions()):
@@ -257,8 +262,10 @@ def evaluate(
 def epoch_record(
     trainer: Trainer, dataset: Dataset, epoch: int, outputs: dict[str, Outputs], eval_seconds: float
 ) -> Epoch:
-    """The record of a finished epoch; raises Diverged if a validation or test loss is not finite."""
+    """The record of a finished epoch; raises Diverged if one of its losses is not finite."""
     train_loss, train_accuracy = trainer.epoch_metrics()
+    if not math.isfinite(train_loss):  # finite losses of steps may have an infinite sum
+        raise Diverged(f"the train loss is not finite over epoch {epoch}: lower --learning-rate")
     metrics: dict[str, float] = {}
     for name, output in outputs.items():
         correct = output.predictions == getattr(dataset, name).labels

@@ -217,7 +217,7 @@ class Trainer:
     def check_finite(self) -> None:
         """Raise Diverged if a parameter or a batch statistic is not finite."""
         if not all_finite(self.devices.unreplicate(self.state.variables)):
-            raise self._diverged(self.step - 1)
+            raise self._diverged("a parameter or running statistic", self.step - 1)
 
     def train_epoch(self, epoch: int, log: RunLog, signal: StopSignal) -> None:
         """Train the remaining steps of `epoch`, or fewer if any process receives a stop signal.
@@ -241,7 +241,7 @@ class Trainer:
                 self._choose_steps(steps, seconds)
             log.advance(self.step - first_step, epoch, "train")
             if bad_step >= 0:
-                raise self._diverged(bad_step)
+                raise self._diverged("the loss", bad_step)
             if self.stop_signal is not None:
                 return
 
@@ -294,9 +294,9 @@ class Trainer:
         self._compiled.add(key)
         return program, True
 
-    def _diverged(self, step: int) -> Diverged:
+    def _diverged(self, what: str, step: int) -> Diverged:
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         return Diverged(
-            f"the loss is not finite at epoch {epoch}, step {step_in_epoch} (update {step}): "
+            f"{what} is not finite at epoch {epoch}, step {step_in_epoch} (update {step}): "
             "lower --learning-rate or add --warmup-epochs; the last good checkpoint is kept"
         )

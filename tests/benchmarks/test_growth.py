@@ -75,7 +75,7 @@ def test_an_axis_varies_alone():
         ("--widths 8 8", "--widths 8 8: a value is given twice"),
         ("--batches 0 8", "--batches 0 8: must be at least 1"),
         ("--base-blocks 0", "--base-blocks 0: must be at least 1"),
-        ("--blocks 1 1000", "--blocks 1000 1000 1000 1000: must hold below 1000"),
+        ("--blocks 1 151", "--blocks 151 151 151 151: must hold at most 600 blocks"),
         ("--rounds 0", "--rounds 0: must be at least 1"),
         ("--axes depth", "depth"),
         ("--resume", "--resume: continues the record in --output: add --output"),

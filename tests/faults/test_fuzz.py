@@ -183,7 +183,7 @@ def hints(depth=2):
         inner.map(lambda hint: dict[str, hint]),
         st.lists(inner, min_size=1, max_size=3).map(record_of),
         st.lists(inner, min_size=1, max_size=2).map(
-            lambda kinds: Annotated[Mapping[str, Any], schema.As(record_of(kinds))]
+            lambda kinds: Annotated[Mapping[str, Any], schema.Checked(record_of(kinds))]
         ),
     )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jresnet.config import Config
 from jresnet.data.datasets import Dataset, Split
 from jresnet.errors import Diverged, InputError
 from jresnet.models.layers import BatchNorm
-from jresnet.train import loop
+from jresnet.train import loop, trainer
 from tests.support import runs
 from tests.support.studies import TINY, tiny_npz
 
@@ -79,6 +80,13 @@ def test_an_overflow_in_bfloat16_stops_the_run(tmp_path):
     with pytest.raises(Diverged, match="the loss is not finite at epoch 0"):
         loop.fit(config, runs.make_dataset(), tmp_path)
     assert checkpoints(tmp_path) == []
+
+
+def test_losses_of_steps_that_are_finite_with_an_infinite_sum_stop_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer.Trainer, "epoch_metrics", lambda self: (math.inf, 0.5))
+    with pytest.raises(Diverged, match=r"^the train loss is not finite over epoch 0: lower --learning-rate$"):
+        loop.fit(CONFIG, runs.make_dataset(), tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"" and not (tmp_path / "result.json").exists()
 
 
 def test_the_program_exits_with_1_and_one_line(tmp_path, monkeypatch, capfd):

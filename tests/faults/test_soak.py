@@ -45,7 +45,7 @@ def train(workdir):
 
         def epoch(self, record):
             super().epoch(record)
-            if record["epoch"] % EVERY == EVERY - 1:
+            if record.epoch % EVERY == EVERY - 1:
                 samples.append(usage())
 
     loop.RunLog = Log

@@ -115,6 +115,16 @@ def test_an_epoch_is_synced_to_disk_before_the_call_returns(tmp_path, monkeypatc
     assert sizes == [os.stat(tmp_path / "metrics.jsonl").st_size]
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf, np.float32("nan"), -1.0])
+def test_numbers_that_could_not_be_read_again_are_not_written(tmp_path, number):
+    with opened(tmp_path) as log:
+        log.epoch(an_epoch(0))
+        before = (tmp_path / "metrics.jsonl").read_bytes()
+        with pytest.raises(InputError, match=r"metrics\.jsonl: not a record of this version \(train_loss is "):
+            log.epoch(an_epoch(1, train_loss=number))
+        assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
 def test_epoch_needs_an_open_log_and_close_may_be_repeated(tmp_path):
     log = opened(tmp_path)
     log.close()

@@ -89,6 +89,25 @@ def test_a_record_of_another_form_is_refused(tmp_path, monkeypatch, record):
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError("of the host"), PermissionError(13, "x"), ValueError("RESOURCE_EXHAUSTED: of a GPU")]
+)
+def test_what_passes_is_no_damage(tmp_path, monkeypatch, error):
+    """Neither is the checkpoint set aside, nor an older one used."""
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state(step), Meta())
+
+    def fail(*_, **__):
+        raise error
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints._open(), "restore", fail)
+        with pytest.raises(InputError, match="2: this checkpoint cannot be read now"):
+            checkpoints.restore_newest(state())
+        assert checkpoints.steps() == [1, 2]
+
+
 def test_an_unfinished_checkpoint_is_ignored(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state(1), Meta())

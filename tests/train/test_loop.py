@@ -201,7 +201,7 @@ def test_kill_9_loses_at_most_the_work_since_the_last_checkpoint(tmp_path, secon
         assert saved(killed)[-1] >= 5 * (recorded - 1)
     # The killed run, as if it had been one of fewer epochs.
     epochs = recorded + 2
-    monkeypatch.setattr(Run, "name", run_directory.read_run(killed).name)
+    monkeypatch.setattr(Run, "fingerprint", run_directory.read_run(killed).fingerprint)
     config = dataclasses.replace(CONFIG, epochs=epochs)
     run = json.loads((killed / "config.json").read_text())
     run["config"]["epochs"] = epochs
