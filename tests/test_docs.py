@@ -81,6 +81,7 @@ def test_examples_run(page, tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "mine" / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_the_loop_of_ones_own_learns(capsys):
     names = {}
     exec(code_block(DOCS / "own-loop.md"), names)

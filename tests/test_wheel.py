@@ -49,6 +49,7 @@ def test_it_holds_every_module_of_jresnet_and_nothing_else(wheel):
     assert names == {path.relative_to(ROOT).as_posix() for path in (ROOT / "jresnet").rglob("*.py")}
 
 
+@pytest.mark.slow
 def test_installed_outside_the_checkout_it_trains_a_network(wheel, tmp_path):
     site = tmp_path / "site"
     pip("install", "--no-deps", "--no-index", "--target", site, wheel)

@@ -25,8 +25,8 @@ class Verify:
 def run(options: Verify) -> None:
     """Print a line for each run; InputError if one is damaged."""
     directory = pathlib.Path(options.directory)
-    runs = runs_in(directory)
-    if not (options.directory and runs):
+    runs = runs_in(directory) if options.directory and os.path.isdir(directory) else []
+    if not runs:
         shown = options.directory or "''"
         raise InputError(f"{shown}: there is no run in it: choose a run's directory, or a study's")
     console, damaged = make_console(), []
@@ -54,20 +54,21 @@ def verified(directory: pathlib.Path) -> str:
     """What was found sound in a run's directory, in words; InputError if something is not."""
     if is_held(directory):
         return "training in progress: not checked"
-    fingerprint = None
-    if (directory / run_directory.CONFIG).exists():
-        fingerprint = run_directory.read_run(directory).fingerprint
-        finished = (directory / run_directory.RESULT).exists()
-        if finished:
-            run_directory.read_result(directory)
-        elif (directory / METRICS).exists():
-            read_metrics(directory / METRICS)
-        records = "finished, records sound" if finished else "not finished, records readable"
-    else:
+    if not (directory / run_directory.CONFIG).exists():
         run_directory.read_copy(directory)
-        records = "copy of a result, sound"
+        return "copy of a result, sound"
+    fingerprint = run_directory.read_run(directory).fingerprint
+    finished = (directory / run_directory.RESULT).exists()
+    if finished:
+        run_directory.read_result(directory)
+    path = directory / METRICS
+    epochs = read_metrics(path) if path.exists() else []
+    records = "finished, records sound" if finished else "not finished, records readable"
     with Checkpoints(directory / run_directory.CHECKPOINTS, read_only=True, run=fingerprint) as checkpoints:
-        metas = [checkpoints.restore(step)[1] for step in checkpoints.steps()]
-    old = sum(meta.history is None for meta in metas)
+        metas = {step: checkpoints.restore(step)[1] for step in checkpoints.steps()}
+    for step, meta in metas.items():
+        if meta.history is not None and list(meta.history) != epochs[: len(meta.history)]:
+            raise InputError(f"{path}: does not begin with the epochs of checkpoint {step}: --resume writes it again")
+    old = sum(meta.history is None for meta in metas.values())
     unverified = f", {old} of them without digests to verify" if old else ""
     return f"{records}; {len(metas)} checkpoints sound{unverified}" if metas else records

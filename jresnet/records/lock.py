@@ -1,7 +1,7 @@
 """The lock on a directory: a run's process holds it alone, the processes of a study share it.
 
 It is flock(2)'s, which the operating system releases when a process ends, however it ends. Nothing here judges by time:
-what another host holds, it holds. On network file systems see docs/runs.md.
+what another host holds, it holds. On network file systems see docs/trust.md.
 """
 
 import contextlib

@@ -25,7 +25,7 @@ from experiments.study.progress import Progress
 from experiments.study.workers import Reply
 from jresnet import cli
 from jresnet.config import Config
-from jresnet.errors import Diverged, InputError, Interrupted, Lost
+from jresnet.errors import CannotWrite, Diverged, InputError, Interrupted, Lost
 from tests.support.runs import final_state, strip
 from tests.support.studies import TINY, five_classes, tiny_npz, tree
 
@@ -243,6 +243,7 @@ def three(tmp_path, monkeypatch):
         ("Diverged Lost trained", Lost, "1 run not finished, {1}: why 1; go on with: again"),
         ("Interrupted trained trained", Lost, "1 run not finished, {0}: why 0; go on with: again"),
         ("Lost InputError Diverged", InputError, "1 run refused, {1}: why 1"),
+        ("CannotWrite Lost trained", CannotWrite, "1 run not written, {0}: why 0"),
     ],
 )
 def test_failures_are_raised_at_the_end(three, capsys, kinds, error, message):
@@ -283,7 +284,8 @@ def test_a_studys_lines_name_the_worker(three, monkeypatch, capsys):
         (True, Reply("trained")),
         (False, Reply("elsewhere")),
         (Diverged("not finite"), Reply("Diverged", "not finite")),
-        (InputError("no space"), Reply("InputError", "no space")),
+        (InputError("no number"), Reply("InputError", "no number")),
+        (CannotWrite("no space"), Reply("CannotWrite", "no space")),
         (Interrupted("saved", 15), Reply("Interrupted", "saved")),
     ],
 )

@@ -200,7 +200,7 @@ def record_of(kinds):
 def fitting(hint):
     """Values that fit the hint, or nearly."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated and isinstance(parts[1], schema.As):
+    if origin is Annotated and isinstance(parts[1], schema.Checked):
         return fitting(parts[1].kind)
     if origin is Annotated:
         return fitting(parts[0])
@@ -240,7 +240,7 @@ def fits(hint, value):
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return any(type(value) is type(part) and value == part for part in parts)
-    if origin is Annotated and isinstance(parts[1], schema.As):
+    if origin is Annotated and isinstance(parts[1], schema.Checked):
         return fits(parts[1].kind, value)
     if origin is Annotated:
         return fits(parts[0], value) and parts[1].least <= value <= parts[1].greatest

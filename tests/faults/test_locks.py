@@ -135,6 +135,19 @@ def test_a_strange_lock_file_names_nobody(tmp_path):
                 pass
 
 
+def test_a_lock_that_cannot_be_written_names_its_path(tmp_path):
+    (tmp_path / "lock").symlink_to("/dev/full")
+    with pytest.raises(CannotWrite, match=f"^{tmp_path}/lock: cannot be written"), hold(tmp_path):
+        pass
+
+
+def test_a_lock_that_is_free_names_nobody(tmp_path):
+    with hold(tmp_path):
+        assert (tmp_path / "lock").read_bytes()
+    with hold(tmp_path, shared=True), pytest.raises(InUse, match="another process works there"), hold(tmp_path):
+        pass
+
+
 @pytest.mark.parametrize("what", ["removed", "renamed", "replaced"])
 def test_a_directory_that_goes_away_is_noticed(tmp_path, what):
     path = tmp_path / "run"

@@ -75,6 +75,7 @@ def test_an_evaluation_that_is_not_finite_stops_the_run_though_training_is_finit
     assert not (tmp_path / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_an_overflow_in_bfloat16_stops_the_run(tmp_path):
     config = dataclasses.replace(CONFIG, precision="bfloat16", learning_rate=1e30)
     with pytest.raises(Diverged, match="the loss is not finite at epoch 0"):
@@ -89,6 +90,7 @@ def test_losses_of_steps_that_are_finite_with_an_infinite_sum_stop_the_run(tmp_p
     assert (tmp_path / "metrics.jsonl").read_bytes() == b"" and not (tmp_path / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_the_program_exits_with_1_and_one_line(tmp_path, monkeypatch, capfd):
     tiny_npz(tmp_path / "tiny.npz")
     monkeypatch.chdir(tmp_path)
@@ -138,6 +140,7 @@ def test_data_from_which_nothing_can_be_learnt_are_refused(tmp_path):
     assert refused(tmp_path, empty) == "images of 0 x 8 have no pixels: give images of at least 1 x 1"
 
 
+@pytest.mark.slow
 def test_a_constant_channel_is_left_as_it_is(tmp_path):
     """Its standard deviation of 0 is replaced by 1, so that nothing is divided by 0."""
     dataset = runs.make_dataset()

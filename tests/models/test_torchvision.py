@@ -73,7 +73,7 @@ def test_torchvision_gives_these_logits(name):
     [
         ("resnet18", jnp.float32),
         ("resnet18", jnp.float64),
-        ("resnet50", jnp.float64),
+        pytest.param("resnet50", jnp.float64, marks=pytest.mark.slow),
         pytest.param("resnet50", jnp.float32, marks=pytest.mark.slow),
     ],
 )

@@ -108,6 +108,19 @@ def test_what_passes_is_no_damage(tmp_path, monkeypatch, error):
         assert checkpoints.steps() == [1, 2]
 
 
+def test_a_checkpoint_of_another_device_is_read(tmp_path):
+    """As one that a GPU has written is verified on a CPU."""
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state(1), Meta())
+    path = tmp_path / "1" / "state" / "_sharding"
+    text = path.read_text()
+    assert "cpu:0" in text
+    path.write_text(text.replace("cpu:0", "cuda:0"))
+    with Checkpoints(tmp_path) as checkpoints:
+        found, _ = checkpoints.restore(1)
+        chex.assert_trees_all_equal(bits(found), bits(state(1)))
+
+
 def test_an_unfinished_checkpoint_is_ignored(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state(1), Meta())

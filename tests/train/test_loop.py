@@ -108,7 +108,9 @@ def test_a_signal_during_an_evaluation_saves_the_epoch_and_resume_ends_in_the_sa
     assert_same_run(source, tmp_path)
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 5, 7, 15])
+@pytest.mark.parametrize(
+    "stop_at", [1, 7, 15, pytest.param(3, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_a_signal_at_any_step_saves_and_resume_ends_in_the_same_bits(whole, tmp_path, monkeypatch, stop_at):
     config, source = whole
     monkeypatch.setattr("jresnet.train.pace.CALL_SECONDS", 0.0)
