@@ -294,7 +294,12 @@ def _silence_leftovers() -> None:
     It closes its event loop under pending reads and writes, which complain on stderr, with tracebacks, when they are
     collected; and asyncio logs the errors of those that nobody waits for.
     """
-    logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+
+    def is_foreign(record: logging.LogRecord) -> bool:
+        text = logging.Formatter().format(record)  # with the traceback, if there is one
+        return not any(word in text for word in ("orbax", "OCDBT", "zarr"))
+
+    logging.getLogger("asyncio").addFilter(is_foreign)
     hook = sys.unraisablehook
 
     def narrow(unraisable: Any) -> None:

@@ -22,7 +22,7 @@ def test_times_are_per_call_and_per_epoch_without_the_first():
 @pytest.mark.slow
 def test_a_tiny_run_is_timed_and_the_library_left_as_it_was(tmp_path, capsys):
     functions = (trainer.make_train_step, trainer.Trainer.train_epoch, loop.evaluate)
-    words = "--width 2 --images 20 --test-images 10 --batch 8 --rounds 2 --epoch-seconds 0.01".split()  # noqa: SIM905
+    words = "--width 2 --images 60 --test-images 10 --batch 24 --rounds 2 --epoch-seconds 0.01".split()  # noqa: SIM905
     assert overhead.main([*words, "--below", str(tmp_path), "--output", str(tmp_path / "record.json")]) == 0
     record = json.loads((tmp_path / "record.json").read_text())
     calls = {row["part"]: row["call"]["n"] for row in record["parts"]}
