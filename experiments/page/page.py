@@ -97,10 +97,11 @@ def _write_files(outcome: Outcome, workdir: pathlib.Path, html: str, parts: Sequ
         elif isinstance(part, Table):
             files[workdir / "tables" / f"{part.name}.md"] = _encoded(part.markdown())
             files[workdir / "tables" / f"{part.name}.csv"] = _encoded(part.csv())
+    for directory in {path.parent for path in files}:
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        sweep(directory, OLD)
     for path, data in files.items():
-        with writing(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent, OLD)
         write_bytes(path, data)
     write_json(workdir / OUTCOME, schema.to_json(_study_record(outcome, workdir)))
     write_bytes(workdir / PAGE, _encoded(html))

@@ -16,8 +16,7 @@ import rich.console
 
 from jresnet.errors import CannotWrite, Diverged, InputError, Interrupted, Lost, visible
 from jresnet.parallel import distributed
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from jresnet.records.files import FULL
 
 
 def exit_status(program: Callable[[], None]) -> int:
@@ -46,7 +45,7 @@ def exit_status(program: Callable[[], None]) -> int:
         _discard_output()
         status = 141
     except OSError as error:
-        if error.errno not in _FULL:  # the library's own files are CannotWrite
+        if error.errno not in (*FULL, errno.EFBIG):  # the library's own files are CannotWrite
             raise
         _discard_output()
         status = _report(f"the output cannot be written ({error.strerror}): make room where it goes", 4)

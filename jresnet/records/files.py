@@ -19,6 +19,8 @@ from jresnet.errors import CannotWrite, InputError
 
 Record = dict[str, Any]
 """A JSON object."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the errors of a full disk, and of a quota that is used up."""
 
 
 def write_json(path: str | os.PathLike[str], record: Any) -> None:
@@ -47,8 +49,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "make room" if full else "check its directory and permissions"
+        remedy = "make room" if error.errno in FULL else "check its directory and permissions"
         raise CannotWrite(f"{path}: cannot be written ({error.strerror or error}): {remedy}") from None
 
 

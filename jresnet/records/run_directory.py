@@ -1,6 +1,5 @@
 """The directory of a run: config.json, result.json, predictions.npz, and their checksums."""
 
-import errno
 import hashlib
 import math
 import os
@@ -13,6 +12,7 @@ from jresnet.config import Config
 from jresnet.errors import CannotWrite, InputError
 from jresnet.records.epoch import METRICS, read_metrics
 from jresnet.records.files import (
+    FULL,
     Record,
     atomic_write,
     json_bytes,
@@ -203,7 +203,7 @@ def check_writable(workdir: pathlib.Path) -> None:
         probe.touch()
         probe.unlink(missing_ok=True)  # whoever holds the directory sweeps it
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise CannotWrite(f"{parent}: cannot be written ({error.strerror}): make room") from None
         raise InputError(f"--workdir {workdir}: {parent} is not writable: choose another directory") from None
     try:

@@ -24,7 +24,7 @@ from jresnet.parallel import distributed
 from jresnet.records import schema
 from jresnet.records.environment import Execution
 from jresnet.records.epoch import Epoch
-from jresnet.records.files import Record, free_name, writing
+from jresnet.records.files import FULL, Record, free_name, writing
 from jresnet.records.schema import Checked, Count, NonNegative
 
 DAMAGED = "checkpoints-damaged"
@@ -51,8 +51,8 @@ class Meta:
 class _Verified(Meta):
     """A checkpoint's own record.
 
-    `run` is the run's name; `digests` are the SHA-256 of the arrays, by their path in the state; `sha256` is that of
-    everything else here.
+    `run` is the run's fingerprint; `digests` are the SHA-256 of the arrays, by their path in the state; `sha256` is
+    that of everything else here.
     """
 
     run: str
@@ -74,7 +74,7 @@ class Checkpoints:
     """Writes and reads the checkpoints in one directory; a context manager that waits for pending writes.
 
     The directory is created with the first of them, and the latest `keep` are kept, all for None. With `read_only` a
-    run may be writing at the same time. `run` is the name of the run that they are of, None for any.
+    run may be writing at the same time. `run` is the fingerprint of the run that they are of, None for any.
     """
 
     def __init__(self, directory: pathlib.Path, keep: int | None = 2, read_only: bool = False, run: str | None = None):
@@ -214,7 +214,7 @@ class Checkpoints:
         """Make a call that writes, or waits until something is written; CannotWrite if it fails."""
         _, error = _attempt(call)
         if error is not None:
-            full = _NO_ROOM in str(error) or getattr(error, "errno", None) == errno.ENOSPC
+            full = _NO_ROOM in str(error) or getattr(error, "errno", None) in FULL
             # TensorStore's messages name temporary files at length.
             problem = "No space left on device" if full else first_line(error)[:200]
             remedy = "make room" if full else "check its directory"
