@@ -211,7 +211,7 @@ def show(record: Mapping[str, Any], output: Path | None) -> None:
 
 def run(options: Options) -> None:
     """Check everything, train every seed, print the table."""
-    dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
+    dataset = load_dataset(options).subset(options.train_images, options.test_images)
     models.check_network(options.config, len(dataset.classes), dataset.image_size)
     models.check_training(options.config, dataset, Devices(options.config).count)
     record = start_record(options, dataset)

@@ -24,7 +24,7 @@ from experiments.study.options import ConfigOptions, check_processes, check_runs
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from jresnet import cli
-from jresnet.config import Config, require
+from jresnet.config import Config, Source, require
 from jresnet.data.datasets import load_dataset
 from jresnet.errors import InputError
 from jresnet.records.files import write_bytes
@@ -74,7 +74,7 @@ def run(arguments: list[str]) -> None:
     options = parse_options(arguments)
     settings = parse_grid(options)
     workers.check(options)
-    dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
+    dataset = load_dataset(options).subset(options.train_images, options.test_images)
     folds = [dataset.fold(options.folds, index, options.seed) for index in range(options.folds)]
     groups: dict[str, list[StudyRun]] = {}
     finals: dict[str, StudyRun] = {}
@@ -119,7 +119,7 @@ def parse_options(arguments: list[str]) -> Options:
 def parse_grid(options: Options) -> list[tuple[dict[str, str], Config]]:
     """The values of the options that the grid varies, and the configuration, of every setting in the grid's order."""
     axes: dict[str, list[str]] = {}
-    fixed = ("dataset", "data_dir", "validation")
+    fixed = {"validation", *(field.name for field in dataclasses.fields(Source))}
     known = {field.name.replace("_", "-") for field in dataclasses.fields(Config) if field.name not in fixed}
     for word in options.grid:
         name, equals, listed = word.partition("=")

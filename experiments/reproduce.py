@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> None:
             raise InputError("; ".join(drifts))
         return
     workers.check(options)
-    dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
+    dataset = load_dataset(options).subset(options.train_images, options.test_images)
     progress = Progress(cli.make_console(), options.processes)
     study = Plan(options, dataset, progress)
     study.check()

@@ -10,7 +10,7 @@ model = jresnet.resnet18(num_classes=10, width=42)
 import importlib
 from typing import TYPE_CHECKING, Any, get_args
 
-from jresnet.config import Config, Model
+from jresnet.config import Config, Model, Source
 from jresnet.errors import CannotWrite, Diverged, InputError, Interrupted, InUse, Lost
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ __all__ = [
     "InputError",
     "Interrupted",
     "Lost",
+    "Source",
     "torch_weights",
     *_MODULES,
 ]

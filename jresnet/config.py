@@ -8,8 +8,10 @@ at the beginning of section 4.
 import dataclasses
 import functools
 import math
+import operator
 import struct
-from typing import Any, Literal, get_args, get_origin
+import types
+from typing import Any, Literal, Union, get_args, get_origin
 
 from jresnet.errors import InputError
 
@@ -22,8 +24,11 @@ Model = Literal[
 ]  # fmt: skip
 Parallel = Literal["auto", "jit", "pmap"]
 Precision = Literal["float32", "bfloat16"]
+Resize = Literal["crop", "pad", "stretch"]
 Schedule = Literal["constant", "cosine", "linear", "step"]
 
+MAX_SIDE = 2**14
+"""Pixels of an image's side that --image-size may ask for."""
 MAX_QUOTED = 200
 """Characters of a value in a message."""
 MAX_STAGES = 10
@@ -35,17 +40,55 @@ FLOAT32_SMALLEST, FLOAT32_LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Everything that a run depends on except its seed and its data; the docstrings are the help of the options.
+class Source:
+    """Where the data come from, and how they are read; the docstrings are the help of the options.
 
     Raises:
-      InputError: a value breaks its rule, in the constructor or in `dataclasses.replace`.
+      InputError: a value breaks its rule.
     """
 
     dataset: str = "cifar10"
     """cifar10, cifar100 or any other TFDS name, npz:FILE, folder:DIR, or synthetic."""
     data_dir: str | None = None
     """Directory of prepared TFDS data sets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
+    image_size: tuple[int, int] | None = None
+    """Height and width in pixels to which images of other sizes are resized (default: all must have one size)."""
+    resize: Resize = "crop"
+    """How images of another shape fit --image-size: cut to it, padded with the background, or stretched."""
+    background: tuple[int, int, int] = (255, 255, 255)
+    """Red, green and blue, 0 to 255, behind transparent images and around padded ones."""
+    skip_unreadable: bool = False
+    """Go on without the files of folder:DIR that are not readable images; the run records which."""
+    test_from: Literal["validation"] | None = None
+    """Test on the validation images, for data that have no test images; they are then no validation images."""
+    holdout_test: int = 0
+    """Test on this many training images, the same share of every class, for data that have no test images."""
+
+    def __post_init__(self) -> None:
+        """Check every value that can be checked without the data."""
+        check_types(self)
+        for number in numbers(self.image_size):
+            require(self, "image_size", 1 <= number <= MAX_SIDE, f"must be from 1 to {MAX_SIDE}")
+        in_range = all(0 <= level <= 255 for level in self.background)
+        require(self, "background", in_range, "must be three levels from 0 to 255")
+        require(self, "holdout_test", 0 <= self.holdout_test < 2**31, "must be at least 0 and below 2147483648")
+        one = not (self.test_from and self.holdout_test)
+        require(self, "holdout_test", one, "or --test-from, not both: choose where the test images come from")
+
+    @property
+    def source(self) -> "Source":
+        """These options alone, without those of a subclass."""
+        return Source(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Source)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Source):
+    """Everything that a run depends on except its seed and its data; the docstrings are the help of the options.
+
+    Raises:
+      InputError: a value breaks its rule, in the constructor or in `dataclasses.replace`.
+    """
+
     validation: int = 0
     """Number of training images held out for validation, the same share of every class."""
     input: Input = "auto"
@@ -103,15 +146,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check every value that can be checked without the data."""
-        for name, hint in hints().items():
-            value = getattr(self, name)
-            if not fits(value, hint):
-                given = type(value).__name__
-                require(self, name, False, f"must be of type {getattr(hint, '__name__', hint)}, not {given}")
-            if isinstance(value, int) and hint is float and abs(value) < 2**31:  # as a record holds it
-                object.__setattr__(self, name, float(value))
-        for name, choices in literals().items():
-            require(self, name, getattr(self, name) in choices, f"must be one of {', '.join(choices)}")
+        super().__post_init__()
         smallest = dict.fromkeys(
             ("width", "kernel_size", "pool_size", "blocks", "epochs", "batch_size", "channel_multiple"), 1
         )
@@ -149,24 +184,50 @@ class Config:
         return -(-images // self.batch_size)
 
 
-@functools.cache
-def hints() -> dict[str, Any]:
-    """Field of `Config` -> its type; that of a Literal is str."""
-    return {
-        field.name: str if get_origin(field.type) is Literal else field.type for field in dataclasses.fields(Config)
-    }
+def check_types(options: Any) -> None:
+    """Raise InputError unless every field of a dataclass has its type, and one of its choices where these are listed.
+
+    Whole numbers for a float become floats.
+    """
+    for name, hint in hints(options.__class__).items():
+        value = getattr(options, name)
+        if not fits(value, hint):
+            given = type(value).__name__
+            require(options, name, False, f"must be of type {getattr(hint, '__name__', hint)}, not {given}")
+        if isinstance(value, int) and hint is float and abs(value) < 2**31:  # as a record holds it
+            object.__setattr__(options, name, float(value))
+    for name, choices in literals(options.__class__).items():
+        value = getattr(options, name)
+        require(options, name, value is None or value in choices, f"must be one of {', '.join(choices)}")
 
 
 @functools.cache
-def literals() -> dict[str, tuple[str, ...]]:
-    """Field of `Config` with listed values -> these."""
-    return {
-        field.name: get_args(field.type) for field in dataclasses.fields(Config) if get_origin(field.type) is Literal
-    }
+def hints(kind: Any) -> dict[str, Any]:
+    """Field of a dataclass -> its type; that of a Literal is str."""
+    found = {field.name: field.type for field in dataclasses.fields(kind)}
+    return {name: str if get_origin(hint) is Literal else _without_literals(hint) for name, hint in found.items()}
+
+
+def _without_literals(hint: Any) -> Any:
+    """A type, or a union with str for its Literal."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return functools.reduce(operator.or_, (str if get_origin(part) is Literal else part for part in get_args(hint)))
+    return hint
+
+
+@functools.cache
+def literals(kind: Any) -> dict[str, tuple[str, ...]]:
+    """Field of a dataclass with listed values -> these."""
+    found = {}
+    for field in dataclasses.fields(kind):
+        for hint in (field.type, *get_args(field.type)):
+            if get_origin(hint) is Literal:
+                found[field.name] = get_args(hint)
+    return found
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Whether a value is of a type: a class, a tuple of any length, or a union of these.
+    """Whether a value is of a type: a class, a tuple of elements of one class, or a union of these.
 
     As for type checkers, an int is a float too; unlike for them, a bool is no number.
     """
@@ -175,7 +236,13 @@ def fits(value: object, hint: Any) -> bool:
             hint is bool or not isinstance(value, bool)
         )
     if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(fits(element, get_args(hint)[0]) for element in value)
+        element, *rest = get_args(hint)
+        fixed = rest != [...]
+        return (
+            isinstance(value, tuple)
+            and (not fixed or len(value) == 1 + len(rest))
+            and all(fits(part, element) for part in value)
+        )
     return any(fits(value, part) for part in get_args(hint))
 
 

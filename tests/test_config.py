@@ -13,6 +13,11 @@ from jresnet.errors import InputError
 NAN, INF = math.nan, math.inf
 
 BAD = {
+    "image_size": [(0, 32), (32, -1), (32, 2**14 + 1)],
+    "resize": ["squash", ""],
+    "background": [(-1, 0, 0), (0, 0, 256)],
+    "test_from": ["train", "test"],
+    "holdout_test": [-1, 2**31],
     "width": [0, -1, -42],
     "kernel_size": [0, -3, 2, 4, (3, 2), (3, -1)],
     "pool_size": [0, -1],
@@ -39,6 +44,11 @@ BAD = {
 }
 
 LIMITS = {
+    "image_size": [None, (1, 1), (2**14, 2**14)],
+    "resize": ["crop", "pad", "stretch"],
+    "background": [(0, 0, 0), (255, 255, 255)],
+    "test_from": [None, "validation"],
+    "holdout_test": [0, 2**31 - 1],
     "width": [None, 1],
     "kernel_size": [None, 1, 7, (1, 7)],
     "pool_size": [None, 1],
@@ -89,7 +99,7 @@ def test_the_limits_of_a_rule_are_valid(name, value):
 
 
 def test_every_field_with_a_rule_is_tested():
-    free = {"dataset", "data_dir", "nesterov", "deterministic"}
+    free = {"dataset", "data_dir", "skip_unreadable", "nesterov", "deterministic"}
     assert set(BAD) == set(LIMITS) == {field.name for field in dataclasses.fields(Config)} - free
 
 

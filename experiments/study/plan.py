@@ -14,7 +14,7 @@ from experiments.study.options import check_processes, check_runs, check_seeds, 
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from jresnet import cli, models
-from jresnet.config import Config, Input, Parallel, Precision, flag, require
+from jresnet.config import Config, Input, Parallel, Precision, Source, flag, require
 from jresnet.data.datasets import Dataset
 from jresnet.errors import InputError
 
@@ -43,13 +43,9 @@ HELD_OUT = 5000
 
 
 @dataclasses.dataclass(frozen=True)
-class StudyOptions:
+class StudyOptions(Source):
     """Options of a study: which experiments, at which scale, how often, and how it chooses."""
 
-    dataset: str = "cifar10"
-    """cifar10, cifar100 or another TFDS name; npz:FILE; folder:DIR; synthetic."""
-    data_dir: str | None = None
-    """Directory of prepared TFDS data sets (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
     epochs: int = 100
     """Passes over the training images in every run."""
     width_scale: float = 1.0
@@ -94,6 +90,7 @@ class StudyOptions:
     """Only check that the tables in README.md and docs/ agree with the committed records."""
 
     def __post_init__(self):
+        super().__post_init__()
         check_seeds(self)
         check_processes(self)
         check_workdir(self)
@@ -134,7 +131,8 @@ class Plan:
     def __init__(self, options: StudyOptions, dataset: Dataset, progress: Progress):
         self.options, self.dataset, self.progress = options, dataset, progress
         self.wanted = options.only or NAMES
-        names = "dataset", "data_dir", "epochs", "precision", "input", "parallel", "channel_multiple", "deterministic"
+        own = "epochs", "precision", "input", "parallel", "channel_multiple", "deterministic"
+        names = *(field.name for field in dataclasses.fields(Source)), *own
         self.changes = {name: getattr(options, name) for name in names} | {"validation": options.held_out(dataset)}
 
     def check(self) -> None:

@@ -81,7 +81,7 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
     distributed.initialize(options)
     workers.check(options)
     workdir = options.directory(experiment)
-    dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
+    dataset = load_dataset(options).subset(options.train_images, options.test_images)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     directories = {seed: workdir if options.seeds == 1 else workdir / f"seed-{seed}" for seed in seeds}
     with distributed.lost_peers():

@@ -37,7 +37,7 @@ def run(experiment: Experiment, arguments: list[str]) -> None:
     check_runs(options, "seeds", options.seeds * len(experiment.settings))
     workers.check(options)
     workdir = options.directory(experiment.name)
-    dataset = load_dataset(options.dataset, options.data_dir).subset(options.train_images, options.test_images)
+    dataset = load_dataset(options).subset(options.train_images, options.test_images)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     groups = {
         setting.label: [runs.study_run(experiment.name, setting.config, seed, dataset, workdir) for seed in seeds]

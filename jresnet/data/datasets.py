@@ -4,19 +4,24 @@ import dataclasses
 import functools
 import hashlib
 import math
+from typing import Any
 
 import numpy as np
+import rich.console
 
+from jresnet.config import Source, require
 from jresnet.data import synthetic
+from jresnet.data.arrays import read_npz
 from jresnet.data.checks import checked_arrays, checked_classes
-from jresnet.data.readers import Arrays, read_folder, read_npz, size
+from jresnet.data.contents import Contents, size
+from jresnet.data.folder import read_folder
 from jresnet.data.tfds_reader import read_tfds
 from jresnet.errors import InputError
 from jresnet.records.files import Record
 from jresnet.records.run import Data
 
 # Mixed into the seed, so that each use of a seed has its own random numbers.
-_HOLD_OUT_STREAM, _FOLD_STREAM, _SUBSET_STREAM = 0x486F6C64, 0x466F6C64, 0x53756273
+_HOLD_OUT_STREAM, _FOLD_STREAM, _SUBSET_STREAM, _TEST_STREAM = 0x486F6C64, 0x466F6C64, 0x53756273, 0x54657374
 _CHUNK = 1024
 # Sizes of the data set "synthetic": enough for a small ResNet to learn it, and drawn within a second.
 _SYNTHETIC_TRAIN, _SYNTHETIC_TEST = 4000, 1000
@@ -68,6 +73,8 @@ class Dataset:
       test: the test split.
       classes: names of the classes, indexed by the labels.
       cut_from: `sha256` of the data set that this one is a fold or a subset of; None for a complete one.
+      source: how it was read; None if it was made in Python.
+      skipped: files that it was read without, see `Source.skip_unreadable`.
 
     Raises:
       InputError: labels beyond the classes, or splits with images of different sizes.
@@ -79,6 +86,8 @@ class Dataset:
     test: Split
     classes: tuple[str, ...]
     cut_from: str | None = None
+    source: Source | None = None
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("train", "validation", "test"):
@@ -132,14 +141,7 @@ class Dataset:
                 f"--validation {n}: {self.name} already has a validation split of {len(self.validation)} images: "
                 "omit --validation"
             )
-        shares = _shares(self.train.labels, len(self.classes), n)
-        counts = np.bincount(self.train.labels, minlength=len(self.classes))
-        emptied = np.flatnonzero((shares == counts) & (counts > 0))
-        if len(emptied):
-            raise InputError(
-                f"--validation {n}: would take every training image of class {self.classes[emptied[0]]}: lower it"
-            )
-        held = _drawn(self.train.labels, shares, (seed, _HOLD_OUT_STREAM))
+        held = _held_out("--validation", self.train.labels, self.classes, n, (seed, _HOLD_OUT_STREAM))
         return dataclasses.replace(self, train=self.train.take(~held), validation=self.train.take(held))
 
     def fold(self, folds: int, index: int, seed: int = 0) -> "Dataset":
@@ -216,7 +218,9 @@ class Dataset:
         return mean, std
 
 
-def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
+def load_dataset(
+    source: str | Source, data_dir: str | None = None, console: rich.console.Console | None = None, **options: Any
+) -> Dataset:
     """Load a data set by name.
 
     >>> import jresnet
@@ -225,38 +229,67 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
     ((4000, 32, 32, 3), (1000,), ('disc', 'ring', 'square'))
 
     Args:
-      name: "synthetic", "npz:FILE" (in MedMNIST's layout), "folder:DIR" (train/<class>/*, test/<class>/*,
+      source: "synthetic", "npz:FILE" (in MedMNIST's layout), "folder:DIR" (train/<class>/*, test/<class>/*,
         optionally validation/<class>/*), or the name of an image-classification data set in TFDS, such as
-        "cifar10".
+        "cifar10". Or a `Config`, which has the name and all that follows.
       data_dir: directory of prepared TFDS data sets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets).
+      console: where to show progress while many images are decoded; None for nowhere.
+      **options: the other fields of `Source`: image_size, resize, background, skip_unreadable, test_from, holdout_test.
 
     Returns:
-      The data set in memory, unaffected by later changes of its files: splits in stored order, grayscale images
-      repeated to 3 channels.
+      The data set, unaffected by later changes of its files: splits in stored order, grayscale images repeated to 3
+      channels.
 
     Raises:
       InputError: the data are missing, unreadable or unusable; the message is one line with a remedy.
     """
+    source = Source(source, data_dir, **options) if isinstance(source, str) else source.source
+    name = source.dataset
     try:
-        arrays, classes = _read(name, data_dir)
-        splits = {split: Split(*checked_arrays(split, *pair)) for split, pair in arrays.items()}
-        classes = checked_classes({split: part.labels for split, part in splits.items()}, classes)
-        validation = splits.get("validation", splits["train"].take(slice(0)))
-        return Dataset(name, splits["train"], validation, splits["test"], classes)
+        contents = _read(source, console)
+        splits = {split: Split(*checked_arrays(split, *pair)) for split, pair in contents.splits.items()}
+        classes = checked_classes({split: part.labels for split, part in splits.items()}, contents.classes)
+        splits = _with_test(source, splits, classes)
+        empty = splits["train"].take(slice(0))
+        parts = (splits["train"], splits.get("validation", empty), splits["test"])
+        return Dataset(name, *parts, classes, source=source, skipped=contents.skipped)
     except InputError as error:
         # On one line, even if a quoted error or file name has several.
         raise InputError(" ".join(f"--dataset {name}: {error}".splitlines())) from None
 
 
-def _read(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...] | None]:
+def _read(source: Source, console: rich.console.Console | None) -> Contents:
+    name = source.dataset
+    folder = name.startswith("folder:")
+    require(source, "skip_unreadable", folder or not source.skip_unreadable, "applies to folder:DIR only: leave it out")
     if name == "synthetic":
         images, labels, test_images, test_labels = synthetic.draw(_SYNTHETIC_TRAIN, _SYNTHETIC_TEST)
-        return {"train": (images, labels), "test": (test_images, test_labels)}, synthetic.CLASSES
+        return Contents({"train": (images, labels), "test": (test_images, test_labels)}, synthetic.CLASSES)
     if name.startswith("npz:"):
         return read_npz(name.removeprefix("npz:"))
-    if name.startswith("folder:"):
-        return read_folder(name.removeprefix("folder:"))
-    return read_tfds(name, data_dir)
+    return read_folder(source, console) if folder else read_tfds(name, source.data_dir)
+
+
+def _with_test(source: Source, splits: dict[str, Split], classes: tuple[str, ...]) -> dict[str, Split]:
+    """The splits with a test split: the data's own, or as --test-from or --holdout-test say."""
+    if "test" in splits:
+        own = f"its {len(splits['test'])} test images are the test split: leave it out"
+        require(source, "test_from", source.test_from is None, own)
+        require(source, "holdout_test", source.holdout_test == 0, own)
+        return splits
+    if source.test_from:
+        if "validation" not in splits:
+            raise InputError("--test-from validation: it has no validation images: use --holdout-test N")
+        return {"train": splits["train"], "test": splits["validation"]}
+    if n := source.holdout_test:
+        train = splits["train"]
+        require(source, "holdout_test", n < len(train), f"must lie below {len(train)}, the training images")
+        held = _held_out("--holdout-test", train.labels, classes, n, (n, _TEST_STREAM))
+        return splits | {"train": train.take(~held), "test": train.take(held)}
+    choices = "--test-from validation, or --holdout-test N" if "validation" in splits else "--holdout-test N"
+    raise InputError(
+        f"it has no test images, only {' and '.join(splits)}: choose what to test on: {choices} of the training images"
+    )
 
 
 def _shares(labels: np.ndarray, classes: int, n: int) -> np.ndarray:
@@ -264,6 +297,19 @@ def _shares(labels: np.ndarray, classes: int, n: int) -> np.ndarray:
     shares, remainders = np.divmod(n * np.bincount(labels, minlength=classes), len(labels))
     shares[np.argsort(-remainders, kind="stable")[: n - shares.sum()]] += 1
     return shares
+
+
+def _held_out(option: str, labels: np.ndarray, classes: tuple[str, ...], n: int, seed: tuple[int, int]) -> np.ndarray:
+    """Choose `n` images to hold out, stratified by class: a mask, bool [images].
+
+    Raises:
+      InputError: no image of a class would remain.
+    """
+    shares, counts = _shares(labels, len(classes), n), np.bincount(labels, minlength=len(classes))
+    emptied = np.flatnonzero((shares == counts) & (counts > 0))
+    if len(emptied):
+        raise InputError(f"{option} {n}: would take every training image of class {classes[emptied[0]]}: lower it")
+    return _drawn(labels, shares, seed)
 
 
 def _drawn(labels: np.ndarray, shares: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
@@ -278,4 +324,5 @@ def _drawn(labels: np.ndarray, shares: np.ndarray, seed: tuple[int, int]) -> np.
 def dataset_record(dataset: Dataset, sha256: str) -> Record:
     """The record in JSON of a data set that is trained on; `sha256` is that of the data before the hold-out."""
     sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test", "classes")}
-    return Data(name=dataset.name, **sizes, sha256=sha256, cut_from=dataset.cut_from).to_json()
+    skipped = dataset.skipped or None
+    return Data(name=dataset.name, **sizes, sha256=sha256, cut_from=dataset.cut_from, skipped=skipped).to_json()

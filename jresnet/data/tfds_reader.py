@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from jresnet.data import cache
-from jresnet.data.readers import Arrays, size
+from jresnet.data.contents import Contents, size
 from jresnet.errors import InputError, first_line
 
 _NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d+(\.(\d+|\*)){2})?")
@@ -26,7 +26,7 @@ _BATCH = 1000
 _PROBE_SECONDS = 3.0
 
 
-def read_tfds(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...]]:
+def read_tfds(name: str, data_dir: str | None) -> Contents:
     """Read an image-classification data set with TFDS, in stored order; download it if it is not prepared.
 
     The decoded arrays are cached, and read from the cache, without TensorFlow, while the prepared files are the same.
@@ -44,7 +44,7 @@ def read_tfds(name: str, data_dir: str | None) -> tuple[Arrays, tuple[str, ...]]
         raise InputError(f"{error}, or use npz:FILE, folder:DIR or --dataset synthetic") from None
 
 
-def _read(name: str, directory: str) -> tuple[Arrays, tuple[str, ...]]:
+def _read(name: str, directory: str) -> Contents:
     tfds = _import("tensorflow_datasets")
     builder = _builder(tfds, name, directory)
     _check_features(tfds, builder)
@@ -58,7 +58,7 @@ def _read(name: str, directory: str) -> tuple[Arrays, tuple[str, ...]]:
         decoded = _decode(tfds, builder, splits)
         cache.store(key, decoded)
     arrays = {split: (decoded[f"{split}_images"], decoded[f"{split}_labels"]) for split in splits}
-    return arrays, tuple(builder.info.features["label"].names)
+    return Contents(arrays, tuple(builder.info.features["label"].names))
 
 
 def _decode(tfds: Any, builder: Any, splits: list[str]) -> dict[str, np.ndarray]:

@@ -13,8 +13,11 @@ from jresnet.records.files import Record
 from jresnet.records.schema import Checked, Count, NonNegative
 
 # Options that may change when a run is resumed: where the data come from, how they reach the device, and how it
-# computes the same function. The data are identified by their sha256.
-CHANGEABLE = ("dataset", "data_dir", "input", "parallel", "channel_multiple")
+# computes the same function. The data are identified by their sha256. How images are resized stays, for prediction.
+CHANGEABLE = (
+    "dataset", "data_dir", "image_size", "skip_unreadable", "test_from", "holdout_test", "input", "parallel",
+    "channel_multiple",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,8 @@ class Data:
     """of the shapes, pixels and labels of all splits, before images were held out"""
     cut_from: str | None = None
     """sha256 of the data that these are a fold or a part of"""
+    skipped: tuple[str, ...] | None = None
+    """files that are not readable images, if the data were read without them"""
 
     def to_json(self) -> Record:
         """The data as records hold them."""
@@ -80,7 +85,7 @@ class Run:
     def fingerprint(self) -> str:
         """What tells the run from others in its checkpoints: a digest of all that `config.json` says of it."""
         # The same data may have several names.
-        data = {name: value for name, value in self.dataset.items() if name not in ("name", "sha256")}
+        data = {name: value for name, value in self.dataset.items() if name not in ("name", "sha256", "skipped")}
         rest = (self.seed, data, self.classes, self.image_size, self.mean, self.std)
         content = json.dumps([digest(self.config, self.dataset.get("sha256", "")), *rest], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()

@@ -197,7 +197,8 @@ def what_is_left(directory: pathlib.Path) -> str:
 def describe(config: Config, dataset: Dataset, sha256: str, seed: int, experiment: str) -> Run:
     """The run on a data set whose validation images are held out already; `sha256` is that of the data before."""
     mean, std = dataset.channel_statistics
-    config = dataclasses.replace(models.fill_defaults(config), dataset=dataset.name)
+    source = {} if dataset.source is None else vars(dataset.source)
+    config = dataclasses.replace(models.fill_defaults(config), **source | {"dataset": dataset.name})
     return Run(
         experiment, seed, config, dataset_record(dataset, sha256), dataset.classes, dataset.image_size, mean, std
     )  # fmt: skip

@@ -39,9 +39,12 @@ OTHER = {
     "precision": "bfloat16",
     "batch_norm": "local",
     "deterministic": True,
+    "resize": "pad",
+    "background": (0, 0, 0),
 }
 CHANGEABLE = {
-    "dataset": "other", "data_dir": "elsewhere", "input": "tfds", "parallel": "pmap", "channel_multiple": 8,
+    "dataset": "other", "data_dir": "elsewhere", "image_size": (8, 8), "skip_unreadable": True,
+    "test_from": "validation", "holdout_test": 5, "input": "tfds", "parallel": "pmap", "channel_multiple": 8,
 }  # fmt: skip
 
 

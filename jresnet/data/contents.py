@@ -1,0 +1,30 @@
+"""`Contents`: what the readers of data sets return, whatever the source."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+Arrays = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""Images and labels as stored, by split: "train" and, if the source has them, "validation" and "test"."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Contents:
+    """The contents of a data set as stored; `jresnet.data.checks` validates them.
+
+    Attributes:
+      splits: images and labels by split.
+      classes: class names, indexed by the labels; None if the source has none.
+      skipped: files that are not readable images, relative to the data set, if the source was read without them.
+    """
+
+    splits: Arrays
+    classes: tuple[str, ...] | None
+    skipped: tuple[str, ...] = ()
+
+
+def size(image: np.ndarray) -> str:
+    """ "height x width" of [..., height, width, channels], for messages."""
+    height, width = image.shape[-3:-1]
+    return f"{height} x {width}"
