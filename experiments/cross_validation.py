@@ -27,7 +27,7 @@ from jresnet import cli
 from jresnet.config import Config, Source, require
 from jresnet.data.datasets import load_dataset
 from jresnet.errors import InputError
-from jresnet.records.files import write_bytes
+from jresnet.records.files import local_path, write_bytes
 from jresnet.records.lock import hold
 from jresnet.records.tables import Row, Table, interval, number
 
@@ -66,7 +66,7 @@ class Options(ConfigOptions):
     @property
     def directory(self) -> pathlib.Path:
         """The directory of the runs."""
-        return pathlib.Path(self.workdir or f"runs/{NAME}{'-quick' if self.quick else ''}")
+        return local_path(self.workdir or f"runs/{NAME}{'-quick' if self.quick else ''}", "--workdir")
 
 
 def run(arguments: list[str]) -> None:

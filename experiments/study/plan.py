@@ -17,6 +17,7 @@ from jresnet import cli, models
 from jresnet.config import Config, Input, Parallel, Precision, Source, flag, require
 from jresnet.data.datasets import Dataset
 from jresnet.errors import InputError
+from jresnet.records.files import local_path
 
 NAMES = (
     "initial", "augmentation", "grayscale", "learning_rate", "batch_size", "width",
@@ -112,7 +113,7 @@ class StudyOptions(Source):
     @property
     def directory(self) -> pathlib.Path:
         """The study's directory."""
-        return pathlib.Path(self.workdir or ("runs/reproduce-quick" if self.quick else "runs/reproduce"))
+        return local_path(self.workdir or ("runs/reproduce-quick" if self.quick else "runs/reproduce"), "--workdir")
 
     def held_out(self, dataset: Dataset) -> int:
         """The number of validation images that each run holds out; settings cannot be chosen on none."""

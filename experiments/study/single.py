@@ -21,7 +21,7 @@ from jresnet.parallel.devices import Devices
 from jresnet.parallel.distributed import ProcessOptions
 from jresnet.records import run_directory
 from jresnet.records.epoch import METRICS
-from jresnet.records.files import Record, write_bytes
+from jresnet.records.files import Record, local_path, write_bytes
 from jresnet.records.lock import hold
 from jresnet.train import loop
 
@@ -47,7 +47,7 @@ class Options(SeedOptions):
     def directory(self, experiment: str) -> pathlib.Path:
         """--workdir, or runs/NAME, runs/NAME-2, ...: the first that is free, or with --resume the last in use."""
         if self.workdir:
-            return pathlib.Path(self.workdir)
+            return local_path(self.workdir, "--workdir")
         name = f"{experiment}-quick" if self.quick else experiment
         paths = [pathlib.Path("runs", name)]
         while paths[-1].exists():

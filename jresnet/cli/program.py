@@ -81,6 +81,7 @@ def _plain_warnings() -> Iterator[None]:
     logger, handler = logging.getLogger("jresnet"), logging.StreamHandler()
     handler.format = lambda record: _line(record.getMessage())  # type: ignore[method-assign]
     logger.addHandler(handler)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns twice of a cache that it cannot write
     formatted, propagate = warnings.formatwarning, logger.propagate
     warnings.formatwarning, logger.propagate = lambda message, *_, **__: f"warning: {_line(message)}\n", False
     try:

@@ -10,6 +10,7 @@ from jresnet.cli.program import make_console
 from jresnet.errors import InputError, visible
 from jresnet.records import run_directory
 from jresnet.records.epoch import METRICS, read_metrics
+from jresnet.records.files import local_path
 from jresnet.records.lock import is_held
 from jresnet.train.checkpoint import Checkpoints
 
@@ -24,7 +25,7 @@ class Verify:
 
 def run(options: Verify) -> None:
     """Print a line for each run; InputError if one is damaged."""
-    directory = pathlib.Path(options.directory)
+    directory = local_path(options.directory)
     runs = runs_in(directory) if options.directory and os.path.isdir(directory) else []
     if not runs:
         shown = options.directory or "''"

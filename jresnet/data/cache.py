@@ -29,7 +29,9 @@ def load(name: str) -> dict[str, np.ndarray] | None:
 
     The arrays are copies in memory: later changes of the file do not reach them.
     """
-    path, record = _paths(name)
+    if (paths := _paths(name)) is None:
+        return None
+    path, record = paths
     try:
         stored = json.loads(record.read_text())
         if path.stat().st_size != stored["size"] or digest([path]) != stored["sha256"]:
@@ -43,7 +45,9 @@ def load(name: str) -> dict[str, np.ndarray] | None:
 
 def store(name: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Store arrays under `name`; if the cache cannot be written, only a warning says so, as it only saves time."""
-    path, record = _paths(name)
+    if (paths := _paths(name)) is None:
+        return
+    path, record = paths
     try:
         with writing(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +60,8 @@ def store(name: str, arrays: Mapping[str, np.ndarray]) -> None:
         logging.getLogger(__name__).warning(f"decoded images are not cached, and will be decoded again: {error}")
 
 
-def _paths(name: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """The file of the arrays, and the file of its size and digest."""
-    directory = cache_directory() / "datasets"
-    return directory / f"{name}.npz", directory / f"{name}.json"
+def _paths(name: str) -> tuple[pathlib.Path, pathlib.Path] | None:
+    """The file of the arrays, and the file of its size and digest; None if there is no cache."""
+    if (directory := cache_directory()) is None:
+        return None
+    return directory / "datasets" / f"{name}.npz", directory / "datasets" / f"{name}.json"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jresnet.errors import InputError
 from jresnet.models.summary import Layer, by
-from jresnet.records.files import atomic_write
+from jresnet.records.files import atomic_write, local_path
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -127,9 +127,9 @@ def draw(layers: list[Layer], path: str | os.PathLike[str], title: str) -> None:
 
 def check_path(path: str | os.PathLike[str]) -> None:
     """Raise InputError if the path's suffix is not in FORMATS or its directory does not exist."""
-    if pathlib.Path(path).suffix not in FORMATS:
+    if local_path(path, "--figure").suffix not in FORMATS:
         raise InputError(f"--figure {path}: must end in one of {', '.join(FORMATS)}: choose another name")
-    if not pathlib.Path(path).absolute().parent.is_dir():
+    if not local_path(path).absolute().parent.is_dir():
         raise InputError(f"--figure {path}: its directory does not exist: make it, or choose another path")
 
 

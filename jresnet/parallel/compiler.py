@@ -98,6 +98,7 @@ def enable_compile_cache(deterministic: bool = False) -> None:
     The cache also keeps which kernels were found fastest, and a deterministic run must not use what was tuned: its
     programs have a directory of their own.
     """
-    if jax.config.values["jax_compilation_cache_dir"] is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    chosen = jax.config.values["jax_compilation_cache_dir"] or "JAX_COMPILATION_CACHE_DIR" in os.environ
+    if not chosen and (directory := cache_directory()):
         name = "xla-deterministic" if deterministic else "xla"
-        jax.config.update("jax_compilation_cache_dir", str(cache_directory() / name))
+        jax.config.update("jax_compilation_cache_dir", str(directory / name))

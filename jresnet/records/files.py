@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import functools
 import itertools
 import json
+import logging
 import math
 import os
 import pathlib
@@ -59,7 +61,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
     CannotWrite if that fails; `path` then holds the old data.
     """
-    path = pathlib.Path(path)
+    path = local_path(path)
     # In the same directory, because a rename is atomic only within one file system. A random suffix, because
     # processes in different containers or on different machines can have the same process ID.
     temporary = temporary_name(path)
@@ -160,6 +162,47 @@ def _items(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def cache_directory() -> pathlib.Path:
-    """The project's cache directory: $XDG_CACHE_HOME/jresnet, or ~/.cache/jresnet if that is not set."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "jresnet"
+def local_path(path: str | os.PathLike[str], option: str = "") -> pathlib.Path:
+    """A path on this machine, with `~` for the home directory; `option` begins the message of a refusal.
+
+    Raises:
+      InputError: it is a URL, as gs://bucket/run, of which pathlib would make a directory called "gs:"; or there is no
+        such home directory.
+    """
+    given = f"{option} {os.fspath(path)}".strip()
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", os.fspath(path)):
+        raise InputError(f"{given}: is a URL, and jresnet reads and writes local files: mount it, or copy the files")
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{given}: there is no such home directory: give the full path") from None
+
+
+def cache_directory() -> pathlib.Path | None:
+    """The project's cache directory: $XDG_CACHE_HOME/jresnet, or ~/.cache/jresnet if that is not set.
+
+    None, and one warning in a process, if it cannot be written: caches only save time.
+    """
+    try:
+        return _writable(pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "jresnet")
+    except RuntimeError:
+        return _writable(None)
+
+
+@functools.cache
+def _writable(directory: pathlib.Path | None) -> pathlib.Path | None:
+    try:
+        if directory is None:
+            raise CannotWrite("no home directory is known")
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        probe = temporary_name(directory / "probe")
+        try:
+            with writing(directory):
+                probe.write_bytes(bytes(2**16))  # a full disk may still have room for a name
+        finally:
+            probe.unlink(missing_ok=True)
+    except CannotWrite as error:
+        logging.getLogger(__name__).warning(f"compiled programs and decoded images are not cached: {error}")
+        return None
+    return directory

@@ -23,7 +23,7 @@ from jresnet.parallel.devices import Devices
 from jresnet.records import environment, run_directory
 from jresnet.records.epoch import Epoch
 from jresnet.records.figures import curves
-from jresnet.records.files import Record
+from jresnet.records.files import Record, local_path
 from jresnet.records.lock import Lock, check_free, hold
 from jresnet.records.log import RunLog
 from jresnet.records.result import Result
@@ -95,7 +95,7 @@ def fit(
       Interrupted: SIGINT or SIGTERM arrived, here or in another process of the run; the state is saved.
       Lost: another process of the run is gone.
     """
-    directory = pathlib.Path(workdir)
+    directory = local_path(workdir, "--workdir")
     if not 0 <= seed < 2**32:
         raise InputError(f"seed {seed}: must lie from 0 to 2**32 - 1")
     models.check_network(config, len(dataset.classes), dataset.image_size)

@@ -1,7 +1,6 @@
 """`Classifier`: a trained network with its normalisation and class names."""
 
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from jresnet.data.pipeline import pad_rows
 from jresnet.errors import InputError
 from jresnet.parallel.compiler import compiler_options
 from jresnet.records import run_directory
+from jresnet.records.files import local_path
 from jresnet.records.lock import hold
 from jresnet.records.run import Data, Run
 from jresnet.train import optim
@@ -69,7 +69,7 @@ class Classifier:
         Raises:
           InputError: the directory holds no run or no sound checkpoint.
         """
-        directory = pathlib.Path(workdir)
+        directory = local_path(workdir)
         run = run_directory.read_run(directory)
         try:
             model = models.from_config(run.config, len(run.classes))
@@ -132,7 +132,7 @@ def store(
       InputError: the directory is not empty.
       CannotWrite: it cannot be written.
     """
-    path = pathlib.Path(directory)
+    path = local_path(directory)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: exists already: choose a new directory")
     model = models.from_config(config, len(classes))

@@ -1,18 +1,19 @@
 """Where a file cannot be written: one line, status 4, and with room again the same bits as if nothing had happened."""
 
 import json
-import logging
 import os
 import pathlib
+import pwd
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from jresnet.data import cache
 from jresnet.errors import CannotWrite
-from jresnet.records import run_directory
+from jresnet.records import files, run_directory
 from jresnet.train import loop
 from tests.support.runs import CONFIG, final_state, make_dataset, strip
 
@@ -80,13 +81,46 @@ def test_a_cache_without_room_costs_time_only(small_disks):
     assert all("cache" in line for line in done.stderr.splitlines()), done.stderr
 
 
-def test_decoded_images_that_cannot_be_cached_are_a_line(tmp_path, monkeypatch, caplog):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    caplog.set_level(logging.WARNING)
-    cache.store("images", {})
+@pytest.fixture
+def no_home(monkeypatch):
+    """A user without a home directory, as in a container that runs under a number only."""
+
+    def nobody(uid):
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    files._writable.cache_clear()
+    yield monkeypatch
+    files._writable.cache_clear()
+
+
+def test_without_a_home_nothing_is_cached_which_is_said_once(no_home, caplog):
+    assert [files.cache_directory() for _ in range(3)] == [None] * 3
+    cache.store("images", {"a": np.zeros(3)})
+    assert cache.load("images") is None
     (line,) = caplog.messages
-    assert line.startswith("decoded images are not cached") and str(tmp_path) in line and "\n" not in line
+    assert line == "compiled programs and decoded images are not cached: no home directory is known"
+
+
+def test_a_cache_directory_that_cannot_be_made_is_left_out(no_home, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    no_home.setenv("HOME", str(tmp_path / "file"))
+    assert files.cache_directory() is None
+    (line,) = caplog.messages
+    assert str(tmp_path / "file") in line and "cannot be written" in line
+    no_home.setenv("HOME", str(tmp_path))
+    assert files.cache_directory() == tmp_path / ".cache" / "jresnet" and files.cache_directory().is_dir()
+    assert not list(files.cache_directory().iterdir()) and len(caplog.messages) == 1
+
+
+@pytest.mark.slow
+def test_a_program_without_a_home_says_so_once(tmp_path):
+    place = {"HOME": "/proc/nobody", "XDG_CACHE_HOME": "", "MPLCONFIGDIR": ""}
+    done = run(tmp_path, [sys.executable, *PROGRAM.split(), "--pool-size", "8", "--workdir", "run"], **place)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\n") == 1 and "are not cached: /proc/nobody" in done.stderr
 
 
 @pytest.mark.parametrize("words", [["--help"], ["verify", str(ROOT / "experiments" / "results")]])
