@@ -58,14 +58,14 @@ def verified(directory: pathlib.Path) -> str:
     if not (directory / run_directory.CONFIG).exists():
         run_directory.read_copy(directory)
         return "copy of a result, sound"
-    fingerprint = run_directory.read_run(directory).fingerprint
+    fingerprints = run_directory.read_run(directory).fingerprints
     finished = (directory / run_directory.RESULT).exists()
     if finished:
         run_directory.read_result(directory)
     path = directory / METRICS
     epochs = read_metrics(path) if path.exists() else []
     records = "finished, records sound" if finished else "not finished, records readable"
-    with Checkpoints(directory / run_directory.CHECKPOINTS, read_only=True, run=fingerprint) as checkpoints:
+    with Checkpoints(directory / run_directory.CHECKPOINTS, read_only=True, runs=fingerprints) as checkpoints:
         metas = {step: checkpoints.restore(step)[1] for step in checkpoints.steps()}
     for step, meta in metas.items():
         if meta.history is not None and list(meta.history) != epochs[: len(meta.history)]:

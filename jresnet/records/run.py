@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from jresnet.config import Config, as_typed
+from jresnet.config import Config, as_typed, require
 from jresnet.errors import InputError
 from jresnet.records import schema
 from jresnet.records.files import Record
@@ -70,6 +70,10 @@ class Run:
     """mean of each colour channel of the training images, on a scale of 0 to 1"""
     std: tuple[NonNegative, ...]
     """standard deviation of each colour channel, on the same scale"""
+    earlier_epochs: tuple[Count, ...] | None = None
+    """the epochs that it was to have before it was given more"""
+    jresnet: str | None = None
+    """the version of jresnet that began it"""
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == 3 or 0 in self.std or max(*self.mean, *self.std) > 1:
@@ -89,6 +93,13 @@ class Run:
         rest = (self.seed, data, self.classes, self.image_size, self.mean, self.std)
         content = json.dumps([digest(self.config, self.dataset.get("sha256", "")), *rest], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """The `fingerprint`, and those of the time before the run was given more epochs."""
+        planned = (self.config.epochs, *reversed(self.earlier_epochs or ()))
+        configs = (dataclasses.replace(self.config, epochs=epochs) for epochs in planned)
+        return tuple(dataclasses.replace(self, config=config).fingerprint for config in configs)
 
     @classmethod
     def from_json(cls, record: object, path: object) -> "Run":
@@ -122,6 +133,22 @@ def digest(config: Config, sha256: str) -> str:
     defaults = identity(Config())
     options = {option: value for option, value in identity(config).items() if value != defaults[option]}
     return hashlib.sha256(json.dumps([options, sha256], sort_keys=True).encode()).hexdigest()
+
+
+def is_longer(config: Config, recorded: Config) -> bool:
+    """Whether a configuration is the recorded one with more epochs, and trains the recorded ones as that did.
+
+    Raises:
+      InputError: it has more epochs, but its learning rates depend on their number.
+    """
+    if config.epochs <= recorded.epochs or identity(dataclasses.replace(config, epochs=recorded.epochs)) != identity(
+        recorded
+    ):
+        return False
+    rule = f"the run was to have {recorded.epochs}, and its {config.schedule} schedule depends on their number"
+    remedy = "only constant rates can go on: choose another directory to train anew"
+    require(config, "epochs", config.schedule == "constant", f"{rule}: {remedy}")
+    return True
 
 
 def differences(record: Mapping[str, Any], config: Config, seed: int, sha256: str) -> list[str]:

@@ -1,5 +1,7 @@
 """The directory of a run: config.json, result.json, predictions.npz, and their checksums."""
 
+import contextlib
+import dataclasses
 import hashlib
 import math
 import os
@@ -24,7 +26,7 @@ from jresnet.records.files import (
 )  # fmt: skip
 from jresnet.records.lock import LOCK
 from jresnet.records.result import Result
-from jresnet.records.run import Run, config_from_json, differences
+from jresnet.records.run import Run, config_from_json, differences, is_longer
 
 CONFIG, RESULT, CURVES, CHECKPOINTS = "config.json", "result.json", "curves.png", "checkpoints"
 PREDICTIONS, SUMS = "predictions.npz", "sha256sums.txt"
@@ -47,20 +49,28 @@ def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume:
         if os.path.exists(workdir / RESULT):
             raise InputError(f"--workdir {workdir}: holds {RESULT} but no {CONFIG}: restore it, or choose another")
         return None
-    if different := differences(read_run(workdir).to_json(), config, seed, sha256):
+    run = read_run(workdir)
+    longer = is_longer(config, run.config)
+    planned = dataclasses.replace(config, epochs=run.config.epochs) if longer else config
+    if different := differences(run.to_json(), planned, seed, sha256):
         raise InputError(
             f"--workdir {workdir}: holds another run ({'; '.join(different)}): "
             "choose another directory, or that run's own options with --resume"
         )
     if not resume:
+        planned_for = f" with {run.config.epochs} epochs" if longer else ""
         raise InputError(
-            f"--workdir {workdir}: already holds this run: add --resume to continue it, or choose another directory"
+            f"--workdir {workdir}: already holds this run{planned_for}: add --resume to continue it, or choose another "
+            "directory"
         )
-    return read_result(workdir) if os.path.exists(workdir / RESULT) else None
+    result = read_result(workdir) if os.path.exists(workdir / RESULT) else None
+    return None if longer else result
 
 
 def create(workdir: pathlib.Path, run: Run) -> None:
-    """Create the directory of a run that `check` has accepted, unless it exists.
+    """Create the directory of a run that `check` has accepted, or give the run in it the epochs that it lacks.
+
+    The result of a finished run that gets more epochs is kept as `result-N-epochs.json`.
 
     Raises:
       InputError: what it records of the images is not what they are.
@@ -70,11 +80,20 @@ def create(workdir: pathlib.Path, run: Run) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / CONFIG).exists():
         write_json(workdir / CONFIG, run.to_json())
-    elif read_run(workdir).fingerprint != run.fingerprint:
+        return
+    recorded = read_run(workdir)
+    earlier = (*(recorded.earlier_epochs or ()), recorded.config.epochs)
+    longer = is_longer(run.config, recorded.config)
+    expected = dataclasses.replace(run, earlier_epochs=earlier if longer else recorded.earlier_epochs)
+    if recorded.fingerprint != expected.fingerprints[1 if longer else 0]:
         raise InputError(
             f"{workdir / CONFIG}: sizes, classes, mean or std are not those of the data: restore it, or move "
             f"{workdir} away to train again"
         )
+    if longer:
+        with writing(workdir), contextlib.suppress(FileNotFoundError):  # of an unfinished run
+            (workdir / RESULT).rename(workdir / f"result-{recorded.config.epochs}-epochs.json")
+        write_json(workdir / CONFIG, dataclasses.replace(expected, jresnet=recorded.jresnet).to_json())
 
 
 def read_run(workdir: pathlib.Path) -> Run:

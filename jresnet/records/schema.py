@@ -72,8 +72,16 @@ def parse(kind: type[T], value: object, path: object) -> T:
         return typing.cast(T, _convert(kind, value))
     except ValueError as error:
         raise InputError(
-            f"{path}: not a record of this version ({error}): restore the file, or choose another directory"
+            f"{path}: not a record of this version ({error}{_writer(value)}): restore the file, or choose another "
+            "directory"
         ) from None
+
+
+def _writer(record: Record) -> str:
+    """Which jresnet wrote a record, as far as it says so, in words."""
+    versions = record.get("versions")
+    version = record.get("jresnet") or (versions.get("jresnet") if isinstance(versions, dict) else None)
+    return f"; jresnet {_shown(version)} wrote it" if isinstance(version, str) else ""
 
 
 def describe(hint: Any) -> str:
@@ -156,10 +164,12 @@ def _dataclass(kind: type, value: Record) -> Any:
     value = {name: item for name, item in value.items() if name != "version"}
     fields = {field.name: field for field in dataclasses.fields(kind)}
     if unknown := [name for name in value if name not in fields]:
-        raise ValueError(f"it has an unknown field {_shown(unknown[0])}")
+        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        shown = ", ".join(map(_shown, unknown[:10])) + more
+        raise ValueError(f"has {'an unknown field' if len(unknown) == 1 else 'unknown fields'} {shown}")
     required = (name for name, field in fields.items() if field.default is dataclasses.MISSING)
     if missing := [name for name in required if name not in value]:
-        raise ValueError(f"it lacks {', '.join(missing)}")
+        raise ValueError(f"lacks {', '.join(missing)}")
     converted = {}
     for name, item in value.items():
         try:

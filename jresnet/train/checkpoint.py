@@ -9,7 +9,7 @@ import logging
 import pathlib
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
@@ -74,10 +74,13 @@ class Checkpoints:
     """Writes and reads the checkpoints in one directory; a context manager that waits for pending writes.
 
     The directory is created with the first of them, and the latest `keep` are kept, all for None. With `read_only` a
-    run may be writing at the same time. `run` is the fingerprint of the run that they are of, None for any.
+    run may be writing at the same time. `runs` are the fingerprints of the run that they are of, its present one first;
+    none for any run's.
     """
 
-    def __init__(self, directory: pathlib.Path, keep: int | None = 2, read_only: bool = False, run: str | None = None):
+    def __init__(
+        self, directory: pathlib.Path, keep: int | None = 2, read_only: bool = False, runs: Sequence[str] = ()
+    ):
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # errors are raised, too
         _silence_leftovers()
         self._options = ocp.CheckpointManagerOptions(
@@ -88,7 +91,7 @@ class Checkpoints:
         )
         self._directory = pathlib.Path(directory).resolve()
         self._manager: ocp.CheckpointManager | None = None
-        self._run = run
+        self._runs = tuple(runs)
         self._saved: int | None = None  # the latest step, perhaps not yet on disk
 
     def save(self, step: int, state: Any, meta: Meta) -> None:
@@ -104,7 +107,7 @@ class Checkpoints:
         self._saved = step
         # A copy: training goes on and donates the state's buffers while the files are written.
         state = jax.tree.map(jnp.copy, state)
-        record = _record(self._run or "", step, digests(state), meta)
+        record = _record(self._runs[0] if self._runs else "", step, digests(state), meta)
         if jax.process_count() > 1:
             sharding = _sharding()
             state = jax.tree.map(lambda a: jax.make_array_from_single_device_arrays(a.shape, sharding, [a]), state)
@@ -138,7 +141,7 @@ class Checkpoints:
                 raise InputError(f"{path}: this checkpoint cannot be read now ({problem}): try again, or elsewhere")
             raise Damaged(f"{path}: this checkpoint cannot be restored ({problem})")
         state = jax.tree.map(lambda leaf: leaf.addressable_data(0), checkpoint.state)
-        return state, _checked(path, self._run, step, checkpoint.meta, state)
+        return state, _checked(path, self._runs, step, checkpoint.meta, state)
 
     def restore_newest(self, like: Any) -> tuple[Any, Meta] | None:
         """Read the newest sound checkpoint, see `restore`; None if there are none at all. A collective.
@@ -249,7 +252,7 @@ def _sum(record: Record) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _checked(path: pathlib.Path, run: str | None, step: int, record: Any, state: Any) -> Meta:
+def _checked(path: pathlib.Path, runs: Sequence[str], step: int, record: Any, state: Any) -> Meta:
     """What a checkpoint's own record says, if it is of this run and step and agrees with its digests and the state."""
     if isinstance(record, dict) and record.keys() == {"seconds"}:
         _log.warning(f"{path}: is of a version without digests: its arrays are not verified")
@@ -262,7 +265,7 @@ def _checked(path: pathlib.Path, run: str | None, step: int, record: Any, state:
         raise Damaged(f"{path}: this checkpoint is damaged (its record does not match its digest)")
     if verified.step != step:
         raise Damaged(f"{path}: this checkpoint is that of step {verified.step}")
-    if run not in (None, verified.run):
+    if runs and verified.run not in runs:
         raise Damaged(f"{path}: this checkpoint is that of another run")
     found, recorded = digests(state), verified.digests
     different = sorted(name for name in found.keys() | recorded if found.get(name) != recorded.get(name))

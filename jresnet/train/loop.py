@@ -81,7 +81,8 @@ def fit(
       workdir: the run's directory, created if necessary.
       seed: decides initial weights, validation split, order and augmentation; from 0 to 2**32 - 1.
       experiment: name of the run in its records.
-      resume: continue from the latest checkpoint in `workdir`; if the run is finished, return its result.
+      resume: continue from the latest checkpoint in `workdir`; if the run is finished, return its result. A run with
+        a constant learning rate, finished or not, may be given more epochs: it ends as if it had had them at once.
       keep: how many checkpoints to keep; None for all.
       checkpoint_seconds: at least so many seconds of training lie between two checkpoints, so that epochs that take
         longer are all saved; the first epoch, the last and the state at a stop signal are saved in any case.
@@ -142,9 +143,10 @@ def train(
 ) -> Result:
     """Train from where the directory, which this process or another of the run holds, says; see `fit`."""
     run, config = trainer.run, trainer.run.config
+    runs = run_directory.read_run(directory).fingerprints
     with (
         catch_stop_signals() as signal,
-        Checkpoints(directory / run_directory.CHECKPOINTS, keep, run=run.fingerprint) as checkpoints,
+        Checkpoints(directory / run_directory.CHECKPOINTS, keep, runs=runs) as checkpoints,
         RunLog(
             directory,
             epochs=config.epochs,
@@ -200,7 +202,8 @@ def describe(config: Config, dataset: Dataset, sha256: str, seed: int, experimen
     source = {} if dataset.source is None else vars(dataset.source)
     config = dataclasses.replace(models.fill_defaults(config), **source | {"dataset": dataset.name})
     return Run(
-        experiment, seed, config, dataset_record(dataset, sha256), dataset.classes, dataset.image_size, mean, std
+        experiment, seed, config, dataset_record(dataset, sha256), dataset.classes, dataset.image_size, mean, std,
+        jresnet=environment.versions().get("jresnet"),
     )  # fmt: skip
 
 

@@ -79,7 +79,7 @@ class Classifier:
         # The shapes depend neither on the seed nor on the number of steps.
         program = init_program(model, optim.shared_optimizer(run.config, 1), (*run.image_size, 3))
         shapes = jax.eval_shape(program, 0, run.config.learning_rate, run.config.weight_decay)
-        with Checkpoints(directory / run_directory.CHECKPOINTS, read_only=True, run=run.fingerprint) as checkpoints:
+        with Checkpoints(directory / run_directory.CHECKPOINTS, read_only=True, runs=run.fingerprints) as checkpoints:
             restored = checkpoints.restore_newest(shapes)
         if restored is None:
             raise InputError(f"{directory}: this run has no checkpoint yet: let it train for an epoch first")
@@ -142,6 +142,6 @@ def store(
     config, data = models.fill_defaults(config), Data(name=CONVERTED).to_json()
     run = Run(CONVERTED, 0, config, data, tuple(classes), image_size, tuple(mean), tuple(std))
     with hold(path):
-        with Checkpoints(path / run_directory.CHECKPOINTS, run=run.fingerprint) as checkpoints:
+        with Checkpoints(path / run_directory.CHECKPOINTS, runs=run.fingerprints) as checkpoints:
             checkpoints.save(0, (state, metrics), Meta(history=()))
         run_directory.create(path, run)

@@ -206,7 +206,12 @@ def test_an_option_of_a_later_version_is_refused(workdir):
     record = json.loads((workdir / "config.json").read_text())
     record["config"]["mixup"] = 0.2
     (workdir / "config.json").write_text(json.dumps(record))
-    assert "not a record of this version (config it has an unknown field 'mixup')" in refused(workdir, make_run())
+    message = refused(workdir, make_run())
+    assert "not a record of this version (config has an unknown field 'mixup'; jresnet '" in message
+    record["config"]["cutout"], record["jresnet"] = 3, "9.1"
+    (workdir / "config.json").write_text(json.dumps(record))
+    message = refused(workdir, make_run())
+    assert "(config has unknown fields 'mixup', 'cutout'; jresnet '9.1' wrote it)" in message
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[1]", b"3", b'{"config": 1}', b'{"seed": 0}', b"{}"])

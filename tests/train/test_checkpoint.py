@@ -70,7 +70,7 @@ def test_a_checkpoint_without_digests_is_restored_and_said_to_be_unverified(tmp_
     monkeypatch.setattr(checkpoint, "_record", lambda run, step, digests, meta: {"seconds": meta.seconds})
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state(1), Meta(seconds=1.25))
-    with Checkpoints(tmp_path, run="any") as checkpoints:
+    with Checkpoints(tmp_path, runs=("any",)) as checkpoints:
         found, meta = checkpoints.restore_newest(state())
     chex.assert_trees_all_equal(bits(found), bits(state(1)))
     assert (meta.seconds, meta.history) == (1.25, None)

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from jresnet import models
+from jresnet.cli.verify import verified
 from jresnet.config import Config
 from jresnet.errors import Diverged, InputError, Interrupted
 from jresnet.parallel.devices import Devices
@@ -74,6 +75,52 @@ def test_resume_from_every_saved_epoch_ends_in_the_same_bits(whole, tmp_path):
         assert_same_run(source, target)
         recorded = json.loads((source / "result.json").read_text())
         assert result.test_loss == recorded["test_loss"] and result.test_accuracy == recorded["test_accuracy"]
+
+
+def test_a_run_that_is_given_more_epochs_ends_as_if_it_had_had_them_at_once(whole, tmp_path):
+    config, source = whole
+    short = dataclasses.replace(config, epochs=1)
+    first = loop.fit(short, make_dataset(), tmp_path)
+    loop.fit(config, make_dataset(), tmp_path)
+    assert_same_run(source, tmp_path)
+    run, result = run_directory.read_run(tmp_path), run_directory.read_result(tmp_path)
+    assert (run.earlier_epochs, result.epochs) == ((1,), 3)
+    assert json.loads((tmp_path / "result-1-epochs.json").read_text()) == json.loads(json.dumps(first.to_json()))
+    assert "finished, records sound; 2 checkpoints sound" in verified(tmp_path)
+    assert Classifier.load(tmp_path).classes == make_dataset().classes
+    with pytest.raises(InputError, match=r"holds another run \(epochs 3, not 2\)"):
+        loop.fit(dataclasses.replace(config, epochs=2), make_dataset(), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_that_stops_on_the_way_to_more_epochs_has_lost_nothing(whole, tmp_path, monkeypatch):
+    config, source = whole
+    short = dataclasses.replace(config, epochs=1)
+    loop.fit(short, make_dataset(), tmp_path)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_directory, "write_json", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        loop.fit(config, make_dataset(), tmp_path)
+    monkeypatch.undo()
+    assert loop.fit(short, make_dataset(), tmp_path).epochs == 1
+    for epochs in (2, 3):
+        loop.fit(dataclasses.replace(config, epochs=epochs), make_dataset(), tmp_path)
+    assert run_directory.read_run(tmp_path).earlier_epochs == (1, 2)
+    assert_same_run(source, tmp_path)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "step"])
+def test_a_run_whose_rates_depend_on_its_epochs_is_not_given_more(tmp_path, schedule):
+    config = dataclasses.replace(CONFIG, epochs=1, schedule=schedule)
+    dataset = make_dataset()
+    run_directory.create(tmp_path, loop.describe(config, dataset, dataset.sha256, 0, "train"))
+    with pytest.raises(InputError, match=rf"--epochs 2: the run was to have 1, and its {schedule} schedule depends"):
+        loop.fit(dataclasses.replace(config, epochs=2), dataset, tmp_path)
+    with pytest.raises(InputError, match=r"epochs 1, not 2; .*seed 0, not 1"):
+        loop.fit(dataclasses.replace(config, epochs=2, schedule="constant"), dataset, tmp_path, seed=1)
 
 
 @pytest.mark.parametrize(("least", "expected"), [(0, [1, 2, 3, 4, 5, 6]), (20, [1, 3, 5, 6]), (math.inf, [1, 6])])
