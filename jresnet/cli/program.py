@@ -17,6 +17,7 @@ import rich.console
 from jresnet.errors import CannotWrite, Diverged, InputError, Interrupted, Lost, visible
 from jresnet.parallel import distributed
 from jresnet.records.files import FULL
+from jresnet.train.memory import exhausted, is_exhausted
 
 
 def exit_status(program: Callable[[], None]) -> int:
@@ -49,11 +50,14 @@ def exit_status(program: Callable[[], None]) -> int:
             raise
         _discard_output()
         status = _report(f"the output cannot be written ({error.strerror}): make room where it goes", 4)
-    except Exception:
-        if not jax.distributed.is_initialized():
+    except Exception as error:
+        if is_exhausted(error):
+            status = _report(exhausted(error), 2)
+        elif jax.distributed.is_initialized():
+            traceback.print_exc()
+            status = 1
+        else:
             raise
-        traceback.print_exc()
-        status = 1
     distributed.exit_after_failure(status)
     return status
 

@@ -215,13 +215,13 @@ def check_training(config: Config, dataset: Dataset, devices: int = 1) -> None:
     updates = config.epochs * config.steps_per_epoch(images)
     rule = f"makes {updates:,} updates of {images:,} images by --batch-size {config.batch_size}"
     require(config, "epochs", updates < 2**31, f"{rule}, but JAX counts to 2,147,483,647: choose fewer")
-    values = _smallest_batch(config, images, devices) * math.prod(model.feature_map(dataset.image_size))
+    values = smallest_batch(config, images, devices) * math.prod(model.feature_map(dataset.image_size))
     rule = f"leaves 1 of {images:,} training images for a batch, whose last feature map is 1 x 1"
     remedy = "batch normalisation needs 2 values: choose another size"
     require(config, "batch_size", values > 1, f"{rule}: {remedy}")
 
 
-def _smallest_batch(config: Config, images: int, devices: int) -> int:
+def smallest_batch(config: Config, images: int, devices: int = 1) -> int:
     """The fewest images that are normalised together: of the last batch, or of a device's share of it."""
     last = images % config.batch_size or config.batch_size
     if config.batch_norm == "synchronised":

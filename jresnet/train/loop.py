@@ -28,6 +28,7 @@ from jresnet.records.lock import Lock, check_free, hold
 from jresnet.records.log import RunLog
 from jresnet.records.result import Result
 from jresnet.records.run import Run
+from jresnet.train import memory
 from jresnet.train.checkpoint import Checkpoints, steps
 from jresnet.train.evaluate import Outputs, summarise
 from jresnet.train.signals import StopSignal, catch_stop_signals
@@ -37,6 +38,8 @@ CHECKPOINT_SECONDS = 30.0
 """Minimum seconds of training between two checkpoints: writing one takes tenths of a second, as a short epoch does."""
 METRIC_PREFIXES = ("train_", "validation_", "test_")
 """How the names of the metrics in an epoch's record begin."""
+
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -99,7 +102,7 @@ def fit(
     directory = local_path(workdir, "--workdir")
     if not 0 <= seed < 2**32:
         raise InputError(f"seed {seed}: must lie from 0 to 2**32 - 1")
-    models.check_network(config, len(dataset.classes), dataset.image_size)
+    parameters = models.check_network(config, len(dataset.classes), dataset.image_size)
     devices = Devices(config)
     pooled = devices.platform == "gpu" and models.from_config(config, 2).stem == "imagenet"
     rule = "imagenet networks have no deterministic max pooling on GPUs: choose another --model"
@@ -111,24 +114,29 @@ def fit(
     check_processes_agree(run, directory, finished)
     if finished is not None:
         return finished
+    memory.check_state(config, parameters)
+    warn_of_single_images(config, len(dataset.train), devices.count)
     if distributed.is_primary():
         check_free(directory)  # `hold` checks it again; here before the devices' memory is needed
     commit = environment.commit()  # now, not at the end: the checkout may change during a long run
     enable_compile_cache(config.deterministic)
-    trainer = Trainer(run, dataset.train, devices)
-    held = hold(directory) if distributed.is_primary() else contextlib.nullcontext()
-    with held as lock:
-        # Another process may have used the directory since the first check.
-        finished = run_directory.check(directory, run.config, seed, sha256, resume) if lock else None
-        if distributed.process_max([finished is not None]) == [1.0]:
-            return finished or run_directory.read_result(directory)
-        create_directory(directory, run, trainer)
-        try:
-            return train(trainer, dataset, directory, commit, lock, keep, checkpoint_seconds, console)
-        except CannotWrite as error:
-            if lock and lock.lost:  # what is there now is not this run's
-                raise
-            raise CannotWrite(f"{error}; {what_is_left(directory)}") from None
+    with catch_stop_signals() as signal, memory.limited():
+        trainer = Trainer(run, dataset.train, devices)
+        trainer.start()
+        trainer.prepare()
+        held = hold(directory) if distributed.is_primary() else contextlib.nullcontext()
+        with held as lock:
+            # Another process may have used the directory since the first check.
+            finished = run_directory.check(directory, run.config, seed, sha256, resume) if lock else None
+            if distributed.process_max([finished is not None]) == [1.0]:
+                return finished or run_directory.read_result(directory)
+            create_directory(directory, run, trainer)
+            try:
+                return train(trainer, dataset, directory, commit, lock, keep, checkpoint_seconds, console, signal)
+            except CannotWrite as error:
+                if lock and lock.lost:  # what is there now is not this run's
+                    raise
+                raise CannotWrite(f"{error}; {what_is_left(directory)}") from None
 
 
 def train(
@@ -140,12 +148,12 @@ def train(
     keep: int | None,
     checkpoint_seconds: float,
     console: rich.console.Console | None,
+    signal: StopSignal,
 ) -> Result:
     """Train from where the directory, which this process or another of the run holds, says; see `fit`."""
     run, config = trainer.run, trainer.run.config
     runs = run_directory.read_run(directory).fingerprints
     with (
-        catch_stop_signals() as signal,
         Checkpoints(directory / run_directory.CHECKPOINTS, keep, runs=runs) as checkpoints,
         RunLog(
             directory,
@@ -156,7 +164,7 @@ def train(
             writes=distributed.is_primary(),
         ) as log,
     ):
-        history = trainer.start(checkpoints)
+        history = trainer.resume(checkpoints)
         log.begin(trainer.epoch, trainer.step_in_epoch, history)
         unsaved = math.inf  # seconds of training since the latest checkpoint, the same in all processes
         for epoch in range(trainer.epoch, config.epochs):
@@ -207,6 +215,15 @@ def describe(config: Config, dataset: Dataset, sha256: str, seed: int, experimen
     )  # fmt: skip
 
 
+def warn_of_single_images(config: Config, images: int, devices: int) -> None:
+    """Say if batch normalisation has only one image somewhere; `check_training` refuses a single value per channel."""
+    if models.smallest_batch(config, images, devices) == 1:
+        _log.warning(
+            f"--batch-size {config.batch_size}: leaves 1 of {images:,} training images for a batch, which is "
+            "normalised by its own pixels alone"
+        )
+
+
 def check_processes_agree(run: Run, directory: pathlib.Path, finished: Result | None) -> None:
     """Raise InputError unless all processes have the same options and data and see the same checkpoints.
 
@@ -222,7 +239,7 @@ def check_processes_agree(run: Run, directory: pathlib.Path, finished: Result | 
         f"the existence of {directory / run_directory.RESULT}": finished is not None,
     }
     for warning in distributed.require_equal(settings, environment.versions()):
-        logging.getLogger(__name__).warning(warning)
+        _log.warning(warning)
 
 
 def create_directory(directory: pathlib.Path, run: Run, trainer: Trainer) -> None:

@@ -24,6 +24,7 @@ from jresnet.parallel.devices import Devices
 from jresnet.records.files import Record
 from jresnet.records.log import RunLog
 from jresnet.records.run import Run
+from jresnet.train import memory
 from jresnet.train.checkpoint import Checkpoints, Meta
 from jresnet.train.evaluate import CACHED_PROGRAMS, Evaluator
 from jresnet.train.layout import TREES, VectorLayout, resized
@@ -179,20 +180,33 @@ class Trainer:
         self.compile_seconds = 0.0
         self.stop_signal: int | None = None
 
-    def start(self, checkpoints: Checkpoints | None = None) -> Sequence[Record] | None:
-        """Start from the newest sound checkpoint, or from the initial state if there are none.
+    def start(self) -> None:
+        """Start from the initial state."""
+        self._begin_at(self._init(*self._init_arguments), seconds=0.0)
+
+    def prepare(self) -> None:
+        """Compile the program of the first call; InputError if a call needs more memory than there is."""
+        chunk = next(self.source.epoch(0, 0, lambda left: 1))
+        self._compile(chunk)
+
+    def resume(self, checkpoints: Checkpoints) -> Sequence[Record] | None:
+        """Go on from the newest sound checkpoint, if there is one, else from the state as it is.
 
         Returns:
           The records of the epochs before the current one; None if the checkpoint does not have them.
         """
-        restored = checkpoints.restore_newest(self._shapes) if checkpoints else None
-        (state, metrics), meta = restored or (self._init(*self._init_arguments), Meta(history=()))
-        self.step = int(state.step)
-        self.seconds = meta.seconds
-        self.state, self.metrics = self.devices.replicate((state, metrics))
+        restored = checkpoints.restore_newest(self._shapes)
+        if restored is None:
+            return ()
+        state, meta = restored
+        self._begin_at(state, meta.seconds)
         if meta.execution and (different := meta.execution.differences(self.devices.execution)):
             _log.warning(f"resumed with {', '.join(different)}: sums may round otherwise, and the last bits differ")
         return meta.history
+
+    def _begin_at(self, state: tuple[TrainState, Metrics], seconds: float) -> None:
+        self.step, self.seconds = int(state[0].step), seconds
+        self.state, self.metrics = self.devices.replicate(state)
 
     @property
     def epoch(self) -> int:
@@ -229,7 +243,9 @@ class Trainer:
         if self.step == first_step:
             self.metrics, self.seconds = self.devices.replicate(Metrics.zero()), 0.0
         for chunk in self.source.epoch(epoch, self.step - first_step, lambda left: min(left, self._steps_per_call)):
-            program, is_new = self._compile(chunk, epoch, log)
+            if is_new := self._key(chunk) not in self._compiled:
+                log.advance(self.step - first_step, epoch, "compile")
+            program = self._compile(chunk)
             started = time.perf_counter()
             self.state, self.metrics = program(self.state, self.metrics, *chunk)
             bad_step = int(self.devices.unreplicate(self.metrics.bad_step))
@@ -280,19 +296,22 @@ class Trainer:
             calls = 1 << (-(-epoch // self._steps_per_call) - 1).bit_length()
             self._fixed_steps = self._steps_per_call = max(1, epoch // calls)
 
-    def _compile(self, chunk: Chunk, epoch: int, log: RunLog) -> tuple[jax.stages.Wrapped, bool]:
-        """The program for this chunk, and whether it was compiled now, apart from the time of training."""
+    def _key(self, chunk: Chunk) -> tuple[Any, ...]:
+        """What decides the compiled program for a chunk: its fixed number of steps, if any, and its shapes."""
         length = fixed_steps(chunk, self._fixed_steps if self._fixes else None)
-        program = self.program(length)
-        key = length, *(leaf.shape for leaf in jax.tree.leaves(chunk.arrays))
-        if key in self._compiled:
-            return program, False
-        log.advance(self.step - epoch * self.steps_per_epoch, epoch, "compile")
-        started = time.perf_counter()
-        program.lower(self.state, self.metrics, *chunk).compile()
-        self.compile_seconds += time.perf_counter() - started
-        self._compiled.add(key)
-        return program, True
+        return length, *(leaf.shape for leaf in jax.tree.leaves(chunk.arrays))
+
+    def _compile(self, chunk: Chunk) -> jax.stages.Wrapped:
+        """The program for this chunk, compiled now if it is new, apart from the time of training."""
+        key = self._key(chunk)
+        program = self.program(key[0])
+        if key not in self._compiled:
+            started = time.perf_counter()
+            compiled = program.lower(self.state, self.metrics, *chunk).compile()
+            self.compile_seconds += time.perf_counter() - started
+            memory.check_step(compiled, self.run.config, self.devices)
+            self._compiled.add(key)
+        return program
 
     def _diverged(self, what: str, step: int) -> Diverged:
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)

@@ -106,7 +106,8 @@ def run(way: str, folder: pathlib.Path, dtype: str) -> None:
     assert trainer.devices.count == devices
     check_join(trainer.devices)
     with Checkpoints(folder / source) as checkpoints:
-        trainer.start(checkpoints)
+        trainer.start()
+        trainer.resume(checkpoints)
         if trainer.step:
             np.savez(folder / f"{way}-restored.npz", **arrays_of(trainer))
         for epoch in range(trainer.step // trainer.steps_per_epoch, EPOCHS):
