@@ -23,6 +23,8 @@ Model = Literal[
 Parallel = Literal["auto", "jit", "pmap"]
 Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "cosine", "linear", "step"]
+Shortcut = Literal["projection", "padding"]
+Stem = Literal["small", "small-pool", "imagenet"]
 
 MAX_QUOTED = 200
 """Characters of a value in a message."""
@@ -59,7 +61,7 @@ class Config:
     """Probability of conversion to grayscale (section 3.2)."""
 
     model: Model = "resnet18"
-    """The network; see `jresnet.models`. The next five options default to the network's own values."""
+    """The network; see `jresnet.models`. The options below, --budget excepted, default to the network's own values."""
     width: int | None = None
     """Channels of the first stage (the report's "channel"; resnet18: 64), doubled in each later stage."""
     blocks: tuple[int, ...] | None = None
@@ -67,9 +69,15 @@ class Config:
     kernel_size: int | tuple[int, ...] | None = None
     """K: odd kernel size of the convolutions in the blocks (3); one number, or one per stage."""
     pool_size: int | None = None
-    """P: window and stride of the final average pooling, in pixels of the last feature map (resnet18: 4)."""
+    """P: window and stride of the final average pooling, in pixels of the last feature map (resnet18: 4); 0: all."""
     dropout: float | None = None
     """Dropout rate: inside the blocks of pre-activation networks, before the linear layer of others (resnet18: 0)."""
+    shortcut: Shortcut | None = None
+    """Of blocks that change the shape: projection, a 1x1 convolution (resnet18), or padding with zeros (resnet20)."""
+    stem: Stem | None = None
+    """small: one convolution; small-pool: and 3x3 max pooling of stride 2; imagenet: 7x7 of stride 2, and pooling."""
+    epsilon: float | None = None
+    """Added to the variance by every batch normalisation (1e-5)."""
     budget: int | None = None
     """Maximum number of trainable parameters, checked before training (5,000,000 in the report)."""
 
@@ -110,12 +118,11 @@ class Config:
                 require(self, name, False, f"must be of type {getattr(hint, '__name__', hint)}, not {given}")
             if isinstance(value, int) and hint is float and abs(value) < 2**31:  # as a record holds it
                 object.__setattr__(self, name, float(value))
-        for name, choices in literals().items():
-            require(self, name, getattr(self, name) in choices, f"must be one of {', '.join(choices)}")
-        smallest = dict.fromkeys(
-            ("width", "kernel_size", "pool_size", "blocks", "epochs", "batch_size", "channel_multiple"), 1
-        )
-        for name, least in (smallest | {"validation": 0, "crop_padding": 0}).items():
+        for name, listed in literals().items():
+            value = getattr(self, name)
+            require(self, name, value is None or value in listed, f"must be one of {', '.join(listed)}")
+        smallest = dict.fromkeys(("width", "kernel_size", "blocks", "epochs", "batch_size", "channel_multiple"), 1)
+        for name, least in (smallest | {"validation": 0, "crop_padding": 0, "pool_size": 0}).items():
             for number in numbers(getattr(self, name)):
                 require(self, name, number >= least, f"must be at least {least}")
                 require(self, name, number < 2**31, "must be below 2147483648, the limit of JAX's 32-bit integers")
@@ -125,6 +132,7 @@ class Config:
         for name in ("dropout", "momentum"):
             rate = getattr(self, name)
             require(self, name, rate is None or (0 <= rate < 1 and float32(rate) < 1), rule)
+        require(self, "epsilon", self.epsilon is None or self.epsilon > 0, "must be above 0")
         require(self, "budget", self.budget is None or 1 <= self.budget < 2**63, "must be at least 1 and below 2**63")
         odd = all(side % 2 == 1 for side in numbers(self.kernel_size))
         require(self, "kernel_size", odd, "must be odd, so that the padding is symmetric")
@@ -137,7 +145,8 @@ class Config:
         require(self, "warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, "must lie between 0 and --epochs")
         if self.nesterov:
             require(self, "momentum", self.momentum > 0, "must be above 0 with --nesterov")
-        for name in ("flip", "grayscale", "dropout", "momentum", "learning_rate", "weight_decay", "warmup_epochs"):
+        scales = ("dropout", "epsilon", "momentum", "learning_rate", "weight_decay", "warmup_epochs")
+        for name in ("flip", "grayscale", *scales):
             size = getattr(self, name) or FLOAT32_SMALLEST  # 0 and None are exempt
             small = not isinstance(size, int) or size < 2**31
             require(self, name, small, "must be a float at this size, as in 1e10, for JAX's 32-bit integers end here")
@@ -152,17 +161,27 @@ class Config:
 @functools.cache
 def hints() -> dict[str, Any]:
     """Field of `Config` -> its type; that of a Literal is str."""
-    return {
-        field.name: str if get_origin(field.type) is Literal else field.type for field in dataclasses.fields(Config)
-    }
+    return {field.name: _plain(field.type) for field in dataclasses.fields(Config)}
+
+
+def _plain(hint: Any) -> Any:
+    """A type hint with str in the place of a Literal."""
+    if get_origin(hint) is Literal:
+        return str
+    return str | None if choices(hint) else hint
+
+
+def choices(hint: Any) -> tuple[str, ...]:
+    """The values that a Literal, or a Literal or None, lists; () for other types."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return next((get_args(part) for part in get_args(hint) if get_origin(part) is Literal), ())
 
 
 @functools.cache
 def literals() -> dict[str, tuple[str, ...]]:
     """Field of `Config` with listed values -> these."""
-    return {
-        field.name: get_args(field.type) for field in dataclasses.fields(Config) if get_origin(field.type) is Literal
-    }
+    return {field.name: listed for field in dataclasses.fields(Config) if (listed := choices(field.type))}
 
 
 def fits(value: object, hint: Any) -> bool:

@@ -39,6 +39,9 @@ OTHER = {
     "precision": "bfloat16",
     "batch_norm": "local",
     "deterministic": True,
+    "shortcut": "padding",
+    "stem": "small-pool",
+    "epsilon": 1e-3,
 }
 CHANGEABLE = {
     "dataset": "other", "data_dir": "elsewhere", "input": "tfds", "parallel": "pmap", "channel_multiple": 8,
