@@ -12,6 +12,7 @@ from jresnet.models.build import (
     init_fn,
     padded,
     parameter_count,
+    usual_image_size,
     variable_shapes,
 )
 from jresnet.models.convolution import conv_for
@@ -22,6 +23,6 @@ from jresnet.models.variants import VARIANTS
 
 __all__ = [
     "VARIANTS", "BasicBlock", "Bottleneck", "PreactBlock", "ResNet", "check_network", "check_training", "conv_for",
-    "fill_defaults", "from_config", "init_fn", "norm_for", "padded", "parameter_count", "variable_shapes",
-    *get_args(Model),
+    "fill_defaults", "from_config", "init_fn", "norm_for", "padded", "parameter_count", "usual_image_size",
+    "variable_shapes", *get_args(Model),
 ]  # fmt: skip

@@ -105,6 +105,11 @@ def init_fn(model: ResNet) -> Callable[[jax.Array, jax.Array], Any]:
     return jax.jit(partial(model.init, train=False))
 
 
+def usual_image_size(model: ResNet) -> tuple[int, int]:
+    """(height, width) in pixels of CIFAR's images, or of ImageNet's after the usual crop."""
+    return (224, 224) if model.stem == "imagenet" else (32, 32)
+
+
 def variable_shapes(model: ResNet, image_size: tuple[int, int]) -> dict[str, Any]:
     """What `model.init` returns on RGB images of `image_size`, (height, width) in pixels, as `jax.ShapeDtypeStruct`s.
 
