@@ -4,7 +4,7 @@
         --output experiments/results/published.json
 
 The files are those of github.com/akamaster/pytorch_resnet_cifar10, in pretrained_models/; both together take about
-two minutes on two CPU cores. README.md has a line about the committed record.
+four minutes on two shared CPU cores. README.md has a line about the committed record.
 """
 
 import dataclasses

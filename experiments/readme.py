@@ -202,7 +202,8 @@ def headline(records: Records) -> list[str]:
 def _accuracies(record: published.Record) -> str:
     """What published weights reach here, on one line."""
     networks = ", ".join(
-        f"{network.network} {network.accuracy:.2%} (published: {network.published:.2%})" for network in record.networks
+        f"{network.network} {100 * network.accuracy:.2f} % (published: {100 * network.published:.2f} %)"
+        for network in record.networks
     )
     return (
         f"Published weights of {record.source}, converted and evaluated on {record.dataset['name']}: {networks}. "
