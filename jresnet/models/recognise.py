@@ -154,7 +154,9 @@ def check_fit(shapes: Shapes, model: ResNet, image_size: tuple[int, int]) -> dic
     if not faults:
         return paths
     nearest = recognise(shapes, image_size, model.stem)
-    remedy = "choose the network they belong to" if nearest is None else f"they fit {_recipe(nearest, shapes, model)}"
+    remedy = "choose the network they belong to, and its images' size"
+    if nearest is not None:
+        remedy = f"they fit {_recipe(nearest, shapes, model)}"
     raise InputError(f"the weights do not fit the network ({'; '.join(faults)}): {remedy}")
 
 

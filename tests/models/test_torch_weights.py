@@ -143,7 +143,7 @@ def test_faults_are_counted_and_the_first_of_each_kind_is_named(network):
     assert "2 missing, as conv1.weight (4, 3, 3, 3);" in message
     assert "100 unknown, as extra.0.xxx" in message and "xxx (5,);" in message
     assert "1 of another shape, as linear.weight (7, 9), not (7, 32)" in message
-    assert message.endswith(": choose the network they belong to") and len(message) < 400
+    assert message.endswith(": choose the network they belong to, and its images' size") and len(message) < 400
 
 
 def test_variables_of_another_network_are_not_written(variables):

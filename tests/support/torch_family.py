@@ -165,6 +165,8 @@ large = partial(Network, num_classes=1000, large=True, names=("downsample", "fc"
 
 FAMILY = {
     "resnet18": partial(small, Basic, stage_sizes=(2, 2, 2, 2)),
+    # huyvnphan/PyTorch_CIFAR10.
+    "resnet18 pool": partial(Network, Basic, stage_sizes=(2, 2, 2, 2), max_pool=True),
     "resnet34": partial(small, Basic, stage_sizes=(3, 4, 6, 3)),
     "resnet50": partial(small, Bottleneck, stage_sizes=(3, 4, 6, 3)),
     "resnet101": partial(small, Bottleneck, stage_sizes=(3, 4, 23, 3)),
