@@ -46,6 +46,7 @@ CASES = {
     "weiaicunzai": Case(published.weiaicunzai, PLAIN),
     "weiaicunzai bottleneck": Case(partial(published.weiaicunzai, bottleneck=True), PLAIN | {"model": "resnet50"}),
 }
+VARIATIONS = ("medmnist", "weiaicunzai bottleneck")
 
 
 def images(case, gray):
@@ -63,7 +64,9 @@ def probabilities(network, pixels):
     return logits.softmax(1).numpy()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in VARIATIONS else ()) for name in CASES]
+)
 def test_published_weights_are_recognised_and_compute_what_pytorch_does(name):
     case = CASES[name]
     network = published.drawn(case.network(BLOCKS, WIDTH), case.epsilon)
