@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import timing
-from experiments import final, report
+from experiments import final, published, report
 from experiments.study import committed, statistics
 from experiments.study.committed import Setting, Study
 from experiments.study.experiment import ExperimentRecord, SettingRecord, StudyRecord
@@ -63,12 +63,20 @@ _SPEED_COLUMNS = (
 )
 
 
+class Records(NamedTuple):
+    """The committed records: the studies, the speed of a step, and the accuracies of published weights."""
+
+    studies: Sequence[Study]
+    speed: dict
+    published: published.Record
+
+
 class Block(NamedTuple):
     """Generated lines of a file, between two comments."""
 
     path: str
     name: str
-    lines: Callable[[Sequence[Study], dict], list[str]]  # of the studies and the record of speed
+    lines: Callable[["Records"], list[str]]
 
     @property
     def begin(self) -> str:
@@ -99,20 +107,29 @@ def check(root: pathlib.Path = ROOT) -> list[str]:
     Raises:
       InputError: a file is missing or lacks its markers, or a record is missing or damaged.
     """
-    studies, speed = committed.read_studies(root), committed.read_speed(root)
-    drifts = record_drifts(studies, speed, root)
+    records = read(root)
+    drifts = record_drifts(records, root)
     for block in BLOCKS:
         written = block.split(root)[1].splitlines()
-        for old, new in itertools.zip_longest(written, block.lines(studies, speed), fillvalue="nothing"):
+        for old, new in itertools.zip_longest(written, block.lines(records), fillvalue="nothing"):
             if old != new:
                 drifts.append(f"{block.path}: says {old!r}, the records give {new!r}: run python -m experiments.readme")
     return drifts
 
 
-def record_drifts(studies: Sequence[Study], speed: dict, root: pathlib.Path) -> list[str]:
+def read(root: pathlib.Path) -> Records:
+    """The records of a source tree.
+
+    Raises:
+      InputError: one is missing or damaged.
+    """
+    return Records(committed.read_studies(root), committed.read_speed(root), published.read(root))
+
+
+def record_drifts(records: Records, root: pathlib.Path) -> list[str]:
     """Where the records contradict themselves or their checksums, one line each."""
-    drifts = [line for study in studies for line in committed.study_drifts(study, root)]
-    return drifts + committed.speed_drifts(speed)
+    drifts = [line for study in records.studies for line in committed.study_drifts(study, root)]
+    return drifts + committed.speed_drifts(records.speed) + published.drifts(records.published)
 
 
 def update(root: pathlib.Path = ROOT) -> None:
@@ -121,32 +138,32 @@ def update(root: pathlib.Path = ROOT) -> None:
     Raises:
       InputError: as `check`, or a record contradicts itself; nothing was written.
     """
-    studies, speed = committed.read_studies(root), committed.read_speed(root)
-    if drifts := record_drifts(studies, speed, root):
+    records = read(root)
+    if drifts := record_drifts(records, root):
         raise InputError(drifts[0])
     pages = {}
     for block in BLOCKS:
         before, _, after = block.split(root)
-        pages[root / block.path] = before + "\n".join([*block.lines(studies, speed), after])
+        pages[root / block.path] = before + "\n".join([*block.lines(records), after])
     for path, page in pages.items():
         write_bytes(path, page.encode())
 
 
-def results(studies: Sequence[Study], _: dict) -> list[str]:
+def results(records: Records) -> list[str]:
     """For each study what was run, a table, and where and how it was made."""
     lines: list[str] = []
-    for study in studies:
+    for study in records.studies:
         settings = [setting for setting in study.settings if setting.runs]
-        records = [record for setting in settings for record in setting.runs.values()]
-        if not records:
+        runs = [record for setting in settings for record in setting.runs.values()]
+        if not runs:
             continue
         rows = [
             {"experiment": setting.title, "setting": _label(setting)} | _summaries(list(setting.runs.values()))
             for setting in settings
         ]
-        origin = (f"{name}: {value}." for name, value in provenance(records).items() if name != "Data")
+        origin = (f"{name}: {value}." for name, value in provenance(runs).items() if name != "Data")
         lines += [
-            "", f"**{study.name}**: {_caption(records)}", "", *_markdown(_COLUMNS, rows), "",
+            "", f"**{study.name}**: {_caption(runs)}", "", *_markdown(_COLUMNS, rows), "",
             "Last epoch; test accuracy counts every image once; ± is the standard deviation over n seeds. "
             f"Command: `{study.command}`.",
             " ".join(origin), "",
@@ -154,35 +171,49 @@ def results(studies: Sequence[Study], _: dict) -> list[str]:
     return lines
 
 
-def headline(studies: Sequence[Study], speed: dict) -> list[str]:
-    """The final model at the report's scale beside the report's, and a step's speed against PyTorch's."""
+def headline(records: Records) -> list[str]:
+    """The final model at the report's scale beside the report's, published weights, and a step's speed."""
     reported = final.EXPERIMENT.reported["final"]
     accuracy = {f"{report.COMPARED}_mean": reported[report.COMPARED]}
     rows = [{"source": "report", "data": "CIFAR-10", "n": 1, "parameters": reported["parameters"]} | accuracy]
     # Runs on another copy of the data or another device are another row.
     groups: dict[tuple[str, str, str], list[dict]] = {}
-    for setting in (setting for study in studies for setting in study.settings if setting.experiment == "final"):
+    settings = itertools.chain.from_iterable(study.settings for study in records.studies)
+    for setting in (setting for setting in settings if setting.experiment == "final"):
         for record in filter(_full_scale, setting.runs.values()):
             key = (data_name(record["dataset"]), record["dataset"]["sha256"], record["device"])
             groups.setdefault(key, []).append(record)
-    for (data, _, device), records in groups.items():
-        rows.append({"source": "jresnet", "device": device, "data": data} | _summaries(records))
+    for (data, _, device), runs in groups.items():
+        rows.append({"source": "jresnet", "device": device, "data": data} | _summaries(runs))
     state = "Time is that of one run."
     if not groups:
         state = (
             "Not run yet: the final model at full scale (two CPU cores need about ten minutes an epoch), and "
             "anything on a GPU."
         )
+    cases = [case for case in records.speed["cases"] if case["width"] == report.FINAL.width]
     return [
         "", *_markdown(_FINAL_COLUMNS, rows), "",
         f"The report's final model; test accuracy is the mean over test batches, as the report computes it. {state}",
-        "", *_speed(speed, cases=[case for case in speed["cases"] if case["width"] == report.FINAL.width]), "",
+        "", _accuracies(records.published), "", *_speed(records.speed, cases), "",
     ]  # fmt: skip
 
 
-def all_speeds(_: Sequence[Study], speed: dict) -> list[str]:
+def _accuracies(record: published.Record) -> str:
+    """What published weights reach here, on one line."""
+    networks = ", ".join(
+        f"{network.network} {100 * network.accuracy:.2f} % (published: {100 * network.published:.2f} %)"
+        for network in record.networks
+    )
+    return (
+        f"Published weights of {record.source}, converted and evaluated on {record.dataset['name']}: {networks}. "
+        f"Device: {record.device}. Commit {(record.commit or 'unknown')[:12]}."
+    )
+
+
+def all_speeds(records: Records) -> list[str]:
     """The speed of a step against PyTorch's, at every width and batch size of the record."""
-    return ["", *_speed(speed, speed["cases"]), ""]
+    return ["", *_speed(records.speed, records.speed["cases"]), ""]
 
 
 def _speed(speed: dict, cases: Sequence[dict]) -> list[str]:

@@ -8,10 +8,8 @@ at the beginning of section 4.
 import dataclasses
 import functools
 import math
-import operator
 import struct
-import types
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from jresnet.errors import InputError
 
@@ -26,6 +24,8 @@ Parallel = Literal["auto", "jit", "pmap"]
 Precision = Literal["float32", "bfloat16"]
 Resize = Literal["crop", "pad", "stretch"]
 Schedule = Literal["constant", "cosine", "linear", "step"]
+Shortcut = Literal["projection", "padding"]
+Stem = Literal["small", "small-pool", "imagenet"]
 
 MAX_SIDE = 2**14
 """Pixels of an image's side that --image-size may ask for."""
@@ -102,7 +102,7 @@ class Config(Source):
     """Probability of conversion to grayscale (section 3.2)."""
 
     model: Model = "resnet18"
-    """The network; see `jresnet.models`. The next five options default to the network's own values."""
+    """The network; see `jresnet.models`. The options below, --budget excepted, default to the network's own values."""
     width: int | None = None
     """Channels of the first stage (the report's "channel"; resnet18: 64), doubled in each later stage."""
     blocks: tuple[int, ...] | None = None
@@ -110,9 +110,15 @@ class Config(Source):
     kernel_size: int | tuple[int, ...] | None = None
     """K: odd kernel size of the convolutions in the blocks (3); one number, or one per stage."""
     pool_size: int | None = None
-    """P: window and stride of the final average pooling, in pixels of the last feature map (resnet18: 4)."""
+    """P: window and stride of the final average pooling, in pixels of the last feature map (resnet18: 4); 0: all."""
     dropout: float | None = None
     """Dropout rate: inside the blocks of pre-activation networks, before the linear layer of others (resnet18: 0)."""
+    shortcut: Shortcut | None = None
+    """Of blocks that change the shape: projection, a 1x1 convolution (resnet18), or padding with zeros (resnet20)."""
+    stem: Stem | None = None
+    """small: one convolution; small-pool: and 3x3 max pooling of stride 2; imagenet: 7x7 of stride 2, and pooling."""
+    epsilon: float | None = None
+    """Added to the variance by every batch normalisation (1e-5)."""
     budget: int | None = None
     """Maximum number of trainable parameters, checked before training (5,000,000 in the report)."""
 
@@ -147,10 +153,8 @@ class Config(Source):
     def __post_init__(self) -> None:
         """Check every value that can be checked without the data."""
         super().__post_init__()
-        smallest = dict.fromkeys(
-            ("width", "kernel_size", "pool_size", "blocks", "epochs", "batch_size", "channel_multiple"), 1
-        )
-        for name, least in (smallest | {"validation": 0, "crop_padding": 0}).items():
+        smallest = dict.fromkeys(("width", "kernel_size", "blocks", "epochs", "batch_size", "channel_multiple"), 1)
+        for name, least in (smallest | {"validation": 0, "crop_padding": 0, "pool_size": 0}).items():
             for number in numbers(getattr(self, name)):
                 require(self, name, number >= least, f"must be at least {least}")
                 require(self, name, number < 2**31, "must be below 2147483648, the limit of JAX's 32-bit integers")
@@ -160,6 +164,7 @@ class Config(Source):
         for name in ("dropout", "momentum"):
             rate = getattr(self, name)
             require(self, name, rate is None or (0 <= rate < 1 and float32(rate) < 1), rule)
+        require(self, "epsilon", self.epsilon is None or self.epsilon > 0, "must be above 0")
         require(self, "budget", self.budget is None or 1 <= self.budget < 2**63, "must be at least 1 and below 2**63")
         odd = all(side % 2 == 1 for side in numbers(self.kernel_size))
         require(self, "kernel_size", odd, "must be odd, so that the padding is symmetric")
@@ -172,7 +177,8 @@ class Config(Source):
         require(self, "warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, "must lie between 0 and --epochs")
         if self.nesterov:
             require(self, "momentum", self.momentum > 0, "must be above 0 with --nesterov")
-        for name in ("flip", "grayscale", "dropout", "momentum", "learning_rate", "weight_decay", "warmup_epochs"):
+        scales = ("dropout", "epsilon", "momentum", "learning_rate", "weight_decay", "warmup_epochs")
+        for name in ("flip", "grayscale", *scales):
             size = getattr(self, name) or FLOAT32_SMALLEST  # 0 and None are exempt
             small = not isinstance(size, int) or size < 2**31
             require(self, name, small, "must be a float at this size, as in 1e10, for JAX's 32-bit integers end here")
@@ -196,34 +202,35 @@ def check_types(options: Any) -> None:
             require(options, name, False, f"must be of type {getattr(hint, '__name__', hint)}, not {given}")
         if isinstance(value, int) and hint is float and abs(value) < 2**31:  # as a record holds it
             object.__setattr__(options, name, float(value))
-    for name, choices in literals(options.__class__).items():
+    for name, listed in literals(options.__class__).items():
         value = getattr(options, name)
-        require(options, name, value is None or value in choices, f"must be one of {', '.join(choices)}")
+        require(options, name, value is None or value in listed, f"must be one of {', '.join(listed)}")
 
 
 @functools.cache
 def hints(kind: Any) -> dict[str, Any]:
     """Field of a dataclass -> its type; that of a Literal is str."""
-    found = {field.name: field.type for field in dataclasses.fields(kind)}
-    return {name: str if get_origin(hint) is Literal else _without_literals(hint) for name, hint in found.items()}
+    return {field.name: _plain(field.type) for field in dataclasses.fields(kind)}
 
 
-def _without_literals(hint: Any) -> Any:
-    """A type, or a union with str for its Literal."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return functools.reduce(operator.or_, (str if get_origin(part) is Literal else part for part in get_args(hint)))
-    return hint
+def _plain(hint: Any) -> Any:
+    """A type hint with str in the place of a Literal."""
+    if get_origin(hint) is Literal:
+        return str
+    return str | None if choices(hint) else hint
+
+
+def choices(hint: Any) -> tuple[str, ...]:
+    """The values that a Literal, or a Literal or None, lists; () for other types."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return next((get_args(part) for part in get_args(hint) if get_origin(part) is Literal), ())
 
 
 @functools.cache
 def literals(kind: Any) -> dict[str, tuple[str, ...]]:
     """Field of a dataclass with listed values -> these."""
-    found = {}
-    for field in dataclasses.fields(kind):
-        for hint in (field.type, *get_args(field.type)):
-            if get_origin(hint) is Literal:
-                found[field.name] = get_args(hint)
-    return found
+    return {field.name: listed for field in dataclasses.fields(kind) if (listed := choices(field.type))}
 
 
 def fits(value: object, hint: Any) -> bool:

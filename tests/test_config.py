@@ -20,7 +20,7 @@ BAD = {
     "holdout_test": [-1, 2**31],
     "width": [0, -1, -42],
     "kernel_size": [0, -3, 2, 4, (3, 2), (3, -1)],
-    "pool_size": [0, -1],
+    "pool_size": [-1],
     "epochs": [0, -5],
     "batch_size": [0, -1],
     "validation": [-1],
@@ -41,6 +41,9 @@ BAD = {
     "batch_norm": ["global"],
     "channel_multiple": [0, -8],
     "model": ["resnet19", "ResNet18", ""],
+    "shortcut": ["identity", ""],
+    "stem": ["cifar", ""],
+    "epsilon": [0.0, -1e-5, NAN, INF, 1e39, 1e-38],
 }
 
 LIMITS = {
@@ -51,7 +54,7 @@ LIMITS = {
     "holdout_test": [0, 2**31 - 1],
     "width": [None, 1],
     "kernel_size": [None, 1, 7, (1, 7)],
-    "pool_size": [None, 1],
+    "pool_size": [None, 0, 1],
     "epochs": [1],
     "batch_size": [1],
     "validation": [0],
@@ -72,6 +75,9 @@ LIMITS = {
     "batch_norm": ["synchronised", "local"],
     "channel_multiple": [1, 8],
     "model": ["resnet18", "resnet110", "wide_resnet28_10", "imagenet_resnet50"],
+    "shortcut": [None, "projection", "padding"],
+    "stem": [None, "small", "small-pool", "imagenet"],
+    "epsilon": [None, 1.2e-38, 1e-3, 3.4e38],
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import jresnet
-from experiments import cross_validation, final, reproduce
+from experiments import cross_validation, final, published, reproduce
 from experiments.study import plan, single
 from jresnet import cli, models
 from jresnet.cli.convert import Convert
@@ -43,6 +43,8 @@ def parse(command):
         return cli.parse({"inspect": Inspect, "convert": Convert, "verify": Verify}[arguments[0]], arguments[1:], name)
     if name == "experiments.reproduce":
         return plan.parse(arguments, reproduce.PROGRAM)
+    if name == "experiments.published":
+        return cli.parse(published.Options, arguments, name)
     if name == "experiments.cross_validation":
         return cross_validation.parse_options(arguments)
     if name.startswith("experiments."):

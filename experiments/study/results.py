@@ -9,7 +9,12 @@ from jresnet.config import as_typed
 from jresnet.records.tables import Column, Row, Table, number, spread, text
 
 # sha256 -> name of copies of a data set that differ from the published one.
-COPIES = {"1abb6cef1d3dfc07289d52cf1a9b2029c13dce3d311ac5d3861e9ce6a9500ea3": "CIFAR-10 (JPEG q75)"}
+COPIES = {
+    "1abb6cef1d3dfc07289d52cf1a9b2029c13dce3d311ac5d3861e9ce6a9500ea3": "CIFAR-10 (JPEG q75)",
+    "27e4662af8785ffce35ded41cdc3ec65c8041017a45833d3a074d55a62a90f0d": (
+        "CIFAR-10 (93 of 60,000 images from a JPEG copy)"
+    ),
+}
 
 _COUNTS = (number("parameters", "parameters", ",d"), number("epochs", "epochs", "d"))
 _MEASURES = tuple(

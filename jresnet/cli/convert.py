@@ -1,7 +1,8 @@
 """`python -m jresnet convert`: weights between PyTorch's files and the directories of runs."""
 
 import dataclasses
-import math
+import logging
+import os
 import pathlib
 
 import tyro.conf
@@ -9,28 +10,35 @@ import tyro.conf
 from jresnet import models
 from jresnet.cli.network import NetworkOptions
 from jresnet.cli.program import make_console
-from jresnet.config import Model, require
+from jresnet.config import FLOAT32_SMALLEST, Config, Model, require
 from jresnet.errors import InputError
-from jresnet.models import torch_weights
-from jresnet.models.torch_weights import Layout
+from jresnet.models import recognise, torch_weights
+from jresnet.models.recognise import OPTIONS
+from jresnet.models.torch_names import Layout, Shapes
 from jresnet.use.classifier import Classifier, store
+
+log = logging.getLogger(__name__)
+
+# Of files of weights; what is written must end in one of the first three.
+_SUFFIXES = (".pth", ".pt", ".safetensors", ".th", ".tar", ".ckpt", ".bin")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Convert(NetworkOptions):
     """Convert weights: from a PyTorch file or a run's directory to a PyTorch file or a new run's directory.
 
-    Files end in .pth, .pt or .safetensors and hold a state dict in kuangliu/pytorch-cifar's or torchvision's layout.
+    Files hold a state dict with the names of kuangliu/pytorch-cifar, torchvision or, as a source, of
+    weiaicunzai/pytorch-cifar100. Options of the network that are not given are those of the weights.
     """
 
     source: tyro.conf.Positional[str]
     """A file, or a run's directory."""
     target: tyro.conf.Positional[str]
-    """A file, or a directory to create, which jresnet.Classifier.load reads."""
+    """A file, by its suffix, or a directory to create, which jresnet.Classifier.load reads."""
     layout: Layout = "kuangliu"
     """Names of the tensors in a target file."""
     model: Model | None = None
-    """Network that a source file belongs to (default: resnet18); --width and the like describe it further."""
+    """Network that a source file belongs to (default: the one that fits); --width and the like describe it further."""
     mean: tuple[float, float, float] | None = None
     """For a target directory: mean of each channel that the images were normalised with, on a scale of 0 to 1."""
     std: tuple[float, float, float] | None = None
@@ -41,11 +49,12 @@ class Convert(NetworkOptions):
 
 def run(options: Convert) -> None:
     """Convert the source; the target is written only once the weights have been read and checked."""
-    from_run, to_run = pathlib.Path(options.source).is_dir(), not pathlib.Path(options.target).suffix
+    options = dataclasses.replace(options, source=_local(options.source), target=_local(options.target))
+    from_run, to_run = pathlib.Path(options.source).is_dir(), _is_directory(options.target)
     for name in ("mean", "std", "classes"):
         holds = to_run or getattr(options, name) is None
         require(options, name, holds, "only a target directory records it: leave it out")
-    for name in ("model", "width", "blocks", "kernel_size", "pool_size", "image_size"):
+    for name in ("model", *OPTIONS, "image_size"):
         holds = not from_run or getattr(options, name) is None
         require(options, name, holds, "the run's own record says it: leave it out")
     if from_run and to_run:
@@ -61,6 +70,24 @@ def run(options: Convert) -> None:
     make_console().print(options.target, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
+def _local(path: str) -> str:
+    """A path with the home directory in the place of ~.
+
+    Raises:
+      InputError: an address such as gs://bucket/file, or another user's home directory that is unknown.
+    """
+    local = os.path.expanduser(path)
+    if "://" in path or local.startswith("~"):
+        raise InputError(f"{path}: must be a path on this machine: copy the weights, or write the path in full")
+    return local
+
+
+def _is_directory(target: str) -> bool:
+    """Whether a target is a run's directory: one that exists, or a name without the suffix of a file of weights."""
+    named = target.endswith(os.sep) or not target.lower().endswith(_SUFFIXES)
+    return named or os.path.isdir(target)
+
+
 def convert_file(options: Convert, to_run: bool) -> None:
     """Convert a file of weights, to a run's directory if `to_run`, else to another file."""
     if to_run and (options.mean is None or options.std is None):
@@ -68,11 +95,14 @@ def convert_file(options: Convert, to_run: bool) -> None:
             "--mean and --std: a run's directory needs the normalisation that the weights were trained with: "
             "give both, as in --mean 0.4914 0.4822 0.4465 --std 0.2470 0.2435 0.2616"
         )
-    usable = all(0 < value < math.inf for value in options.std or ())
-    require(options, "std", usable, "must be finite numbers above 0")
-    config = options.config(options.model or "resnet18")
+    within = all(0 <= value <= 1 for value in options.mean or ())
+    require(options, "mean", within, "must be numbers from 0 to 1, the scale of the images")
+    within = all(FLOAT32_SMALLEST <= value <= 1 for value in options.std or ())
+    require(options, "std", within, "must be numbers above 0 and at most 1, also in 32 bits (1.2e-38)")
+    options.config(options.model or "resnet18")  # refuses bad values before the file is read
     state_dict = torch_weights.load(options.source)
     count = torch_weights.classes_of(state_dict)
+    config = choose(options, torch_weights.shapes_of(state_dict))
     classes = options.classes or tuple(map(str, range(count)))
     require(options, "classes", len(classes) == count, f"the weights have {count} classes: give {count} names")
     network = models.from_config(config, count)
@@ -83,3 +113,24 @@ def convert_file(options: Convert, to_run: bool) -> None:
         store(options.target, config, variables, classes, image_size, options.mean or (), options.std or ())
     else:
         torch_weights.save(options.target, torch_weights.relayout(state_dict, network, options.layout, image_size))
+    assumed = ", ".join(recognise.assumptions(network, image_size, options.given))
+    log.warning(
+        f"{options.source}: read as {recognise.as_words(config)}"
+        + (f"; assumed, as names and shapes do not tell it: {assumed}" if assumed else "")
+    )
+
+
+def choose(options: Convert, shapes: Shapes) -> Config:
+    """The network of a file's tensors: as the options say, and where they are silent as the shapes do.
+
+    Of a network given by name, only the kind of shortcut and pooling of the whole map are taken from the shapes. A
+    number of pooled cells above one is never taken from them, as images of another size would give it too.
+    """
+    found = recognise.recognise(shapes, options.image_size, options.stem, options.model)
+    if found is None:
+        return options.config(options.model or "resnet18")
+    names = ("shortcut", "pool_size") if options.model else OPTIONS
+    told = {name: value for name in names if (value := getattr(found, name)) is not None}
+    if told.get("pool_size"):
+        del told["pool_size"]
+    return Config(model=found.model, **(told | options.given))

@@ -1,9 +1,11 @@
 """The options that describe a network."""
 
 import dataclasses
+from typing import Any
 
 from jresnet import models
-from jresnet.config import Config, Model
+from jresnet.config import Config, Model, Shortcut, Stem
+from jresnet.models.recognise import OPTIONS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,16 +19,25 @@ class NetworkOptions:
     kernel_size: int | tuple[int, ...] | None = None
     """K: side of the blocks' convolution kernels, one number or one for each stage."""
     pool_size: int | None = None
-    """P: side and stride of the final average pooling."""
+    """P: side and stride of the final average pooling; 0: the whole feature map, as of AdaptiveAvgPool2d(1)."""
+    shortcut: Shortcut | None = None
+    """Of blocks that change the shape: projection, a 1x1 convolution, or padding with zeros."""
+    stem: Stem | None = None
+    """small: one convolution; small-pool: and 3x3 max pooling of stride 2; imagenet: 7x7 of stride 2, and pooling."""
+    epsilon: float | None = None
+    """Added to the variance by every batch normalisation."""
     image_size: tuple[int, int] | None = None
     """Height and width of the images in pixels (default: 32 32, or 224 224 for the imagenet networks)."""
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options of `Config` that were given."""
+        return {name: value for name in OPTIONS if (value := getattr(self, name)) is not None}
+
     def config(self, model: Model) -> Config:
         """The configuration of network `model` with these options."""
-        return Config(
-            model=model, width=self.width, blocks=self.blocks, kernel_size=self.kernel_size, pool_size=self.pool_size
-        )
+        return Config(model=model, **self.given)
 
     def size(self, network: models.ResNet) -> tuple[int, int]:
-        """(height, width) of the images in pixels: as given, else CIFAR's or ImageNet's after the usual crop."""
-        return self.image_size or ((224, 224) if network.stem == "imagenet" else (32, 32))
+        """(height, width) of the images in pixels: as given, else as usual for the network."""
+        return self.image_size or models.usual_image_size(network)

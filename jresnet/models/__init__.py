@@ -13,6 +13,7 @@ from jresnet.models.build import (
     padded,
     parameter_count,
     smallest_batch,
+    usual_image_size,
     variable_shapes,
 )
 from jresnet.models.convolution import conv_for
@@ -24,6 +25,5 @@ from jresnet.models.variants import VARIANTS
 __all__ = [
     "VARIANTS", "BasicBlock", "Bottleneck", "PreactBlock", "ResNet", "check_network", "check_training", "conv_for",
     "fill_defaults", "from_config", "init_fn", "norm_for", "padded", "parameter_count", "smallest_batch",
-    "variable_shapes",
-    *get_args(Model),
+    "usual_image_size", "variable_shapes", *get_args(Model),
 ]  # fmt: skip

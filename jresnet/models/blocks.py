@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jresnet.config import Shortcut
 from jresnet.models.layers import Dropout, torch_dense
-from jresnet.models.options import Shortcut
 
 ModuleDef = Callable[..., Callable[..., jax.Array]]
 

@@ -35,12 +35,17 @@ def from_config(config: Config, num_classes: int) -> ResNet:
         "stage_sizes": config.blocks,
         "kernel_size": config.kernel_size,
         "pool_size": config.pool_size,
+        "shortcut": config.shortcut,
+        "stem": config.stem,
+        "epsilon": config.epsilon,
         dropout: config.dropout,
     }
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if config.pool_size == 0:
+        given["pool_size"] = None  # of `ResNet`: the whole feature map
     model = variant(
-        num_classes=num_classes, dtype=jnp.dtype(config.precision), local_norm=config.batch_norm == "local",
-        **{name: value for name, value in options.items() if value is not None},
-    )  # fmt: skip
+        num_classes=num_classes, dtype=jnp.dtype(config.precision), local_norm=config.batch_norm == "local", **given
+    )
     check_options(model)
     # Otherwise the padded network would add and drop other channels.
     same = config.channel_multiple == 1 or (
@@ -74,12 +79,20 @@ def padded(model: ResNet, multiple: int) -> ResNet:
 def fill_defaults(config: Config) -> Config:
     """The same configuration with the network's own defaults filled in, as records hold it.
 
-    A `pool_size` of None is kept: it means the whole feature map.
+    `shortcut`, `stem` and `epsilon`, which records of older versions lack, become None where they are the network's
+    own, so that a run keeps its digest and its record. A `pool_size` of None means the whole feature map where that is
+    the network's own, and 0 means it elsewhere.
     """
-    model = from_config(config, 2)
+    model, own = from_config(config, 2), VARIANTS[config.model]()
+    kept: dict[str, Any] = {
+        name: None if getattr(model, name) == getattr(own, name) else getattr(model, name)
+        for name in ("shortcut", "stem", "epsilon")
+    }
+    whole = None if own.pool_size is None else 0
     return dataclasses.replace(
         config, width=model.width, blocks=model.stage_sizes, kernel_size=model.kernel_size,
-        pool_size=model.pool_size, dropout=model.block_dropout or model.dropout,
+        pool_size=whole if model.pool_size is None else model.pool_size, dropout=model.block_dropout or model.dropout,
+        **kept,
     )  # fmt: skip
 
 
@@ -90,6 +103,11 @@ def init_fn(model: ResNet) -> Callable[[jax.Array, jax.Array], Any]:
     Images are float32 [batch, height, width, channels]; only their shape matters.
     """
     return jax.jit(partial(model.init, train=False))
+
+
+def usual_image_size(model: ResNet) -> tuple[int, int]:
+    """(height, width) in pixels of CIFAR's images, or of ImageNet's after the usual crop."""
+    return (224, 224) if model.stem == "imagenet" else (32, 32)
 
 
 def variable_shapes(model: ResNet, image_size: tuple[int, int]) -> dict[str, Any]:
@@ -163,7 +181,7 @@ def check_network(config: Config, num_classes: int, image_size: tuple[int, int])
     require(
         config, "pool_size", model.pool_size is None or model.pool_size <= min(height, width),
         f"exceeds the last feature map, {height} x {width} for images of {image_size[0]} x {image_size[1]}: "
-        f"choose at most {min(height, width)}",
+        f"choose at most {min(height, width)}, or 0 for the whole map", value=model.pool_size,
     )  # fmt: skip
     count = parameter_count(model, image_size)
     if config.budget is not None and count > config.budget:

@@ -1,14 +1,12 @@
 """A network's options: their choices, and which of them go together."""
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
+from jresnet.config import Shortcut, Stem
 from jresnet.errors import InputError
 
 if TYPE_CHECKING:  # resnet.py imports this module
     from jresnet.models.resnet import ResNet
-
-Stem = Literal["small", "imagenet"]
-Shortcut = Literal["projection", "padding"]
 
 
 def check_options(model: "ResNet", image_size: tuple[int, int] | None = None) -> None:

@@ -9,9 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jresnet.config import Shortcut, Stem
 from jresnet.models.blocks import BasicBlock, Block, SqueezeExcitation
 from jresnet.models.layers import BatchNorm, Dropout, torch_conv, torch_dense
-from jresnet.models.options import Shortcut, Stem, check_options
+from jresnet.models.options import check_options
 
 
 class ResNet(nn.Module):
@@ -32,13 +33,15 @@ class ResNet(nn.Module):
         first stage's.
       pool_size: P, side and stride of the average pooling, in cells of the last feature map; None: the whole map.
       dropout: rate before the linear layer.
-      stem: "small", one KxK convolution, or "imagenet", a 7x7 one of stride 2 and 3x3 max pooling.
+      stem: "small", one KxK convolution; "small-pool", the same and 3x3 max pooling of stride 2, as in
+        huyvnphan/PyTorch_CIFAR10; or "imagenet", a 7x7 convolution of stride 2 and that pooling.
       stem_width: channels of the stem; None: `width`.
       shortcut: of blocks that change the shape: "projection" by a 1x1 convolution, or "padding" with
         zeros (options B and A of He et al. 2015).
       block_dropout: rate inside each PreactBlock.
       final_norm: BatchNorm and ReLU after the last PreactBlock.
       squeeze: reduction of a squeeze-and-excitation after the stem; None: none.
+      epsilon: that every batch normalisation adds to the variance; the default is PyTorch's.
       dtype: of the arithmetic.
       param_dtype: of parameters, statistics and logits.
       axis_name: mapped axis whose devices share one batch.
@@ -61,6 +64,7 @@ class ResNet(nn.Module):
     block_dropout: float = 0.0
     final_norm: bool = False
     squeeze: int | None = None
+    epsilon: float = 1e-5
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
@@ -75,9 +79,14 @@ class ResNet(nn.Module):
             return (self.kernel_size,) * len(self.stage_sizes)
         return tuple(self.kernel_size)
 
+    @property
+    def pools_first(self) -> bool:
+        """Whether max pooling follows the stem's convolution."""
+        return self.stem != "small"
+
     def feature_map(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the last feature map in cells; each stride of 2 halves both sides, rounding up."""
-        halvings = len(self.stage_sizes) - 1 + (2 if self.stem == "imagenet" else 0)
+        halvings = len(self.stage_sizes) - 1 + (self.stem == "imagenet") + self.pools_first
         height, width = (-(-side // 2**halvings) for side in image_size)
         return height, width
 
@@ -109,16 +118,15 @@ class ResNet(nn.Module):
         )  # fmt: skip
         norm = partial(
             self.norm_cls, use_running_average=not train, axis_name=None if self.local_norm else self.axis_name,
-            param_dtype=self.param_dtype,
+            epsilon=self.epsilon, param_dtype=self.param_dtype,
         )  # fmt: skip
         dropout = partial(Dropout, axis_name=self.axis_name, deterministic=not train)
 
-        imagenet = self.stem == "imagenet"
-        kernel_size, strides = (7, 2) if imagenet else (self.kernel_sizes[0], 1)
+        kernel_size, strides = (7, 2) if self.stem == "imagenet" else (self.kernel_sizes[0], 1)
         x = conv(self.stem_width or self.width, kernel_size, strides, name="conv1")(images)
         if not self.block_cls.preactivated:
             x = norm(name="bn1")(x, mask=mask, relu=True)
-        if imagenet:
+        if self.pools_first:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         if self.squeeze is not None:
             x = SqueezeExcitation(self.squeeze, self.dtype, self.param_dtype, name="se")(x)

@@ -61,7 +61,7 @@ def layers(model: ResNet, image_size: tuple[int, int]) -> list[Layer]:
     with nn.intercept_methods(record):
         images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
         jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
-    if model.stem == "imagenet":
+    if model.pools_first:
         before = 1 if model.block_cls.preactivated else 2
         height, width, channels = recorded[before - 1].output
         pooled = (-(-height // 2), -(-width // 2), channels)

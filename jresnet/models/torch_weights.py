@@ -2,19 +2,20 @@
 
 A state dict maps names to tensors: convolutions [outputs, inputs, rows, columns], linear layers
 [outputs, inputs]. Flax's kernels are [rows, columns, inputs, outputs] and [inputs, outputs]. The layouts
-differ in two names: `shortcut` and `linear` in kuangliu's, `downsample` and `fc` in torchvision's.
+differ in names alone, see `torch_names`; a third, of weiaicunzai/pytorch-cifar100, is read.
 
 Every array and tensor returned owns its memory and is writable or, a JAX array, immutable.
 """
 
 import io
+import logging
 import math
 import os
 import pathlib
 import re
 import zipfile
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,23 +23,20 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jresnet.errors import InputError, first_line
-from jresnet.models import ResNet, variable_shapes
+from jresnet.models.recognise import check_fit
+from jresnet.models.resnet import ResNet
+from jresnet.models.torch_names import Layout, Shapes, expected, from_torch, layout_of, to_torch, torch_name
 from jresnet.records.files import write_bytes
 
 __all__ = [
-    "Layout", "classes_of", "expected", "from_state_dict", "layout_of", "load", "relayout", "save", "to_state_dict",
-    "torch_name",
+    "Layout", "classes_of", "expected", "from_state_dict", "layout_of", "load", "relayout", "save", "shapes_of",
+    "to_state_dict", "torch_name",
 ]  # fmt: skip
 
-Layout = Literal["kuangliu", "torchvision"]
+log = logging.getLogger(__name__)
 
-# Our module names, and each layout's where they differ.
-_MODULES = {
-    "kuangliu": {"shortcut_conv": "shortcut.0", "shortcut_bn": "shortcut.1", "linear": "linear"},
-    "torchvision": {"shortcut_conv": "downsample.0", "shortcut_bn": "downsample.1", "linear": "fc"},
-}
-# Flax's names of a layer's arrays, and PyTorch's.
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+# Our path of the first convolution.
+_STEM = ("params", "conv1", "kernel")
 # Prefixes that DataParallel and torch.compile add to every name.
 _PREFIXES = r"^(module\.|_orig_mod\.)+"
 # The counter, int64 [], of every batch normalisation in PyTorch.
@@ -48,10 +46,11 @@ _BATCHES = ".num_batches_tracked"
 def from_state_dict(
     state_dict: Mapping[str, Any] | str | os.PathLike[str], model: ResNet, image_size: tuple[int, int] = (32, 32)
 ) -> dict[str, Any]:
-    """Variables of `model` from a PyTorch state dict in either layout.
+    """Variables of `model` from a PyTorch state dict in any of the layouts.
 
     Prefixes of DataParallel and torch.compile are dropped. `num_batches_tracked` is ignored: PyTorch uses it only
-    for a batch normalisation without momentum.
+    for a batch normalisation without momentum. A first convolution of one channel becomes one of three with a third of
+    its weights each, the same function of an image whose channels are equal; a warning says so.
 
     >>> import jax, jresnet
     >>> model = jresnet.resnet18(num_classes=10, width=4)
@@ -73,13 +72,14 @@ def from_state_dict(
       {"params": ..., "batch_stats": ...} of the model's param_dtype, as `model.init` returns them; copies.
 
     Raises:
-      InputError: keys are missing, unknown or of another shape, all of which the message lists; or the file
-        does not exist or holds something other than tensors.
+      InputError: keys are missing, unknown or of another shape, which the message counts, naming the first of each and
+        the network that the tensors do fit; or the file does not exist or holds something other than tensors.
     """
     tensors = _plain(state_dict if isinstance(state_dict, Mapping) else load(state_dict))
-    paths = _matched(tensors, model, image_size)
+    paths = check_fit(shapes_of(tensors), model, image_size)
+    _spread_over_three_channels(tensors)
     # jnp.array copies, where jnp.asarray would share the memory of a CPU tensor.
-    arrays = {path: jnp.array(_from_torch(_array(tensors[name])), model.param_dtype) for name, path in paths.items()}
+    arrays = {path: jnp.array(from_torch(_array(tensors[name])), model.param_dtype) for name, path in paths.items()}
     variables: dict[str, Any] = unflatten_dict(arrays)
     return variables
 
@@ -102,11 +102,11 @@ def to_state_dict(
     Raises:
       InputError: no such layout, or variables of another network.
     """
-    if layout not in _MODULES:
+    if layout not in get_args(Layout):
         raise InputError(f"layout {layout}: must be one of {', '.join(get_args(Layout))}")
     flat = flatten_dict(dict(variables))
-    arrays = {torch_name(path, layout): _to_torch(np.asarray(value)) for path, value in flat.items()}
-    _compare(arrays, expected(model, image_size, layout)[1])
+    arrays = {torch_name(path, layout): to_torch(np.asarray(value)) for path, value in flat.items()}
+    check_fit({name: array.shape for name, array in arrays.items()}, model, image_size)
     counted = [name.removesuffix(".running_var") for name in arrays if name.endswith(".running_var")]
     counts = {name + _BATCHES: np.zeros((), np.int64) for name in counted}
     return {name: np.array(array, order="C") for name, array in sorted((arrays | counts).items())}
@@ -122,13 +122,15 @@ def relayout(
       layout: which names to use.
 
     Returns:
-      Arrays by name, with the tensors' bits and dtypes; bfloat16, which NumPy lacks, becomes float32.
+      Arrays by name, with the tensors' bits and dtypes; bfloat16, which NumPy lacks, becomes float32. A first
+      convolution of one channel keeps it.
 
     Raises:
-      InputError: keys are missing, unknown or of another shape; the message lists all.
+      InputError: as of `from_state_dict`.
     """
     tensors = _plain(state_dict)
-    renamed = {name: torch_name(path, layout) for name, path in _matched(tensors, model, image_size).items()}
+    paths = check_fit(shapes_of(tensors), model, image_size)
+    renamed = {name: torch_name(path, layout) for name, path in paths.items()}
     modules = {name.rpartition(".")[0]: new.rpartition(".")[0] for name, new in renamed.items()}
     renamed |= {module + _BATCHES: new + _BATCHES for module, new in modules.items() if module + _BATCHES in tensors}
     return {new: np.array(_array(tensors[name]), order="C") for name, new in sorted(renamed.items())}
@@ -228,18 +230,6 @@ _READERS = {".pth": _read_torch, ".pt": _read_torch, ".safetensors": _read_safet
 _WRITERS = {".pth": _torch_bytes, ".pt": _torch_bytes, ".safetensors": _safetensors_bytes}
 
 
-def expected(
-    model: ResNet, image_size: tuple[int, int], layout: Layout
-) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[int, ...]]]:
-    """For each name in a network's state dict: the path of our variable, and the shape of PyTorch's tensor.
-
-    `num_batches_tracked` is left out. `image_size` is (height, width) in pixels.
-    """
-    variables = flatten_dict(variable_shapes(model, image_size))
-    paths = {torch_name(path, layout): path for path in variables}
-    return paths, {name: _to_torch(np.broadcast_to(0, variables[path].shape)).shape for name, path in paths.items()}
-
-
 def classes_of(state_dict: Mapping[str, Any]) -> int:
     """Number of classes of a state dict's linear layer.
 
@@ -253,28 +243,40 @@ def classes_of(state_dict: Mapping[str, Any]) -> int:
     raise InputError("the weights have neither linear.bias nor fc.bias: give the state dict of a whole network")
 
 
-def layout_of(names: Mapping[str, Any]) -> Layout:
-    """The layout of these names."""
-    return "torchvision" if any(name.startswith("fc.") or ".downsample." in name for name in names) else "kuangliu"
+def shapes_of(state_dict: Mapping[str, Any]) -> Shapes:
+    """The shapes of a state dict's tensors by plain name, for images of three channels; without `num_batches_tracked`.
+
+    Raises:
+      InputError: the first convolution takes neither three channels nor one.
+    """
+    tensors = {name: value for name, value in _plain(state_dict).items() if not name.endswith(_BATCHES)}
+    shapes = {name: tuple(map(int, np.shape(value))) for name, value in tensors.items()}
+    stem = torch_name(_STEM, layout_of(shapes))
+    match shapes.get(stem):
+        case outputs, channels, *sides if len(sides) == 2:
+            if channels not in (1, 3):
+                rule = f"takes images of {channels} channels, and networks here take 3, or 1 repeated"
+                raise InputError(f"{stem}: {rule}: give the weights of such a network")
+            shapes[stem] = (outputs, 3, *sides)
+    return shapes
 
 
-def torch_name(path: tuple[str, ...], layout: Layout) -> str:
-    """PyTorch's name for a variable: (params, layer1_0, shortcut_conv, kernel) -> layer1.0.shortcut.0.weight."""
-    _, *modules, leaf = path
-    names = [_MODULES[layout].get(name, re.sub(r"^(layer\d+)_(\d+)$", r"\1.\2", name)) for name in modules]
-    return ".".join((*names, _LEAVES[leaf]))
+def _spread_over_three_channels(tensors: dict[str, Any]) -> None:
+    """Replace a first convolution of one channel by one of three."""
+    stem = torch_name(_STEM, layout_of(tensors))
+    if np.shape(tensors[stem])[1] == 3:
+        return
+    log.warning(
+        f"{stem}: takes one channel; a third of it for each of three is the same function of gray images, normalised "
+        "alike in all three"
+    )
+    third = _array(tensors[stem]) / np.float32(3)  # so that float16 becomes float32
+    tensors[stem] = np.repeat(third, 3, axis=1)
 
 
 def _plain(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """The tensors by name, without prefixes."""
     return {re.sub(_PREFIXES, "", name): value for name, value in state_dict.items()}
-
-
-def _matched(tensors: Mapping[str, Any], model: ResNet, image_size: tuple[int, int]) -> dict[str, tuple[str, ...]]:
-    """The path of our variable for each tensor's name; InputError unless the tensors fit the network."""
-    paths, shapes = expected(model, image_size, layout_of(tensors))
-    _compare({name: tensor for name, tensor in tensors.items() if not name.endswith(_BATCHES)}, shapes)
-    return paths
 
 
 def _array(tensor: Any) -> np.ndarray:
@@ -292,26 +294,3 @@ def _array(tensor: Any) -> np.ndarray:
         shape, reason = tuple(tensor.shape), first_line(error)
         raise InputError(f"a tensor of shape {shape} holds no plain numbers ({reason}): save it as float32") from None
     return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
-
-
-def _from_torch(array: np.ndarray) -> np.ndarray:
-    """PyTorch's axes to Flax's: OIHW -> HWIO, OI -> IO; vectors stay."""
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-
-
-def _to_torch(array: np.ndarray) -> np.ndarray:
-    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-
-
-def _compare(tensors: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise InputError that lists every difference between the tensors and the expected shapes."""
-    shapes = {name: tuple(np.shape(value)) for name, value in tensors.items()}
-    faults = [f"{name} {shape} is missing" for name, shape in expected.items() if name not in shapes]
-    faults += [f"{name} {shape} is unknown" for name, shape in shapes.items() if name not in expected]
-    faults += [
-        f"{name} has shape {shapes[name]}, not {shape}"
-        for name, shape in expected.items()
-        if shapes.get(name, shape) != shape
-    ]
-    if faults:
-        raise InputError(f"the weights do not fit the network: {'; '.join(faults)}: choose the network they belong to")

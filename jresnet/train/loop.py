@@ -104,8 +104,8 @@ def fit(
         raise InputError(f"seed {seed}: must lie from 0 to 2**32 - 1")
     parameters = models.check_network(config, len(dataset.classes), dataset.image_size)
     devices = Devices(config)
-    pooled = devices.platform == "gpu" and models.from_config(config, 2).stem == "imagenet"
-    rule = "imagenet networks have no deterministic max pooling on GPUs: choose another --model"
+    pooled = devices.platform == "gpu" and models.from_config(config, 2).pools_first
+    rule = "max pooling has no deterministic gradient on GPUs: choose another --model, or --stem small"
     require(config, "deterministic", not (config.deterministic and pooled), rule, value="")
     sha256, dataset = dataset.sha256, dataset.hold_out(config.validation, seed)
     models.check_training(config, dataset, devices.count)

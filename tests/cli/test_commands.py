@@ -44,7 +44,7 @@ def test_inspect_reads_every_option(capsys, tmp_path):
     figure = tmp_path / "network.svg"
     _, out, _ = run(
         capsys, "inspect", "resnet50", "--width", 4, "--blocks", 1, 2, "--kernel-size", 5, 3, "--pool-size", 2,
-        "--num-classes", 3, "--image-size", 8, 12, "--figure", figure,
+        "--num-classes", 3, "--image-size", 8, 12, "--shortcut", "projection", "--stem", "small", "--figure", figure,
     )  # fmt: skip
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "layer1_0/conv2 convolution 8 x 12 x 4 5 x 5 1 400 38,400" in " ".join(lines)
@@ -79,7 +79,19 @@ def test_inspect_reads_every_option(capsys, tmp_path):
         ("convert a.pth b.pth --classes x y", "--classes x y: only a target directory records it"),
         ("convert a.pth b.pth --mean 0 0 0", "--mean 0.0 0.0 0.0: only a target directory records it"),
         ("convert a.pth run", "--mean and --std: a run's directory needs the normalisation"),
-        ("convert a.pth run --mean 0 0 0 --std 1 0 1", "--std 1.0 0.0 1.0: must be finite numbers above 0"),
+        ("convert a.pth run --mean 0 0 0 --std 1 0 1", "--std 1.0 0.0 1.0: must be numbers above 0 and at most 1"),
+        ("convert a.pth run --mean 0 0 0 --std 1 1e-300 1", "--std 1.0 1e-300 1.0: must be numbers above 0"),
+        ("convert a.pth run --mean 0 0 0 --std 1 1 2", "--std 1.0 1.0 2.0: must be numbers above 0 and at most 1"),
+        ("convert a.pth run --mean 0 0 0 --std nan 1 1", "--std nan 1.0 1.0: must be numbers above 0"),
+        ("convert a.pth run --mean 0 nan 0 --std 1 1 1", "--mean 0.0 nan 0.0: must be numbers from 0 to 1"),
+        ("convert a.pth run --mean 0 123 0 --std 1 1 1", "--mean 0.0 123.0 0.0: must be numbers from 0 to 1"),
+        ("convert a.pth b.pth --epsilon 0", "--epsilon 0.0: must be above 0"),
+        ("convert a.pth b.pth --shortcut A", "--shortcut A: must be one of projection, padding"),
+        ("convert a.pth b.pth --stem large", "--stem large: must be one of small, small-pool, imagenet"),
+        ("convert gs://bucket/a.pth b.pth", "gs://bucket/a.pth: must be a path on this machine"),
+        ("convert a.pth s3://bucket/b.pth", "s3://bucket/b.pth: must be a path on this machine"),
+        ("convert hf://user/model run", "hf://user/model: must be a path on this machine"),
+        ("inspect resnet18 --stem small-pool", "--pool-size 4: exceeds the last feature map, 2 x 2"),
     ],
 )
 def test_bad_input_is_one_line(capsys, words, message):
@@ -91,8 +103,8 @@ def test_help_names_the_commands(capsys):
     assert status == 0 and "inspect" in out and "convert" in out
 
 
-@pytest.fixture
-def weights(tmp_path):
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
     """A file of random weights in kuangliu's layout, as DataParallel names them."""
     torch = pytest.importorskip("torch")
     from benchmarks.torch_resnet import ResNet
@@ -100,7 +112,7 @@ def weights(tmp_path):
     torch.manual_seed(0)
     network = ResNet(4, num_classes=3)
     network(torch.randn(4, 3, 32, 32))
-    path = tmp_path / "weights.pth"
+    path = tmp_path_factory.mktemp("weights") / "weights.pth"
     torch.save({"net": {f"module.{name}": tensor for name, tensor in network.state_dict().items()}}, path)
     return path
 
@@ -122,6 +134,57 @@ def test_files_convert_bit_for_bit_and_back(capsys, weights, tmp_path):
     assert run(capsys, "convert", there, back, "--width", 4)[:2] == (0, f"{back}\n")
     original = {name.removeprefix("module."): tensor for name, tensor in torch_weights.load(weights).items()}
     same_tensors(torch_weights.load(back), original)
+
+
+def test_the_network_is_the_one_that_fits_and_what_is_assumed_is_said(capsys, weights, tmp_path):
+    target = tmp_path / "there.pt"
+    line = f"{weights}: read as resnet18 --width 4; assumed, as names and shapes do not tell it: "
+    assumed = "no max pooling after the stem (else --stem small-pool), an epsilon of 1e-05 (else --epsilon)\n"
+    assert run(capsys, "convert", weights, target) == (0, f"{target}\n", line + assumed)
+    line = f"{weights}: read as resnet18 --width 4 --pool-size 0 --stem small-pool --epsilon 0.001\n"
+    given = ["--width", 4, "--stem", "small-pool", "--epsilon", 1e-3]
+    assert run(capsys, "convert", weights, target, *given) == (0, f"{target}\n", line)
+    contradiction = refusal(capsys, "convert", weights, tmp_path / "other.pt", "--shortcut", "padding")
+    assert contradiction.endswith("they fit resnet18: --model resnet18 --width 4")
+    assert not (tmp_path / "other.pt").exists()
+
+
+def test_pooling_into_several_cells_is_asked_for(capsys, tmp_path):
+    """The same tensors are those of pooling by 2 on 32 x 32 pixels and by 4 on 64 x 64."""
+    torch = pytest.importorskip("torch")
+    from benchmarks.torch_resnet import ResNet
+
+    path, target = tmp_path / "weights.pth", tmp_path / "out.pth"
+    torch.save(ResNet(2, pool_size=2).state_dict(), path)
+    message = refusal(capsys, "convert", path, target)
+    assert message.endswith("they fit resnet18: --model resnet18 --width 2 --pool-size 2, or images of another size")
+    assert run(capsys, "convert", path, target, "--pool-size", 2)[0] == 0
+    assert run(capsys, "convert", path, target, "--image-size", 64, 64)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "directory"),
+    [
+        ("lr0.01", True), ("resnet18-v1.5", True), ("w.pth", False), ("W.PTH", False), ("w.ckpt", False),
+        ("w.pth/", True), ("there.pth", True), ("~/run.v2", True),
+    ],
+)  # fmt: skip
+def test_a_name_without_a_suffix_of_weights_is_a_directory(capsys, tmp_path, monkeypatch, target, directory):
+    """Only a directory needs the normalisation."""
+    (tmp_path / "there.pth").mkdir()
+    monkeypatch.chdir(tmp_path)
+    message = refusal(capsys, "convert", "none.pth", target)
+    assert ("--mean and --std: a run's directory needs" in message) == directory
+    assert "none.pth: there is no such file" in message or directory
+    assert [path.name for path in tmp_path.iterdir()] == ["there.pth"]
+
+
+def test_the_home_directory_is_found_in_source_and_target(capsys, weights, monkeypatch):
+    monkeypatch.setenv("HOME", str(weights.parent))
+    status, out, _ = run(capsys, "convert", "~/weights.pth", "~/copy.pth")
+    copy = weights.with_name("copy.pth")
+    assert (status, out) == (0, f"{copy}\n") and copy.exists()
+    assert "~user-that-is-not-there/a.pth: must be" in refusal(capsys, "convert", "~user-that-is-not-there/a.pth", "b")
 
 
 def test_convert_turns_a_file_into_a_run_and_a_run_into_a_file(capsys, weights, tmp_path):
@@ -167,13 +230,15 @@ def test_options_that_contradict_a_runs_record_are_refused(capsys, weights, tmp_
     assert sorted(path for path in tmp_path.rglob("*")) == before
 
 
-def test_weights_of_another_network_are_listed_and_nothing_is_written(capsys, weights, tmp_path):
+def test_weights_of_another_network_are_refused_and_nothing_is_written(capsys, weights, tmp_path):
     for target in (tmp_path / "out.pth", tmp_path / "run"):
         extra = [] if target.suffix else NORMALISATION
         message = refusal(capsys, "convert", weights, target, "--width", 5, *extra)
-        assert re.search(r"conv1\.weight has shape \(4, 3, 3, 3\), not \(5, 3, 3, 3\)", message)
+        assert re.search(
+            r"\d+ of another shape, as bn1\.bias \(4,\), not \(5,\)\): they fit resnet18: --model", message
+        )
         message = refusal(capsys, "convert", weights, target, "--width", 4, "--model", "resnet34", *extra)
-        assert "layer3.5.conv2.weight (16, 16, 3, 3) is missing" in message
+        assert "missing, as layer1.2.bn1.bias (4,)): they fit resnet18: --model resnet18 --width 4" in message
         assert not target.exists()
     message = refusal(capsys, "convert", weights, tmp_path / "run", "--width", 4, "--classes", "a", *NORMALISATION)
     assert message.startswith("--classes a: the weights have 3 classes: give 3 names")

@@ -71,19 +71,19 @@ def test_only_the_final_model_at_full_scale_enters_the_headline():
     study = next(study for study in committed.read_studies(readme.ROOT) if study.name.startswith("reproduce"))
     setting = next(setting for setting in study.settings if setting.experiment == "final")
     (run, record), *_ = setting.runs.items()
-    speed = committed.read_speed(readme.ROOT)
+    records = readme.read(readme.ROOT)
 
     def rows(**changes):
         config = record["config"] | {"width": 42, "epochs": 100} | changes.pop("config", {})
         full = record | {"config": config, "parameters": 4_815_940, "seconds": 5400.0, report.COMPARED: 0.91} | changes
         full["dataset"] = full["dataset"] | {"train": 45_000, "validation": 5_000, "test": 10_000}
         pages = [study._replace(settings=[setting._replace(runs={run: full, run.parent / "seed-1": full})])]
-        return [line for line in readme.headline(pages, speed) if line.startswith("| jresnet |")]
+        return [line for line in readme.headline(records._replace(studies=pages)) if line.startswith("| jresnet |")]
 
     row = "| jresnet | {} | CIFAR-10 (JPEG q75) | 2 | 91.00 ± 0.00 | 1.50 ± 0.00 | 4,815,940 |"
     assert rows(device="A GPU") == [row.format("A GPU")]
     assert rows(config={"width": 5}) == rows(config={"learning_rate": 0.01}) == rows(config={"epochs": 5}) == []
-    assert [line for line in readme.headline([study], speed) if "jresnet" in line] == []
+    assert [line for line in readme.headline(records._replace(studies=[study])) if "jresnet" in line] == []
 
 
 @pytest.mark.parametrize(

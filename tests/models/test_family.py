@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from jresnet import models
 from jresnet.errors import InputError
+from jresnet.models.layers import BatchNorm
 from tests.support.numerics import assert_uniform
 
 
@@ -79,6 +81,23 @@ def test_block_dropout_acts_in_training_only():
         return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})[0]
 
     assert np.abs(logits(jax.random.key(1)) - logits(jax.random.key(2))).max() > 1e-3
+
+
+@pytest.mark.parametrize("norm", [models.norm_for("cpu", "float32"), models.norm_for("gpu", "bfloat16")])
+@pytest.mark.parametrize("train", [False, True])
+def test_epsilon_reaches_every_batch_normalisation(norm, train):
+    model = models.ResNet((1, 1), width=2, pool_size=None, epsilon=0.25, norm_cls=norm)
+    seen = []
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
+            seen.append(context.module.epsilon)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        images = jax.ShapeDtypeStruct((2, 4, 4, 3), jnp.float32)
+        jax.eval_shape(partial(model.init, train=train), jax.random.key(0), images)
+    assert seen == [0.25] * 6
 
 
 @pytest.mark.parametrize(

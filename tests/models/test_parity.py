@@ -72,8 +72,8 @@ class Case:
 
     def ours(self, dtype):
         member, _, option = self.name.partition(" ")
-        shortcut = {"shortcut": "projection"} if option == "B" else {}
-        return getattr(jresnet, member)(**dict(self.changed), **shortcut, dtype=dtype, param_dtype=dtype)
+        options = {"B": {"shortcut": "projection"}, "pool": {"stem": "small-pool", "pool_size": None}}.get(option, {})
+        return getattr(jresnet, member)(**dict(self.changed), **options, dtype=dtype, param_dtype=dtype)
 
     def variables(self, dtype):
         return torch_weights.from_state_dict(self.theirs().state_dict(), self.ours(dtype), (self.side, self.side))
@@ -125,6 +125,7 @@ DEEP = [
     dataclasses.replace(case, bias=(0.7, 0.5), learning_rate=0.001)
     for case in (
         *(narrow(f"resnet{depth}", 16, pool_size=2) for depth in (18, 34, 50, 101, 152)),
+        narrow("resnet18 pool", 32),
         narrow("preact_resnet18", 16, pool_size=2),
         *(narrow(f"resnet{depth}{option}", 8) for option in ("", " B") for depth in (20, 32, 44, 56, 110)),
         *(narrow(name, 8, stem_width=2) for name in ("wide_resnet16_8", "wide_resnet28_10")),

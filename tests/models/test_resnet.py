@@ -1,5 +1,6 @@
 """The network and its configuration: PyTorch's results with the same weights, budgets, refusals, dropout, dtypes."""
 
+import dataclasses
 import itertools
 from functools import partial
 from typing import get_args
@@ -101,6 +102,25 @@ def test_filled_in_defaults_are_the_networks_own():
 
 
 @pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        # As in the records of versions that had no such options.
+        (Config(shortcut="projection", stem="small", epsilon=1e-5), {}),
+        (Config(model="resnet20", shortcut="padding", pool_size=0), {"pool_size": None}),
+        (Config(model="resnet20", shortcut="projection"), {"shortcut": "projection"}),
+        (Config(stem="small-pool", pool_size=0), {"stem": "small-pool", "pool_size": 0}),
+        (Config(epsilon=1e-3), {"epsilon": 1e-3}),
+    ],
+)
+def test_filled_in_options_name_what_is_not_the_networks_own(config, expected):
+    filled = models.fill_defaults(config)
+    own = models.fill_defaults(Config(model=config.model))
+    assert (own.shortcut, own.stem, own.epsilon) == (None, None, None)
+    assert filled == dataclasses.replace(own, **expected)
+    assert models.from_config(filled, 7) == models.from_config(config, 7)
+
+
+@pytest.mark.parametrize(
     ("model", "size", "expected"),
     [
         (ResNet(), (32, 32), (4, 4)),
@@ -110,6 +130,8 @@ def test_filled_in_defaults_are_the_networks_own():
         (ResNet(stage_sizes=(1, 1, 1)), (5, 1), (2, 1)),
         (models.imagenet_resnet18(), (224, 225), (7, 8)),
         (models.imagenet_resnet18(), (45, 32), (2, 1)),
+        (ResNet(stem="small-pool"), (32, 32), (2, 2)),
+        (ResNet(stem="small-pool", stage_sizes=(1, 1, 1)), (33, 5), (5, 1)),
     ],
 )
 def test_the_last_feature_map(model, size, expected):
@@ -130,11 +152,20 @@ def test_pooling_may_be_as_large_as_the_feature_map_and_no_larger():
 
 def test_from_config_reads_every_field():
     config = Config(
-        width=3, blocks=(1, 2), kernel_size=5, pool_size=2, dropout=0.25, precision="bfloat16", batch_norm="local"
+        width=3,
+        blocks=(1, 2),
+        kernel_size=5,
+        pool_size=2,
+        dropout=0.25,
+        precision="bfloat16",
+        batch_norm="local",
+        shortcut="padding",
+        stem="small-pool",
+        epsilon=1e-3,
     )
     assert models.from_config(config, 7) == ResNet(
         stage_sizes=(1, 2), num_classes=7, width=3, kernel_size=5, pool_size=2, dropout=0.25,
-        dtype=jnp.dtype("bfloat16"), local_norm=True,
+        dtype=jnp.dtype("bfloat16"), local_norm=True, shortcut="padding", stem="small-pool", epsilon=1e-3,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
-"""State dicts in and out: exact both ways, the same function in PyTorch, and every fault of a wrong one listed."""
+"""State dicts in and out: exact both ways, the same function in PyTorch, and the faults of a wrong one counted."""
 
+import functools
 import pickle
 
 import chex
@@ -131,25 +132,52 @@ def test_tensors_of_any_precision_are_read_exactly(tmp_path, network, dtype, suf
     np.testing.assert_array_equal(kernel, state_dict["conv1.weight"].float().numpy().transpose(2, 3, 1, 0))
 
 
-def test_every_fault_is_listed(network):
-    state_dict = dict(network.state_dict()) | {"extra.weight": torch.zeros(5), "linear.weight": torch.zeros(7, 9)}
+def test_faults_are_counted_and_the_first_of_each_kind_is_named(network):
+    extra = {f"extra.{number}.{'x' * 300}": torch.zeros(5) for number in range(100)}
+    state_dict = {**network.state_dict(), **extra, "linear.weight": torch.zeros(7, 9)}
     del state_dict["conv1.weight"]
     del state_dict["layer4.1.bn2.running_var"]
     with pytest.raises(jresnet.InputError) as caught:
         torch_weights.from_state_dict(state_dict, MODEL)
     message = str(caught.value)
-    assert "conv1.weight (4, 3, 3, 3) is missing" in message
-    assert "layer4.1.bn2.running_var (32,) is missing" in message
-    assert "extra.weight (5,) is unknown" in message
-    assert "linear.weight has shape (7, 9), not (7, 32)" in message
-    assert message.count(";") == 3 and "\n" not in message
+    assert "2 missing, as conv1.weight (4, 3, 3, 3);" in message
+    assert "100 unknown, as extra.0.xxx" in message and "xxx (5,);" in message
+    assert "1 of another shape, as linear.weight (7, 9), not (7, 32)" in message
+    assert message.endswith(": choose the network they belong to, and its images' size") and len(message) < 400
 
 
 def test_variables_of_another_network_are_not_written(variables):
-    with pytest.raises(jresnet.InputError, match=r"linear\.weight has shape \(7, 32\), not \(10, 32\)"):
+    with pytest.raises(jresnet.InputError, match=r"2 of another shape, as linear\.bias \(7,\), not \(10,\)"):
         torch_weights.to_state_dict(variables, jresnet.resnet18(num_classes=10, width=WIDTH))
     with pytest.raises(jresnet.InputError, match="layout keras: must be one of kuangliu, torchvision"):
         torch_weights.to_state_dict(variables, MODEL, "keras")
+
+
+def of_channels(network, count):
+    """A network's tensors with a first convolution of this many channels."""
+    kernel = torch.arange(4 * count * 9, dtype=torch.float32).reshape(4, count, 3, 3) / 7
+    return {**network.state_dict(), "conv1.weight": kernel}
+
+
+def test_one_channel_becomes_three_thirds_and_this_is_said(network, caplog):
+    gray = of_channels(network, 1)
+    single, double = torch.float32, torch.float64
+    for dtype, exact in ((single, single), (torch.float16, single), (double, double)):
+        tensors = {**gray, "conv1.weight": gray["conv1.weight"].to(dtype)}
+        kernel = torch_weights.from_state_dict(tensors, MODEL)["params"]["conv1"]["kernel"]
+        third = (tensors["conv1.weight"].to(exact) / 3).float().numpy().transpose(2, 3, 1, 0)
+        np.testing.assert_array_equal(kernel, np.broadcast_to(third, (3, 3, 3, 4)))
+    assert len(caplog.messages) == 3
+    assert all(message.startswith("conv1.weight: takes one channel") for message in caplog.messages)
+    renamed = torch_weights.relayout(gray, MODEL, "torchvision")
+    np.testing.assert_array_equal(renamed["conv1.weight"], gray["conv1.weight"])
+
+
+@pytest.mark.parametrize("count", [2, 4, 13])
+def test_other_numbers_of_channels_are_refused(network, count):
+    for use in (torch_weights.from_state_dict, functools.partial(torch_weights.relayout, layout="torchvision")):
+        with pytest.raises(jresnet.InputError, match=f"conv1.weight: takes images of {count} channels.*take 3, or 1"):
+            use(of_channels(network, count), MODEL)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])

@@ -41,6 +41,9 @@ OTHER = {
     "deterministic": True,
     "resize": "pad",
     "background": (0, 0, 0),
+    "shortcut": "padding",
+    "stem": "small-pool",
+    "epsilon": 1e-3,
 }
 CHANGEABLE = {
     "dataset": "other", "data_dir": "elsewhere", "image_size": (8, 8), "skip_unreadable": True,

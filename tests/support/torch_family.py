@@ -113,6 +113,8 @@ class Network(nn.Module):
         pool_size: int | None = None,
         stem_width: int | None = None,
         large: bool = False,
+        max_pool: bool = False,
+        channels: int = 3,
         squeeze: int | None = None,
         option: str = "B",
         final_norm: bool = False,
@@ -122,10 +124,10 @@ class Network(nn.Module):
         super().__init__()
         self.skip_name, self.head_name = names
         self.preactivated, self.final_norm = kind is Preact, final_norm
-        channels = stem_width or width
-        self.conv1 = conv(3, channels, 7, 2) if large else conv(3, channels, kernel_size[0])
+        images, channels = channels, stem_width or width
+        self.conv1 = conv(images, channels, 7, 2) if large else conv(images, channels, kernel_size[0])
         self.bn1 = nn.Identity() if self.preactivated else nn.BatchNorm2d(channels)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if large or max_pool else nn.Identity()
         self.se = Squeeze(channels, squeeze) if squeeze else nn.Identity()
         self.stages = [f"layer{stage + 1}" for stage in range(len(stage_sizes))]
         for stage, depth in enumerate(stage_sizes):
@@ -163,6 +165,8 @@ large = partial(Network, num_classes=1000, large=True, names=("downsample", "fc"
 
 FAMILY = {
     "resnet18": partial(small, Basic, stage_sizes=(2, 2, 2, 2)),
+    # huyvnphan/PyTorch_CIFAR10.
+    "resnet18 pool": partial(Network, Basic, stage_sizes=(2, 2, 2, 2), max_pool=True),
     "resnet34": partial(small, Basic, stage_sizes=(3, 4, 6, 3)),
     "resnet50": partial(small, Bottleneck, stage_sizes=(3, 4, 6, 3)),
     "resnet101": partial(small, Bottleneck, stage_sizes=(3, 4, 23, 3)),

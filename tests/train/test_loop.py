@@ -466,9 +466,10 @@ def test_devices_refuse_a_batch_that_does_not_divide(monkeypatch):
         Devices(dataclasses.replace(CONFIG, parallel="auto"))
 
 
-def test_a_network_that_cannot_be_deterministic_on_a_gpu_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("options", [{"model": "imagenet_resnet18"}, {"stem": "small-pool", "pool_size": 1}])
+def test_a_network_that_cannot_be_deterministic_on_a_gpu_is_refused(tmp_path, monkeypatch, options):
     monkeypatch.setattr(loop, "Devices", lambda config: types.SimpleNamespace(platform="gpu"))
-    config = Config(model="imagenet_resnet18", deterministic=True)
-    with pytest.raises(InputError, match=r"--deterministic: imagenet networks have no .*: choose another --model"):
+    config = Config(**options, deterministic=True)
+    with pytest.raises(InputError, match=r"--deterministic: max pooling has no .*: choose another --model"):
         loop.fit(config, make_dataset(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
