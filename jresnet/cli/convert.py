@@ -12,6 +12,7 @@ from jresnet.cli.program import make_console
 from jresnet.config import Model, require
 from jresnet.errors import InputError
 from jresnet.models import torch_weights
+from jresnet.models.tensors import check_values
 from jresnet.models.torch_weights import Layout
 from jresnet.use.classifier import Classifier, store
 
@@ -29,6 +30,8 @@ class Convert(NetworkOptions):
     """A file, or a directory to create, which jresnet.Classifier.load reads."""
     layout: Layout = "kuangliu"
     """Names of the tensors in a target file."""
+    key: str | None = None
+    """Where a source file holds several state dicts: the dotted path of one in it, as model_ema."""
     model: Model | None = None
     """Network that a source file belongs to (default: resnet18); --width and the like describe it further."""
     mean: tuple[float, float, float] | None = None
@@ -45,6 +48,7 @@ def run(options: Convert) -> None:
     for name in ("mean", "std", "classes"):
         holds = to_run or getattr(options, name) is None
         require(options, name, holds, "only a target directory records it: leave it out")
+    require(options, "key", not from_run or options.key is None, "only in a file there are several: leave it out")
     for name in ("model", "width", "blocks", "kernel_size", "pool_size", "image_size"):
         holds = not from_run or getattr(options, name) is None
         require(options, name, holds, "the run's own record says it: leave it out")
@@ -71,7 +75,8 @@ def convert_file(options: Convert, to_run: bool) -> None:
     usable = all(0 < value < math.inf for value in options.std or ())
     require(options, "std", usable, "must be finite numbers above 0")
     config = options.config(options.model or "resnet18")
-    state_dict = torch_weights.load(options.source)
+    state_dict = torch_weights.load(options.source, options.key)
+    check_values(options.source, state_dict, strict=to_run)
     count = torch_weights.classes_of(state_dict)
     classes = options.classes or tuple(map(str, range(count)))
     require(options, "classes", len(classes) == count, f"the weights have {count} classes: give {count} names")

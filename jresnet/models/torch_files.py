@@ -1,94 +1,104 @@
-"""Files of weights in PyTorch's formats: .pth, .pt and .safetensors, read and written as tensors by name."""
+"""Files of weights: a state dict of tensors by name, read from any file that people keep one in, and written.
+
+What a file is, its content says: PyTorch's archive or its older pickle, or .safetensors, whatever the file is called.
+"""
 
 import io
+import logging
 import math
 import os
 import pathlib
-import zipfile
+import stat
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
-import jax
 import numpy as np
 
-from jresnet.errors import InputError, first_line
+from jresnet.errors import InputError, first_line, visible
+from jresnet.models import state_dicts, torch_readers
+from jresnet.models.pickle_names import ITEM_SIZES, Code
 from jresnet.records.files import write_bytes
 
+__all__ = ["load", "save"]
 
-def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a state dict from a .safetensors, .pth or .pt file; only tensors are ever unpickled.
+SHARED = 64
+"""How often its file's size a state dict may take: tensors may share their elements."""
 
-    In a training checkpoint, the state dict is looked up under `net`, `model` or `state_dict`.
+
+def load(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Any]:
+    """Read the state dict of a network from a file.
+
+    The file's content says what it is: one of `torch.save`, old ones included, or .safetensors. In a training
+    checkpoint the state dict is looked for at any depth; names are made plain, see `state_dicts.clean`. Nothing that
+    the file names is called, and no memory is taken for a tensor that it only claims to hold.
+
+    Args:
+      path: the file; `~` is the home directory.
+      key: the dotted path of the state dict in the file, such as "model_ema" or "state.model", where it holds several.
+
+    Returns:
+      PyTorch's tensors, or NumPy's arrays from a .safetensors file, by name.
 
     Raises:
-      InputError: the file cannot be read or holds no state dict, or its library is not installed.
+      InputError: the file cannot be read, or is damaged; it holds no state dict, several, or what could run code; a
+        tensor has no plain numbers; or PyTorch is not installed.
     """
-    suffix = pathlib.Path(path).suffix
-    if suffix not in _READERS:
-        raise InputError(f"{path}: must end in one of {', '.join(_READERS)}: save the weights as one of them")
-    if not pathlib.Path(path).is_file():
-        raise InputError(f"{path}: there is no such file: give the path of a state dict")
+    path = os.path.expanduser(path)
     try:
-        _check_compression(path)
-        contents = _READERS[suffix](path)
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            what = "a directory" if stat.S_ISDIR(mode) else "a device or a pipe"
+            raise InputError(f"{path}: is {what}: give the path of a state dict's file")
+        with open(path, "rb") as file:
+            return _load(path, file, key)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file: give the path of a state dict") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path}: cannot be read ({reason}): give the path of a state dict") from None
+
+
+def _load(path: str, file: IO[bytes], key: str | None) -> dict[str, Any]:
+    size = os.fstat(file.fileno()).st_size
+    try:
+        contents = torch_readers.contents(file, size)
+        tensors = state_dicts.clean(state_dicts.choose(contents.tree, key))
+        if sum(math.prod(t.shape) * ITEM_SIZES[t.dtype] for t in tensors.values()) > SHARED * size:
+            raise ValueError(f"its tensors take more than {SHARED} times its size")
+        built = contents.build(tensors)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except Code as error:
+        reason = f"it names {visible(error.name)[:200]}, which could run code"
+        remedy = "save model.state_dict() with the program that wrote it"
+        raise InputError(f"{path}: cannot be read as tensors alone ({reason}): {remedy}") from None
     except ImportError as error:
         raise InputError(f"{path}: reading it needs {error.name}: pip install {error.name}") from None
-    except Exception as error:  # each library has its own errors, and torch's depend on the damage
-        reason = first_line(error).partition(". ")[0][:200]
+    except Exception as error:  # damage may end in any error of zipfile, of Python's own readers, or of PyTorch
+        reason = visible(first_line(error))[:200]
         raise InputError(f"{path}: cannot be read as tensors alone ({reason}): save the state dict again") from None
-    for name in ("net", "model", "state_dict"):
-        contents = contents.get(name, contents) if isinstance(contents, Mapping) else contents
-    if not isinstance(contents, Mapping) or not all(hasattr(value, "shape") for value in contents.values()):
-        raise InputError(f"{path}: holds no state dict: save model.state_dict()")
-    _check_sizes(path, contents)
-    return dict(contents)
+    if contents.remark:
+        logging.getLogger(__name__).warning("%s: %s", path, contents.remark)
+    return built
 
 
 def save(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) -> None:
-    """Write a state dict to a .safetensors, .pth or .pt file, atomically.
+    """Write a state dict atomically, to a file of `torch.save`, or with the suffix .safetensors to one of those.
 
     Raises:
       InputError: another suffix, or a library that is not installed.
       CannotWrite: the path cannot be written.
     """
-    suffix = pathlib.Path(path).suffix
+    path = os.path.expanduser(path)
+    suffix = pathlib.Path(path).suffix.lower()
     if suffix not in _WRITERS:
         raise InputError(f"{path}: must end in one of {', '.join(_WRITERS)}: choose another name")
     try:
         write_bytes(path, _WRITERS[suffix](state_dict))
     except ImportError as error:
         raise InputError(f"{path}: writing it needs {error.name}: pip install {error.name}") from None
-
-
-def _check_compression(path: str | os.PathLike[str]) -> None:
-    """Raise ValueError for an archive whose members are larger than itself: PyTorch compresses none."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > os.path.getsize(path):
-                raise ValueError("a compressed archive")
-
-
-def _check_sizes(path: str | os.PathLike[str], tensors: Mapping[str, Any]) -> None:
-    """Raise InputError for a tensor with more elements than its file has bytes, as a view with strides of 0."""
-    size = os.path.getsize(path)
-    for name, tensor in tensors.items():
-        if math.prod(tensor.shape) > size:
-            shape = tuple(tensor.shape)
-            raise InputError(f"{path}: {name} of shape {shape} is not in the file in full: save the state dict again")
-
-
-def _read_torch(path: str | os.PathLike[str]) -> Any:
-    import torch
-
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _read_safetensors(path: str | os.PathLike[str]) -> Any:
-    import safetensors.flax
-
-    # Without x64, JAX would truncate 64-bit tensors.
-    with jax.enable_x64():
-        return {name: np.array(array) for name, array in safetensors.flax.load_file(path).items()}
 
 
 def _torch_bytes(state_dict: Mapping[str, np.ndarray]) -> bytes:
@@ -105,5 +115,7 @@ def _safetensors_bytes(state_dict: Mapping[str, np.ndarray]) -> bytes:
     return safetensors.numpy.save(dict(state_dict))
 
 
-_READERS = {".pth": _read_torch, ".pt": _read_torch, ".safetensors": _read_safetensors}
-_WRITERS = {".pth": _torch_bytes, ".pt": _torch_bytes, ".safetensors": _safetensors_bytes}
+_WRITERS = {
+    ".pth": _torch_bytes, ".pt": _torch_bytes, ".safetensors": _safetensors_bytes, ".th": _torch_bytes,
+    ".bin": _torch_bytes, ".ckpt": _torch_bytes, ".tar": _torch_bytes,
+}  # fmt: skip

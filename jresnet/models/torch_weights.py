@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jresnet.errors import InputError, first_line
+from jresnet.errors import InputError
 from jresnet.models import ResNet, variable_shapes
+from jresnet.models.state_dicts import clean
+from jresnet.models.tensors import array_of as _array
 from jresnet.models.torch_files import load, save
 
 __all__ = [
@@ -34,8 +36,6 @@ _MODULES = {
 }
 # Flax's names of a layer's arrays, and PyTorch's.
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-# Prefixes that DataParallel and torch.compile add to every name.
-_PREFIXES = r"^(module\.|_orig_mod\.)+"
 # The counter, int64 [], of every batch normalisation in PyTorch.
 _BATCHES = ".num_batches_tracked"
 
@@ -71,7 +71,7 @@ def from_state_dict(
       InputError: keys are missing, unknown or of another shape, all of which the message lists; or the file
         does not exist or holds something other than tensors.
     """
-    tensors = _plain(state_dict if isinstance(state_dict, Mapping) else load(state_dict))
+    tensors = clean(state_dict if isinstance(state_dict, Mapping) else load(state_dict))
     paths = _matched(tensors, model, image_size)
     # jnp.array copies, where jnp.asarray would share the memory of a CPU tensor.
     arrays = {path: jnp.array(_from_torch(_array(tensors[name])), model.param_dtype) for name, path in paths.items()}
@@ -122,7 +122,7 @@ def relayout(
     Raises:
       InputError: keys are missing, unknown or of another shape; the message lists all.
     """
-    tensors = _plain(state_dict)
+    tensors = clean(state_dict)
     renamed = {name: torch_name(path, layout) for name, path in _matched(tensors, model, image_size).items()}
     modules = {name.rpartition(".")[0]: new.rpartition(".")[0] for name, new in renamed.items()}
     renamed |= {module + _BATCHES: new + _BATCHES for module, new in modules.items() if module + _BATCHES in tensors}
@@ -147,7 +147,7 @@ def classes_of(state_dict: Mapping[str, Any]) -> int:
     Raises:
       InputError: it has no linear layer.
     """
-    tensors = _plain(state_dict)
+    tensors = clean(state_dict)
     for layer in ("linear", "fc"):
         if f"{layer}.bias" in tensors:
             return len(tensors[f"{layer}.bias"])
@@ -166,33 +166,11 @@ def torch_name(path: tuple[str, ...], layout: Layout) -> str:
     return ".".join((*names, _LEAVES[leaf]))
 
 
-def _plain(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors by name, without prefixes."""
-    return {re.sub(_PREFIXES, "", name): value for name, value in state_dict.items()}
-
-
 def _matched(tensors: Mapping[str, Any], model: ResNet, image_size: tuple[int, int]) -> dict[str, tuple[str, ...]]:
     """The path of our variable for each tensor's name; InputError unless the tensors fit the network."""
     paths, shapes = expected(model, image_size, layout_of(tensors))
     _compare({name: tensor for name, tensor in tensors.items() if not name.endswith(_BATCHES)}, shapes)
     return paths
-
-
-def _array(tensor: Any) -> np.ndarray:
-    """A tensor or array as a NumPy array; bfloat16, which PyTorch cannot convert, as the exact float32 values.
-
-    Raises:
-      InputError: a sparse, quantized, 8-bit or "meta" tensor.
-    """
-    try:
-        if hasattr(tensor, "detach"):
-            tensor = tensor.detach().cpu()
-            tensor = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
-        array = np.asarray(tensor)
-    except (TypeError, RuntimeError) as error:
-        shape, reason = tuple(tensor.shape), first_line(error)
-        raise InputError(f"a tensor of shape {shape} holds no plain numbers ({reason}): save it as float32") from None
-    return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
 
 
 def _from_torch(array: np.ndarray) -> np.ndarray:
