@@ -11,7 +11,7 @@ from typing import Any
 
 __all__ = ["ITEM_SIZES", "Code", "Global", "Inert", "Storage", "Stored", "Table", "called", "described", "known"]
 
-NAME = 300
+NAME = 200
 """Characters of the longest key that is kept."""
 DIMENSIONS, LARGEST = 64, 2**62
 """PyTorch's own limit of a tensor's dimensions, and one of its sizes and strides."""
@@ -33,7 +33,8 @@ _STORAGES = {
 _STORAGE = re.compile(r"torch\.(?:cuda\.|storage\.)?(\w+)Storage")
 # What stands for a value of one's own choosing: numbers, options, paths, dates.
 _INERT = re.compile(
-    r"""builtins\.(set|frozenset|list|tuple|complex|bytes|bytearray|int|float|bool|str|slice|range|object)
+    r"""builtins\.(set|frozenset|list|tuple|complex|bytes|bytearray|int|float|bool|str|slice|range|object
+        |xrange|unicode|long)
     |_codecs\.encode | collections\.deque | types\.SimpleNamespace | argparse\.Namespace
     |pathlib(\._local)?\.(Pure)?(Posix|Windows)?Path | datetime\.(datetime|date|time|timedelta|timezone)
     |numpy\.(dtype|ndarray|dtypes\.\w+DType)
@@ -64,15 +65,15 @@ class Code(ValueError):
 class Table(dict[str, Any]):
     """A dictionary, of which the entries under names are kept, and one of the other keys of tensors."""
 
-    unnamed: Any = None
+    unnamed: str = ""
 
     def put_all(self, pairs: Iterable[Any]) -> None:
         """Set entries; each is a pair of a key and a value."""
         for key, value in pairs:
             if isinstance(key, str) and len(key) <= NAME:
                 self[key] = value
-            elif isinstance(value, Stored) and isinstance(key, int | float | bytes):
-                self.unnamed = key
+            elif isinstance(value, Stored):
+                self.unnamed = f"{key!r:.80}" if isinstance(key, int | float | bytes | str) else type(key).__name__
 
 
 class Inert:

@@ -3,7 +3,6 @@
 All of it looks at names and shapes alone, before memory is taken for what a file says.
 """
 
-import itertools
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,11 +20,13 @@ WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 """Parts of names that DataParallel, torch.compile, FSDP and checkpointing add, at any depth."""
 PREFIXES = {"model", "net", "backbone", "encoder", "network"}
 """First parts of names that are dropped also where no conv1 shows where the network is."""
+LOSSES = {"criterion", "loss", "loss_fn"}
 HEAD = re.compile(r"(fc|linear|classifier|head)(\.\d+)?")
+CONTAINERS = (Mapping, list, tuple)
 SHOWN = 5
 """Names in a message, at most."""
-DEPTH, PLACES = 16, 10_000
-"""How deep a state dict may lie in a file, and how many mappings of tensors may be there."""
+DEPTH, TENSORS, NETWORKS = 16, 20_000, 100
+"""How deep a state dict may lie in a file, how many named tensors may be there, and how many networks in a mapping."""
 
 
 def choose(tree: Any, key: str | None = None) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def choose(tree: Any, key: str | None = None) -> dict[str, Any]:
     Raises:
       InputError: there is none, none of this key, or several.
     """
-    places = dict(itertools.islice(_places(tree), PLACES))
+    places = dict(_places(tree))
     if not places:
         raise InputError("holds no state dict: save model.state_dict()")
     if key is not None:
@@ -57,12 +58,16 @@ def choose(tree: Any, key: str | None = None) -> dict[str, Any]:
     return _named(networks[next(iter(distinct.values()))] if distinct else max(places.values(), key=_tensor_count))
 
 
-def clean(tensors: Mapping[str, Any]) -> dict[str, Any]:
+def clean(tensors: Mapping[str, Any], source: str = "the state dict") -> dict[str, Any]:
     """The tensors of a network by plain names, as `ResNet().state_dict()` has them.
 
     Parts of names that wrappers add are dropped, and the prefix under which the network lies; what lies elsewhere, and
     what is no tensor, is passed over, which a warning says, except for well-known counters; num_batches_tracked stays.
     A linear layer in a `Sequential`, or called classifier or head, gets its layout's name.
+
+    Args:
+      tensors: PyTorch's tensors, arrays, or the descriptions of tensors in a file.
+      source: where they are from, for the warning.
 
     Returns:
       The tensors themselves; unchanged if they are clean already.
@@ -82,7 +87,8 @@ def clean(tensors: Mapping[str, Any]) -> dict[str, Any]:
         if not is_tensor(tensor):
             others.append(name)
         elif short in plain:
-            raise InputError(f"{origin[short]} and {name} are one name, {short}: save the state dict of one network")
+            pair = _listed([origin[short], name])
+            raise InputError(f"{pair} are two tensors of one name: save the state dict of one network")
         else:
             plain[short], origin[short] = tensor, name
     prefix = _prefix(plain)
@@ -96,7 +102,8 @@ def clean(tensors: Mapping[str, Any]) -> dict[str, Any]:
     for name, tensor in inside.items():
         check_tensor(name, tensor)
     if others:
-        _say("%d things beside the network are passed over: %s", len(others), _listed(others))
+        text = "%s: passed over, as no part of the network: %s"
+        logging.getLogger(__name__).warning(text, source, _listed(others))
     return _renamed_head(inside)
 
 
@@ -106,19 +113,33 @@ def clean(tensors: Mapping[str, Any]) -> dict[str, Any]:
 def _places(tree: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every mapping with tensors by its dotted path, each of several networks in one by its own; "." is the tree."""
     seen: set[int] = set()
-    queue: list[tuple[tuple[str, ...], Any]] = [((), tree)]
+    total = 0
+    queue: list[tuple[tuple[str, ...], Any]] = [((), tree)] if isinstance(tree, CONTAINERS) else []
     for path, value in queue:
         if id(value) in seen or len(path) > DEPTH:
             continue
         seen.add(id(value))
         items = value.items() if isinstance(value, Mapping) else ((str(n), inner) for n, inner in enumerate(value))
-        queue += [((*path, name), inner) for name, inner in items if isinstance(inner, Mapping | list | tuple)]
-        if isinstance(value, Mapping) and any(map(is_tensor, value.values())):
-            yield ".".join(path) or ".", value
-            roots = _roots({_unwrapped(name): inner for name, inner in value.items() if is_tensor(inner)})
-            for root in roots if len(roots) > 1 else ():
-                part = {name: inner for name, inner in value.items() if _unwrapped(name).startswith(root)}
-                yield ".".join((*path, root.removesuffix("."))), part
+        queue += [((*path, name), inner) for name, inner in items if isinstance(inner, CONTAINERS)]
+        count = sum(map(is_tensor, value.values())) if isinstance(value, Mapping) else 0
+        total += count
+        if total > TENSORS:
+            raise InputError(f"holds more than {TENSORS} named tensors: save model.state_dict() alone")
+        if count:
+            for root, part in _parts(value).items():
+                yield ".".join((*path, root)).removesuffix(".") or ".", part
+
+
+def _parts(mapping: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The networks in a mapping by their prefixes, if there are several; else the mapping, under ""."""
+    short = {name: _unwrapped(name) for name, value in mapping.items() if is_tensor(value)}
+    roots = _roots({short[name]: mapping[name] for name in short})[:NETWORKS]
+    if len(roots) < 2:
+        return {"": mapping}
+    owners = {
+        name: max((root for root in roots if short[name].startswith(root)), key=len, default=None) for name in short
+    }
+    return {root: {name: mapping[name] for name in short if owners[name] == root} for root in roots}
 
 
 def _is_network(place: Mapping[str, Any]) -> bool:
@@ -139,8 +160,8 @@ def _tensor_count(place: Mapping[str, Any]) -> int:
 
 def _named(place: Mapping[str, Any]) -> dict[str, Any]:
     """The place's entries; InputError if tensors are among them whose keys are no names."""
-    if isinstance(place, Table) and place.unnamed is not None:
-        raise InputError(f"the key {place.unnamed!r:.80} is no name of a tensor: save model.state_dict()")
+    if isinstance(place, Table) and place.unnamed:
+        raise InputError(f"the key {place.unnamed} is no name of a tensor: save model.state_dict()")
     return dict(place)
 
 
@@ -210,9 +231,10 @@ def _is_head(name: str, tensor: Any) -> bool:
 
 
 def _is_metric(name: str, tensor: Any) -> bool:
-    """Whether it is a single number that no layer has."""
+    """Whether it is a single number that no layer has, or belongs to the loss."""
     leaf = name.rpartition(".")[2]
-    return shape_of(tensor) == () and leaf not in LEAVES and leaf != "num_batches_tracked"
+    number = shape_of(tensor) == () and leaf not in LEAVES and leaf != "num_batches_tracked"
+    return number or name.partition(".")[0] in LOSSES
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -220,7 +242,3 @@ def _listed(names: Iterable[str]) -> str:
     names = list(names)
     more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
     return ", ".join([visible(name)[:100] for name in names[:SHOWN]] + more)
-
-
-def _say(text: str, *values: Any) -> None:
-    logging.getLogger(__name__).warning(text, *values)

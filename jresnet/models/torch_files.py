@@ -16,7 +16,7 @@ import numpy as np
 
 from jresnet.errors import InputError, first_line, visible
 from jresnet.models import state_dicts, torch_readers
-from jresnet.models.pickle_names import ITEM_SIZES, Code
+from jresnet.models.pickle_names import ITEM_SIZES, Code, Stored
 from jresnet.records.files import write_bytes
 
 __all__ = ["load", "save"]
@@ -64,9 +64,8 @@ def _load(path: str, file: IO[bytes], key: str | None) -> dict[str, Any]:
     size = os.fstat(file.fileno()).st_size
     try:
         contents = torch_readers.contents(file, size)
-        tensors = state_dicts.clean(state_dicts.choose(contents.tree, key))
-        if sum(math.prod(t.shape) * ITEM_SIZES[t.dtype] for t in tensors.values()) > SHARED * size:
-            raise ValueError(f"its tensors take more than {SHARED} times its size")
+        tensors = state_dicts.clean(state_dicts.choose(contents.tree, key), path)
+        _check_sizes(tensors, size)
         built = contents.build(tensors)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -82,6 +81,17 @@ def _load(path: str, file: IO[bytes], key: str | None) -> dict[str, Any]:
     if contents.remark:
         logging.getLogger(__name__).warning("%s: %s", path, contents.remark)
     return built
+
+
+def _check_sizes(tensors: Mapping[str, Stored], size: int) -> None:
+    """InputError for tensors that would take more memory than their file of so many bytes can mean, as views do."""
+    total = 0
+    for name, tensor in tensors.items():
+        count = math.prod(tensor.shape)
+        total += count * ITEM_SIZES[tensor.dtype]
+        if count > size or total > SHARED * size:
+            what = f"{visible(name)[:100]} of shape {tensor.shape!s:.60} is not in the file in full"
+            raise InputError(f"{what}: save the state dict again")
 
 
 def save(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) -> None:

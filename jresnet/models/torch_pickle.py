@@ -10,12 +10,13 @@ import pickletools
 from collections.abc import Callable
 from typing import IO, Any
 
+from jresnet.errors import first_line
 from jresnet.models.pickle_names import Global, Inert, Storage, Table, called, described, known
 
 __all__ = ["read"]
 
-OPERATIONS = 1_000_000
-"""In one pickle, which a second or two suffice for; a network's has some twenty for each tensor."""
+OPERATIONS = 500_000
+"""In one pickle, which take seconds; a network's has some 25 for each tensor."""
 
 
 def read(stream: IO[bytes]) -> tuple[Any, list[Storage]]:
@@ -25,14 +26,17 @@ def read(stream: IO[bytes]) -> tuple[Any, list[Storage]]:
 
     Raises:
       Code: it names what could run code.
-      ValueError, TypeError, LookupError: it is damaged, too long, or no pickle.
+      ValueError: it is damaged, too long, or no pickle.
     """
     machine = _Machine()
-    for number, (operation, argument, _) in enumerate(pickletools.genops(stream)):
-        if number == OPERATIONS:
-            raise ValueError(f"a pickle of more than {OPERATIONS} operations")
-        machine.step(operation.name, argument)
-    return machine.stack.pop(), machine.storages
+    try:
+        for number, (operation, argument, _) in enumerate(pickletools.genops(stream)):
+            if number == OPERATIONS:
+                raise ValueError(f"a pickle of more than {OPERATIONS} operations")
+            machine.step(operation.name, argument)
+        return machine.stack.pop(), machine.storages
+    except (AttributeError, LookupError, RecursionError, TypeError) as error:  # operations without what they work on
+        raise ValueError(f"a damaged pickle: {first_line(error)}") from None
 
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}

@@ -75,7 +75,7 @@ def contents(file: IO[bytes], size: int) -> Contents:
         return _of_zip(file, size)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**40:
         return _of_safetensors(file, size)
-    if _MAGIC.to_bytes(10, "little") in start[:16]:
+    if _MAGIC.to_bytes(10, "little") in start[:32]:
         return _of_legacy(file, size)
     for beginning, words in _OTHERS:
         if re.match(beginning, start, re.DOTALL | re.IGNORECASE):
@@ -89,13 +89,13 @@ def contents(file: IO[bytes], size: int) -> Contents:
 def _of_zip(file: IO[bytes], size: int) -> Contents:
     archive = zipfile.ZipFile(file)
     members = {member.filename: member for member in archive.infolist()}
-    _check_members(archive, size)
     found = [name for name in members if re.fullmatch(r"[^/]+/data\.pkl", name)]
     if len(found) != 1:
         raise ValueError("a zip archive without the one data.pkl that torch.save writes")
     root = found[0].removesuffix("data.pkl")
     if root + "constants.pkl" in members or any(name.startswith(root + "code/") for name in members):
         raise ValueError("TorchScript, which is a program and not its weights alone")
+    _check_members(archive, size)
     unsummed = all(member.CRC == 0 for member in members.values() if member.file_size)
     for member in members.values():
         if unsummed:
