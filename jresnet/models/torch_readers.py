@@ -207,7 +207,9 @@ def _of_safetensors(file: IO[bytes], size: int) -> Contents:
     if length > HEADER:
         raise ValueError(f"a header of more than {HEADER} bytes")
     header = json.loads(file.read(length).decode(), object_pairs_hook=_distinct, parse_constant=_no_number)
-    header.pop("__metadata__", None)
+    about = header.pop("__metadata__", {})
+    if not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values()):
+        raise ValueError("__metadata__ that is no text by name")
     begins = {name: _checked_entry(name, entry) for name, entry in header.items()}
     place = 0
     for name in sorted(header, key=lambda name: header[name]["data_offsets"]):
@@ -227,6 +229,7 @@ def _of_safetensors(file: IO[bytes], size: int) -> Contents:
 
 def _checked_entry(name: str, entry: Any) -> Stored:
     """The tensor of an entry of the header; ValueError unless it says what it must, and its bytes suit its shape."""
+    name.encode()  # halves of a character are no name
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name} has no dtype, shape and data_offsets")
     dtype, shape, offsets = _SAFETENSORS.get(entry["dtype"]), entry["shape"], entry["data_offsets"]
