@@ -11,7 +11,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -63,12 +63,26 @@ class Contents:
     remark: str = ""
 
 
+class _Bounded:
+    """An open file of which no more is asked than it has, as memory is taken for what is asked: headers may lie."""
+
+    def __init__(self, file: IO[bytes], size: int):
+        self._file, self._size = file, size
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, count: int = -1) -> bytes:
+        """Up to so many bytes, or all that follow."""
+        left = max(0, self._size - self._file.tell())
+        return self._file.read(left if count < 0 else min(count, left))
+
+
 def contents(file: IO[bytes], size: int) -> Contents:
     """Read what an open file of so many bytes holds; the file must stay open for `build`.
 
     Raises:
       ValueError and others: it is damaged, hostile, or of another kind.
     """
+    file = cast(IO[bytes], _Bounded(file, size))
     start = file.read(512)
     file.seek(0)
     if start.startswith(b"PK"):
