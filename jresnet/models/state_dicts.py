@@ -21,6 +21,9 @@ WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 PREFIXES = {"model", "net", "backbone", "encoder", "network"}
 """First parts of names that are dropped also where no conv1 shows where the network is."""
 LOSSES = {"criterion", "loss", "loss_fn"}
+STEM = re.compile(r"((?:.*\.)?)conv1(?:\.0)?\.weight", re.DOTALL)
+BLOCK = re.compile(r"[^.]*\d[^.]*\.\d+\.")
+"""As layer1.0. or conv2_x.0."""
 HEAD = re.compile(r"(fc|linear|classifier|head)(\.\d+)?")
 CONTAINERS = (Mapping, list, tuple)
 SHOWN = 5
@@ -43,7 +46,9 @@ def choose(tree: Any, key: str | None = None) -> dict[str, Any]:
     Raises:
       InputError: there is none, none of this key, or several.
     """
-    places = dict(_places(tree))
+    places: dict[str, Mapping[str, Any]] = {}
+    for label, place in _places(tree):
+        places[label if label not in places else f"{label} ({len(places)})"] = place  # as a.b, and b within a
     if not places:
         raise InputError("holds no state dict: save model.state_dict()")
     if key is not None:
@@ -94,11 +99,12 @@ def clean(tensors: Mapping[str, Any], source: str = "the state dict") -> dict[st
     prefix = _prefix(plain)
     inside = {name.removeprefix(prefix): value for name, value in plain.items() if name.startswith(prefix)}
     outside = {name: value for name, value in plain.items() if not name.startswith(prefix)}
-    inside |= _head(outside) if not any(_is_head(name, value) for name, value in inside.items()) else {}
+    head = _head(outside) if not any(_is_head(name, value) for name, value in inside.items()) else {}
+    inside |= head
     metrics = [name for name, value in inside.items() if _is_metric(name, value)]
     for name in metrics:
         del inside[name]
-    others += [origin[name] for name in outside if name not in inside] + [origin[prefix + name] for name in metrics]
+    others += [origin[name] for name in outside if name not in head] + [origin[prefix + name] for name in metrics]
     for name, tensor in inside.items():
         check_tensor(name, tensor)
     if others:
@@ -174,17 +180,11 @@ def _unwrapped(name: str) -> str:
 
 
 def _roots(tensors: Mapping[str, Any]) -> list[str]:
-    """Prefixes, "" or with a dot at the end, under which a network lies: a conv1, and blocks in numbered modules."""
-    kernels = [name for name, tensor in tensors.items() if name.endswith("conv1.weight") and len(shape_of(tensor)) == 4]
-    stems = {name.removesuffix("conv1.weight") for name in kernels}
-    stems = {stem for stem in stems if stem in ("", ".") or stem.endswith(".")}
-    blocks, whole = set(), set()
-    for stem in stems:
-        ends = [0, *(match.end() for match in re.finditer(r"\.", stem))][:-1]
-        above = [stem[:end] for end in ends if stem[:end] in stems and re.search(r"\d\.", stem[end:])]
-        blocks |= {stem} if above else set()
-        whole |= set(above)
-    return sorted(whole - blocks)
+    """Prefixes, "" or with a dot at the end, under which a network lies: a first convolution, and numbered blocks."""
+    kernels = [name for name, tensor in tensors.items() if len(shape_of(tensor)) == 4]
+    stems = {match[1] for name in kernels if (match := STEM.fullmatch(name))}
+    starts = ((name, start) for name in kernels for start in (0, *(dot.end() for dot in re.finditer(r"\.", name))))
+    return sorted({name[:start] for name, start in starts if name[:start] in stems and BLOCK.match(name, start)})
 
 
 def _prefix(tensors: Mapping[str, Any]) -> str:
@@ -219,7 +219,7 @@ def _renamed_head(tensors: dict[str, Any]) -> dict[str, Any]:
         return tensors
     (old,) = heads
     first = old.partition(".")[0]
-    kinds = [("downsample", "fc"), ("shortcut", "linear")]
+    kinds = [("residual_function", "fc"), ("downsample", "fc"), ("shortcut", "linear")]
     new = next((head for kind, head in kinds if any(f".{kind}." in name for name in tensors)), None)
     new = new or (first if first in ("fc", "linear") else "linear")
     leaves = {f"{old}.{leaf}": f"{new}.{leaf}" for leaf in ("weight", "bias")}

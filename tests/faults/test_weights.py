@@ -167,7 +167,8 @@ def bombs():
     """Pickles of operations that a careless reader takes long for, or much memory."""
     one, kernel = tensor_pickle() + b"q\1", tensor_pickle(b"(" + b"K\1" * 4 + b"t", b"(" + b"K\1" * 4 + b"t") + b"q\1"
     many, few, prime = 120_000, 19_900, 2**61 - 1
-    kernels = {"networks": b"n%d.l.0.conv1.weight", "parts": b"1." * 90 + b"%d.conv1.weight"}
+    networks = (part % n for n in range(few // 2) for part in (b"n%d.conv1.weight", b"n%d.layer1.0.conv1.weight"))
+    kernels = {"networks": networks, "parts": (b"1." * 90 + b"%d.conv1.weight" % n for n in range(few))}
     tables = (b"}(" + text(b"a") + b"h\1" + text(b"b") + b"h\1uq\1" for _ in range(many // 3))
     numbers = (b"\x8a\x0b" + (n * prime).to_bytes(11, "little") + b"N" for n in range(many))
     return {
@@ -182,8 +183,7 @@ def bombs():
         "array of bytes": b"cbuiltins\nbytearray\n\x8a\x06\0\0\0\0\0\x01\x85R",
         "tensor": b"ctorch\nTensor\n\x8a\x06\0\0\0\0\0\x01\x85R",
     } | {
-        kind: kernel + b"}(" + b"".join(text(name % n) + b"h\1" for n in range(few)) + b"u"
-        for kind, name in kernels.items()
+        kind: kernel + b"}(" + b"".join(text(name) + b"h\1" for name in names) + b"u" for kind, names in kernels.items()
     }  # fmt: skip
 
 

@@ -183,6 +183,9 @@ def test_of_several_state_dicts_one_is_chosen(tmp_path):
     same(load(path, key="model_ema"), OTHER)
     message = refusal(load, path, "ema")
     assert "key ema" in message and "model_ema, state.model" in message
+    path = saved(path, {"a.b": PLAIN, "a": {"b": OTHER}})
+    assert "holds 2 state dicts, a.b, a.b (1)" in refusal(load, path)
+    same(load(path, "a.b (1)"), OTHER)
     # In one mapping, as of a Lightning module that holds both.
     path = saved(tmp_path / "l.ckpt", {"state_dict": prefixed("net.") | prefixed("ema.net.", OTHER)})
     assert "state_dict.ema.net, state_dict.net" in refusal(load, path)
@@ -209,6 +212,21 @@ def test_the_prefix_of_the_network_is_dropped(prefix, caplog):
     (said,) = caplog.messages
     assert "criterion.weight, acc.tp" in said
     same(clean(clean(prefixed(prefix))))
+
+
+def test_networks_of_other_layouts_are_found_too():
+    names = {
+        name: f"conv{int(name[5]) + 1}_x.0.residual_function.{name[9:]}" for name in PLAIN if name.startswith("layer")
+    }
+    names |= {name: f"conv1.0.{name[6:]}" for name in PLAIN if name.startswith("conv1.")}
+    other = {names.get(name, name.replace("linear", "fc")): tensor for name, tensor in PLAIN.items()}
+    same(clean(prefixed("student.", other) | {"teacher.bias": torch.ones(3)}), other)
+
+
+def test_a_network_without_its_first_convolution_keeps_all_of_its_names():
+    body = {name: tensor for name, tensor in PLAIN.items() if not name.startswith("conv1.")}
+    same(clean(body), body)
+    same(clean(prefixed("model.", body)), body)
 
 
 def test_parts_within_names_that_wrappers_add_are_dropped():
