@@ -14,12 +14,13 @@ from jresnet.config import FLOAT32_SMALLEST, Config, Model, require
 from jresnet.errors import InputError
 from jresnet.models import recognise, torch_weights
 from jresnet.models.recognise import OPTIONS
+from jresnet.models.tensors import check_values
 from jresnet.models.torch_names import Layout, Shapes
 from jresnet.use.classifier import Classifier, store
 
 log = logging.getLogger(__name__)
 
-# Of files of weights; what is written must end in one of the first three.
+# Of files of weights.
 _SUFFIXES = (".pth", ".pt", ".safetensors", ".th", ".tar", ".ckpt", ".bin")
 
 
@@ -37,6 +38,8 @@ class Convert(NetworkOptions):
     """A file, by its suffix, or a directory to create, which jresnet.Classifier.load reads."""
     layout: Layout = "kuangliu"
     """Names of the tensors in a target file."""
+    key: str | None = None
+    """Where a source file holds several state dicts: the dotted path of one in it, as model_ema."""
     model: Model | None = None
     """Network that a source file belongs to (default: the one that fits); --width and the like describe it further."""
     mean: tuple[float, float, float] | None = None
@@ -54,6 +57,7 @@ def run(options: Convert) -> None:
     for name in ("mean", "std", "classes"):
         holds = to_run or getattr(options, name) is None
         require(options, name, holds, "only a target directory records it: leave it out")
+    require(options, "key", not from_run or options.key is None, "only in a file there are several: leave it out")
     for name in ("model", *OPTIONS, "image_size"):
         holds = not from_run or getattr(options, name) is None
         require(options, name, holds, "the run's own record says it: leave it out")
@@ -100,7 +104,8 @@ def convert_file(options: Convert, to_run: bool) -> None:
     within = all(FLOAT32_SMALLEST <= value <= 1 for value in options.std or ())
     require(options, "std", within, "must be numbers above 0 and at most 1, also in 32 bits (1.2e-38)")
     options.config(options.model or "resnet18")  # refuses bad values before the file is read
-    state_dict = torch_weights.load(options.source)
+    state_dict = torch_weights.load(options.source, options.key)
+    check_values(options.source, state_dict, strict=to_run)
     count = torch_weights.classes_of(state_dict)
     config = choose(options, torch_weights.shapes_of(state_dict))
     classes = options.classes or tuple(map(str, range(count)))

@@ -7,26 +7,22 @@ differ in names alone, see `torch_names`; a third, of weiaicunzai/pytorch-cifar1
 Every array and tensor returned owns its memory and is writable or, a JAX array, immutable.
 """
 
-import io
 import logging
-import math
 import os
-import pathlib
-import re
-import zipfile
 from collections.abc import Mapping
 from typing import Any, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jresnet.errors import InputError, first_line
+from jresnet.errors import InputError
 from jresnet.models.recognise import check_fit
 from jresnet.models.resnet import ResNet
+from jresnet.models.state_dicts import clean
+from jresnet.models.tensors import array_of as _array
+from jresnet.models.torch_files import load, save
 from jresnet.models.torch_names import Layout, Shapes, expected, from_torch, layout_of, to_torch, torch_name
-from jresnet.records.files import write_bytes
 
 __all__ = [
     "Layout", "classes_of", "expected", "from_state_dict", "layout_of", "load", "relayout", "save", "shapes_of",
@@ -37,8 +33,6 @@ log = logging.getLogger(__name__)
 
 # Our path of the first convolution.
 _STEM = ("params", "conv1", "kernel")
-# Prefixes that DataParallel and torch.compile add to every name.
-_PREFIXES = r"^(module\.|_orig_mod\.)+"
 # The counter, int64 [], of every batch normalisation in PyTorch.
 _BATCHES = ".num_batches_tracked"
 
@@ -75,7 +69,7 @@ def from_state_dict(
       InputError: keys are missing, unknown or of another shape, which the message counts, naming the first of each and
         the network that the tensors do fit; or the file does not exist or holds something other than tensors.
     """
-    tensors = _plain(state_dict if isinstance(state_dict, Mapping) else load(state_dict))
+    tensors = clean(state_dict if isinstance(state_dict, Mapping) else load(state_dict))
     paths = check_fit(shapes_of(tensors), model, image_size)
     _spread_over_three_channels(tensors)
     # jnp.array copies, where jnp.asarray would share the memory of a CPU tensor.
@@ -128,106 +122,12 @@ def relayout(
     Raises:
       InputError: as of `from_state_dict`.
     """
-    tensors = _plain(state_dict)
+    tensors = clean(state_dict)
     paths = check_fit(shapes_of(tensors), model, image_size)
     renamed = {name: torch_name(path, layout) for name, path in paths.items()}
     modules = {name.rpartition(".")[0]: new.rpartition(".")[0] for name, new in renamed.items()}
     renamed |= {module + _BATCHES: new + _BATCHES for module, new in modules.items() if module + _BATCHES in tensors}
     return {new: np.array(_array(tensors[name]), order="C") for name, new in sorted(renamed.items())}
-
-
-def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a state dict from a .safetensors, .pth or .pt file; only tensors are ever unpickled.
-
-    In a training checkpoint, the state dict is looked up under `net`, `model` or `state_dict`.
-
-    Raises:
-      InputError: the file cannot be read or holds no state dict, or its library is not installed.
-    """
-    suffix = pathlib.Path(path).suffix
-    if suffix not in _READERS:
-        raise InputError(f"{path}: must end in one of {', '.join(_READERS)}: save the weights as one of them")
-    if not pathlib.Path(path).is_file():
-        raise InputError(f"{path}: there is no such file: give the path of a state dict")
-    try:
-        _check_compression(path)
-        contents = _READERS[suffix](path)
-    except ImportError as error:
-        raise InputError(f"{path}: reading it needs {error.name}: pip install {error.name}") from None
-    except Exception as error:  # each library has its own errors, and torch's depend on the damage
-        reason = first_line(error).partition(". ")[0][:200]
-        raise InputError(f"{path}: cannot be read as tensors alone ({reason}): save the state dict again") from None
-    for name in ("net", "model", "state_dict"):
-        contents = contents.get(name, contents) if isinstance(contents, Mapping) else contents
-    if not isinstance(contents, Mapping) or not all(hasattr(value, "shape") for value in contents.values()):
-        raise InputError(f"{path}: holds no state dict: save model.state_dict()")
-    _check_sizes(path, contents)
-    return dict(contents)
-
-
-def save(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) -> None:
-    """Write a state dict to a .safetensors, .pth or .pt file, atomically.
-
-    Raises:
-      InputError: another suffix, or a library that is not installed.
-      CannotWrite: the path cannot be written.
-    """
-    suffix = pathlib.Path(path).suffix
-    if suffix not in _WRITERS:
-        raise InputError(f"{path}: must end in one of {', '.join(_WRITERS)}: choose another name")
-    try:
-        write_bytes(path, _WRITERS[suffix](state_dict))
-    except ImportError as error:
-        raise InputError(f"{path}: writing it needs {error.name}: pip install {error.name}") from None
-
-
-def _check_compression(path: str | os.PathLike[str]) -> None:
-    """Raise ValueError for an archive whose members are larger than itself: PyTorch compresses none."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > os.path.getsize(path):
-                raise ValueError("a compressed archive")
-
-
-def _check_sizes(path: str | os.PathLike[str], tensors: Mapping[str, Any]) -> None:
-    """Raise InputError for a tensor with more elements than its file has bytes, as a view with strides of 0."""
-    size = os.path.getsize(path)
-    for name, tensor in tensors.items():
-        if math.prod(tensor.shape) > size:
-            shape = tuple(tensor.shape)
-            raise InputError(f"{path}: {name} of shape {shape} is not in the file in full: save the state dict again")
-
-
-def _read_torch(path: str | os.PathLike[str]) -> Any:
-    import torch
-
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _read_safetensors(path: str | os.PathLike[str]) -> Any:
-    import safetensors.flax
-
-    # Without x64, JAX would truncate 64-bit tensors.
-    with jax.enable_x64():
-        return {name: np.array(array) for name, array in safetensors.flax.load_file(path).items()}
-
-
-def _torch_bytes(state_dict: Mapping[str, np.ndarray]) -> bytes:
-    import torch
-
-    buffer = io.BytesIO()
-    torch.save({name: torch.from_numpy(array) for name, array in state_dict.items()}, buffer)
-    return buffer.getvalue()
-
-
-def _safetensors_bytes(state_dict: Mapping[str, np.ndarray]) -> bytes:
-    import safetensors.numpy
-
-    return safetensors.numpy.save(dict(state_dict))
-
-
-_READERS = {".pth": _read_torch, ".pt": _read_torch, ".safetensors": _read_safetensors}
-_WRITERS = {".pth": _torch_bytes, ".pt": _torch_bytes, ".safetensors": _safetensors_bytes}
 
 
 def classes_of(state_dict: Mapping[str, Any]) -> int:
@@ -236,7 +136,7 @@ def classes_of(state_dict: Mapping[str, Any]) -> int:
     Raises:
       InputError: it has no linear layer.
     """
-    tensors = _plain(state_dict)
+    tensors = clean(state_dict)
     for layer in ("linear", "fc"):
         if f"{layer}.bias" in tensors:
             return len(tensors[f"{layer}.bias"])
@@ -249,7 +149,7 @@ def shapes_of(state_dict: Mapping[str, Any]) -> Shapes:
     Raises:
       InputError: the first convolution takes neither three channels nor one.
     """
-    tensors = {name: value for name, value in _plain(state_dict).items() if not name.endswith(_BATCHES)}
+    tensors = {name: value for name, value in clean(state_dict).items() if not name.endswith(_BATCHES)}
     shapes = {name: tuple(map(int, np.shape(value))) for name, value in tensors.items()}
     stem = torch_name(_STEM, layout_of(shapes))
     match shapes.get(stem):
@@ -272,25 +172,3 @@ def _spread_over_three_channels(tensors: dict[str, Any]) -> None:
     )
     third = _array(tensors[stem]) / np.float32(3)  # so that float16 becomes float32
     tensors[stem] = np.repeat(third, 3, axis=1)
-
-
-def _plain(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors by name, without prefixes."""
-    return {re.sub(_PREFIXES, "", name): value for name, value in state_dict.items()}
-
-
-def _array(tensor: Any) -> np.ndarray:
-    """A tensor or array as a NumPy array; bfloat16, which PyTorch cannot convert, as the exact float32 values.
-
-    Raises:
-      InputError: a sparse, quantized, 8-bit or "meta" tensor.
-    """
-    try:
-        if hasattr(tensor, "detach"):
-            tensor = tensor.detach().cpu()
-            tensor = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
-        array = np.asarray(tensor)
-    except (TypeError, RuntimeError) as error:
-        shape, reason = tuple(tensor.shape), first_line(error)
-        raise InputError(f"a tensor of shape {shape} holds no plain numbers ({reason}): save it as float32") from None
-    return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array

@@ -376,7 +376,7 @@ def test_tensors_without_plain_numbers_are_refused(tmp_path, torch, torch_weight
     bias = good["linear.bias"]
     for bad in (bias.to_sparse(), bias.to("meta"), bias.to(torch.float8_e4m3fn)):
         torch.save(good | {"linear.bias": bad}, tmp_path / "weights.pth")
-        with pytest.raises(InputError, match=r"\(3,\) holds no plain numbers|cannot be read as tensors") as caught:
+        with pytest.raises(InputError, match=r"linear\.bias holds no plain numbers of weights") as caught:
             torch_weights.from_state_dict(tmp_path / "weights.pth", model)
         assert "\n" not in str(caught.value)
 

@@ -28,7 +28,7 @@ OTHER = {
     "pool_size": 2,
     "dropout": 0.5,
     "budget": 10,
-    "epochs": 7,
+    "epochs": 1,
     "batch_size": 8,
     "learning_rate": 0.3,
     "momentum": 0.5,
