@@ -16,6 +16,7 @@ from jresnet.models import recognise, torch_weights
 from jresnet.models.recognise import OPTIONS
 from jresnet.models.tensors import check_values
 from jresnet.models.torch_names import Layout, Shapes
+from jresnet.records.files import local_path
 from jresnet.use.classifier import Classifier, store
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,9 @@ class Convert(NetworkOptions):
 
 def run(options: Convert) -> None:
     """Convert the source; the target is written only once the weights have been read and checked."""
-    options = dataclasses.replace(options, source=_local(options.source), target=_local(options.target))
-    from_run, to_run = pathlib.Path(options.source).is_dir(), _is_directory(options.target)
+    source, target = local_path(options.source), local_path(options.target)
+    from_run, to_run = source.is_dir(), _is_directory(options.target, target)
+    options = dataclasses.replace(options, source=str(source), target=str(target))
     for name in ("mean", "std", "classes"):
         holds = to_run or getattr(options, name) is None
         require(options, name, holds, "only a target directory records it: leave it out")
@@ -74,22 +76,9 @@ def run(options: Convert) -> None:
     make_console().print(options.target, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def _local(path: str) -> str:
-    """A path with the home directory in the place of ~.
-
-    Raises:
-      InputError: an address such as gs://bucket/file, or another user's home directory that is unknown.
-    """
-    local = os.path.expanduser(path)
-    if "://" in path or local.startswith("~"):
-        raise InputError(f"{path}: must be a path on this machine: copy the weights, or write the path in full")
-    return local
-
-
-def _is_directory(target: str) -> bool:
+def _is_directory(given: str, target: pathlib.Path) -> bool:
     """Whether a target is a run's directory: one that exists, or a name without the suffix of a file of weights."""
-    named = target.endswith(os.sep) or not target.lower().endswith(_SUFFIXES)
-    return named or os.path.isdir(target)
+    return given.endswith(os.sep) or target.suffix.lower() not in _SUFFIXES or target.is_dir()
 
 
 def convert_file(options: Convert, to_run: bool) -> None:

@@ -88,9 +88,9 @@ def test_inspect_reads_every_option(capsys, tmp_path):
         ("convert a.pth b.pth --epsilon 0", "--epsilon 0.0: must be above 0"),
         ("convert a.pth b.pth --shortcut A", "--shortcut A: must be one of projection, padding"),
         ("convert a.pth b.pth --stem large", "--stem large: must be one of small, small-pool, imagenet"),
-        ("convert gs://bucket/a.pth b.pth", "gs://bucket/a.pth: must be a path on this machine"),
-        ("convert a.pth s3://bucket/b.pth", "s3://bucket/b.pth: must be a path on this machine"),
-        ("convert hf://user/model run", "hf://user/model: must be a path on this machine"),
+        ("convert gs://bucket/a.pth b.pth", "gs://bucket/a.pth: is a URL, and jresnet reads and writes local files"),
+        ("convert a.pth s3://bucket/b.pth", "s3://bucket/b.pth: is a URL, and jresnet reads and writes local files"),
+        ("convert hf://user/model run", "hf://user/model: is a URL, and jresnet reads and writes local files"),
         ("inspect resnet18 --stem small-pool", "--pool-size 4: exceeds the last feature map, 2 x 2"),
     ],
 )
@@ -184,7 +184,7 @@ def test_the_home_directory_is_found_in_source_and_target(capsys, weights, monke
     status, out, _ = run(capsys, "convert", "~/weights.pth", "~/copy.pth")
     copy = weights.with_name("copy.pth")
     assert (status, out) == (0, f"{copy}\n") and copy.exists()
-    assert "~user-that-is-not-there/a.pth: must be" in refusal(capsys, "convert", "~user-that-is-not-there/a.pth", "b")
+    assert "~user-that-is-not-there/a.pth: there is no such" in refusal(capsys, "convert", "~user-that-is-not-there/a.pth", "b")
 
 
 def test_convert_turns_a_file_into_a_run_and_a_run_into_a_file(capsys, weights, tmp_path):
