@@ -6,7 +6,7 @@ import numpy as np
 import rich.console
 
 from jresnet.config import Source
-from jresnet.data import npz
+from jresnet.data import memory
 from jresnet.data.contents import Contents, size
 from jresnet.data.files import check_readable
 from jresnet.data.images import decode
@@ -57,7 +57,7 @@ def _folder_split(directory: str, classes: tuple[str, ...]) -> tuple[np.ndarray,
             f"there are no images in {directory}: put them into {directory}/<class>/ as {' '.join(_IMAGE_SUFFIXES)}"
         )
     first = decode(files[0][0])
-    npz.check_memory(f"{len(files):,} images of {size(first)} in {directory}", len(files) * first.nbytes)
+    memory.check(f"{len(files):,} images of {size(first)} in {directory}", len(files) * first.nbytes)
     images = np.empty((len(files), *first.shape), np.uint8)
     for index, (file, _) in enumerate(files):
         image = decode(file)

@@ -1,13 +1,13 @@
 """Arrays in .npz archives: nothing in them is unpickled, and none takes more memory than its file accounts for."""
 
 import math
-import os
 import zipfile
 import zlib
 from typing import IO, Any
 
 import numpy as np
 
+from jresnet.data import memory
 from jresnet.errors import InputError, first_line
 
 DAMAGED = (
@@ -44,7 +44,7 @@ def read_array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
             f"{key} in {archive.filename} would take {member.file_size:,} bytes of memory, over {_MOST_COMPRESSED} "
             "times as many as in the file: if the file can be trusted, write it again with np.savez"
         )
-    check_memory(f"{key} in {archive.filename}", member.file_size)
+    memory.check(f"{key} in {archive.filename}", member.file_size)
     with archive.open(member) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
@@ -58,12 +58,3 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     except Exception as error:  # Python's tokenizer and parser have errors of their own
         raise ValueError(first_line(error)) from None
     return shape, dtype
-
-
-def check_memory(what: str, size: int) -> None:
-    """Raise InputError if `size` bytes are more than the machine's memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > memory:
-        raise InputError(
-            f"{what} would take {size:,} bytes of memory, but the machine has {memory:,}: give fewer images"
-        )

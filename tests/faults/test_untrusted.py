@@ -346,8 +346,8 @@ def test_images_larger_than_the_memory_are_refused(tmp_path, memory, monkeypatch
         refused(f"folder:{tmp_path}", tmp_path / "train/a/0.png", "cannot be read as an image", "remove")
     # Each is small enough, but not all together.
     (tmp_path / "train/a/0.png").unlink()
-    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 100}[name])
-    refused(f"folder:{tmp_path}", "2 images of 6 x 5", "would take 180 bytes of memory, but the machine has 100")
+    monkeypatch.setattr("jresnet.data.memory.available", lambda: 100)
+    refused(f"folder:{tmp_path}", "2 images of 6 x 5", "need 180 bytes of memory, and 100 bytes are available")
 
 
 def test_weights_larger_than_their_file_are_refused(tmp_path, torch, torch_weights, memory):
