@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from jresnet.errors import InputError
 
 _PROC, _CGROUPS = pathlib.Path("/proc"), pathlib.Path("/sys/fs/cgroup")
+_REMEDY = "give fewer images, or as files in folder:DIR, which need not fit into memory"
 # Controller in /proc/self/cgroup -> directory of its hierarchy, file of the limit, file of the usage.
 _VERSIONS = {
     "": ("", "memory.max", "memory.current"),  # version 2
@@ -31,7 +32,7 @@ def address_space() -> int:
     return max(0, _of_limit(resource.RLIMIT_AS, 0))
 
 
-def check(what: str, size: int, remedy: str = "give fewer images") -> None:
+def check(what: str, size: int, remedy: str = _REMEDY) -> None:
     """Raise InputError if `size` bytes of memory, which `what` need, are more than are available."""
     if size > (left := available()):
         raise InputError(f"{what} need {in_words(size)} of memory, and {in_words(left)} are available: {remedy}")
