@@ -239,7 +239,7 @@ def load_dataset(
 
     Returns:
       The data set, unaffected by later changes of its files: splits in stored order, grayscale images repeated to 3
-      channels. Images from a folder that would take over half of the available memory stay in a file of the cache.
+      channels. Images from a folder that would take over a quarter of the available memory stay in a file of the cache.
 
     Raises:
       InputError: the data are missing, unreadable or unusable; the message is one line with a remedy.

@@ -23,8 +23,9 @@ from jresnet.records.environment import cpu_cores
 T = TypeVar("T")
 R = TypeVar("R")
 
-MAPPED_SHARE = 0.5
-"""Images that would take more than this share of the available memory stay in a file: training takes memory too."""
+MAPPED_SHARE = 0.25
+"""Images that would take more than this share of the available memory stay in a file: others are copied when some are
+held out, and once more by training."""
 # Seconds of decoding that are worth a file in the cache, if it takes at most this share of what the disk has free.
 _WORTH_SECONDS, _WORTH_SHARE = 2.0, 0.25
 # Each thread holds one image as stored, which can be far larger than as used, and takes addresses for its stack.

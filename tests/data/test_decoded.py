@@ -32,7 +32,7 @@ def caching(tmp_path, monkeypatch):
 
 @pytest.fixture
 def short_memory(monkeypatch):
-    """So many bytes of memory that a hundred of the images would fit, but not half of that."""
+    """So many bytes of memory that a hundred of the images would fit, and a quarter of them does not stay in a file."""
     monkeypatch.setattr(memory, "available", lambda: 100 * 4 * 5 * 3)
 
 
@@ -222,25 +222,25 @@ def test_a_cache_that_cannot_be_written_is_a_warning_only_while_it_is_not_needed
     (line,) = caplog.messages
     assert line.startswith("decoded images are not cached") and str(tmp_path) in line and "\n" not in line
     monkeypatch.setattr(memory, "available", lambda: 100 * 60)
-    with pytest.raises(CannotWrite, match="XDG_CACHE_HOME: 60 images of 4 x 5 need 3,600 bytes, over 50% of"):
+    with pytest.raises(CannotWrite, match="XDG_CACHE_HOME: 60 images of 4 x 5 need 3,600 bytes, over 25% of"):
         decode(files)
 
 
 # in a file
 
 
-def test_images_over_half_of_the_memory_stay_in_a_file(tmp_path, caching, monkeypatch):
+def test_images_over_a_quarter_of_the_memory_stay_in_a_file(tmp_path, caching, monkeypatch):
     files, images = write(tmp_path / "files", 50)
     pathlib.Path(files[7]).write_bytes(b"damaged")
     images[7] = 0
-    for available in (50 * 60 * 2, 50 * 60 * 2 - 1):
+    for available in (50 * 60 * 4, 50 * 60 * 4 - 1):
         monkeypatch.setattr(memory, "available", lambda available=available: available)
         shutil.rmtree(caching, ignore_errors=True)
         fresh, decoder = decode(files), Decoder()
         again = decode(files, decoder)
         assert decoder.calls == 1
         for found, reasons in (fresh, again):
-            assert isinstance(found, MappedImages) == (available < 50 * 60 * 2)
+            assert isinstance(found, MappedImages) == (available < 50 * 60 * 4)
             assert [*reasons] == [7]
             np.testing.assert_array_equal(np.asarray(found), images)
     shutil.rmtree(caching)  # the file stays open
