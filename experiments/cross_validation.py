@@ -74,7 +74,8 @@ def run(arguments: list[str]) -> None:
     options = parse_options(arguments)
     settings = parse_grid(options)
     workers.check(options)
-    dataset = load_dataset(options).subset(options.train_images, options.test_images)
+    console = cli.make_console()
+    dataset = load_dataset(options, console=console).subset(options.train_images, options.test_images)
     folds = [dataset.fold(options.folds, index, options.seed) for index in range(options.folds)]
     groups: dict[str, list[StudyRun]] = {}
     finals: dict[str, StudyRun] = {}
@@ -84,7 +85,7 @@ def run(arguments: list[str]) -> None:
             runs.study_run(NAME, config, options.seed, data, options.directory) for data in (*folds, dataset)
         )
     runs.check([*itertools.chain(*groups.values()), *finals.values()], options.directory)
-    progress = Progress(cli.make_console(), options.processes)
+    progress = Progress(console, options.processes)
     command = cli.command(PROGRAM, arguments)
     with resumable(command), hold(options.directory, shared=True):
         progress.train([run for of_fold in zip(*groups.values(), strict=True) for run in of_fold], groups)

@@ -38,8 +38,9 @@ def run(arguments: list[str]) -> None:
             raise InputError("; ".join(drifts))
         return
     workers.check(options)
-    dataset = load_dataset(options).subset(options.train_images, options.test_images)
-    progress = Progress(cli.make_console(), options.processes)
+    console = cli.make_console()
+    dataset = load_dataset(options, console=console).subset(options.train_images, options.test_images)
+    progress = Progress(console, options.processes)
     study = Plan(options, dataset, progress)
     study.check()
     command = cli.command(PROGRAM, arguments)

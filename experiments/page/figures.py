@@ -111,7 +111,7 @@ def _reported(axes: Axes, log: Sequence[dict], name: str) -> None:
 def samples(dataset: Dataset, each: int = 7) -> Figure:
     """The first training images of every class, one row per class, for ten classes at most."""
     classes = shown_classes(dataset)
-    rows = [dataset.train.images[dataset.train.labels == label][:each] for label in classes]
+    rows = [dataset.train.images[np.flatnonzero(dataset.train.labels == label)[:each]] for label in classes]
     figure, _ = _mosaic(rows, each, [dataset.classes[label] for label in classes])
     return figure
 
@@ -120,7 +120,7 @@ def samples(dataset: Dataset, each: int = 7) -> Figure:
 def augmentations(dataset: Dataset, padding: int) -> Figure:
     """A training image of each class before and after each augmentation of section 3.2, and after all of them."""
     classes = shown_classes(dataset)
-    images = np.stack([dataset.train.images[dataset.train.labels == label][0] for label in classes])
+    images = np.stack([dataset.train.images[np.argmax(dataset.train.labels == label)] for label in classes])
     random = augment.draw(jax.random.key(0), len(images), padding, 0.0, 0.0).offsets
     centred = jnp.full_like(random, padding)
     columns = {"original": images}

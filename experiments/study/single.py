@@ -81,7 +81,8 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
     distributed.initialize(options)
     workers.check(options)
     workdir = options.directory(experiment)
-    dataset = load_dataset(options).subset(options.train_images, options.test_images)
+    console = cli.make_console(quiet=not distributed.is_primary())
+    dataset = load_dataset(options, console=console).subset(options.train_images, options.test_images)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     directories = {seed: workdir if options.seeds == 1 else workdir / f"seed-{seed}" for seed in seeds}
     with distributed.lost_peers():
@@ -94,7 +95,6 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
         config = models.fill_defaults(options.config)
         for seed, directory in directories.items():
             run_directory.check(directory, config, seed, dataset.sha256, options.resume)
-    console = cli.make_console(quiet=not distributed.is_primary())
     command = options.resuming(program, arguments, workdir)
     # A single run's directory is held by `fit`.
     held = hold(workdir) if options.seeds > 1 and distributed.is_primary() else contextlib.nullcontext()

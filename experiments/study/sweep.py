@@ -37,7 +37,8 @@ def run(experiment: Experiment, arguments: list[str]) -> None:
     check_runs(options, "seeds", options.seeds * len(experiment.settings))
     workers.check(options)
     workdir = options.directory(experiment.name)
-    dataset = load_dataset(options).subset(options.train_images, options.test_images)
+    console = cli.make_console()
+    dataset = load_dataset(options, console=console).subset(options.train_images, options.test_images)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     groups = {
         setting.label: [runs.study_run(experiment.name, setting.config, seed, dataset, workdir) for seed in seeds]
@@ -47,7 +48,7 @@ def run(experiment: Experiment, arguments: list[str]) -> None:
     runs.check(seed_by_seed, workdir)
     if not options.resume and any(run.directory.exists() for run in seed_by_seed):
         raise InputError(f"--workdir {workdir}: already holds runs of this experiment: add --resume to continue them")
-    progress = Progress(cli.make_console(), options.processes)
+    progress = Progress(console, options.processes)
     command = options.resuming(program, arguments, workdir)
     with resumable(command), hold(workdir, shared=True):
         progress.train(seed_by_seed, groups)

@@ -5,6 +5,7 @@ import unicodedata
 
 import numpy as np
 
+from jresnet.data.mapped import Images, MappedImages
 from jresnet.errors import InputError
 
 # Unicode's categories of control characters, surrogates (undecodable bytes of file names) and line breaks, and the
@@ -12,7 +13,7 @@ from jresnet.errors import InputError
 _UNPRINTABLE, _REORDERING = {"Cc", "Cs", "Zl", "Zp"}, set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-def checked_arrays(split: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def checked_arrays(split: str, images: Images, labels: np.ndarray) -> tuple[Images, np.ndarray]:
     """Check the images and labels of a split, and bring them into the form of `Split`, with contiguous images.
 
     Takes images uint8 [n, height, width] or [n, height, width, 1 or 3], and integer labels [n] or [n, 1].
@@ -32,6 +33,8 @@ def checked_arrays(split: str, images: np.ndarray, labels: np.ndarray) -> tuple[
     labels = _checked_labels(split, labels)
     if len(images) != len(labels):
         raise InputError(f"{where} are {len(images)} and its labels {len(labels)}: give one label per image")
+    if isinstance(images, MappedImages):
+        return images, labels
     if images.shape[3:] != (3,):
         images = np.repeat(images.reshape(*images.shape[:3], 1), 3, axis=3)
     return np.ascontiguousarray(images), labels

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-Arrays = Mapping[str, tuple[np.ndarray, np.ndarray]]
+from jresnet.data.mapped import Images
+
+Arrays = Mapping[str, tuple[Images, np.ndarray]]
 """Images and labels as stored, by split: "train" and, if the source has them, "validation" and "test"."""
 
 
@@ -24,7 +26,7 @@ class Contents:
     skipped: tuple[str, ...] = ()
 
 
-def size(image: np.ndarray) -> str:
+def size(image: Images) -> str:
     """ "height x width" of [..., height, width, channels], for messages."""
     height, width = image.shape[-3:-1]
     return f"{height} x {width}"

@@ -1,4 +1,4 @@
-"""Data sets in memory: loading by name, stratified hold-out, folds and subsets, channel statistics."""
+"""Data sets: loading by name, stratified hold-out, folds and subsets, channel statistics."""
 
 import dataclasses
 import functools
@@ -10,19 +10,19 @@ import numpy as np
 import rich.console
 
 from jresnet.config import Source, require
-from jresnet.data import synthetic
+from jresnet.data import memory, synthetic
 from jresnet.data.arrays import read_npz
 from jresnet.data.checks import checked_arrays, checked_classes
 from jresnet.data.contents import Contents, size
 from jresnet.data.folder import read_folder
+from jresnet.data.mapped import Images, pieces, select
 from jresnet.data.tfds_reader import read_tfds
-from jresnet.errors import InputError
+from jresnet.errors import InputError, first_line
 from jresnet.records.files import Record
 from jresnet.records.run import Data
 
 # Mixed into the seed, so that each use of a seed has its own random numbers.
 _HOLD_OUT_STREAM, _FOLD_STREAM, _SUBSET_STREAM, _TEST_STREAM = 0x486F6C64, 0x466F6C64, 0x53756273, 0x54657374
-_CHUNK = 1024
 # Sizes of the data set "synthetic": enough for a small ResNet to learn it, and drawn within a second.
 _SYNTHETIC_TRAIN, _SYNTHETIC_TEST = 4000, 1000
 
@@ -35,14 +35,14 @@ class Split:
     them, and training may read them at any time.
 
     Attributes:
-      images: uint8 [n, height, width, 3].
+      images: uint8 [n, height, width, 3]; in a file if they take too much memory, see `mapped.MappedImages`.
       labels: int32 [n].
 
     Raises:
       InputError: arrays of other dtypes or shapes.
     """
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
 
     def __post_init__(self) -> None:
@@ -59,12 +59,12 @@ class Split:
 
     def take(self, rows: np.ndarray | slice) -> "Split":
         """The split of these rows: a mask bool [n], indices, or a slice."""
-        return Split(self.images[rows], self.labels[rows])
+        return Split(select(self.images, rows), self.labels[rows])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """An image-classification data set in memory.
+    """An image-classification data set.
 
     Attributes:
       name: as in `load_dataset`, or any other.
@@ -115,7 +115,8 @@ class Dataset:
         digest = hashlib.sha256()
         for split in (self.train, self.validation, self.test):
             digest.update(repr(tuple(map(int, split.images.shape))).encode())
-            digest.update(np.ascontiguousarray(split.images).data)
+            for piece in pieces(split.images):
+                digest.update(piece.data)
             digest.update(np.ascontiguousarray(split.labels, "<i4").data)
         return digest.hexdigest()
 
@@ -208,11 +209,11 @@ class Dataset:
         """
         # Exact, in integers: numpy's for the sums, Python's for the products, which exceed 64 bits.
         totals, squares = np.zeros(3, np.int64), np.zeros(3, np.int64)
-        for start in range(0, len(self.train), _CHUNK):
-            chunk = self.train.images[start : start + _CHUNK].astype(np.uint16)
+        for piece in pieces(self.train.images):
+            chunk = piece.astype(np.uint16)
             totals += chunk.sum(axis=0).sum(axis=(0, 1), dtype=np.int64)
             squares += np.square(chunk).sum(axis=0).sum(axis=(0, 1), dtype=np.int64)
-        n, sums = self.train.images.size // 3, list(zip(totals.tolist(), squares.tolist(), strict=True))
+        n, sums = self.train.images.nbytes // 3, list(zip(totals.tolist(), squares.tolist(), strict=True))
         mean = tuple(round(total / n / 255, 4) for total, _ in sums)
         std = tuple(round(math.sqrt(n * square - total**2) / n / 255, 4) or 1.0 for total, square in sums)
         return mean, std
@@ -238,7 +239,7 @@ def load_dataset(
 
     Returns:
       The data set, unaffected by later changes of its files: splits in stored order, grayscale images repeated to 3
-      channels.
+      channels. Images from a folder that would take over a quarter of the available memory stay in a file of the cache.
 
     Raises:
       InputError: the data are missing, unreadable or unusable; the message is one line with a remedy.
@@ -256,6 +257,11 @@ def load_dataset(
     except InputError as error:
         # On one line, even if a quoted error or file name has several.
         raise InputError(" ".join(f"--dataset {name}: {error}".splitlines())) from None
+    except MemoryError as error:
+        raise InputError(
+            f"--dataset {name}: reading it takes more memory than there is ({first_line(error)}; "
+            f"{memory.in_words(memory.available())} are available): lower --image-size or give fewer images"
+        ) from None
 
 
 def _read(source: Source, console: rich.console.Console | None) -> Contents:

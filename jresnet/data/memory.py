@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from jresnet.errors import InputError
 
 _PROC, _CGROUPS = pathlib.Path("/proc"), pathlib.Path("/sys/fs/cgroup")
+_REMEDY = "give fewer images, or as files in folder:DIR, which need not fit into memory"
 # Controller in /proc/self/cgroup -> directory of its hierarchy, file of the limit, file of the usage.
 _VERSIONS = {
     "": ("", "memory.max", "memory.current"),  # version 2
@@ -23,23 +24,15 @@ def available() -> int:
     resource limits on address space and data (`ulimit -v` and `-d`). What the kernel would drop from its cache of files
     counts as available.
     """
-    return max(0, min(_of_machine(), address_space(), *_of_groups()))
+    return max(0, min(_of_machine(), address_space(), _of_limit(resource.RLIMIT_DATA, 5), *_of_groups()))
 
 
 def address_space() -> int:
-    """Bytes of addresses that this process can still take, also for mapped files; sys.maxsize if there is no limit."""
-    try:
-        pages = (_PROC / "self/statm").read_text().split()
-    except OSError:  # not Linux
-        pages = ["0"] * 7
-    page, left = os.sysconf("SC_PAGE_SIZE"), sys.maxsize
-    for limit, taken in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
-        soft = resource.getrlimit(limit)[0]
-        left = left if soft == resource.RLIM_INFINITY else min(left, soft - int(taken) * page)
-    return max(0, left)
+    """Bytes of addresses that this process can still take, for mapped files too; sys.maxsize if there is no limit."""
+    return max(0, _of_limit(resource.RLIMIT_AS, 0))
 
 
-def check(what: str, size: int, remedy: str = "give fewer images") -> None:
+def check(what: str, size: int, remedy: str = _REMEDY) -> None:
     """Raise InputError if `size` bytes of memory, which `what` need, are more than are available."""
     if size > (left := available()):
         raise InputError(f"{what} need {in_words(size)} of memory, and {in_words(left)} are available: {remedy}")
@@ -59,6 +52,18 @@ def _of_machine() -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):  # not Linux, or older than 3.14
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _of_limit(limit: int, column: int) -> int:
+    """What a resource limit leaves, whose use is this column of /proc/self/statm, in pages."""
+    soft = resource.getrlimit(limit)[0]
+    if soft == resource.RLIM_INFINITY:
+        return sys.maxsize
+    try:
+        pages = int((_PROC / "self/statm").read_text().split()[column])
+    except OSError:  # not Linux
+        pages = 0
+    return soft - pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _of_groups() -> Iterator[int]:

@@ -23,8 +23,11 @@ import numpy as np
 from jax import lax
 
 from jresnet.config import Config
+from jresnet.data import memory
 from jresnet.data.augment import GRAY_WEIGHTS, Draws, augment, check, draw, normalise
+from jresnet.data.contents import size
 from jresnet.data.datasets import Split
+from jresnet.data.mapped import Images, MappedImages
 from jresnet.data.tfds_reader import import_tensorflow
 from jresnet.errors import InputError
 from jresnet.parallel.devices import Devices
@@ -150,7 +153,7 @@ class Resident:
         self.get_batch = GatherAndAugment(config.crop_padding)
         mean, std = np.asarray(statistics, np.float32)
         # Copied by jnp.array: on a CPU device_put can share the memory of a NumPy array.
-        self.data = devices.replicate(jax.tree.map(jnp.array, (split.images, split.labels, mean, std)))
+        self.data = devices.replicate(jax.tree.map(jnp.array, (np.asarray(split.images), split.labels, mean, std)))
 
     def epoch(self, epoch: int, first_step: int, pace: Pace) -> Iterator[Chunk]:
         """See `Input.epoch`."""
@@ -185,9 +188,25 @@ class Streamed:
         self.get_batch, self.steps_per_chunk = take, max(1, STREAMED_IMAGES // config.batch_size)
         self.tf = import_tensorflow()
         self.finish = compiled_finish(config.crop_padding, statistics)
-        # Variables: a data set's graph would copy constants each time an iterator is made, 0.14 s per epoch.
+        self.image_shape, self.labels = split.images.shape[1:], self._variable(split.labels)
+        self.gather = self._gather(split.images)
+
+    def _variable(self, array: np.ndarray) -> Any:
+        """An array of TensorFlow's: a data set's graph would copy a constant for each iterator, 0.14 s per epoch."""
         with self.tf.device("cpu"):
-            self.data = tuple(self.tf.Variable(array, trainable=False) for array in (split.images, split.labels))
+            return self.tf.Variable(array, trainable=False)
+
+    def _gather(self, images: Images) -> Callable[[Any], Any]:
+        """`order -> images[order]`, int32 [n] to uint8 [n, height, width, 3], inside tf.data."""
+        tf = self.tf
+        if not isinstance(images, MappedImages):
+            return partial(tf.gather, self._variable(images))
+
+        def gather(order: Any) -> Any:
+            pixels = tf.numpy_function(lambda rows: images[rows], [order], tf.uint8, stateful=False)
+            return tf.ensure_shape(pixels, (None, *images.shape[1:]))
+
+        return gather
 
     def epoch(self, epoch: int, first_step: int, pace: Pace) -> Iterator[Chunk]:
         """See `Input.epoch`; the host's buffers decide the size of a chunk, so `pace` is ignored."""
@@ -210,13 +229,13 @@ class Streamed:
         Yields stacks of up to `steps_per_chunk` batches: images, float32 [stack, batch, height, width, 3], finished;
         labels, int32 [stack, batch].
         """
-        tf, (images, labels) = self.tf, self.data
+        tf = self.tf
 
         def make_stack(order: Any, *draws: Any) -> dict[str, Any]:
             each = [tf.reshape(array, (-1, *array.shape[2:])) for array in (order, *draws)]
-            finished = self.finish(tf.gather(images, each[0]), *each[1:])
-            shape = tf.concat([tf.shape(order), images.shape[1:]], 0)
-            return {"images": tf.reshape(finished, shape), "labels": tf.gather(labels, order)}
+            finished = self.finish(self.gather(each[0]), *each[1:])
+            shape = tf.concat([tf.shape(order), self.image_shape], 0)
+            return {"images": tf.reshape(finished, shape), "labels": tf.gather(self.labels, order)}
 
         source = tf.data.Dataset.from_tensor_slices(tuple(map(np.asarray, (plan.order, *plan.draws))))
         stacks = source.batch(self.steps_per_chunk)
@@ -265,16 +284,26 @@ def tf_augment(tf: Any, images: Any, offsets: Any, flips: Any, grays: Any, paddi
 
 
 def make_input(split: Split, config: Config, seed: int, statistics: Statistics, devices: Devices) -> Input:
-    """The input that `config.input` asks for; `auto` is resident if the images fit the device well.
+    """The input that `config.input` asks for; `auto` is resident if the images are in memory and fit the device well.
 
     Raises:
-      InputError: `tfds` is asked for or needed, and TensorFlow is not installed.
+      InputError: `tfds` is asked for or needed, and TensorFlow is not installed; or `resident` is, for images in a file
+        that do not fit into memory.
     """
+    if config.input == "resident" and isinstance(split.images, MappedImages):
+        # On their way to the device they are copied twice.
+        words = f"--input resident: {len(split):,} training images of {size(split.images)}"
+        memory.check(words, 2 * split.images.nbytes, "choose --input tfds, which reads them from their file")
     resident = config.input == "resident" or (config.input == "auto" and fits_on_device(split))
     return (Resident if resident else Streamed)(split, config, seed, statistics, devices)
 
 
 def fits_on_device(split: Split) -> bool:
-    """Whether the images take at most RESIDENT_FRACTION of the device's memory; true if its size is unknown (CPUs)."""
+    """Whether the images take at most RESIDENT_FRACTION of the device's memory; true if its size is unknown (CPUs).
+
+    Images that stay in a file do not.
+    """
+    if isinstance(split.images, MappedImages):
+        return False
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     return limit is None or split.images.nbytes <= RESIDENT_FRACTION * limit

@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import importlib
 import logging
+import math
 import os
 import pathlib
 import re
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jresnet.data import cache
+from jresnet.data import cache, memory
 from jresnet.data.contents import Contents, size
 from jresnet.errors import InputError, first_line
 
@@ -212,8 +213,17 @@ def _splits(builder: Any) -> list[str]:
     return [split for split in ("train", "validation", "test") if split in available]
 
 
+def _check_memory(builder: Any, split: str) -> None:
+    """Refuse images that do not fit into memory, where the features say how large they are."""
+    shape, images = builder.info.features["image"].shape, builder.info.splits[split].num_examples
+    if None not in shape:
+        size = 2 * images * math.prod(shape)  # in batches and, in the end, as one array too
+        memory.check(f"while they are read, {images:,} {split} images of {shape[0]} x {shape[1]}", size)
+
+
 def _read_split(tfds: Any, builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of a split in stored order; TFDS decodes them in parallel."""
+    _check_memory(builder, split)
     known_size = None not in builder.info.features["image"].shape
     dataset = builder.as_dataset(
         split=split,

@@ -10,6 +10,7 @@ import numpy as np
 from jresnet import models
 from jresnet.config import Config
 from jresnet.data.augment import normalise
+from jresnet.data.mapped import Images, MappedImages
 from jresnet.data.pipeline import pad_rows
 from jresnet.errors import InputError
 from jresnet.parallel.compiler import compiler_options
@@ -86,7 +87,7 @@ class Classifier:
         (state, _), _ = restored
         return cls(model, state.variables, run)
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: Images) -> np.ndarray:
         """Class probabilities.
 
         Args:
@@ -98,7 +99,7 @@ class Classifier:
         Raises:
           InputError: another shape or dtype.
         """
-        images = np.asarray(images)
+        images = images if isinstance(images, MappedImages) else np.asarray(images)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (*self.image_size, 3):
             height, width = self.image_size
             raise InputError(

@@ -184,7 +184,9 @@ def test_the_home_directory_is_found_in_source_and_target(capsys, weights, monke
     status, out, _ = run(capsys, "convert", "~/weights.pth", "~/copy.pth")
     copy = weights.with_name("copy.pth")
     assert (status, out) == (0, f"{copy}\n") and copy.exists()
-    assert "~user-that-is-not-there/a.pth: there is no such" in refusal(capsys, "convert", "~user-that-is-not-there/a.pth", "b")
+    assert "~user-that-is-not-there/a.pth: there is no such" in refusal(
+        capsys, "convert", "~user-that-is-not-there/a.pth", "b"
+    )
 
 
 def test_convert_turns_a_file_into_a_run_and_a_run_into_a_file(capsys, weights, tmp_path):

@@ -78,7 +78,7 @@ def test_resource_limits(machine, monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda limit: (limits[limit], limits[limit]))
     assert memory.available() == memory.address_space() == 2 * GB
     limits[resource.RLIMIT_DATA] = 2 * GB
-    assert memory.available() == GB
+    assert memory.available() == GB and memory.address_space() == 2 * GB
     limits[resource.RLIMIT_AS] = GB
     assert memory.available() == 0
 

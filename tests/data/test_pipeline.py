@@ -14,6 +14,7 @@ import pytest
 from jresnet.config import Config
 from jresnet.data import pipeline
 from jresnet.data.datasets import Split
+from jresnet.data.mapped import MappedImages
 from jresnet.errors import InputError
 from jresnet.parallel.devices import Devices
 from tests.support.augmentation import DRAWN, reference, within_4_sigma
@@ -174,6 +175,31 @@ def test_auto_is_resident_while_the_images_take_a_quarter_of_the_devices_memory(
     assert pipeline.fits_on_device(split)
     device = type("Device", (), {"memory_stats": lambda self: {"bytes_limit": 4 * split.images.nbytes - 4}})()
     assert not pipeline.fits_on_device(split)
+
+
+def mapped(split: Split, folder: pathlib.Path) -> Split:
+    """The same split with its images in a file, among others and in another order."""
+    order = np.random.default_rng(1).permutation(len(split) + 3)[: len(split)]
+    stored = np.zeros((len(split) + 3, *split.images.shape[1:]), np.uint8)
+    stored[order] = split.images
+    (folder / "images").write_bytes(stored.tobytes())
+    return Split(MappedImages(folder / "images", stored.shape, order), split.labels)
+
+
+@pytest.mark.parametrize("kind", ["resident", "tfds"])
+def test_images_in_a_file_make_the_batches_of_images_in_memory(tmp_path, kind):
+    split = make_split(50)
+    chex.assert_trees_all_equal(batches(kind, mapped(split, tmp_path)), batches(kind, split))
+
+
+def test_images_in_a_file_are_streamed_and_resident_only_where_they_fit_into_memory(tmp_path, monkeypatch):
+    split = mapped(make_split(16), tmp_path)
+    assert isinstance(pipeline.make_input(split, CONFIG, 5, STATISTICS, Devices(CONFIG)), pipeline.Streamed)
+    monkeypatch.setattr("jresnet.data.memory.available", lambda: 2 * split.images.nbytes)
+    assert len(batches("resident", split)) == 1
+    monkeypatch.setattr("jresnet.data.memory.available", lambda: 2 * split.images.nbytes - 1)
+    with pytest.raises(InputError, match=r"^--input resident: 16 training images of 8 x 8 need .* choose --input tfds"):
+        batches("resident", split)
 
 
 def test_tfds_input_without_tensorflow_is_refused_and_resident_works(monkeypatch):

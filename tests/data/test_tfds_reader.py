@@ -58,6 +58,10 @@ def test_prepared_data_are_read_in_stored_order(tmp_path, monkeypatch, no_probe)
     test = pixels(4, 32, 32, 3)
     splits = {"train": (train, labels), "test": (test, labels[:4])}
     prepare(tmp_path, "cifar10", splits, image_shape=(32, 32, 3))
+    with monkeypatch.context() as short:
+        short.setattr("jresnet.data.memory.available", lambda: 2 * train.nbytes - 1)
+        words = "1,100 train images of 32 x 32 need 6.8 MB of memory, and 6.8 MB are available"
+        refused("cifar10", words, data_dir=str(tmp_path))
     dataset = load_dataset("cifar10", str(tmp_path))
     assert np.array_equal(dataset.train.images, train) and np.array_equal(dataset.train.labels, labels)
     assert np.array_equal(dataset.test.images, test)

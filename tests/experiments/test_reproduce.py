@@ -22,7 +22,7 @@ def fit(monkeypatch, tmp_path):
     """Runs without training, in an empty directory."""
     fake = FakeFit()
     monkeypatch.setattr(loop, "fit", fake)
-    monkeypatch.setattr(reproduce, "load_dataset", lambda name, data_dir: five_classes())
+    monkeypatch.setattr(reproduce, "load_dataset", lambda source, console: five_classes())
     monkeypatch.chdir(tmp_path)
     return fake
 

@@ -212,7 +212,7 @@ def test_workers_train_a_shards_runs(monkeypatch, tmp_path, capsys):
         yield from ()
 
     monkeypatch.setattr(workers, "train", train)
-    monkeypatch.setattr(reproduce, "load_dataset", lambda name, data_dir: five_classes())
+    monkeypatch.setattr(reproduce, "load_dataset", lambda source, console: five_classes())
     monkeypatch.setattr(page, "write", lambda outcome, workdir: [])
     monkeypatch.chdir(tmp_path)
     words = ["--only", "final", "--seeds", "6", "--processes", "3"]

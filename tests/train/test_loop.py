@@ -22,6 +22,8 @@ import pytest
 from jresnet import models
 from jresnet.cli.verify import verified
 from jresnet.config import Config
+from jresnet.data.datasets import Split
+from jresnet.data.mapped import MappedImages
 from jresnet.errors import Diverged, InputError, Interrupted
 from jresnet.parallel.devices import Devices
 from jresnet.records import run_directory
@@ -266,6 +268,18 @@ def test_two_runs_agree_to_the_last_bit_and_another_seed_differs(whole, tmp_path
     assert_same_run(source, tmp_path / "again")
     loop.fit(config, make_dataset(), tmp_path / "other", seed=1)
     assert strip(tmp_path / "other") != strip(source)
+
+
+def test_images_in_a_file_train_the_same_run(whole, tmp_path):
+    config, source = whole
+    dataset = make_dataset()
+    (tmp_path / "images").write_bytes(dataset.test.images.tobytes() + dataset.train.images.tobytes())
+    tests, images = len(dataset.test), len(dataset.test) + len(dataset.train)
+    mapped = MappedImages(tmp_path / "images", (images, 8, 8, 3))
+    train, test = mapped.select(slice(tests, None)), mapped.select(slice(tests))
+    splits = {"train": Split(train, dataset.train.labels), "test": Split(test, dataset.test.labels)}
+    loop.fit(config, dataclasses.replace(dataset, **splits), tmp_path / "run")
+    assert_same_run(tmp_path / "run", source)
 
 
 def test_a_finished_run_is_returned_and_not_repeated(whole):
