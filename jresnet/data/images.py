@@ -68,9 +68,17 @@ def pixels(file: str | Any, background: levels.Color, note: Note) -> np.ndarray:
             whole.check(image.format, data)
             with _one_large if image.width * image.height > _LARGE else contextlib.nullcontext():
                 shown = levels.rgb(image, background)
+                if image.format == "PNG" and _may_lack_pixels(image):
+                    whole.check_png_pixels(data)
                 if image.format in _SEVERAL and getattr(image, "is_animated", False):
                     note("hold several pictures, frames or pages, of which the first is read")
                 return _upright(shown, _orientation(image, note))
+
+
+def _may_lack_pixels(image: Any) -> bool:
+    """Whether the last row of a PNG, in which Pillow leaves 0 where there is none, needs a second look."""
+    last = image.crop((0, image.height - 1, *image.size))
+    return image.info.get("interlace") or not np.asarray(last).any()
 
 
 def image_size(file: str) -> tuple[int, int]:
@@ -180,7 +188,7 @@ def without_warnings() -> Iterator[None]:
     To be entered once around all threads, as Python's filters of warnings are those of the process.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("always")
+        warnings.filterwarnings("always", module=r"PIL\.")
         show = warnings.showwarning
 
         def shown(message: Warning | str, *rest: Any, **options: Any) -> None:

@@ -6,7 +6,7 @@ too few, becomes an image, black below.
 
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 _SOS, _EOI = 0xDA, 0xD9
@@ -24,35 +24,44 @@ def check(kind: str, data: bytes) -> None:
 
 
 def _png(data: bytes) -> None:
-    """Every chunk up to IEND has its checksum, and the compressed pixels are as many as the header says."""
-    at, kind, pixels = 8, b"", []
-    while kind != b"IEND":
-        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        end = at + 8 + size
-        if end + 4 > len(data):
-            raise ValueError("the file ends early")
-        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+    """Every chunk up to IEND has its checksum."""
+    for kind, content, checksum in _chunks(data):
+        if zlib.crc32(content, zlib.crc32(kind)) != checksum:
             raise ValueError(f"chunk {kind.decode('ascii', 'replace')} is damaged")
-        if kind == b"IHDR":
-            header = data[at + 8 : end]
-        elif kind == b"IDAT":
-            pixels.append(data[at + 8 : end])
-        at = end + 4
-    if _inflated(pixels) < _png_bytes(header):
+
+
+def check_png_pixels(data: bytes) -> None:
+    """Raise ValueError unless the compressed pixels of a PNG that passed `check` are as many as its header says."""
+    chunks = list(_chunks(data))
+    header = next(content for kind, content, _ in chunks if kind == b"IHDR")
+    if _inflated([content for kind, content, _ in chunks if kind == b"IDAT"]) < _png_bytes(header):
         raise ValueError("its pixels end early")
 
 
-def _inflated(pieces: list[bytes]) -> int:
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, int]]:
+    """Kind, content and checksum of each chunk of a PNG."""
+    view, at, kind = memoryview(data), 8, b""
+    while kind != b"IEND":
+        size, kind = int.from_bytes(view[at : at + 4], "big"), bytes(view[at + 4 : at + 8])
+        end = at + 8 + size
+        if end + 4 > len(data):
+            raise ValueError("the file ends early")
+        yield kind, view[at + 8 : end], int.from_bytes(view[end : end + 4], "big")
+        at = end + 4
+
+
+def _inflated(pieces: list[memoryview]) -> int:
     """Bytes that a zlib stream has, without keeping them."""
     stream, total = zlib.decompressobj(), 0
-    for piece in pieces:
+    for part in pieces:
+        piece: bytes | memoryview = part
         while piece and not stream.eof:
             total += len(stream.decompress(piece, _PIECE))
             piece = stream.unconsumed_tail
     return total if stream.eof else 0
 
 
-def _png_bytes(header: bytes) -> int:
+def _png_bytes(header: memoryview) -> int:
     """Bytes of all rows of a PNG, each with its filter's byte, before compression."""
     width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
     depth, colour, interlaced = header[8], header[9], header[12]

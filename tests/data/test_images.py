@@ -276,9 +276,12 @@ def test_a_png_with_fewer_pixels_than_its_header_says_is_refused(read, interlace
     """Also if its stream of compressed pixels ends properly, which Pillow takes for black pixels."""
     for height, width in ((5, 8), (1, 1), (2, 3), (8, 8)):
         size = adam7(width, height) if interlaced else height * (1 + width)
-        assert read(png(width, height, 8, 0, bytes(size), interlaced=interlaced)).shape == (height, width, 3)
-        with pytest.raises(InputError, match="pixels end early"):
-            read(png(width, height, 8, 0, bytes(size - 1), interlaced=interlaced))
+        row = b"\0" + b"\x07" * width
+        rows = bytes(size) if interlaced else row * height
+        assert read(png(width, height, 8, 0, rows, interlaced=interlaced)).shape == (height, width, 3)
+        for cut in {1, size // 2, width + 1, width + 2, size - 1} - {size}:
+            with pytest.raises(InputError, match="pixels end early|truncated"):
+                read(png(width, height, 8, 0, rows[:-cut], interlaced=interlaced))
 
 
 def adam7(width, height):
