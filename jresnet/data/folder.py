@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import PIL
@@ -149,8 +149,7 @@ class _Reading:
         if self.found.refused and not self.source.skip_unreadable:
             raise InputError(self.refusal())
         if self.found.refused:
-            count = len(self.found.refused)
-            _warn(f"{count:,} files are left out, as they are no readable images: {self.reasons()}")
+            _warn(f"left out, as no readable images, are {_count(self.found.refused)}: {self.reasons()}")
 
     def refusal(self) -> str:
         refused = self.found.refused
@@ -186,7 +185,11 @@ class _Reading:
 
     def few(self, paths: Iterable[str]) -> str:
         names = _relative(self.found.root, paths)
-        return f"{len(names):,} {'file' if len(names) == 1 else 'files'} ({_listed(names, 3)})"
+        return f"{_count(names)} ({_listed(names, 3)})"
+
+
+def _count(files: Collection[str]) -> str:
+    return f"{len(files):,} {'file' if len(files) == 1 else 'files'}"
 
 
 def _listed(names: tuple[str, ...], most: int) -> str:

@@ -1,8 +1,11 @@
 """Image files and arrays of images: from whatever is stored to 8-bit RGB pixels of a stated size."""
 
 import contextlib
+import ctypes
+import functools
 import io
 import os
+import pathlib
 import stat
 import threading
 import warnings
@@ -128,12 +131,25 @@ def _open(stream: Any) -> Any:
     from PIL import Image
 
     Image.init()
+    _silence_libtiff()
     image = Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
     # Pillow itself refuses twice as many, and only warns of these.
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise ValueError(f"{image.width} x {image.height} pixels exceed the limit of {limit:,}")
     return image
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    """Keep libtiff from writing lines on stderr that name no file; Pillow raises an error besides.
+
+    Pillow has no switch for it. Where the library cannot be found, as outside Linux, it goes on writing.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        maps = pathlib.Path("/proc/self/maps").read_text()
+        for path in {line.split(maxsplit=5)[-1] for line in maps.splitlines() if "libtiff" in line}:
+            ctypes.CDLL(path).TIFFSetErrorHandler(None)
 
 
 def _orientation(image: Any, note: Note) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 import unicodedata
 from collections.abc import Iterable
 
@@ -183,17 +184,18 @@ def _annotated(path: str, labels: dict[str, int]) -> dict[str, int]:
 
 
 def _walk(found: Layout, directory: str) -> list[str]:
-    """Files below a class's folder, sorted by path; links are followed, to each folder once."""
-    paths, folders, seen = [], [directory], set()
+    """Files below a class's folder, sorted by path; links are followed, to each folder once and to none around it."""
+    paths, folders = [], [directory]
+    seen = {_identity(str(parent)) for parent in pathlib.Path(os.path.realpath(directory)).parents}
     boxes = f"{os.path.basename(directory)}_boxes.txt"  # Tiny ImageNet's, beside its images
     while folders:
         folder = folders.pop()
         try:
-            status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in seen:
-                found.refused[folder] = "a link to a folder that is read already"
+            identity = _identity(folder)
+            if identity in seen:
+                found.refused[folder] = "a link to a folder that is read already, or to one around it"
                 continue
-            seen.add((status.st_dev, status.st_ino))
+            seen.add(identity)
             inner, files = _scan(found, folder)
         except OSError as error:
             found.refused[folder] = f"the folder cannot be read: {error.strerror}"
@@ -204,6 +206,11 @@ def _walk(found: Layout, directory: str) -> list[str]:
             found.others.append(os.path.join(folder, boxes))
         paths += [os.path.join(folder, name) for name in files]
     return sorted(paths)
+
+
+def _identity(directory: str) -> tuple[int, int]:
+    status = os.stat(directory)
+    return status.st_dev, status.st_ino
 
 
 def _scan_split(found: Layout, directory: str) -> tuple[list[str], list[str]]:

@@ -136,7 +136,9 @@ def test_everything_that_is_no_image_is_named_in_one_start(folder, caplog):
     dataset = load(root, skip_unreadable=True)
     assert dataset.skipped == tuple(bad)
     assert dataset.train.labels.tolist() == [0, 1, 1, 1, 1] and dataset.test.labels.tolist() == [1]
-    assert len(caplog.messages) == 1 and caplog.messages[0].startswith("13 files are left out")
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith(
+        "left out, as no readable images, are 13 files: "
+    )
 
 
 def test_the_rows_of_images_that_are_left_out_are_left_out(folder):
