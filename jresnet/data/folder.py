@@ -89,7 +89,7 @@ class _Reading:
             splits[split] = array[start : start + len(kept)], np.array(kept, np.int32)
             start += len(kept)
         self.say()
-        return Contents(splits, found.classes, _relative(found.root, found.refused))
+        return Contents(splits, found.classes, tuple(map(visible, _relative(found.root, found.refused))))
 
     def decode(self, path: str, size: tuple[int, int]) -> np.ndarray:
         pixels = self.pixels(path)

@@ -141,6 +141,14 @@ def test_everything_that_is_no_image_is_named_in_one_start(folder, caplog):
     )
 
 
+def test_files_whose_names_are_no_text_are_named(folder, caplog):
+    root, _ = folder
+    (root / os.fsdecode(b"train/cat/\xff\x1b[31m\n.png")).write_bytes(b"no image")
+    refusal(root, "cannot be read as an image")
+    assert load(root, skip_unreadable=True).skipped == ("train/cat/\\udcff\\x1b[31m\n.png",)
+    assert all(line.isprintable() for line in caplog.messages)
+
+
 def test_the_rows_of_images_that_are_left_out_are_left_out(folder):
     root, expected = folder
     for number in range(3):

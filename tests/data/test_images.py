@@ -113,14 +113,14 @@ def test_alpha_is_composited_exactly(read, background):
     expected = composited(rgba[..., :3], rgba[..., 3], background)
     assert np.array_equal(read(Image.fromarray(rgba), background=background), expected)
     assert np.array_equal(read(Image.fromarray(rgba), "TIFF", background=background), expected)
-    gray = read(Image.fromarray(np.ascontiguousarray(every[:8]), "LA"), background=background)
+    gray = read(Image.frombytes("LA", (256, 8), every[:8].tobytes()), background=background)
     assert np.array_equal(gray, composited(every[:8, :, :1], every[:8, :, 1], background))
 
 
 def test_palettes(read):
     indices = pixels(5, 7) % 4
     colors, opacity = pixels(4, 3), np.array([0, 128, 255, 7], np.uint8)
-    image = Image.fromarray(indices, "P")
+    image = Image.frombytes("P", (7, 5), indices.tobytes())
     image.putpalette(colors.tobytes())
     assert np.array_equal(read(image), colors[indices])
     shown = composited(colors[indices], opacity[indices], BLUE)
@@ -200,13 +200,21 @@ def test_other_modes_keep_their_colours(mode):
     gray = gray[:, ::2] if mode == "1" else gray
     image = Image.fromarray(gray)
     if mode == "LAB":
-        image = Image.fromarray(np.array([[[255, 0, 0], [137, 0, 0], [0, 0, 0]]], np.uint8), "LAB")
+        image = Image.frombytes("LAB", (3, 1), bytes([255, 0, 0, 137, 0, 0, 0, 0, 0]))
     elif mode in ("La", "RGBa", "PA"):
         image = image.convert("L").convert({"La": "LA", "PA": "P", "RGBa": "RGBA"}[mode]).convert(mode)
     else:
         image = image.convert(mode)
     assert image.mode == mode
     assert abs(images.decode(image).astype(int) - gray).max() <= (2 if mode in ("LAB", "YCbCr") else 0)
+
+
+def test_cmyk_of_jpeg(read):
+    """Adobe's programs, and Pillow, store it inverted."""
+    ink = np.zeros((8, 24, 4), np.uint8)
+    ink[:, :8], ink[:, 8:16] = (0, 255, 255, 0), (0, 0, 0, 255)
+    found = read(Image.frombytes("CMYK", (24, 8), ink.tobytes()), "JPEG", quality=100)
+    assert abs(found[4, [4, 12, 20]].astype(int) - [(255, 0, 0), (0, 0, 0), (255, 255, 255)]).max() <= 3
 
 
 def test_large_images_are_converted_in_strips(monkeypatch):

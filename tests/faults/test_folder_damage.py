@@ -58,9 +58,9 @@ def chunk(kind, data):
 def bombs():
     """Small files that ask for much."""
     end = chunk(b"IEND", b"")
-    for side, text in ((9000, b""), (2**31 - 1, b""), (8, zlib.compress(bytes(2**27)))):
+    for side, text in ((9000, b""), (2**31 - 1, b""), (8, zlib.compress(bytes(2**23)))):
         header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
-        pixels = chunk(b"IDAT", zlib.compress(bytes(2**26)))
+        pixels = chunk(b"IDAT", zlib.compress(bytes(2**18)))
         yield b"\x89PNG\r\n\x1a\n" + header + chunk(b"zTXt", b"a\0\0" + text) + pixels + end
     for tag, kind, count, value in (
         (256, 4, 1, 2**31), (257, 4, 1, 2**32 - 1), (258, 3, 2**31, 8), (273, 4, 2**30, 8), (279, 4, 1, 2**32 - 1),
