@@ -1,7 +1,7 @@
 """Many image files decoded in parallel into one array."""
 
 import concurrent.futures
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -48,8 +48,13 @@ def decode_files(
     return images, dict(sorted(refused.items()))
 
 
+def select(images: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
+    """The images of a slice or of indices."""
+    return images[rows]
+
+
 def in_parallel(
-    function: Callable[[Item], Result], items: Iterable[Item], what: str, console: rich.console.Console | None
+    function: Callable[[Item], Result], items: Sequence[Item], what: str, console: rich.console.Console | None
 ) -> list[Result]:
     """function(item) for each item, in order, computed by threads."""
     with concurrent.futures.ThreadPoolExecutor() as threads:

@@ -69,6 +69,10 @@ class _Reading:
           InputError: as `read_folder`.
         """
         found, splits = self.found, {}
+        for split, (files, _) in found.files.items():
+            if not files and (self.source.skip_unreadable or not found.refused):
+                where = found.directories[split]
+                raise InputError(f"there are no images in {where}: put them into {where}/<class>/, or remove it")
         paths = [path for files, _ in found.files.values() for path in files]
         with images.without_warnings():
             size = self.source.image_size or self.common_size(paths)
@@ -79,14 +83,11 @@ class _Reading:
         found.refused |= {paths[index]: reason for index, reason in refused.items()}
         self.judge()
         if refused:
-            array = np.delete(array, list(refused), axis=0)
+            array = decoded.select(array, np.delete(np.arange(len(array)), list(refused)))
         start = 0
         for split, (files, labels) in found.files.items():
-            if not files:
-                where = os.path.join(found.root, split)
-                raise InputError(f"there are no images in {where}: put them into {where}/<class>/, or remove it")
             kept = [label for path, label in zip(files, labels, strict=True) if path not in found.refused]
-            splits[split] = array[start : start + len(kept)], np.array(kept, np.int32)
+            splits[split] = decoded.select(array, slice(start, start + len(kept))), np.array(kept, np.int32)
             start += len(kept)
         self.say()
         return Contents(splits, found.classes, tuple(map(visible, _relative(found.root, found.refused))))
@@ -116,12 +117,12 @@ class _Reading:
                 self.found.refused[path] = str(error)
                 return None
 
-        counts.update(size for size in decoded.in_parallel(count, paths, "headers", self.console) if size)
+        counts.update(size for size in decoded.in_parallel(count, paths, "reading headers", self.console) if size)
         if len(counts) > 1:
             raise self.unequal(paths, counts)
         if not counts:
             self.judge()
-            raise InputError(f"there are no images in {self.found.root}/train: put them into train/<class>/")
+            raise InputError(f"there are no images in {self.found.root} that can be read: repair them")
         return next(iter(counts))
 
     def unequal(self, paths: list[str], counts: Counter[tuple[int, int]]) -> InputError:
@@ -133,7 +134,8 @@ class _Reading:
             except InputError as error:
                 self.found.refused[path] = str(error)
 
-        decoded.in_parallel(check, [path for path in paths if path not in self.found.refused], "images", self.console)
+        readable = [path for path in paths if path not in self.found.refused]
+        decoded.in_parallel(check, readable, "checking images", self.console)
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         listed = ", ".join(f"{height} x {width} ({count:,})" for (height, width), count in ranked[:_NAMED])
         height, width = ranked[0][0]

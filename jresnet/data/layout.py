@@ -34,6 +34,7 @@ class Layout:
     Attributes:
       root: absolute path of the folder.
       classes: names of the sub-folders of train, in Unicode's composed form (NFC), sorted.
+      directories: split -> its absolute path.
       files: split -> absolute paths of its images, class by class, each class sorted by path, and their labels.
       refused: absolute path -> why it is no image of a class.
       litter: how many hidden files and folders, and those that systems leave, were passed over.
@@ -44,6 +45,7 @@ class Layout:
 
     root: str
     classes: tuple[str, ...] = ()
+    directories: dict[str, str] = dataclasses.field(default_factory=dict)
     files: dict[str, tuple[list[str], list[int]]] = dataclasses.field(default_factory=dict)
     refused: dict[str, str] = dataclasses.field(default_factory=dict)
     litter: int = 0
@@ -144,7 +146,7 @@ def _read_classes(found: Layout, split: str, directory: str, folders: dict[str, 
             of_class = _walk(found, os.path.join(directory, folders[name]))
             paths += of_class
             labels += [label] * len(of_class)
-    found.files[split] = paths, labels
+    found.directories[split], found.files[split] = directory, (paths, labels)
 
 
 def _read_annotated(found: Layout, directory: str, folders: list[str]) -> None:
@@ -163,6 +165,7 @@ def _read_annotated(found: Layout, directory: str, folders: list[str]) -> None:
         os.path.join(directory, name): f"{_ANNOTATIONS} names it, but it is not there" for name in classes
     }
     pairs.sort()
+    found.directories["validation"] = directory
     found.files["validation"] = [path for _, path in pairs], [label for label, _ in pairs]
 
 

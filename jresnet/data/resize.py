@@ -66,5 +66,5 @@ def resized_all(
     def fill(index: int) -> None:
         result[index] = resized(images[index], image_size, resize, background)
 
-    decoded.in_parallel(fill, range(len(images)), "images", console)
+    decoded.in_parallel(fill, range(len(images)), "resizing images", console)
     return result
