@@ -276,7 +276,7 @@ def _resized(split: Split, source: Source, console: rich.console.Console | None)
     """A split in the size that --image-size asks for."""
     if source.image_size in (None, split.images.shape[1:3]):
         return split
-    images = resized_all(split.images, source.image_size, source.resize, source.background, console)
+    images = resized_all(np.asarray(split.images), source.image_size, source.resize, source.background, console)
     return Split(images, split.labels)
 
 

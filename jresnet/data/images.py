@@ -41,6 +41,8 @@ Note = Callable[[str], None]
 def decode(file: str | os.PathLike[str] | Any, background: levels.Color = (255, 255, 255)) -> np.ndarray:
     """The pixels of an image as a viewer shows them, turned as its EXIF data say: uint8 [height, width, 3].
 
+    By one thread at a time; several may call `pixels` in one block of `without_warnings`.
+
     Args:
       file: path, or a Pillow image.
       background: red, green and blue levels behind transparent pixels.

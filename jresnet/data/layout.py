@@ -232,7 +232,7 @@ def _scan(found: Layout, directory: str) -> tuple[list[str], list[str]]:
             elif entry.is_symlink() and not os.path.exists(entry.path):
                 found.refused[entry.path] = "a link to nothing"
             else:
-                (folders if os.path.isdir(entry.path) else files).append(entry.name)
+                (folders if entry.is_dir() else files).append(entry.name)
     return sorted(folders), sorted(files)
 
 

@@ -25,8 +25,11 @@ def rgb(image: Any, background: Color) -> np.ndarray:
     image.load()
     if image.mode[0] in "IF":
         return _from_levels(image, background)
+    if (key := _transparent_color(image, raw)) is not None:
+        opaque = image.copy()
+        del opaque.info["transparency"]
+        return _by_strips(opaque.convert("RGB"), lambda strip: over(strip, _opacity(strip != key), background))
     if image.has_transparency_data:
-        _correct_transparency(image, raw)
         straight = image.convert("LA") if image.mode == "La" else image
         transparent = straight if image.mode == "RGBA" else straight.convert("RGBA")
         return _by_strips(transparent, lambda strip: over(strip[..., :3], strip[..., 3:], background))
@@ -40,18 +43,28 @@ def over(color: np.ndarray, alpha: np.ndarray, background: Color) -> np.ndarray:
     return ((mixed + np.uint16(127)) // np.uint16(255)).astype(np.uint8)
 
 
-def _correct_transparency(image: Any, raw: str) -> None:
-    """Give a PNG's transparent level in the scale of the pixels: Pillow scales only these.
+def _transparent_color(image: Any, raw: str) -> Color | None:
+    """The color that a loaded image without palette declares to be transparent, on the scale of its pixels.
+
+    Pillow scales only the pixels of a PNG with few bits, and cuts only them to 8 bits.
 
     Args:
-      image: a loaded image.
+      image: the image.
       raw: how its file stores pixels, in Pillow's words.
     """
     level = image.info.get("transparency")
-    if raw in ("L;2", "L;4"):
-        image.info["transparency"] = level * (85 if raw == "L;2" else 17)
-    elif raw == "RGB;16B":
-        image.info["transparency"] = tuple(channel >> 8 for channel in level)
+    if image.mode in ("1", "L") and isinstance(level, int):
+        level = 255 * min(level, 1) if image.mode == "1" else level * {"L;2": 85, "L;4": 17}.get(raw, 1)
+        return level, level, level
+    if image.mode == "RGB" and isinstance(level, tuple):
+        red, green, blue = (channel >> 8 if raw == "RGB;16B" else channel for channel in level)
+        return red, green, blue
+    return None
+
+
+def _opacity(differs: np.ndarray) -> np.ndarray:
+    """Opacity uint8 [..., 1] of pixels whose channels differ from the transparent color: bool [..., channels]."""
+    return np.where(differs.any(axis=-1, keepdims=True), np.uint8(255), np.uint8(0))
 
 
 def _from_lab(image: Any) -> Any:
@@ -85,7 +98,7 @@ def _from_levels(image: Any, background: Color) -> np.ndarray:
         color = np.repeat(gray[..., None], 3, axis=2)
         if transparent is None:
             return color
-        return over(color, np.where(strip == transparent, 0, 255)[..., None].astype(np.uint8), background)
+        return over(color, _opacity(strip[..., None] != transparent), background)
 
     return _by_strips(image, strip_rgb)
 

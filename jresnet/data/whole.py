@@ -114,4 +114,11 @@ def _after_blocks(data: bytes, at: int) -> int:
     return at + 1
 
 
-_CHECKS: dict[str, Callable[[bytes], None]] = {"PNG": _png, "JPEG": _jpeg, "MPO": _jpeg, "GIF": _gif}
+def _dds(data: bytes) -> None:
+    """Uncompressed pixels are as many as the header says."""
+    height, width, pixel_format, bits = (int.from_bytes(data[at : at + 4], "little") for at in (12, 16, 80, 88))
+    if pixel_format & 0x20040 and len(data) - 128 < width * height * bits // 8:  # luminance or RGB
+        raise ValueError("its pixels end early")
+
+
+_CHECKS: dict[str, Callable[[bytes], None]] = {"PNG": _png, "JPEG": _jpeg, "MPO": _jpeg, "GIF": _gif, "DDS": _dds}
