@@ -18,8 +18,8 @@ _NAMES = {
 """Folder, in any case -> the split that it is."""
 # What systems leave in folders, besides hidden files; in lower case.
 _LITTER = {
-    "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "lost+found", "$recycle.bin",
-    "system volume information",
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "@recycle", "#recycle", "#snapshot",
+    "lost+found", "$recycle.bin", "system volume information",
 }  # fmt: skip
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 _ANNOTATIONS = "val_annotations.txt"
@@ -227,13 +227,19 @@ def _scan(found: Layout, directory: str) -> tuple[list[str], list[str]]:
     files: list[str] = []
     with os.scandir(directory) as entries:
         for entry in entries:
-            if entry.name.startswith(".") or entry.name.casefold() in _LITTER:
+            if _is_litter(entry.name):
                 found.litter += 1
             elif entry.is_symlink() and not os.path.exists(entry.path):
                 found.refused[entry.path] = "a link to nothing"
             else:
                 (folders if entry.is_dir() else files).append(entry.name)
     return sorted(folders), sorted(files)
+
+
+def _is_litter(name: str) -> bool:
+    """Whether a name is hidden, or one that systems leave; Windows marks downloads with NAME:Zone.Identifier."""
+    folded = name.casefold()
+    return name.startswith(".") or folded in _LITTER or folded.endswith((":zone.identifier", "thumbs.db:encryptable"))
 
 
 def _beside(found: Layout, directory: str, files: Iterable[str]) -> None:

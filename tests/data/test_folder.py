@@ -82,13 +82,20 @@ def test_folder_images_are_sorted_by_name(tmp_path):
 
 def test_hidden_files_and_those_of_systems_are_passed_over_and_counted(folder, caplog):
     root, _ = folder
-    for name in ("train/cat/.hidden.png", "train/dog/Thumbs.db", ".DS_Store", "test/dog/desktop.ini", "train/._cat"):
+    for name in (
+        "train/cat/.hidden.png",
+        "train/dog/Thumbs.db",
+        ".DS_Store",
+        "test/dog/desktop.ini",
+        "train/._cat",
+        "train/cat/a.png:Zone.Identifier",
+    ):
         (root / name).write_bytes(b"no image")
     for name in ("train/.cache", "__MACOSX", "train/cat/@eaDir", "train/.ipynb_checkpoints"):
         (root / name).mkdir()
         write(root / name / "x.png", pixels(6, 5, 3))
     assert len(load(root).train) == 6
-    assert [str(root) in line and "9 hidden" in line for line in caplog.messages] == [True]
+    assert [str(root) in line and "10 hidden" in line for line in caplog.messages] == [True]
 
 
 def test_lists_beside_the_classes_are_passed_over_and_named(folder, caplog):

@@ -182,7 +182,9 @@ def test_a_folder_is_read_or_everything_wrong_in_it_named(tmp_path, examples, ca
                     if trick != "name":
                         agree(skipping, files, harmed)
         assert all("\n" not in line and "\x1b" not in line for line in caplog.messages)
-        assert capfd.readouterr() == ("", "")
+        printed = capfd.readouterr()
+        # dav1d, the decoder of AVIF, says so of damage, and has no switch that Pillow could use.
+        assert printed.out == "" and all(line.startswith("Error parsing") for line in printed.err.splitlines())
 
     repeat(check, examples, made)
     assert min(outcomes.values()) > examples / 20, outcomes
