@@ -6,7 +6,7 @@ import pathlib
 import unicodedata
 from collections.abc import Iterable
 
-from jresnet.data import images
+from jresnet.data import annotations, images
 from jresnet.data.files import check_readable
 from jresnet.errors import InputError
 
@@ -22,8 +22,6 @@ _LITTER = {
     "lost+found", "$recycle.bin", "system volume information",
 }  # fmt: skip
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")
-_ANNOTATIONS = "val_annotations.txt"
-_LONGEST_ANNOTATIONS = 2**26
 _WHERE = "images belong in train/<class>/, and in validation/<class>/ and test/<class>/ where there are such"
 
 
@@ -117,7 +115,7 @@ def _read_split(found: Layout, split: str, directory: str) -> None:
     folders, files = _scan_split(found, directory)
     names = _composed(directory, folders)
     known = names.keys() & set(found.classes)
-    if split == "validation" and _ANNOTATIONS in files and not known:
+    if split == "validation" and annotations.NAME in files and not known:
         _read_annotated(found, directory, folders)
         return
     other_case = {name.casefold(): name for name in found.classes}
@@ -151,39 +149,22 @@ def _read_classes(found: Layout, split: str, directory: str, folders: dict[str, 
 
 def _read_annotated(found: Layout, directory: str, folders: list[str]) -> None:
     """Tiny ImageNet's validation images: val/images/*, with a class for each in val_annotations.txt."""
-    annotations = os.path.join(directory, _ANNOTATIONS)
-    classes = _annotated(annotations, {name: label for label, name in enumerate(found.classes)})
+    path = os.path.join(directory, annotations.NAME)
+    classes = annotations.read(path, {name: label for label, name in enumerate(found.classes)})
     pairs = []
     for folder in folders:
-        for path in _walk(found, os.path.join(directory, folder)):
-            label = classes.pop(os.path.basename(path), None)
+        for image in _walk(found, os.path.join(directory, folder)):
+            label = classes.pop(os.path.basename(image), None)
             if label is None:
-                found.refused[path] = f"it is not in {_ANNOTATIONS}"
+                found.refused[image] = f"it is not in {annotations.NAME}"
             else:
-                pairs.append((label, path))
+                pairs.append((label, image))
     found.refused |= {
-        os.path.join(directory, name): f"{_ANNOTATIONS} names it, but it is not there" for name in classes
+        os.path.join(directory, name): f"{annotations.NAME} names it, but it is not there" for name in classes
     }
     pairs.sort()
     found.directories["validation"] = directory
-    found.files["validation"] = [path for _, path in pairs], [label for label, _ in pairs]
-
-
-def _annotated(path: str, labels: dict[str, int]) -> dict[str, int]:
-    """File -> label, from lines of a file's name and its class, with tabs between them."""
-    try:
-        if os.path.getsize(path) > _LONGEST_ANNOTATIONS:
-            raise InputError(f"{path} has over {_LONGEST_ANNOTATIONS:,} bytes: give one line for each image")
-        with open(path, encoding="utf-8") as file:
-            lines = [line.split("\t") for line in file.read().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): copy it again") from None
-    found: dict[str, int] = {}
-    for number, fields in enumerate(lines, 1):
-        label = labels.get(unicodedata.normalize("NFC", fields[1])) if len(fields) > 1 else None
-        if label is None or found.setdefault(fields[0], label) != label:
-            raise InputError(f"line {number} of {path} is not a file and one class of train: repair it")
-    return found
+    found.files["validation"] = [image for _, image in pairs], [label for label, _ in pairs]
 
 
 def _walk(found: Layout, directory: str) -> list[str]:

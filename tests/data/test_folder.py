@@ -324,6 +324,9 @@ def test_tiny_imagenet(tmp_path, caplog):
         refusal(tmp_path, "of", annotations, "repair", test_from="validation")
     annotations.write_bytes(b"\xff\xfe")
     refusal(tmp_path, annotations, "cannot be read", test_from="validation")
+    annotations.unlink()
+    os.mkfifo(annotations)
+    refusal(tmp_path, annotations, "is no file", test_from="validation")
 
 
 def test_names_of_classes_are_the_same_however_accents_are_stored(tmp_path):
