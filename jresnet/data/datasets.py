@@ -16,6 +16,7 @@ from jresnet.data.checks import checked_arrays, checked_classes
 from jresnet.data.contents import Contents, size
 from jresnet.data.folder import read_folder
 from jresnet.data.mapped import Images, pieces, select
+from jresnet.data.resize import resized_all
 from jresnet.data.tfds_reader import read_tfds
 from jresnet.errors import InputError, first_line
 from jresnet.records.files import Record
@@ -230,8 +231,8 @@ def load_dataset(
     ((4000, 32, 32, 3), (1000,), ('disc', 'ring', 'square'))
 
     Args:
-      source: "synthetic", "npz:FILE" (in MedMNIST's layout), "folder:DIR" (train/<class>/*, test/<class>/*,
-        optionally validation/<class>/*), or the name of an image-classification data set in TFDS, such as
+      source: "synthetic", "npz:FILE" (in MedMNIST's layout), "folder:DIR" (train/<class>/*, and if there are
+        such validation/<class>/* and test/<class>/*), or the name of an image-classification data set in TFDS, such as
         "cifar10". Or a `Config`, which has the name and all that follows.
       data_dir: directory of prepared TFDS data sets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets).
       console: where to show progress while many images are decoded; None for nowhere.
@@ -249,6 +250,7 @@ def load_dataset(
     try:
         contents = _read(source, console)
         splits = {split: Split(*checked_arrays(split, *pair)) for split, pair in contents.splits.items()}
+        splits = {split: _resized(part, source, console) for split, part in splits.items()}
         classes = checked_classes({split: part.labels for split, part in splits.items()}, contents.classes)
         splits = _with_test(source, splits, classes)
         empty = splits["train"].take(slice(0))
@@ -274,6 +276,14 @@ def _read(source: Source, console: rich.console.Console | None) -> Contents:
     if name.startswith("npz:"):
         return read_npz(name.removeprefix("npz:"))
     return read_folder(source, console) if folder else read_tfds(name, source.data_dir)
+
+
+def _resized(split: Split, source: Source, console: rich.console.Console | None) -> Split:
+    """A split in the size that --image-size asks for."""
+    if source.image_size in (None, split.images.shape[1:3]):
+        return split
+    images = resized_all(np.asarray(split.images), source.image_size, source.resize, source.background, console)
+    return Split(images, split.labels)
 
 
 def _with_test(source: Source, splits: dict[str, Split], classes: tuple[str, ...]) -> dict[str, Split]:

@@ -1,83 +1,206 @@
 """Data sets in folders of image files, one folder for each class."""
 
+import logging
 import os
+from collections import Counter
+from collections.abc import Collection, Iterable
 
 import numpy as np
+import PIL
 import rich.console
 
 from jresnet.config import Source
-from jresnet.data import memory
-from jresnet.data.contents import Contents, size
-from jresnet.data.files import check_readable
-from jresnet.data.images import decode
-from jresnet.errors import InputError
+from jresnet.data import decoded, images, layout, mapped
+from jresnet.data.contents import Contents
+from jresnet.errors import InputError, visible
 
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+_NAMED = 10
+# To be raised whenever the same file becomes other pixels than before: decoded images are cached.
+_RULES = 1
 
 
 def read_folder(source: Source, console: rich.console.Console | None = None) -> Contents:
-    """Read image files from train/<class>/, test/<class>/ and, if it exists, validation/<class>/.
+    """Read image files from train/<class>/, and from validation/<class>/ and test/<class>/ if there are such.
 
-    The classes are the sub-directories of train in sorted order. Hidden entries and files without the suffix
-    of an image are skipped. Symbolic links are followed.
+    The classes are the sub-folders of train in sorted order, the files of a class those in its folder and below. What
+    lies there is read or refused; hidden files, those that systems leave, and lists beside the classes are passed over,
+    which is said. Symbolic links are followed.
 
     Raises:
-      InputError: a missing directory, a class without training directory, an unreadable image, unequal sizes, or
-        images that together exceed the machine's memory.
+      InputError: no such layout, files that are no readable images, all named at once, unequal sizes without
+        `source.image_size`, or images that together exceed the machine's memory.
     """
-    directory = source.dataset.removeprefix("folder:")
-    root = os.path.abspath(os.path.expanduser(directory))
-    if os.path.isdir(root):
-        check_readable(os.path.join(root, "."), os.scandir)
-    for required in (root, os.path.join(root, "train"), os.path.join(root, "test")):
-        if not os.path.isdir(required):
-            raise InputError(f"there is no directory {required}: images belong in train/<class>/ and test/<class>/")
-    splits = ["train", "test"] + ["validation"] * os.path.isdir(os.path.join(root, "validation"))
+    root = os.path.abspath(os.path.expanduser(source.dataset.removeprefix("folder:")))
     try:
-        classes = tuple(_subdirectories(os.path.join(root, "train")))
-        return Contents({split: _folder_split(os.path.join(root, split), classes) for split in splits}, classes)
+        found = layout.find(root, flat=source.holdout_test > 0)
     except OSError as error:
-        raise InputError(f"{error.filename} cannot be read ({error.strerror}): check its permissions") from None
+        raise InputError(f"{error.filename or root} cannot be read ({error.strerror}): check its permissions") from None
+    _check_test(found, source)
+    return _Reading(found, source, console).contents()
 
 
-def _folder_split(directory: str, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    unknown = [entry for entry in _subdirectories(directory) if entry not in classes]
-    if unknown:
-        raise InputError(
-            f"{directory} has classes that train lacks: {', '.join(unknown[:10])}"
-            f"{', ...' if len(unknown) > 10 else ''}: add training images of them or remove them"
-        )
-    files = [
-        (os.path.join(directory, entry, file), label)
-        for label, entry in enumerate(classes)
-        for file in _image_files(os.path.join(directory, entry))
-    ]
-    if not files:
-        raise InputError(
-            f"there are no images in {directory}: put them into {directory}/<class>/ as {' '.join(_IMAGE_SUFFIXES)}"
-        )
-    first = decode(files[0][0])
-    memory.check(f"{len(files):,} images of {size(first)} in {directory}", len(files) * first.nbytes)
-    images = np.empty((len(files), *first.shape), np.uint8)
-    for index, (file, _) in enumerate(files):
-        image = decode(file)
-        if image.shape != first.shape:
+def _check_test(found: layout.Layout, source: Source) -> None:
+    """Refuse test images without classes, unless others are to be tested on."""
+    if found.unlabelled:
+        if not (source.test_from or source.holdout_test):
             raise InputError(
-                f"{file} is {size(image)} but {files[0][0]} is {size(first)} "
-                "(height x width): resize all images to one size first"
+                f"the images in {found.unlabelled} are in no folders of train's classes, so they have no labels: "
+                "sort them into such, or test on others with --test-from validation or --holdout-test N"
             )
-        images[index] = image
-    return images, np.array([label for _, label in files], np.int32)
+        _warn(f"the images in {found.unlabelled} have no labels and are left out")
 
 
-def _subdirectories(directory: str) -> list[str]:
-    with os.scandir(directory) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
+class _Reading:
+    """One reading of a folder.
+
+    Attributes:
+      found: the layout, to which files are added that turn out to be no readable images.
+      notes: what is to be said of files that are read -> these files.
+    """
+
+    def __init__(self, found: layout.Layout, source: Source, console: rich.console.Console | None) -> None:
+        self.found, self.source, self.console = found, source, console
+        self.notes: dict[str, list[str]] = {}
+
+    def contents(self) -> Contents:
+        """Decode all images.
+
+        Raises:
+          InputError: as `read_folder`.
+        """
+        found, splits = self.found, {}
+        for split, (files, _) in found.files.items():
+            if not files and (self.source.skip_unreadable or not found.refused):
+                where = found.directories[split]
+                raise InputError(f"there are no images in {where}: put them into {where}/<class>/, or remove it")
+        paths = [path for files, _ in found.files.values() for path in files]
+        with images.without_warnings():
+            size = self.source.image_size or self.common_size(paths)
+            paths = [path for path in paths if path not in found.refused]
+            array, refused = decoded.decode_files(
+                paths, lambda path: self.decode(path, size), size, self.settings(), self.console
+            )
+        found.refused |= {paths[index]: reason for index, reason in refused.items()}
+        self.judge()
+        if refused:
+            array = mapped.select(array, np.delete(np.arange(len(array)), list(refused)))
+        start = 0
+        for split, (files, labels) in found.files.items():
+            kept = [label for path, label in zip(files, labels, strict=True) if path not in found.refused]
+            splits[split] = mapped.select(array, slice(start, start + len(kept))), np.array(kept, np.int32)
+            start += len(kept)
+        self.say()
+        return Contents(splits, found.classes, tuple(map(visible, _relative(found.root, found.refused))))
+
+    def decode(self, path: str, size: tuple[int, int]) -> np.ndarray:
+        pixels = self.pixels(path)
+        if self.source.image_size is None and pixels.shape[:2] != size:
+            raise InputError(f"its pixels are {pixels.shape[0]} x {pixels.shape[1]}, unlike its header")
+        return images.resized(pixels, size, self.source.resize, self.source.background)
+
+    def pixels(self, path: str) -> np.ndarray:
+        return images.pixels(path, self.source.background, lambda note: self.notes.setdefault(note, []).append(path))
+
+    def settings(self) -> str:
+        """What determines the pixels besides the files."""
+        resize = self.source.resize if self.source.image_size else None
+        return f"rules {_RULES}, Pillow {PIL.__version__}, background {self.source.background}, resize {resize}"
+
+    def common_size(self, paths: list[str]) -> tuple[int, int]:
+        """(height, width) of all images, from their headers."""
+        counts: Counter[tuple[int, int]] = Counter()
+
+        def count(path: str) -> tuple[int, int] | None:
+            try:
+                return images.image_size(path)
+            except InputError as error:
+                self.found.refused[path] = str(error)
+                return None
+
+        counts.update(size for size in decoded.in_parallel(count, paths, "reading headers", self.console) if size)
+        if len(counts) > 1:
+            raise self.unequal(paths, counts)
+        if not counts:
+            self.judge()
+            raise InputError(f"there are no images in {self.found.root} that can be read: repair them")
+        return next(iter(counts))
+
+    def unequal(self, paths: list[str], counts: Counter[tuple[int, int]]) -> InputError:
+        """The refusal of images of several sizes, and of all else that is wrong with the files."""
+
+        def check(path: str) -> None:
+            try:
+                self.pixels(path)
+            except InputError as error:
+                self.found.refused[path] = str(error)
+
+        readable = [path for path in paths if path not in self.found.refused]
+        decoded.in_parallel(check, readable, "checking images", self.console)
+        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        listed = ", ".join(f"{height} x {width} ({count:,})" for (height, width), count in ranked[:_NAMED])
+        height, width = ranked[0][0]
+        more = ", ..." if len(ranked) > _NAMED else ""
+        besides = f"; besides, {self.refusal()}" if self.found.refused and not self.source.skip_unreadable else ""
+        return InputError(
+            f"its images have {len(counts):,} sizes (height x width, and how many): {listed}{more}: resize them with "
+            f"--image-size, as in --image-size {height} {width}, and --resize crop, pad or stretch{besides}"
+        )
+
+    def judge(self) -> None:
+        """Raise InputError for files that are refused, unless the user goes on without them."""
+        if self.found.refused and not self.source.skip_unreadable:
+            raise InputError(self.refusal())
+        if self.found.refused:
+            _warn(f"left out, as no readable images, are {_count(self.found.refused)}: {self.reasons()}")
+
+    def refusal(self) -> str:
+        refused = self.found.refused
+        if len(refused) == 1:
+            ((path, reason),) = refused.items()
+            return f"{path} cannot be read as an image ({reason}): repair or remove it, or --skip-unreadable"
+        return (
+            f"{len(refused):,} files cannot be read as images: {self.reasons()}: repair or remove them, or go on "
+            "without them with --skip-unreadable"
+        )
+
+    def reasons(self) -> str:
+        refused = sorted(self.found.refused.items())
+        listed = ", ".join(f"{path} ({reason})" for path, reason in refused[:_NAMED])
+        return f"{listed}{', ...' if len(refused) > _NAMED else ''}"
+
+    def say(self) -> None:
+        """Warn of what was passed over, and of what was read in a way that a user may not expect."""
+        found = self.found
+        if found.flat:
+            _warn(f"{found.root} has no train: its folders are taken as the classes of training images")
+        if found.litter or found.others:
+            litter = [f"{found.litter:,} hidden files or files of systems"] if found.litter else []
+            others = [f"{self.few(found.others)} beside the images"] if found.others else []
+            _warn(f"{found.root}: passed over {' and '.join(litter + others)}")
+        ranked = sorted(self.notes.items(), key=lambda item: (-len(item[1]), item[0]))
+        for note, paths in ranked[:3]:
+            _warn(f"{found.root}: {self.few(paths)} {note}")
+        if len(ranked) > 3:
+            _warn(
+                f"{found.root}: {sum(len(paths) for _, paths in ranked[3:]):,} files make Pillow warn of other things"
+            )
+
+    def few(self, paths: Iterable[str]) -> str:
+        names = _relative(self.found.root, paths)
+        return f"{_count(names)} ({_listed(names, 3)})"
 
 
-def _image_files(directory: str) -> list[str]:
-    if not os.path.isdir(directory):
-        return []
-    with os.scandir(directory) as entries:
-        names = [entry.name for entry in entries if entry.is_file() and entry.name[0] != "."]
-    return sorted(name for name in names if name.lower().endswith(_IMAGE_SUFFIXES))
+def _count(files: Collection[str]) -> str:
+    return f"{len(files):,} {'file' if len(files) == 1 else 'files'}"
+
+
+def _listed(names: tuple[str, ...], most: int) -> str:
+    return f"{', '.join(names[:most])}{', ...' if len(names) > most else ''}"
+
+
+def _relative(root: str, paths: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(os.path.relpath(path, root) for path in paths))
+
+
+def _warn(text: str) -> None:
+    logging.getLogger(__name__).warning(visible(" ".join(text.splitlines())))

@@ -1,0 +1,263 @@
+"""Which files of a folder are its images: how people lay out splits and classes, and what lies beside them."""
+
+import dataclasses
+import os
+import pathlib
+import unicodedata
+from collections.abc import Iterable
+
+from jresnet.data import annotations, images
+from jresnet.data.files import check_readable
+from jresnet.errors import InputError
+
+_NAMES = {
+    "train": "train", "training": "train",
+    "validation": "validation", "val": "validation", "valid": "validation", "dev": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""Folder, in any case -> the split that it is."""
+# What systems leave in folders, besides hidden files; in lower case.
+_LITTER = {
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "@recycle", "#recycle", "#snapshot",
+    "lost+found", "$recycle.bin", "system volume information",
+}  # fmt: skip
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+_WHERE = "images belong in train/<class>/, and in validation/<class>/ and test/<class>/ where there are such"
+
+
+@dataclasses.dataclass
+class Layout:
+    """What is where in a folder of images.
+
+    Attributes:
+      root: absolute path of the folder.
+      classes: names of the sub-folders of train, in Unicode's composed form (NFC), sorted.
+      directories: split -> its absolute path.
+      files: split -> absolute paths of its images, class by class, each class sorted by path, and their labels.
+      refused: absolute path -> why it is no image of a class.
+      litter: how many hidden files and folders, and those that systems leave, were passed over.
+      others: absolute paths of files and folders beside splits and classes, which are passed over too.
+      flat: whether the classes lie in the folder itself, which is then train.
+      unlabelled: the folder of test images without classes, if there is one; it is no split.
+    """
+
+    root: str
+    classes: tuple[str, ...] = ()
+    directories: dict[str, str] = dataclasses.field(default_factory=dict)
+    files: dict[str, tuple[list[str], list[int]]] = dataclasses.field(default_factory=dict)
+    refused: dict[str, str] = dataclasses.field(default_factory=dict)
+    litter: int = 0
+    others: list[str] = dataclasses.field(default_factory=list)
+    flat: bool = False
+    unlabelled: str | None = None
+
+
+def find(root: str, flat: bool) -> Layout:
+    """Look where the images of a folder are, without reading them.
+
+    Args:
+      root: absolute path.
+      flat: whether classes may lie in the folder itself, instead of in splits.
+
+    Raises:
+      InputError: the folder or one of its splits cannot be read, or has no layout of classes.
+    """
+    if not os.path.isdir(root):
+        raise InputError(f"there is no directory {root}: give one where {_WHERE}")
+    found = Layout(root)
+    check_readable(os.path.join(root, "."), os.scandir)
+    folders, files = _scan(found, root)
+    parts: dict[str, str] = {}
+    for name in folders:
+        split = _NAMES.get(name.casefold())
+        if split in parts:
+            raise InputError(f"{root} has both {parts[split]} and {name}, each the {split} images: keep one of them")
+        if split:
+            parts[split] = name
+    if "train" not in parts:
+        _flat(found, folders, files, parts, flat)
+        return found
+    found.others += [os.path.join(root, name) for name in (*folders, *files) if name not in parts.values()]
+    train = os.path.join(root, parts["train"])
+    folders, files = _scan_split(found, train)
+    _read_train(found, train, folders, files)
+    for split in ("validation", "test"):
+        if split in parts:
+            _read_split(found, split, os.path.join(root, parts[split]))
+    return found
+
+
+def _flat(found: Layout, folders: list[str], files: list[str], parts: dict[str, str], allowed: bool) -> None:
+    """The layout of a folder without train/: its folders are the classes."""
+    root, inner = found.root, folders[0] if len(folders) == 1 else ""
+    if inner and any(_NAMES.get(name.casefold()) == "train" for name in _scan(Layout(root), f"{root}/{inner}")[0]):
+        raise InputError(f"{root} holds nothing but {inner}, which has train: give folder:{os.path.join(root, inner)}")
+    if parts or not folders:
+        only = f" beside {', '.join(parts.values())}" if parts else ""
+        raise InputError(f"there is no directory {os.path.join(root, 'train')}{only}: {_WHERE}")
+    if not allowed:
+        raise InputError(
+            f"{root} has no train, only the folders {_listed(folders)}: if these are the classes, add --holdout-test "
+            f"N, how many of their images to test on; else {_WHERE}"
+        )
+    found.flat = True
+    _read_train(found, root, folders, files)
+
+
+def _read_train(found: Layout, directory: str, folders: list[str], files: list[str]) -> None:
+    names = _composed(directory, folders)
+    found.classes = tuple(sorted(names))
+    _beside(found, directory, files)
+    _read_classes(found, "train", directory, names)
+
+
+def _read_split(found: Layout, split: str, directory: str) -> None:
+    folders, files = _scan_split(found, directory)
+    names = _composed(directory, folders)
+    known = names.keys() & set(found.classes)
+    if split == "validation" and annotations.NAME in files and not known:
+        _read_annotated(found, directory, folders)
+        return
+    other_case = {name.casefold(): name for name in found.classes}
+    if not any(name.casefold() in other_case for name in names) and (len(folders) == 1 or (files and not folders)):
+        place = os.path.join(directory, *folders, "")
+        if split == "test":
+            found.unlabelled = place
+            return
+        raise InputError(
+            f"the images in {place} are in no folders of train's classes ({_listed(list(found.classes))}): sort them "
+            "into such, or remove them"
+        )
+    if unknown := sorted(names.keys() - known):
+        same = other_case.get(unknown[0].casefold())
+        hint = f"rename {unknown[0]} to {same}" if same else "add training images of them or remove them"
+        raise InputError(f"{directory} has classes that train lacks: {_listed(unknown)}: {hint}")
+    _beside(found, directory, files)
+    _read_classes(found, split, directory, names)
+
+
+def _read_classes(found: Layout, split: str, directory: str, folders: dict[str, str]) -> None:
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(found.classes):
+        if name in folders:
+            of_class = _walk(found, os.path.join(directory, folders[name]))
+            paths += of_class
+            labels += [label] * len(of_class)
+    found.directories[split], found.files[split] = directory, (paths, labels)
+
+
+def _read_annotated(found: Layout, directory: str, folders: list[str]) -> None:
+    """Tiny ImageNet's validation images: val/images/*, with a class for each in val_annotations.txt."""
+    path = os.path.join(directory, annotations.NAME)
+    classes = annotations.read(path, {name: label for label, name in enumerate(found.classes)})
+    pairs = []
+    for folder in folders:
+        for image in _walk(found, os.path.join(directory, folder)):
+            label = classes.pop(os.path.basename(image), None)
+            if label is None:
+                found.refused[image] = f"it is not in {annotations.NAME}"
+            else:
+                pairs.append((label, image))
+    found.refused |= {
+        os.path.join(directory, name): f"{annotations.NAME} names it, but it is not there" for name in classes
+    }
+    pairs.sort()
+    found.directories["validation"] = directory
+    found.files["validation"] = [image for _, image in pairs], [label for label, _ in pairs]
+
+
+def _walk(found: Layout, directory: str) -> list[str]:
+    """Files below a class's folder, sorted by path; links are followed, to each folder once and to none around it."""
+    paths, folders = [], [directory]
+    seen = {_identity(str(parent)) for parent in pathlib.Path(os.path.realpath(directory)).parents}
+    boxes = f"{os.path.basename(directory)}_boxes.txt"  # Tiny ImageNet's, beside its images
+    while folders:
+        folder = folders.pop()
+        try:
+            identity = _identity(folder)
+            if identity in seen:
+                found.refused[folder] = "a link to a folder that is read already, or to one around it"
+                continue
+            seen.add(identity)
+            inner, files = _scan(found, folder)
+        except OSError as error:
+            found.refused[folder] = f"the folder cannot be read: {error.strerror}"
+            continue
+        folders += [os.path.join(folder, name) for name in inner]
+        if folder == directory and boxes in files:
+            files.remove(boxes)
+            found.others.append(os.path.join(folder, boxes))
+        paths += [os.path.join(folder, name) for name in files]
+    return sorted(paths)
+
+
+def _identity(directory: str) -> tuple[int, int]:
+    status = os.stat(directory)
+    return status.st_dev, status.st_ino
+
+
+def _scan_split(found: Layout, directory: str) -> tuple[list[str], list[str]]:
+    check_readable(directory, os.scandir)
+    return _scan(found, directory)
+
+
+def _scan(found: Layout, directory: str) -> tuple[list[str], list[str]]:
+    """Sorted names of the folders and of the files in a folder, links followed."""
+    folders: list[str] = []
+    files: list[str] = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if _is_litter(entry.name):
+                found.litter += 1
+            elif entry.is_symlink() and not os.path.exists(entry.path):
+                found.refused[entry.path] = "a link to nothing"
+            else:
+                (folders if entry.is_dir() else files).append(entry.name)
+    return sorted(folders), sorted(files)
+
+
+def _is_litter(name: str) -> bool:
+    """Whether a name is hidden, or one that systems leave; Windows marks downloads with NAME:Zone.Identifier."""
+    folded = name.casefold()
+    return name.startswith(".") or folded in _LITTER or folded.endswith((":zone.identifier", "thumbs.db:encryptable"))
+
+
+def _beside(found: Layout, directory: str, files: Iterable[str]) -> None:
+    """Refuse images beside the folders of classes, as they have no class; lists and notes belong there."""
+    for name in files:
+        path = os.path.join(directory, name)
+        if _is_image(path):
+            found.refused[path] = "it lies beside the folders of the classes, in none of them"
+        else:
+            found.others.append(path)
+
+
+def _is_image(path: str) -> bool:
+    if path.lower().endswith(_IMAGE_SUFFIXES):
+        return True
+    try:
+        images.image_size(path)
+    except InputError:
+        return False
+    return True
+
+
+def _composed(directory: str, folders: list[str]) -> dict[str, str]:
+    """Class -> its folder: names that look the same are the same, however their accents are stored."""
+    names: dict[str, str] = {}
+    stripped: set[str] = set()
+    for folder in folders:
+        name = unicodedata.normalize("NFC", folder)
+        bare = " ".join(name.split())
+        if not bare:
+            raise InputError(f"{directory} has a folder {folder!r}, which names no class: rename it")
+        if bare in stripped:
+            raise InputError(f"{directory} has two folders whose names look the same, {bare}: join or rename them")
+        stripped.add(bare)
+        names[name] = folder
+    return names
+
+
+def _listed(names: list[str]) -> str:
+    return f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
