@@ -24,7 +24,10 @@ def checked_arrays(split: str, images: np.ndarray, labels: np.ndarray) -> tuple[
     if images.dtype != np.uint8:
         raise InputError(f"{where} are {images.dtype}: save them as uint8 from 0 to 255")
     if images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)):
-        raise InputError(f"{where} have shape {images.shape}: make it (n, height, width), or that with 1 or 3 channels")
+        alpha = " (without alpha, images[..., :3])" if images.shape[3:] == (4,) else ""
+        raise InputError(
+            f"{where} have shape {images.shape}: make it (n, height, width), or that with 1 or 3 channels{alpha}"
+        )
     if 0 in images.shape[1:]:
         raise InputError(f"{where} have shape {images.shape}, no pixels: give images of at least 1 x 1")
     if len(images) == 0 and split != "validation":
@@ -58,14 +61,17 @@ def checked_classes(labels: dict[str, np.ndarray], classes: tuple[str, ...] | No
     """Check that every class has a training image and every label a class, and name the classes if they have no names.
 
     Raises:
-      InputError: fewer than 2 classes, too few names, a class without training images, or a name that a terminal or a
-        browser would not show as it is.
+      InputError: fewer than 2 classes, too few names, a class without training images, or a name that is empty, there
+        twice, or that a terminal or a browser would not show as it is.
     """
-    for name in classes or ():
-        if not is_printable(name):
-            raise InputError(f"the class name {name!a} holds control characters: rename the class")
+    _check_names(classes or ())
     present = set(np.unique(labels["train"]).tolist())
     count = max(present) + 1 if classes is None else len(classes)
+    if min(present) == 1 and len(present) == max(present) and max(present) >= count - (classes is None):
+        raise InputError(
+            f"labels go from 1 to {max(present)}, without 0: subtract 1 from them if class 0 does not exist, or add "
+            "training images of it"
+        )
     if max(present) >= count:
         raise InputError(f"{count} class names for labels up to {max(present)}: give one name per class")
     if missing := count - len(present):
@@ -85,6 +91,20 @@ def checked_classes(labels: dict[str, np.ndarray], classes: tuple[str, ...] | No
                 "add training images of those classes or remove their test images"
             )
     return classes or tuple(map(str, range(count)))
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    """Refuse names that cannot be told apart on a screen, or not be shown there."""
+    seen = set()
+    for name in names:
+        if not is_printable(name):
+            raise InputError(f"the class name {name!a} holds control characters: rename the class")
+        if not name.strip():
+            raise InputError(f"the name of class {names.index(name)} is {name!r}, which is empty: name the class")
+        shown = unicodedata.normalize("NFC", name)
+        if shown in seen:
+            raise InputError(f"two classes have the name {name!r}: rename one, or merge them")
+        seen.add(shown)
 
 
 def is_printable(text: str) -> bool:

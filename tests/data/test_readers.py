@@ -13,7 +13,6 @@ import jresnet
 from jresnet.data.datasets import load_dataset
 from tests.support.datasets import arrays, pixels, refused
 
-
 # folder
 
 
