@@ -13,7 +13,7 @@ from jresnet.data.contents import Contents
 from jresnet.data.files import check_readable
 from jresnet.data.labels import as_indices, as_text
 from jresnet.data.pixels import as_levels
-from jresnet.errors import InputError, first_line
+from jresnet.errors import InputError
 
 Keys = dict[str, tuple[str, str]]
 """The names of a split's images and labels, by split."""
@@ -57,16 +57,18 @@ def read_npz(file: str) -> Contents:
             f"{path} is not an .npz file but one array: give the directory that holds it and its like, such as "
             "x_train.npy and y_train.npy, or write one file with np.savez"
         )
-    try:
+    with npz.reading(path):
         if not zipfile.is_zipfile(path):
             raise InputError(f"{path} is not an .npz file, or a truncated one: write it with np.savez")
-        with zipfile.ZipFile(path) as archive:
-            keys = [member[:-4] for member in archive.namelist() if member.endswith(".npy")]
-            return _contents(path, keys, lambda key: npz.read_array(archive, key))
-    except InputError:
-        raise
-    except npz.DAMAGED as error:
-        raise InputError(f"{path} is damaged ({first_line(error)}): copy or write it again") from None
+        archive = zipfile.ZipFile(path)
+
+    def read(key: str) -> np.ndarray:
+        with npz.reading(path):
+            return npz.read_array(archive, key)
+
+    with archive:
+        keys = [member[:-4] for member in archive.namelist() if member.endswith(".npy")]
+        return _contents(path, keys, read)
 
 
 def _contents(path: str, keys: Sequence[str], read: Callable[[str], np.ndarray]) -> Contents:

@@ -1,10 +1,13 @@
 """Validation of the arrays and class names that a reader returns, whatever the source."""
 
+import dataclasses
 import itertools
+import logging
 import unicodedata
 
 import numpy as np
 
+from jresnet.data.contents import Contents
 from jresnet.errors import InputError
 
 # Unicode's categories of control characters, surrogates (undecodable bytes of file names) and line breaks, and the
@@ -91,6 +94,35 @@ def checked_classes(labels: dict[str, np.ndarray], classes: tuple[str, ...] | No
                 "add training images of those classes or remove their test images"
             )
     return classes or tuple(map(str, range(count)))
+
+
+def used_classes(contents: Contents, name: str) -> Contents:
+    """The contents without the classes that no training image has, and so with other labels.
+
+    Raises:
+      InputError: an image of another split has such a class.
+    """
+    labels, classes = contents.splits["train"][1], contents.classes
+    used = np.unique(labels)
+    if classes is None or len(used) == len(classes) or used.min(initial=0) < 0 or used.max(initial=0) >= len(classes):
+        return contents
+    new = np.full(len(classes), -1, np.int64)
+    new[used] = np.arange(len(used))
+    splits = {}
+    for split, (pixels, old) in contents.splits.items():
+        unknown = old[~np.isin(old, used)]
+        if len(unknown):
+            raise InputError(
+                f"{len(unknown):,} of its {split} images are of classes without training images, such as "
+                f"{classes[unknown[0]] if 0 <= unknown[0] < len(classes) else unknown[0]}: choose another data set"
+            )
+        splits[split] = pixels, new[old]
+    unused = [unused for label, unused in enumerate(classes) if new[label] < 0]
+    listed = ", ".join(unused[:10]) + (", ..." if len(unused) > 10 else "")
+    logging.getLogger(__name__).warning(
+        f"{name}: {len(unused)} of {len(classes)} classes have no training image and are left out ({listed})"
+    )
+    return dataclasses.replace(contents, splits=splits, classes=tuple(classes[label] for label in used))
 
 
 def _check_names(names: tuple[str, ...]) -> None:

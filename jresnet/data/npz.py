@@ -1,5 +1,6 @@
 """Arrays in .npz archives and .npy files: none is unpickled, or takes more memory than its file accounts for."""
 
+import contextlib
 import lzma
 import math
 import os
@@ -7,6 +8,7 @@ import struct
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
 from typing import IO, Any
 
 import numpy as np
@@ -22,6 +24,21 @@ DAMAGED = (
 # Images compress to a tenth at best, and sorted labels, which compress better, are small; deflate's limit is 1032.
 _LARGE, _MOST_COMPRESSED, _DEFLATE = 2**28, 100, 1032
 _SUFFIX = ".npy"
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn what damage raises in the block into an InputError that names the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError(f"{path} does not fit into memory: give fewer images") from None
+    except PermissionError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
+    except DAMAGED as error:
+        raise InputError(f"{path} is damaged ({first_line(error)}): copy or write it again") from None
 
 
 def names_in(directory: str) -> list[str]:
@@ -43,17 +60,12 @@ def read_file(path: str) -> np.ndarray:
     Raises:
       InputError: the file cannot be read, is damaged, or holds what `read_array` refuses.
     """
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            shape, dtype = _header(file)
-            _check(os.path.basename(path).removesuffix(_SUFFIX), path, shape, dtype, size)
-            file.seek(0)
-            return _array(file)
-    except InputError:
-        raise
-    except DAMAGED as error:
-        raise InputError(f"{path} is damaged ({first_line(error)}): copy or write it again") from None
+    with reading(path), open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        shape, dtype = _header(file)
+        _check(os.path.basename(path).removesuffix(_SUFFIX), path, shape, dtype, size)
+        file.seek(0)
+        return _array(file)
 
 
 def read_array(archive: zipfile.ZipFile, key: str) -> np.ndarray:

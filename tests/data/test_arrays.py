@@ -288,7 +288,8 @@ def test_a_directory_of_npy_files(tmp_path):
     assert dataset.test.labels.tolist() == stored["y_test"].tolist()
     content = (tmp_path / "x_test.npy").read_bytes()
     for damage, part in (
-        (content[:-200], "x_test is shorter than its header says"), (content[:-1], "is damaged"), (content[:50], "is damaged"), (b"", "is damaged"),
+        (content[:-200], "x_test is shorter than its header says"), (content[:-1], "is damaged"),
+        (content[:50], "is damaged"), (b"", "is damaged"),
         (content[:10] + b"(" * 9000, "is damaged"),
     ):  # fmt: skip
         (tmp_path / "x_test.npy").write_bytes(damage)
