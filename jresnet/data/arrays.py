@@ -13,7 +13,7 @@ from jresnet.data.contents import Contents
 from jresnet.data.files import check_readable
 from jresnet.data.labels import as_indices, as_text
 from jresnet.data.pixels import as_levels
-from jresnet.errors import InputError
+from jresnet.errors import InputError, visible
 
 Keys = dict[str, tuple[str, str]]
 """The names of a split's images and labels, by split."""
@@ -137,4 +137,5 @@ def _classes(path: str, names: np.ndarray, key: str) -> tuple[str, ...]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    shown = ", ".join(visible(name).replace("\n", "\\n")[:60] or repr(name) for name in names[:10])
+    return shown + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -183,7 +183,7 @@ def _packed(path: str, archive: Archive) -> dict[str, bytes]:
     except InputError:
         raise
     except (tarfile.TarError, *npz.DAMAGED) as error:
-        raise InputError(f"{path} is damaged ({first_line(error)}): download it again") from None
+        raise InputError(f"{path} is damaged ({first_line(error)[:200]}): download it again") from None
 
 
 def _read(path: str, content: bytes) -> dict[str, Any]:
@@ -191,7 +191,9 @@ def _read(path: str, content: bytes) -> dict[str, Any]:
     try:
         value = pickles.read(content)
     except ValueError as error:
-        raise InputError(f"{path} cannot be read as arrays alone ({first_line(error)}): download it again") from None
+        raise InputError(
+            f"{path} cannot be read as arrays alone ({first_line(error)[:200]}): download it again"
+        ) from None
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no dictionary: download it again")
     return {_text(key): item for key, item in value.items()}

@@ -89,10 +89,11 @@ def _whole(split: str, array: np.ndarray) -> np.ndarray:
         return array.astype(np.int64)
     if array.dtype.kind != "f":
         return array
-    whole = np.isfinite(array) & (np.abs(array) < 2**53)
-    whole &= np.trunc(np.where(whole, array, 0.5)) == array
+    with np.errstate(over="ignore"):  # of numbers beyond float64
+        values = array.astype(np.float64)
+    whole = (np.abs(values) < 2**53) & (np.trunc(values) == values)
     if not whole.all():
-        value = array[~whole].ravel()[0]
+        value = values[~whole][0]
         raise InputError(f"{split} labels are {array.dtype} such as {value:.6g}: save them as integers from 0")
     return array.astype(np.int64)
 

@@ -38,7 +38,7 @@ def reading(path: str) -> Iterator[None]:
     except PermissionError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
     except DAMAGED as error:
-        raise InputError(f"{path} is damaged ({first_line(error)}): copy or write it again") from None
+        raise InputError(f"{path} is damaged ({first_line(error)[:200]}): copy or write it again") from None
 
 
 def names_in(directory: str) -> list[str]:

@@ -28,11 +28,13 @@ def as_levels(images: Images, where: str) -> dict[str, np.ndarray]:
 
     Takes [n, height, width], [n, height, width, channels] or [n, channels, height, width] with 1 or 3 channels, of
     booleans, of integers from 0 to 255, or of floats that are such integers k, k/255 or k/127.5 - 1 but for rounding.
-    Arrays of 3 or of more than 4 axes keep them.
+    What has another number of axes is returned as it is.
 
     Raises:
       InputError: two layouts are possible, the splits differ in what they hold, or values have no exact 8-bit origin.
     """
+    if any(array.ndim not in (2, 3, 4) for array in images.values()):
+        return dict(images)
     return _as_uint8(_channels_last(images, where), where)
 
 
