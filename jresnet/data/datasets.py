@@ -231,10 +231,11 @@ def load_dataset(
     ((4000, 32, 32, 3), (1000,), ('disc', 'ring', 'square'))
 
     Args:
-      source: "synthetic", "npz:FILE" (in MedMNIST's layout), "folder:DIR" (train/<class>/*, test/<class>/*,
-        optionally validation/<class>/*), or the name of an image-classification data set in TFDS, such as
-        "cifar10". Or a `Config`, which has the name and all that follows.
-      data_dir: directory of prepared TFDS data sets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets).
+      source: "synthetic", "npz:FILE" (arrays, as `jresnet.data.arrays.read_npz` describes), "folder:DIR"
+        (train/<class>/*, test/<class>/*, optionally validation/<class>/*), or the name of an image-classification data
+        set in TFDS, such as "cifar10". Or a `Config`, which has the name and all that follows.
+      data_dir: directory of prepared TFDS data sets, or of CIFAR's archives (default: $TFDS_DATA_DIR, or
+        ~/tensorflow_datasets).
       console: where to show progress while many images are decoded; None for nowhere.
       **options: the other fields of `Source`: image_size, resize, background, skip_unreadable, test_from, holdout_test.
 

@@ -1,6 +1,7 @@
 """Arrays of labels as people store them, from one-hot rows to words: read as class indices, or refused."""
 
 import logging
+import sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -74,8 +75,11 @@ def _from_words(
 
 
 def as_text(what: str, array: np.ndarray) -> np.ndarray:
-    """An array of text or of UTF-8 bytes as text; `what` names it in the InputError if the bytes are no UTF-8."""
+    """An array of text or of UTF-8 bytes as text; `what` names it in the InputError if it is neither."""
     if array.dtype.kind == "U":
+        points = np.frombuffer(array.astype(array.dtype.newbyteorder("=")).tobytes(), np.uint32)
+        if points.max(initial=0) > sys.maxunicode:  # Python's own strings cannot hold them
+            raise InputError(f"{what} hold numbers that are no characters: save them as text")
         return array
     try:
         return np.char.decode(array, "utf-8")

@@ -137,6 +137,11 @@ BAD_NPZ = {
                                       classes=np.array(["b", "a"])), ["train labels hold 'c', which classes lacks"]),
     "numbers as text": (dict(train_labels=np.array(list("123" * 3)), test_labels=np.array(list("1231"))),
                         ["numbers as text, such as '1'", "astype(int)"]),
+    "no characters": (dict(classes=np.full(9, 0x110000, np.uint32).view("U3")), ["classes", "no characters"]),
+    "words of no characters": (
+        dict(train_labels=np.full(9, 2**31, np.uint32).view("U1"), test_labels=np.array(list("abca"))),
+        ["train labels hold numbers that are no characters"],
+    ),
     "no UTF-8": (dict(train_labels=np.array([b"a", b"\xff", b"c"] * 3), test_labels=np.array([b"a"] * 4)),
                  ["train labels are bytes that are no UTF-8"]),
     "few names": (dict(classes=np.array(["a", "b"])), ["2 class names", "labels up to 2"]),

@@ -163,7 +163,8 @@ def test_an_archive_of_arrays_is_read_or_refused(examples, tmp_path):
     found = {True: 0, False: 0}
 
     def make(rng):
-        compression = rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+        usual = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED] * 4
+        compression = rng.choice([*usual, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
         content = archive(members(rng), compression)
         way = rng.random()
         return tampered(rng, content) if way < 0.35 else spoilt(rng, content) if way < 0.5 else content
