@@ -14,7 +14,7 @@ from jresnet.errors import InputError
 Images = Mapping[str, np.ndarray]
 """Arrays of images by split."""
 
-_CHUNK = 1024
+_CHUNK = 2**22  # numbers that are converted at once
 _CHANNELS = (1, 3)
 # What a float image of k/255 or k/127.5 - 1 is away from k, in levels: float32 and float64, which may have been
 # computed in float32; float16.
@@ -71,19 +71,17 @@ def _unflatten(length: int) -> str:
 
 
 def _as_uint8(images: Images, where: str) -> dict[str, np.ndarray]:
-    if all(array.dtype == np.uint8 for array in images.values()):
-        highest = max((int(array.max()) for array in images.values() if array.size), default=255)
-        if highest <= 1:
-            _say(where, f"no level of the images is above {highest}: if they were floats in 0..1, save them times 255")
-        return dict(images)
     rules = {split: _rule(images, split) for split in images}
     if len(set(rules.values())) > 1:
         found = ", ".join(f"{split} images are {array.dtype} ({rules[split]})" for split, array in images.items())
         raise InputError(f"{found}: store all splits in one way, as uint8 from 0 to 255")
     (rule,) = set(rules.values())
+    levels = {split: _converted(split, array, _SCALES[rule]) for split, array in images.items()}
     if rule != "0 to 255":
         _say(where, f"images are {rule}, read as levels from 0 to 255")
-    return {split: _converted(split, array, _SCALES[rule]) for split, array in images.items()}
+    elif max((int(array.max()) for array in levels.values() if array.size), default=255) <= 1:
+        _say(where, "no level of the images is above 1, of 255: if they were floats in 0..1, save them times 255")
+    return levels
 
 
 # The levels of what a rule names, not yet rounded.
@@ -145,8 +143,9 @@ def _converted(split: str, array: np.ndarray, scale: Callable[[np.ndarray], np.n
         return array
     levels = np.empty(array.shape, np.uint8)
     tolerance = _EXACT_HALF if array.dtype == np.float16 else _EXACT
-    for start in range(0, len(array), _CHUNK):
-        part = array[start : start + _CHUNK]
+    rows = max(1, _CHUNK // max(1, math.prod(array.shape[1:])))
+    for start in range(0, len(array), rows):
+        part = array[start : start + rows]
         values = scale(part.astype(np.float64))
         rounded = np.rint(values)
         if array.dtype.kind == "f" and (distance := np.abs(values - rounded)).max(initial=0.0) > tolerance:
@@ -155,7 +154,7 @@ def _converted(split: str, array: np.ndarray, scale: Callable[[np.ndarray], np.n
                 f"{split} images are {array.dtype} with values such as {value:.6g}, no level of 8 bits: scale them to "
                 "0 to 255 and save images.round().astype(np.uint8)"
             )
-        levels[start : start + _CHUNK] = rounded
+        levels[start : start + rows] = rounded
     return levels
 
 
