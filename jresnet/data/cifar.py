@@ -199,15 +199,16 @@ def _read(path: str, content: bytes) -> dict[str, Any]:
     return {_text(key): item for key, item in value.items()}
 
 
-def _text(value: Any) -> str:
+def _text(value: str | bytes | int) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 def _check_names(path: str, content: bytes, archive: Archive) -> None:
     """Refuse names of classes other than the published: labels would mean something else."""
     names = _read(path, content).get(archive.names)
-    names = [_text(name) for name in names] if isinstance(names, list) else []
-    for label, (name, known) in enumerate(zip(names, archive.classes, strict=False)):
+    if not isinstance(names, list) or not all(isinstance(name, str | bytes) for name in names):
+        raise InputError(f"{path} holds no {archive.names}: download it again")
+    for label, (name, known) in enumerate(zip(map(_text, names), archive.classes, strict=False)):
         if name != known:
             raise InputError(
                 f"{path} names class {label} {name[:100]!r}, not {known!r}: give data of other classes as npz:FILE"

@@ -392,3 +392,40 @@ def test_whole_floats_as_labels(tmp_path):
 def test_levels_that_were_cut_to_0_and_1_are_said(tmp_path, caplog):
     load_npz(tmp_path, train_images=pixels(9, 6, 5, 3) % 2, test_images=pixels(4, 6, 5, 3) % 2)
     assert "no level of the images is above 1" in caplog.text
+
+
+def directory_entry(content, name):
+    """Where an archive's directory has the entry of a member."""
+    at = content.rindex(b"PK\x01\x02" + content[content.rindex(name) - 42 : content.rindex(name)])
+    assert content[at + 46 :].startswith(name)
+    return at
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "part"),
+    [
+        (8, b"\x01\x00", "train_labels in {path} is encrypted: write it again with np.savez"),
+        (10, b"\x0e\x00", "is damaged (train_labels is compressed in a way that numpy does not write)"),
+        (10, b"\x0c\x00", "is damaged (train_labels is compressed in a way that numpy does not write)"),
+        (20, b"\x00\x00\x00\x08" * 2, "sizes in the archive's directory that cannot be"),  # both sizes: 128 MiB
+        (24, b"\x00\x00\x00\x08", "sizes in the archive's directory that cannot be"),
+    ],
+)
+def test_an_archive_whose_directory_lies(tmp_path, offset, value, part):
+    path = tmp_path / "data.npz"
+    np.savez(path, **arrays())
+    content = bytearray(path.read_bytes())
+    at = directory_entry(content, b"train_labels.npy") + offset
+    content[at : at + len(value)] = value
+    path.write_bytes(content)
+    refused(f"npz:{path}", part.format(path=path))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("key", ["test_labels", "classes"])
+def test_arrays_that_are_there_twice(tmp_path, key):
+    path = tmp_path / "data.npz"
+    np.savez(path, **arrays(classes=np.array(list("abc"))))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"{key}.npy", archive.read(f"{key}.npy"))
+    refused(f"npz:{path}", key, "mean the same" if key == "test_labels" else "is there twice")

@@ -1,5 +1,6 @@
 """CIFAR's own archives: read in the order of their files, whoever pickled them, and nothing in them is executed."""
 
+import functools
 import hashlib
 import io
 import os
@@ -159,12 +160,17 @@ def test_unused_classes_are_left_out(tmp_path, caplog):
     assert "8 of 10 classes have no training image" in caplog.text
 
 
+NESTED = functools.reduce(lambda inner, _: [inner, inner], range(100), [])  # 2**100 lists if it were printed
+
 BAD = {
     "names": (
         "batches.meta",
         {"label_names": ["airplane", "bird"]},
         ["names class 1 'bird', not 'automobile'", "npz:"],
     ),
+    "no names": ("batches.meta", {"label_names": None}, ["holds no label_names"]),
+    "names of lists": ("batches.meta", {"label_names": NESTED}, ["holds no label_names"]),
+    "labels of lists": ("test_batch", {"labels": NESTED}, ["no labels from 0 to 9"]),
     "labels beyond": ("test_batch", {"labels": [10] * 20}, ["test_batch", "no labels from 0 to 9"]),
     "negative labels": ("test_batch", {"labels": [-1] * 20}, ["no labels from 0 to 9"]),
     "labels of words": ("test_batch", {"labels": ["cat"] * 20}, ["no labels from 0 to 9"]),
