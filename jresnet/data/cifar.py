@@ -173,9 +173,10 @@ def _packed(path: str, archive: Archive) -> dict[str, bytes]:
             raise InputError(f"{path} unpacks to over {_LARGEST:,} bytes: download {archive.packed[0]} again")
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             for number, member in enumerate(tar):
-                if number == _MOST_MEMBERS or not 0 <= member.size <= _LARGEST:
-                    raise InputError(f"{path} has too many or too large members: download {archive.packed[0]} again")
+                if number == _MOST_MEMBERS or member.size < 0:
+                    raise InputError(f"{path} has too many or impossible members: download {archive.packed[0]} again")
                 file = os.path.basename(member.name)
+                # A sparse member is as large as it says, whatever is in the archive.
                 if file in archive.files and member.isreg() and not member.issparse():
                     extracted = tar.extractfile(member)
                     files[file] = b"" if extracted is None else extracted.read()

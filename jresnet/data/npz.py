@@ -119,7 +119,7 @@ def _check(key: str, where: str, shape: tuple[int, ...], dtype: np.dtype[Any], s
     # numpy would allocate memory for the whole shape first. Elements of no bytes count too, as loops run over them.
     plain = all(type(side) is int and 0 <= side < 2**31 for side in shape)
     if not plain or math.prod(shape) * max(dtype.itemsize, 1) > size:
-        raise ValueError(f"{key} is shorter than its header says")
+        raise ValueError(f"{key} is shorter than its header says, or has no possible shape")
     check_memory(where, size)
 
 

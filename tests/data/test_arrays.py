@@ -312,6 +312,7 @@ LEVELS = {
     "unit": lambda k, kind: (k / 255).astype(kind),
     "unit in the dtype": lambda k, kind: k.astype(kind) / kind(255),
     "unit by a product": lambda k, kind: k.astype(kind) * kind(1 / 255),
+    "unit by a rounded constant": lambda k, kind: k.astype(kind) * kind(0.003921569),
     "signed": lambda k, kind: (k / 127.5 - 1).astype(kind),
     "signed in the dtype": lambda k, kind: (k.astype(kind) / kind(255) - kind(0.5)) / kind(0.5),
     "whole": lambda k, kind: k.astype(kind),

@@ -1,6 +1,7 @@
 """CIFAR's own archives: read in the order of their files, whoever pickled them, and nothing in them is executed."""
 
 import functools
+import gzip
 import hashlib
 import io
 import os
@@ -215,6 +216,24 @@ def test_lying_sizes_are_refused(tmp_path, kind, size):
     refused("cifar10", path, data_dir=str(tmp_path))
 
 
+def test_sparse_impossible_and_many_members_are_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "cifar-10-python.tar.gz"
+    member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+    member.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[483:495] = b"%011o\0" % 2**27  # of zeros, of which the archive holds none
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * ord(" ") + sum(header[156:]))
+    path.write_bytes(gzip.compress(bytes(header) + bytes(1024)))
+    with tarfile.open(path) as archive:
+        assert archive.getmembers()[0].size == 2**27
+    refused("cifar10", path, "lacks data_batch_1", data_dir=str(tmp_path))
+    huge(path, "cifar-10-batches-py/data_batch_1", -1)
+    refused("cifar10", path, "impossible members", data_dir=str(tmp_path))
+    tar(batches(TEN)[0], path)
+    monkeypatch.setattr(cifar, "_MOST_MEMBERS", 3)
+    refused("cifar10", path, "too many", data_dir=str(tmp_path))
+
+
 def test_what_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     tar(batches(TEN)[0], tmp_path / "cifar-10-python.tar.gz")
     monkeypatch.setattr(cifar, "_LARGEST", 200_000)
@@ -299,7 +318,8 @@ def test_many_opcodes_are_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("shape", "code"),
     [((2**31 - 1,), "u1"), ((2**62, 4), "u1"), ((-1,), "u1"), ((1.5,), "u1"), ((True,), "u1"), ((4,), "O8"),
-     ((4,), "V1"), ((4,), "S999999999"), ((4,), "M8[ns]"), ((0, 2**40), "u1"), ((5,), "u1"), (("x",), "u1")],
+     ((4,), "V1"), ((4,), "S999999999"), ((4,), "M8[ns]"), ((0, 2**40), "u1"), ((5,), "u1"), ((3,), "u1"),
+     (("x",), "u1")],
 )  # fmt: skip
 def test_arrays_of_other_shapes_or_types_are_refused(shape, code):
     class Crafted:

@@ -288,6 +288,7 @@ def test_no_code_path_unpickles_or_executes_what_it_reads():
         (header((2**50,), "<U0"), "shorter than its header says"),
         (header((-1, 6, 5, 3)) + bytes(990), "shorter than its header says"),
         (header((0, 2**63, 2**63)), "shorter than its header says"),
+        (raw_header("{'descr': '|u1', 'fortran_order': False, 'shape': (True, 6, 5, 3)}\n"), "no possible shape"),
         (raw_header("(" * 9000), "damaged"),
         (raw_header("-" * 9000 + "1"), "damaged"),
         (raw_header("{'descr': '|O', 'fortran_order': __import__('os').system('true'), 'shape': ()}"), "damaged"),
