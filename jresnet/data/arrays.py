@@ -92,7 +92,7 @@ def _pairs(path: str, keys: Sequence[str]) -> Keys:
         if meaning := _meaning(key):
             found.setdefault(meaning, []).append(key)
     if several := [names for names in found.values() if len(names) > 1]:
-        raise InputError(f"{path} has {' and '.join(several[0])}, which mean the same: {_WANTED}")
+        raise InputError(f"{path} has {' and '.join(several[0][:3])}, which mean the same: {_WANTED}")
     splits = sorted({split for split, _ in found} | {"train"}, key=("train", "validation", "test").index)
     missing = [
         _partner(found, split, kind) for split in splits for kind in ("images", "labels") if (split, kind) not in found

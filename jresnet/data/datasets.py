@@ -10,13 +10,12 @@ import numpy as np
 import rich.console
 
 from jresnet.config import Source, require
-from jresnet.data import cifar, npz, synthetic
+from jresnet.data import cifar, synthetic
 from jresnet.data.arrays import read_npz
 from jresnet.data.checks import checked_arrays, checked_classes
 from jresnet.data.cifar import read_cifar
 from jresnet.data.contents import Contents, size
 from jresnet.data.folder import read_folder
-from jresnet.data.images import resized
 from jresnet.data.tfds_reader import directory_of, is_prepared, read_tfds
 from jresnet.errors import InputError
 from jresnet.records.files import Record
@@ -250,7 +249,7 @@ def load_dataset(
     name = source.dataset
     try:
         contents = _read(source, console)
-        splits = {split: _split(source, *checked_arrays(split, *pair)) for split, pair in contents.splits.items()}
+        splits = {split: Split(*checked_arrays(split, *pair)) for split, pair in contents.splits.items()}
         classes = checked_classes({split: part.labels for split, part in splits.items()}, contents.classes)
         splits = _with_test(source, splits, classes)
         empty = splits["train"].take(slice(0))
@@ -277,18 +276,6 @@ def _read(source: Source, console: rich.console.Console | None) -> Contents:
     if archive is None or is_prepared(name, directory):
         return read_tfds(source)
     return read_cifar(name, archive)
-
-
-def _split(source: Source, images: np.ndarray, labels: np.ndarray) -> Split:
-    """A split whose images have the size that is asked for."""
-    if source.image_size is None or images.shape[1:3] == source.image_size:
-        return Split(images, labels)
-    sized = (len(images), *source.image_size, 3)
-    npz.check_memory(f"{len(images):,} images of {source.image_size}", math.prod(sized))
-    new = np.empty(sized, np.uint8)
-    for index, image in enumerate(images):
-        new[index] = resized(image, source.image_size, source.resize, source.background)
-    return Split(new, labels)
 
 
 def _with_test(source: Source, splits: dict[str, Split], classes: tuple[str, ...]) -> dict[str, Split]:

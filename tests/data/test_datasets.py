@@ -279,13 +279,3 @@ def test_without_a_choice_what_to_test_on_is_refused(untested, tmp_path):
             load_dataset(f"npz:{tmp_path / 'complete.npz'}", **options)
     with pytest.raises(InputError, match="or --test-from, not both"):
         Source(name, test_from="validation", holdout_test=2)
-
-
-def test_arrays_are_resized_to_the_size_that_is_asked_for(tmp_path, monkeypatch):
-    plain = np.repeat(np.arange(9, dtype=np.uint8) * 20, 90).reshape(9, 6, 5, 3)
-    np.savez(tmp_path / "data.npz", **arrays(train_images=plain))
-    name = f"npz:{tmp_path / 'data.npz'}"
-    dataset = load_dataset(name, image_size=(8, 4), resize="stretch")
-    assert np.array_equal(dataset.train.images, np.broadcast_to(plain[:, :1, :1], (9, 8, 4, 3)))
-    assert dataset.test.images.shape == (4, 8, 4, 3)
-    assert load_dataset(name, image_size=(6, 5)).sha256 == load_dataset(name).sha256 != dataset.sha256
