@@ -50,7 +50,7 @@ class Source:
     dataset: str = "cifar10"
     """cifar10, cifar100 or any other TFDS name, npz:FILE, folder:DIR, or synthetic."""
     data_dir: str | None = None
-    """Directory of prepared TFDS data sets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
+    """Directory of prepared TFDS sets or of CIFAR's archives (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
     image_size: tuple[int, int] | None = None
     """Height and width in pixels to which images of other sizes are resized (default: all must have one size)."""
     resize: Resize = "crop"

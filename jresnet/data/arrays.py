@@ -1,55 +1,141 @@
-"""Data sets in files of arrays: .npz in MedMNIST's layout."""
+"""Data sets in files of arrays: an .npz file, or a directory of .npy files, in the layouts that people have."""
 
+import logging
 import os
+import re
 import zipfile
-from functools import partial
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from jresnet.data import npz
 from jresnet.data.contents import Contents
 from jresnet.data.files import check_readable
-from jresnet.errors import InputError, first_line
+from jresnet.data.labels import as_indices, as_text
+from jresnet.data.pixels import as_levels
+from jresnet.errors import InputError, visible
+
+Keys = dict[str, tuple[str, str]]
+"""The names of a split's images and labels, by split."""
+
+_SPLITS = {
+    "train": "train", "training": "train", "test": "test", "testing": "test", "val": "validation",
+    "valid": "validation", "validation": "validation", "dev": "validation",
+}  # fmt: skip
+_IMAGES = {
+    "images": "labels", "image": "label", "imgs": "labels", "img": "label", "x": "y", "data": "labels",
+    "inputs": "targets", "features": "labels",
+}  # fmt: skip
+_LABELS = {"labels": "images", "label": "image", "y": "x", "targets": "data", "target": "data"}
+_CLASSES = ("classes", "class_names", "label_names", "target_names")
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_]+")
+_WANTED = (
+    "give it train_images, train_labels, test_images and test_labels, or x_train, y_train, x_test and y_test, and no "
+    "other name for any of them"
+)
 
 
 def read_npz(file: str) -> Contents:
-    """Read a file in MedMNIST's layout: {train,val,test}_{images,labels}; `val` and `classes` are optional.
+    """Read an .npz file, or the .npy files of a directory, in the layout of MedMNIST, Keras or their like.
+
+    The names are a split (train, test, and val, valid, validation or dev) and images, x or data, or labels, y or
+    targets, in either order; without a split they are the training images. Names of classes may stand in `classes`.
+    What images and labels may be is in `jresnet.data.pixels.as_levels` and `jresnet.data.labels.as_indices`.
 
     Raises:
-      InputError: a missing file or array, pickled objects (never unpickled), or a damaged file.
+      InputError: a missing file or array, arrays with two meanings or none, pickled objects (never unpickled), or a
+        damaged file.
     """
     path = os.path.abspath(os.path.expanduser(file))
+    if os.path.isdir(path):
+        return _contents(path, npz.names_in(path), lambda key: npz.read_file(os.path.join(path, f"{key}.npy")))
     if not os.path.isfile(path):
         raise InputError(f"there is no file {path}: give the path of an .npz file after npz:")
     check_readable(path, open)
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} is not an .npz file, or a truncated one: write it with np.savez")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _npz_arrays(path, archive)
-    except InputError:
-        raise
-    except npz.DAMAGED as error:
-        raise InputError(f"{path} is damaged ({first_line(error)}): copy or write it again") from None
-
-
-def _npz_arrays(path: str, archive: zipfile.ZipFile) -> Contents:
-    keys = sorted(member[:-4] for member in archive.namelist() if member.endswith(".npy"))
-    pairs = {split: (f"{split}_images", f"{split}_labels") for split in ("train", "test")}
-    if "val_images" in keys or "val_labels" in keys:
-        pairs["validation"] = ("val_images", "val_labels")
-    missing = [key for pair in pairs.values() for key in pair if key not in keys]
-    if missing:
+    if path.endswith(".npy"):
         raise InputError(
-            f"{path} lacks {', '.join(missing)} (has {', '.join(keys) or 'nothing'}): "
-            "give it train_images, train_labels, test_images and test_labels"
+            f"{path} is not an .npz file but one array: give the directory that holds it and its like, such as "
+            "x_train.npy and y_train.npy, or write one file with np.savez"
         )
-    read = partial(npz.read_array, archive)
-    arrays = {split: (read(images), read(labels)) for split, (images, labels) in pairs.items()}
-    if "classes" not in keys:
-        return Contents(arrays, None)
-    classes = read("classes")
-    if classes.dtype.kind != "U" or classes.ndim != 1:
+    with npz.reading(path):
+        if not zipfile.is_zipfile(path):
+            raise InputError(f"{path} is not an .npz file, or a truncated one: write it with np.savez")
+        archive = zipfile.ZipFile(path)
+
+    def read(key: str) -> np.ndarray:
+        with npz.reading(path):
+            return npz.read_array(archive, key)
+
+    with archive:
+        keys = [member[:-4] for member in archive.namelist() if member.endswith(".npy")]
+        return _contents(path, keys, read)
+
+
+def _contents(path: str, keys: Sequence[str], read: Callable[[str], np.ndarray]) -> Contents:
+    pairs = _pairs(path, keys)
+    named = [key for key in _CLASSES if key in keys]
+    if len(named) > 1:
+        raise InputError(f"{path} has {' and '.join(named)}: keep one of them, the names of the classes")
+    used = {*named, *(key for pair in pairs.values() for key in pair)}
+    if passed := sorted(set(keys) - used):
+        logging.getLogger(__name__).warning(f"{path}: {_listed(passed)} {'is' if len(passed) == 1 else 'are'} not used")
+    classes = _classes(path, read(named[0]), named[0]) if named else None
+    images = as_levels({split: read(pair[0]) for split, pair in pairs.items()}, path)
+    labels, classes = as_indices({split: read(pair[1]) for split, pair in pairs.items()}, classes, path)
+    return Contents({split: (images[split], labels[split]) for split in pairs}, classes)
+
+
+def _pairs(path: str, keys: Sequence[str]) -> Keys:
+    """The names of each split's images and labels."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for key in sorted(keys):
+        if meaning := _meaning(key):
+            found.setdefault(meaning, []).append(key)
+    if several := [names for names in found.values() if len(names) > 1]:
+        raise InputError(f"{path} has {' and '.join(several[0][:3])}, which mean the same: {_WANTED}")
+    splits = sorted({split for split, _ in found} | {"train"}, key=("train", "validation", "test").index)
+    missing = [
+        _partner(found, split, kind) for split in splits for kind in ("images", "labels") if (split, kind) not in found
+    ]
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(missing)} (has {_listed(sorted(keys)) or 'nothing'}): {_WANTED}")
+    return {split: (found[split, "images"][0], found[split, "labels"][0]) for split in splits}
+
+
+def _meaning(key: str) -> tuple[str, str] | None:
+    """The split and the kind, "images" or "labels", that a name says; None if it says anything else."""
+    words = [word.lower() for word in _WORD.findall(key)]
+    kinds = ["images" if word in _IMAGES else "labels" for word in words if word in _IMAGES or word in _LABELS]
+    splits = [_SPLITS[word] for word in words if word in _SPLITS]
+    if len(kinds) != 1 or len(splits) > 1 or len(words) != len(kinds) + len(splits):
+        return None
+    return (splits[0] if splits else "train"), kinds[0]
+
+
+def _partner(found: dict[tuple[str, str], list[str]], split: str, kind: str) -> str:
+    """The name that is wanted for a split's images or labels, in the manner of its other name."""
+    other = found.get((split, "labels" if kind == "images" else "images"))
+    if other is None:
+        return f"{'val' if split == 'validation' else split}_{kind}"
+    names = _LABELS if kind == "images" else _IMAGES
+
+    def partner(match: re.Match[str]) -> str:
+        word = match[0]
+        name = names.get(word.lower(), word)
+        return name.upper() if word.isupper() and len(word) > 1 else name
+
+    return _WORD.sub(partner, other[0])
+
+
+def _classes(path: str, names: np.ndarray, key: str) -> tuple[str, ...]:
+    if names.dtype.kind not in "US" or names.ndim != 1:
         raise InputError(
-            f"classes in {path} is {classes.dtype} of shape {classes.shape}: "
+            f"{key} in {path} is {names.dtype} of shape {names.shape}: "
             "make it a one-dimensional array of strings, one per class"
         )
-    return Contents(arrays, tuple(map(str, classes)))
+    return tuple(map(str, as_text(f"{key} in {path}", names)))
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(visible(name).replace("\n", "\\n")[:60] or repr(name) for name in names[:10])
+    return shown + (f" and {len(names) - 10} more" if len(names) > 10 else "")

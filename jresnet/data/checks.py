@@ -1,10 +1,13 @@
 """Validation of the arrays and class names that a reader returns, whatever the source."""
 
+import dataclasses
 import itertools
+import logging
 import unicodedata
 
 import numpy as np
 
+from jresnet.data.contents import Contents
 from jresnet.data.mapped import Images, MappedImages
 from jresnet.errors import InputError
 
@@ -25,7 +28,10 @@ def checked_arrays(split: str, images: Images, labels: np.ndarray) -> tuple[Imag
     if images.dtype != np.uint8:
         raise InputError(f"{where} are {images.dtype}: save them as uint8 from 0 to 255")
     if images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)):
-        raise InputError(f"{where} have shape {images.shape}: make it (n, height, width), or that with 1 or 3 channels")
+        alpha = " (without alpha, images[..., :3])" if images.shape[3:] == (4,) else ""
+        raise InputError(
+            f"{where} have shape {images.shape}: make it (n, height, width), or that with 1 or 3 channels{alpha}"
+        )
     if 0 in images.shape[1:]:
         raise InputError(f"{where} have shape {images.shape}, no pixels: give images of at least 1 x 1")
     if len(images) == 0 and split != "validation":
@@ -61,14 +67,17 @@ def checked_classes(labels: dict[str, np.ndarray], classes: tuple[str, ...] | No
     """Check that every class has a training image and every label a class, and name the classes if they have no names.
 
     Raises:
-      InputError: fewer than 2 classes, too few names, a class without training images, or a name that a terminal or a
-        browser would not show as it is.
+      InputError: fewer than 2 classes, too few names, a class without training images, or a name that is empty, there
+        twice, or that a terminal or a browser would not show as it is.
     """
-    for name in classes or ():
-        if not is_printable(name):
-            raise InputError(f"the class name {name!a} holds control characters: rename the class")
+    _check_names(classes or ())
     present = set(np.unique(labels["train"]).tolist())
     count = max(present) + 1 if classes is None else len(classes)
+    if min(present) == 1 and len(present) == max(present) and max(present) >= count - (classes is None):
+        raise InputError(
+            f"labels go from 1 to {max(present)}, without 0: subtract 1 from them if class 0 does not exist, or add "
+            "training images of it"
+        )
     if max(present) >= count:
         raise InputError(f"{count} class names for labels up to {max(present)}: give one name per class")
     if missing := count - len(present):
@@ -88,6 +97,49 @@ def checked_classes(labels: dict[str, np.ndarray], classes: tuple[str, ...] | No
                 "add training images of those classes or remove their test images"
             )
     return classes or tuple(map(str, range(count)))
+
+
+def used_classes(contents: Contents, name: str) -> Contents:
+    """The contents without the classes that no training image has, and so with other labels.
+
+    Raises:
+      InputError: an image of another split has such a class.
+    """
+    labels, classes = contents.splits["train"][1], contents.classes
+    used = np.unique(labels)
+    if classes is None or len(used) == len(classes) or used.min(initial=0) < 0 or used.max(initial=0) >= len(classes):
+        return contents
+    new = np.full(len(classes), -1, np.int64)
+    new[used] = np.arange(len(used))
+    splits = {}
+    for split, (pixels, old) in contents.splits.items():
+        unknown = old[~np.isin(old, used)]
+        if len(unknown):
+            raise InputError(
+                f"{len(unknown):,} of its {split} images are of classes without training images, such as "
+                f"{classes[unknown[0]] if 0 <= unknown[0] < len(classes) else unknown[0]}: choose another data set"
+            )
+        splits[split] = pixels, new[old]
+    unused = [unused for label, unused in enumerate(classes) if new[label] < 0]
+    listed = ", ".join(unused[:10]) + (", ..." if len(unused) > 10 else "")
+    logging.getLogger(__name__).warning(
+        f"{name}: {len(unused)} of {len(classes)} classes have no training image and are left out ({listed})"
+    )
+    return dataclasses.replace(contents, splits=splits, classes=tuple(classes[label] for label in used))
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    """Refuse names that cannot be told apart on a screen, or not be shown there."""
+    seen = set()
+    for name in names:
+        if not is_printable(name):
+            raise InputError(f"the class name {name!a} holds control characters: rename the class")
+        if not name.strip():
+            raise InputError(f"the name of class {names.index(name)} is {name!r}, which is empty: name the class")
+        shown = unicodedata.normalize("NFC", name)
+        if shown in seen:
+            raise InputError(f"two classes have the name {name!r}: rename one, or merge them")
+        seen.add(shown)
 
 
 def is_printable(text: str) -> bool:

@@ -10,14 +10,15 @@ import numpy as np
 import rich.console
 
 from jresnet.config import Source, require
-from jresnet.data import memory, synthetic
+from jresnet.data import cifar, memory, synthetic
 from jresnet.data.arrays import read_npz
 from jresnet.data.checks import checked_arrays, checked_classes
+from jresnet.data.cifar import read_cifar
 from jresnet.data.contents import Contents, size
 from jresnet.data.folder import read_folder
 from jresnet.data.mapped import Images, pieces, select
 from jresnet.data.resize import resized_all
-from jresnet.data.tfds_reader import read_tfds
+from jresnet.data.tfds_reader import directory_of, is_prepared, read_tfds
 from jresnet.errors import InputError, first_line
 from jresnet.records.files import Record
 from jresnet.records.run import Data
@@ -231,10 +232,12 @@ def load_dataset(
     ((4000, 32, 32, 3), (1000,), ('disc', 'ring', 'square'))
 
     Args:
-      source: "synthetic", "npz:FILE" (in MedMNIST's layout), "folder:DIR" (train/<class>/*, and if there are
-        such validation/<class>/* and test/<class>/*), or the name of an image-classification data set in TFDS, such as
-        "cifar10". Or a `Config`, which has the name and all that follows.
-      data_dir: directory of prepared TFDS data sets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets).
+      source: "synthetic", "npz:FILE" (arrays, as `jresnet.data.arrays.read_npz` describes), "folder:DIR"
+        (train/<class>/*, and if there are such validation/<class>/* and test/<class>/*), or the name of an
+        image-classification data set in TFDS, such as "cifar10". Or a `Config`, which has the name and all that
+        follows.
+      data_dir: directory of prepared TFDS data sets, or of CIFAR's archives (default: $TFDS_DATA_DIR, or
+        ~/tensorflow_datasets).
       console: where to show progress while many images are decoded; None for nowhere.
       **options: the other fields of `Source`: image_size, resize, background, skip_unreadable, test_from, holdout_test.
 
@@ -275,7 +278,13 @@ def _read(source: Source, console: rich.console.Console | None) -> Contents:
         return Contents({"train": (images, labels), "test": (test_images, test_labels)}, synthetic.CLASSES)
     if name.startswith("npz:"):
         return read_npz(name.removeprefix("npz:"))
-    return read_folder(source, console) if folder else read_tfds(name, source.data_dir)
+    if folder:
+        return read_folder(source, console)
+    directory = directory_of(source)
+    archive = cifar.find(name, directory)
+    if archive is None or is_prepared(name, directory):
+        return read_tfds(source)
+    return read_cifar(name, archive)
 
 
 def _resized(split: Split, source: Source, console: rich.console.Console | None) -> Split:

@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from jresnet.data import cache, memory
+from jresnet.config import Source
+from jresnet.data import cache, cifar, images, memory
+from jresnet.data.checks import used_classes
 from jresnet.data.contents import Contents, size
 from jresnet.errors import InputError, first_line
 
@@ -27,25 +29,39 @@ _BATCH = 1000
 _PROBE_SECONDS = 3.0
 
 
-def read_tfds(name: str, data_dir: str | None) -> Contents:
+def directory_of(source: Source) -> str:
+    """The directory of prepared data sets, absolute."""
+    directory = source.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return os.path.abspath(os.path.expanduser(directory))
+
+
+def is_prepared(name: str, directory: str) -> bool:
+    """Whether a directory holds any version of a data set without configurations, prepared; TFDS is not needed."""
+    return any(pathlib.Path(directory, name).glob("*/dataset_info.json"))
+
+
+def read_tfds(source: Source) -> Contents:
     """Read an image-classification data set with TFDS, in stored order; download it if it is not prepared.
 
     The decoded arrays are cached, and read from the cache, without TensorFlow, while the prepared files are the same.
-    The name is "name" or "name/config", either with an optional ":version".
+    The name is "name" or "name/config", either with an optional ":version". Images of different sizes are resized to
+    `source.image_size`. Classes that no training image has are left out.
 
     Raises:
       InputError: TFDS is not installed or does not have this data set, the data are not prepared and cannot be
-        downloaded, or they are not images with class labels.
+        downloaded, they are not images with class labels, or images differ in size and no size is given.
     """
-    directory = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    directory = directory_of(source)
     try:
         with _quiet():
-            return _read(name, os.path.abspath(os.path.expanduser(directory)))
+            return _read(source, directory)
     except InputError as error:
-        raise InputError(f"{error}, or use npz:FILE, folder:DIR or --dataset synthetic") from None
+        other = cifar.remedy(source.dataset, directory)
+        raise InputError(f"{error}{other}, or use npz:FILE, folder:DIR or --dataset synthetic") from None
 
 
-def _read(name: str, directory: str) -> Contents:
+def _read(source: Source, directory: str) -> Contents:
+    name = source.dataset
     tfds = _import("tensorflow_datasets")
     builder = _builder(tfds, name, directory)
     _check_features(tfds, builder)
@@ -53,22 +69,35 @@ def _read(name: str, directory: str) -> Contents:
         _prepare(builder, directory)
     splits = _splits(builder)
     files = sorted(path for path in pathlib.Path(builder.data_dir).iterdir() if path.is_file())
-    key = f"{builder.name}-{cache.digest(files)}"
+    key = f"{builder.name}-{cache.digest(files)}{_resizing(source, builder)}"
     decoded = cache.load(key)
     if decoded is None:
-        decoded = _decode(tfds, builder, splits)
+        decoded = _decode(tfds, builder, splits, source)
         cache.store(key, decoded)
     arrays = {split: (decoded[f"{split}_images"], decoded[f"{split}_labels"]) for split in splits}
-    return Contents(arrays, tuple(builder.info.features["label"].names))
+    return used_classes(Contents(arrays, tuple(builder.info.features["label"].names)), builder.info.full_name)
 
 
-def _decode(tfds: Any, builder: Any, splits: list[str]) -> dict[str, np.ndarray]:
+def _sizes_differ(builder: Any) -> bool:
+    """Whether the images may differ in size, as far as the features say."""
+    return None in builder.info.features["image"].shape
+
+
+def _resizing(source: Source, builder: Any) -> str:
+    """What the decoded arrays depend on besides the files, for the name in the cache."""
+    if source.image_size is None or not _sizes_differ(builder):
+        return ""
+    height, width = source.image_size
+    return f"-{height}x{width}-{source.resize}-{'-'.join(map(str, source.background))}"
+
+
+def _decode(tfds: Any, builder: Any, splits: list[str], source: Source) -> dict[str, np.ndarray]:
     """Decode the splits with TensorFlow, into arrays named SPLIT_images and SPLIT_labels."""
     tensorflow = _import("tensorflow")
     arrays = {}
     try:
         for split in splits:
-            arrays[f"{split}_images"], arrays[f"{split}_labels"] = _read_split(tfds, builder, split)
+            arrays[f"{split}_images"], arrays[f"{split}_labels"] = _read_split(tfds, builder, split, source)
         return arrays
     except tensorflow.errors.OpError as error:
         message = f"{builder.data_dir} is damaged ({first_line(error)}): remove it and prepare it again"
@@ -206,10 +235,8 @@ def _check_features(tfds: Any, builder: Any) -> None:
 
 def _splits(builder: Any) -> list[str]:
     available = list(builder.info.splits)
-    if not {"train", "test"} <= set(available):
-        raise InputError(
-            f"its splits are {', '.join(available)}, but train and test are needed: choose another data set"
-        )
+    if "train" not in available:
+        raise InputError(f"its splits are {', '.join(available)}, but train is needed: choose another data set")
     return [split for split in ("train", "validation", "test") if split in available]
 
 
@@ -221,10 +248,10 @@ def _check_memory(builder: Any, split: str) -> None:
         memory.check(f"while they are read, {images:,} {split} images of {shape[0]} x {shape[1]}", size)
 
 
-def _read_split(tfds: Any, builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_split(tfds: Any, builder: Any, split: str, source: Source) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of a split in stored order; TFDS decodes them in parallel."""
     _check_memory(builder, split)
-    known_size = None not in builder.info.features["image"].shape
+    known_size = not _sizes_differ(builder)
     dataset = builder.as_dataset(
         split=split,
         shuffle_files=False,
@@ -234,12 +261,15 @@ def _read_split(tfds: Any, builder: Any, split: str) -> tuple[np.ndarray, np.nda
     )
     batches: list[dict[str, np.ndarray]] = []
     for batch in tfds.as_numpy(dataset):
+        if source.image_size and not known_size:
+            image = np.broadcast_to(batch["image"][0], (*batch["image"].shape[1:3], 3))
+            batch["image"] = images.resized(image, source.image_size, source.resize, source.background)[None]
         batches.append(batch)
         first, last = batches[0]["image"], batch["image"]
         if last.shape[1:] != first.shape[1:]:
             raise InputError(
                 f"its {split} images differ in size, {size(first)} and {size(last)} (height x width): "
-                "choose another data set"
+                "give --image-size H W, to which they are resized"
             )
     if not batches:
         raise InputError(f"its {split} split holds no images: prepare it again")

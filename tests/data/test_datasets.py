@@ -6,9 +6,10 @@ import hashlib
 import numpy as np
 import pytest
 
+from jresnet.config import Source
 from jresnet.data.datasets import Dataset, Split, load_dataset
 from jresnet.errors import InputError
-from tests.support.datasets import pixels
+from tests.support.datasets import arrays, pixels, refused
 
 
 def make_dataset(labels, test_images=5, seed=0, **changes):
@@ -224,3 +225,57 @@ def test_splits_that_do_not_go_together_are_refused():
     wide = Split(np.zeros((2, 4, 9, 3), np.uint8), np.zeros(2, np.int32))
     with pytest.raises(InputError, match="test images are 4 x 9, train images 4 x 4"):
         Dataset("made", **parts | {"test": wide}, classes=base.classes)
+
+
+# What to test on
+
+
+@pytest.fixture
+def untested(tmp_path):
+    """The name and the arrays of a data set with 12 training and 5 validation images, and none for testing."""
+    images = pixels(12, 6, 5, 3)
+    stored = arrays(train_images=images, train_labels=np.arange(12) % 3, test_images=None, test_labels=None,
+                    val_images=pixels(5, 6, 5, 3), val_labels=np.array([0, 1, 2, 0, 1]))  # fmt: skip
+    np.savez(tmp_path / "data.npz", **stored)
+    return f"npz:{tmp_path / 'data.npz'}", stored
+
+
+def test_the_validation_images_can_be_the_test_split(untested):
+    name, stored = untested
+    dataset = load_dataset(name, test_from="validation")
+    assert np.array_equal(dataset.test.images, stored["val_images"]) and len(dataset.validation) == 0
+    assert np.array_equal(dataset.train.images, stored["train_images"])
+    held = dataset.hold_out(3, seed=0)
+    assert (len(held.train), len(held.validation), len(held.test)) == (9, 3, 5)
+
+
+def test_training_images_can_be_held_out_for_testing(untested):
+    """The same for every seed of a run, the same share of each class, in order."""
+    name, stored = untested
+    dataset = load_dataset(name, holdout_test=3)
+    assert (
+        np.bincount(dataset.test.labels).tolist() == [1, 1, 1] and np.bincount(dataset.train.labels).tolist() == [3] * 3
+    )
+    rows = {image.tobytes(): index for index, image in enumerate(stored["train_images"])}
+    kept, tested = ([rows[image.tobytes()] for image in part.images] for part in (dataset.train, dataset.test))
+    assert kept == sorted(kept) and tested == sorted(tested) and sorted(kept + tested) == list(range(12))
+    assert len(dataset.validation) == 5
+    assert load_dataset(name, holdout_test=3).sha256 == dataset.sha256
+    assert load_dataset(name, holdout_test=6).sha256 != dataset.sha256
+
+
+def test_without_a_choice_what_to_test_on_is_refused(untested, tmp_path):
+    name, stored = untested
+    refused(name, "no test images, only train and validation", "--test-from validation, or --holdout-test N")
+    for n, part in ((12, "must lie below 12"), (11, "would take every training image of class"), (2**31, "below 2147")):
+        with pytest.raises(InputError, match=f"--holdout-test {n}: .*{part}"):
+            load_dataset(name, holdout_test=n)
+    np.savez(tmp_path / "alone.npz", x=stored["train_images"], y=stored["train_labels"])
+    with pytest.raises(InputError, match="--test-from validation: it has no validation images: use --holdout-test N"):
+        load_dataset(f"npz:{tmp_path / 'alone.npz'}", test_from="validation")
+    np.savez(tmp_path / "complete.npz", **arrays())
+    for options in (dict(test_from="validation"), dict(holdout_test=2)):
+        with pytest.raises(InputError, match="its 4 test images are the test split: leave it out"):
+            load_dataset(f"npz:{tmp_path / 'complete.npz'}", **options)
+    with pytest.raises(InputError, match="or --test-from, not both"):
+        Source(name, test_from="validation", holdout_test=2)

@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 
 from jresnet.data import tfds_reader
+from jresnet.data.checks import used_classes
+from jresnet.data.contents import Contents
 from jresnet.data.datasets import load_dataset
+from jresnet.errors import InputError
 from tests.support.datasets import pixels, refused
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -128,7 +131,24 @@ def test_images_of_unspecified_size(tmp_path):
     assert np.array_equal(load_dataset("equal", str(tmp_path)).train.images, np.stack(images))
     images[2] = pixels(7, 5, 3)
     prepare(tmp_path, "unequal", {"train": (images, labels), "test": (images, labels)}, (None, None, 3))
-    refused("unequal", "train images differ in size", "6 x 5", "7 x 5", data_dir=str(tmp_path))
+    refused("unequal", "train images differ in size", "6 x 5", "7 x 5", "--image-size H W", data_dir=str(tmp_path))
+
+
+def test_images_of_different_sizes_are_resized_and_cached_by_size(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    images, labels = [np.full((side, 9, 1), 10 * side, np.uint8) for side in (6, 7, 8)], np.arange(3)
+    prepare(tmp_path, "unequal", {"train": (images, labels), "test": (images, labels)}, (None, None, 1))
+    for size in ((4, 5), (8, 9)):
+        for resize in ("stretch", "pad"):
+            for _ in range(2):  # decoded, and from the cache
+                options = dict(image_size=size, resize=resize, background=(0, 0, 0))
+                dataset = load_dataset("unequal", str(tmp_path), **options)
+                assert dataset.image_size == size and dataset.train.images[:, 2, 2, :].tolist() == [
+                    [60] * 3, [70] * 3, [80] * 3,
+                ]  # fmt: skip
+                dark = (dataset.train.images == 0).any()
+                assert dark == (resize == "pad")
+    assert len(list((tmp_path / "user").rglob("*.npz"))) == 4
 
 
 def test_other_features_missing_splits_and_damaged_files_are_refused(tmp_path):
@@ -138,17 +158,39 @@ def test_other_features_missing_splits_and_damaged_files_are_refused(tmp_path):
     image = tfds.features.Image(shape=(6, 5, 3))
     prepare(tmp_path, "scores", {"train": pair, "test": pair}, image=image, label=tfds.features.Scalar(np.int64))
     refused("scores", "class label", data_dir=str(tmp_path))
-    prepare(tmp_path, "no_test", {"train": pair})
-    refused("no_test", "splits are train", data_dir=str(tmp_path))
+    prepare(tmp_path, "no_train", {"test": pair})
+    refused("no_train", "splits are test, but train is needed", data_dir=str(tmp_path))
     prepare(tmp_path, "damaged", {"train": pair, "test": pair})
     next((tmp_path / "damaged").rglob("*train.tfrecord*")).write_bytes(b"damaged for a test")
     refused("damaged", tmp_path / "damaged", "is damaged", data_dir=str(tmp_path))
 
 
+def test_data_without_test_images_are_asked_for_what_to_test_on(tmp_path):
+    train, validation = (pixels(9, 6, 5, 3), np.arange(9) % 3), (pixels(3, 6, 5, 3), np.arange(3))
+    prepare(tmp_path, "both", {"train": train, "validation": validation})
+    refused("both", "only train and validation", "--test-from validation", "--holdout-test N", data_dir=str(tmp_path))
+    dataset = load_dataset("both", str(tmp_path), test_from="validation")
+    assert np.array_equal(dataset.test.images, validation[0]) and len(dataset.validation) == 0
+
+
+def test_classes_without_training_images_are_left_out(tmp_path, caplog):
+    names = ("unused", "plane", "never", "car", "bird", "last")
+    train, test = (pixels(6, 6, 5, 3), np.array([4, 1, 3, 1, 4, 3])), (pixels(2, 6, 5, 3), np.array([3, 1]))
+    prepare(tmp_path, "some", {"train": train, "test": test}, names=names)
+    dataset = load_dataset("some", str(tmp_path))
+    assert dataset.classes == ("plane", "car", "bird")
+    assert dataset.train.labels.tolist() == [2, 0, 1, 0, 2, 1] and dataset.test.labels.tolist() == [1, 0]
+    assert "3 of 6 classes have no training image and are left out (unused, never, last)" in caplog.text
+    unseen = {"train": train, "test": (test[0], np.array([5, 1]))}
+    with pytest.raises(InputError, match="1 of its test images are of classes without training images, such as last"):
+        used_classes(Contents(unseen, names), "unseen")
+
+
 def test_not_prepared_and_no_network(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds_reader, "_any_answers", lambda hosts: False)
     remedies = ("--data-dir", "TFDS_DATA_DIR", "connect to the network", "npz:FILE", "folder:DIR", "synthetic")
-    refused("cifar100", tmp_path / "none", "cs.toronto.edu", *remedies, data_dir=str(tmp_path / "none"))
+    archive = "put cifar-100-python.tar.gz, or cifar-100-python, to which it unpacks, into"
+    refused("cifar100", tmp_path / "none", "cs.toronto.edu", *remedies, archive, data_dir=str(tmp_path / "none"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "other"))
     refused("mnist", tmp_path / "other", *remedies)
     assert not list(tmp_path.iterdir())
