@@ -62,7 +62,7 @@ OPTIONS = {
     "--learning-rate -0.1": ["finite number above 0"],
     "--epochs 0": ["at least 1"],
     "--pool-size 5": ["4 x 4", "8 x 8", "choose at most 4"],
-    "--pool-size 0": ["at least 1"],
+    "--pool-size -1": ["at least 0"],
     "--validation 36": ["must lie below 36", "npz:tiny.npz"],
     "--validation 35": ["every training image of class 0", "lower it"],
     "--width five": ["a whole number"],
