@@ -12,6 +12,7 @@ from jresnet.config import Config
 from jresnet.data.augment import normalise
 from jresnet.data.mapped import Images, MappedImages
 from jresnet.data.pipeline import pad_rows
+from jresnet.data.resize import resized
 from jresnet.errors import InputError
 from jresnet.parallel.compiler import compiler_options
 from jresnet.records import run_directory
@@ -51,7 +52,7 @@ class Classifier:
 
     def __init__(self, model: models.ResNet, variables: Any, run: Run):
         self.model, self.variables = model, variables
-        self.classes, self.image_size = run.classes, run.image_size
+        self.classes, self.image_size, self._config = run.classes, run.image_size, run.config
 
         fast = model.clone(conv_general_dilated_cls=models.conv_for(jax.default_backend()))
 
@@ -87,11 +88,12 @@ class Classifier:
         (state, _), _ = restored
         return cls(model, state.variables, run)
 
-    def predict(self, images: Images) -> np.ndarray:
+    def predict(self, images: Images | Sequence[np.ndarray]) -> np.ndarray:
         """Class probabilities.
 
         Args:
-          images: uint8 [n, height, width, 3], of `image_size`, not normalised.
+          images: uint8 [n, height, width, 3], or n arrays uint8 [height, width, 3], not normalised. Those of
+            another size than `image_size` are resized as the run's own were, if these were resized.
 
         Returns:
           float32 [n, classes]; each row sums to 1.
@@ -99,16 +101,28 @@ class Classifier:
         Raises:
           InputError: another shape or dtype.
         """
-        images = images if isinstance(images, MappedImages) else np.asarray(images)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (*self.image_size, 3):
-            height, width = self.image_size
-            raise InputError(
-                f"images are {images.dtype} of shape {images.shape}: "
-                f"give uint8 of shape (n, {height}, {width}, 3), from 0 to 255"
-            )
+        images = images if isinstance(images, MappedImages | list | tuple) else np.atleast_1d(images)
         starts = range(0, len(images), MAX_BATCH_SIZE)
-        batches = [self._predict_batch(images[start : start + MAX_BATCH_SIZE]) for start in starts]
+        batches = [self._predict_batch(self._fitted(images[start : start + MAX_BATCH_SIZE])) for start in starts]
         return np.concatenate([np.empty((0, len(self.classes)), np.float32), *batches])
+
+    def _fitted(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+        """Images in the network's size, uint8 [n, *image_size, 3]."""
+        if isinstance(images, np.ndarray) and images.shape[1:] == (*self.image_size, 3) and images.dtype == np.uint8:
+            return images
+        return np.stack([self._fitted_image(np.asarray(image)) for image in images])
+
+    def _fitted_image(self, image: np.ndarray) -> np.ndarray:
+        resizes = self._config.image_size is not None
+        usable = image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size
+        if not usable or (image.shape[:2] != self.image_size and not resizes):
+            height, width = self.image_size
+            size = "(height, width, 3)" if resizes else f"({height}, {width}, 3)"
+            raise InputError(
+                f"an image is {image.dtype} of shape {image.shape}: give uint8 of shape {size}, from 0 to 255, or "
+                "several along a first axis"
+            )
+        return resized(image, self.image_size, self._config.resize, self._config.background)
 
     def _predict_batch(self, images: np.ndarray) -> np.ndarray:
         padded = pad_rows(images, 1 << (len(images) - 1).bit_length())

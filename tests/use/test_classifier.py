@@ -1,5 +1,6 @@
 """Classifier: predicts as the run's own evaluation did, and refuses what it cannot load."""
 
+import dataclasses
 import gc
 import json
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 import jresnet
-from jresnet.use.classifier import MAX_BATCH_SIZE, Classifier
+from jresnet.data.resize import resized
+from jresnet.use.classifier import MAX_BATCH_SIZE, Classifier, store
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +65,30 @@ def test_loading_changes_nothing_in_the_directory(trained):
 
 @pytest.mark.parametrize(
     "images",
-    [np.zeros((2, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8), np.zeros((2, 8, 9, 3), np.uint8)],
-)
+    [
+        np.zeros((2, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8), np.zeros((2, 8, 9, 3), np.uint8), 3, "a.png",
+        [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)],
+    ],
+)  # fmt: skip
 def test_images_of_another_shape_or_dtype_are_refused(trained, images):
-    with pytest.raises(jresnet.InputError, match=r"give uint8 of shape \(n, 8, 8, 3\)"):
+    with pytest.raises(jresnet.InputError, match=r"give uint8 of shape \(8, 8, 3\), from 0 to 255"):
         Classifier.load(trained[0]).predict(images)
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
+def test_images_of_other_sizes_are_resized_as_the_runs_own_were(trained, tmp_path, resize):
+    source = Classifier.load(trained[0])
+    read = {"image_size": (8, 8), "resize": resize, "background": (9, 8, 7)}
+    config = dataclasses.replace(source._config, **read)
+    store(tmp_path / "run", config, source.variables, source.classes, (8, 8), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    classifier = Classifier.load(tmp_path / "run")
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((8, 8), (16, 8), (5, 30), (8, 8), (1, 1))]
+    fitted = np.stack([resized(image, (8, 8), resize, (9, 8, 7)) for image in images])
+    expected = classifier.predict(fitted)
+    np.testing.assert_array_equal(classifier.predict(images), expected)
+    np.testing.assert_array_equal(classifier.predict(images[1][None])[0], classifier.predict(fitted[1:2])[0])
+    assert len({image.tobytes() for image in np.asarray(expected)}) > 1
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path, trained):
