@@ -311,9 +311,10 @@ def _with_test(source: Source, splits: dict[str, Split], classes: tuple[str, ...
         require(source, "holdout_test", n < len(train), f"must lie below {len(train)}, the training images")
         held = _held_out("--holdout-test", train.labels, classes, n, (n, _TEST_STREAM))
         return splits | {"train": train.take(~held), "test": train.take(held)}
-    choices = "--test-from validation, or --holdout-test N" if "validation" in splits else "--holdout-test N"
+    there = " and validation (val)" if "validation" in splits else ""
+    choices = "--test-from validation, or --holdout-test N" if there else "--holdout-test N"
     raise InputError(
-        f"it has no test images, only {' and '.join(splits)}: choose what to test on: {choices} of the training images"
+        f"it has no test images, only train{there}: choose what to test on: {choices} of the training images"
     )
 
 
