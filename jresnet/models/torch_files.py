@@ -16,7 +16,7 @@ import numpy as np
 
 from jresnet.errors import InputError, first_line, visible
 from jresnet.models import state_dicts, torch_readers
-from jresnet.models.pickle_names import ITEM_SIZES, Code, Stored
+from jresnet.models.torch_pickle import ITEM_SIZES, Code, Stored
 from jresnet.records.files import write_bytes
 
 __all__ = ["load", "save"]
