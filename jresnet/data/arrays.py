@@ -10,7 +10,7 @@ import numpy as np
 
 from jresnet.data import npz
 from jresnet.data.contents import Contents
-from jresnet.data.files import check_readable
+from jresnet.data.files import check_file, check_readable
 from jresnet.data.labels import as_indices, as_text
 from jresnet.data.pixels import as_levels
 from jresnet.errors import InputError, visible
@@ -49,8 +49,7 @@ def read_npz(file: str) -> Contents:
     path = os.path.abspath(os.path.expanduser(file))
     if os.path.isdir(path):
         return _contents(path, npz.names_in(path), lambda key: npz.read_file(os.path.join(path, f"{key}.npy")))
-    if not os.path.isfile(path):
-        raise InputError(f"there is no file {path}: give the path of an .npz file after npz:")
+    check_file(path, "give the path of an .npz file after npz:")
     check_readable(path, open)
     if path.endswith(".npy"):
         raise InputError(

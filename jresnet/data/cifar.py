@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from jresnet.data import npz, pickles
+from jresnet.data import npz, pickled_arrays
 from jresnet.data.checks import used_classes
 from jresnet.data.contents import Contents
 from jresnet.data.files import check_readable
-from jresnet.errors import InputError, first_line
+from jresnet.errors import InputError, first_line, visible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,10 +190,10 @@ def _packed(path: str, archive: Archive) -> dict[str, bytes]:
 def _read(path: str, content: bytes) -> dict[str, Any]:
     """The dictionary in a pickle; its keys are bytes or text, as Python 2 or 3 wrote it."""
     try:
-        value = pickles.read(content)
+        value = pickled_arrays.read(content)
     except ValueError as error:
         raise InputError(
-            f"{path} cannot be read as arrays alone ({first_line(error)[:200]}): download it again"
+            f"{path} cannot be read as arrays alone ({visible(first_line(error))[:200]}): download it again"
         ) from None
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no dictionary: download it again")

@@ -12,6 +12,7 @@ import rich.console
 from jresnet.config import Source
 from jresnet.data import decoded, images, layout, mapped
 from jresnet.data.contents import Contents
+from jresnet.data.files import readable
 from jresnet.errors import InputError, visible
 
 _NAMED = 10
@@ -31,10 +32,8 @@ def read_folder(source: Source, console: rich.console.Console | None = None) -> 
         `source.image_size`, or images that together exceed the machine's memory.
     """
     root = os.path.abspath(os.path.expanduser(source.dataset.removeprefix("folder:")))
-    try:
+    with readable(root):
         found = layout.find(root, flat=source.holdout_test > 0)
-    except OSError as error:
-        raise InputError(f"{error.filename or root} cannot be read ({error.strerror}): check its permissions") from None
     _check_test(found, source)
     return _Reading(found, source, console).contents()
 

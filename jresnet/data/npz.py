@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from jresnet.data import memory
+from jresnet.data.files import readable
 from jresnet.errors import InputError, first_line
 
 DAMAGED = (
@@ -48,11 +49,8 @@ def names_in(directory: str) -> list[str]:
     Raises:
       InputError: the directory cannot be read.
     """
-    try:
-        with os.scandir(directory) as entries:
-            return sorted(entry.name[:-4] for entry in entries if entry.name.endswith(_SUFFIX) and entry.is_file())
-    except OSError as error:
-        raise InputError(f"{directory} cannot be read ({error.strerror}): check its permissions") from None
+    with readable(directory), os.scandir(directory) as entries:
+        return sorted(entry.name[:-4] for entry in entries if entry.name.endswith(_SUFFIX) and entry.is_file())
 
 
 def read_file(path: str) -> np.ndarray:

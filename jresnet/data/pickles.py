@@ -1,213 +1,243 @@
-"""Pickles of dictionaries, lists, numbers, text and numpy arrays, read without unpickling.
+"""Pickles, read without unpickling: their operations are followed, but no name in them is imported or called.
 
-The opcodes are read by the standard library's disassembler, which executes nothing, and interpreted here: no name in a
-pickle is ever imported or called. What can be built takes little more memory than the pickle itself.
+A pickle is a program that names functions and calls them. The standard library's disassembler reads its operations and
+executes nothing; a `Machine` follows them. What a name stands for depends on the kind of file, and is a subclass's.
 """
 
-import math
+import abc
+import dataclasses
 import pickletools
 import warnings
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
+from typing import IO, Any, ClassVar
 
 from jresnet.errors import first_line
 
-# 50,000 images with a file name and two labels each, as CIFAR-100 has them, take 300,000.
-_MOST_OPCODES = 2_000_000
+__all__ = ["OPERATIONS", "Global", "Inert", "Machine"]
 
-_STRINGS = {
-    "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
-}  # fmt: skip
-_VALUES = {
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
-    "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+OPERATIONS = 500_000
+"""In one pickle, which take seconds. CIFAR-100's training images with names and labels have 250,000, in the oldest
+protocol 350,000; a network some 25 for each tensor."""
+NAME = 1000
+"""Characters of the longest name of a class or function."""
+
+_RENAMED = {
+    "__builtin__": "builtins", "copy_reg": "copyreg",  # as Python 2 has them
+    "numpy._core.multiarray": "numpy.core.multiarray", "numpy._core.numeric": "numpy.core.numeric",  # as numpy 2
 }  # fmt: skip
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_PUTS, _GETS = {"PUT", "BINPUT", "LONG_BINPUT"}, {"GET", "BINGET", "LONG_BINGET"}
+_VALUES = {
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
+    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
+    "BINBYTES8", "BYTEARRAY8",
+}  # fmt: skip
+_IGNORED = {"PROTO", "FRAME", "STOP"}
 
 
-class _Name(str):
-    """A name that a pickle would import."""
+class Inert:
+    """In place of a value that is of no use, such as a set; it takes items, and forgets them."""
 
 
-class _Array:
-    """A numpy array or dtype in the making: `numpy` makes it first and sets its state, then its value, later."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Global:
+    """A name that a pickle would import, such as numpy.dtype."""
 
-    value: Any = None
+    name: str
 
 
-class _Reader:
-    """The state of reading one pickle: a stack, marks in it, and what was put aside by number."""
+class Machine(abc.ABC):
+    """The stack, the marked stacks below it, and the memo of one pickle of protocol 0 to 5 that is followed.
 
-    def __init__(self, size: int):
+    Numbers, text, bytes, lists and tuples are Python's own; text of Python 2 is str, a character for each byte. No
+    value is nested deeper, or takes much more memory, than the pickle is long, unless a subclass copies: see `spend`.
+    """
+
+    table: ClassVar[type[dict[Any, Any]]] = dict
+    """What dictionaries are read into."""
+
+    def __init__(self, room: int) -> None:
+        """`room` is how much may be copied, in the unit of `spend`."""
         self.stack: list[Any] = []
-        self.marks: list[int] = []
+        self.below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-        self.room = size  # bytes that may be copied while text is encoded: each of the pickle's once
+        self.room = room
 
-    def step(self, opcode: str, argument: Any) -> None:
-        """Do what an opcode says.
+    @abc.abstractmethod
+    def check_name(self, name: str) -> None:
+        """ValueError unless a name such as builtins.bytes stands for what this kind of file has."""
+
+    @abc.abstractmethod
+    def called(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        """What a call of a checked name stands for."""
+
+    @abc.abstractmethod
+    def put_item(self, table: dict[Any, Any], key: Any, value: Any) -> None:
+        """Set an entry of a table; the hash of a key of any type could take forever."""
+
+    def set_state(self, value: Any, state: Any) -> None:  # noqa: B027
+        """Give a value a state, which most need not have."""
+
+    def persistent(self, identity: Any) -> Any:
+        """What lies outside of the pickle under a persistent ID."""
+        raise ValueError("a persistent ID is no part of data")
+
+    def spend(self, size: int) -> None:
+        """Count what is copied, as one value may be on the stack many times; ValueError if it is more than `room`."""
+        self.room -= size
+        if self.room < 0:
+            raise ValueError("it would take more memory than its file")
+
+    def read(self, stream: IO[bytes]) -> Any:
+        """The value of the pickle at the stream's position; the stream ends behind it.
 
         Raises:
-          ValueError: it is not one that data need.
+          ValueError: it is damaged, too long, no pickle, or holds what the kind of file has not.
         """
-        stack = self.stack
-        if opcode in _STRINGS:
-            stack.append(argument.encode("latin-1") if isinstance(argument, str) else bytes(argument))
-        elif opcode in _VALUES:
-            stack.append(argument)
-        elif opcode in _CONSTANTS:
-            stack.append(_CONSTANTS[opcode])
-        elif opcode in _TUPLES:
-            stack.append(tuple(self.last(_TUPLES[opcode])))
-        elif opcode in _PUTS or opcode == "MEMOIZE":
-            self.memo[len(self.memo) if argument is None else argument] = stack[-1]
-        elif opcode in _GETS:
-            stack.append(self.memo[argument])
-        elif opcode in _STEPS:
-            _STEPS[opcode](self)
-        elif opcode == "GLOBAL":
-            stack.append(_Name(argument.replace(" ", ".")))
-        elif opcode not in ("PROTO", "FRAME", "STOP"):
-            raise ValueError(f"{opcode} is no part of data")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of escapes in text that Python no longer has
+                for number, (operation, argument, _) in enumerate(pickletools.genops(stream)):
+                    if number >= OPERATIONS:
+                        raise ValueError(f"a pickle of more than {OPERATIONS:,} operations")
+                    self._step(operation.name, argument)
+            return self.stack.pop()
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError) as error:
+            raise ValueError(f"no pickle, or a damaged one ({first_line(error)})") from None
 
-    def marked(self) -> list[Any]:
-        """Take what is above the latest mark."""
-        start = self.marks.pop()
-        items = self.stack[start:]
-        del self.stack[start:]
-        return items
+    def _step(self, name: str, argument: Any) -> None:
+        """Follow one operation."""
+        if name in _VALUES:
+            self.stack.append(argument)
+        elif name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name])
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            self.stack.append(self.memo[argument])
+        elif name in _STEPS:
+            _STEPS[name](self, argument)
+        elif name not in _IGNORED:
+            raise ValueError(f"{name} is no part of data")
 
-    def last(self, n: int) -> list[Any]:
-        """Take the last `n` values."""
-        items = self.stack[-n:]
-        del self.stack[-n:]
-        return items
+    def _marked(self) -> list[Any]:
+        """What lies above the last mark, taken away with it."""
+        above, self.stack = self.stack, self.below.pop()
+        return above
 
-    def dictionary(self) -> None:
-        items = self.marked()
-        self.stack.append({})
-        self.set(items)
+    def _mark(self, _: Any) -> None:
+        """Begin a stack above this one."""
+        self.below.append(self.stack)
+        self.stack = []
 
-    def append(self, items: list[Any]) -> None:
-        if not isinstance(self.stack[-1], list):
+    def _push(self, value: Any) -> None:
+        """Put a value on the stack, which an argument with `_marked` may have changed."""
+        self.stack.append(value)
+
+    def _last(self, count: int) -> list[Any]:
+        """So many values, taken away."""
+        return [self.stack.pop() for _ in range(count)][::-1]
+
+    def _put(self, place: int) -> None:
+        """Remember the value on top."""
+        if not 0 <= place < 2**32:
+            raise ValueError("an impossible place in the memo")
+        self.memo[place] = self.stack[-1]
+
+    def _extend(self, items: list[Any]) -> None:
+        """Append to the list on top."""
+        if isinstance(self.stack[-1], list):
+            self.stack[-1].extend(items)
+        elif not isinstance(self.stack[-1], Inert):
             raise ValueError("items for what is no list")
-        self.stack[-1].extend(items)
 
-    def set(self, items: list[Any]) -> None:
-        # The hash of other keys could take forever.
-        if not isinstance(self.stack[-1], dict) or any(type(key) not in (str, bytes, int) for key in items[::2]):
-            raise ValueError("items for what is no dictionary, or keys that are no names")
-        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+    def _set_items(self, items: list[Any]) -> None:
+        """Set keys and values by turns in the table on top."""
+        if isinstance(self.stack[-1], dict):
+            for key, value in zip(items[::2], items[1::2], strict=True):
+                self.put_item(self.stack[-1], key, value)
+        elif not isinstance(self.stack[-1], Inert):
+            raise ValueError("items for what is no dictionary")
 
-    def name(self) -> None:
-        name, module = self.stack.pop(), self.stack.pop()
-        self.stack.append(_Name(f"{module}.{name}"))
+    def _push_table(self, _: Any) -> None:
+        """In place of keys and values above a mark, the table of them."""
+        items = self._marked()
+        self._push(self.table())
+        self._set_items(items)
 
-    def call(self) -> None:
-        arguments, name = self.stack.pop(), self.stack.pop()
-        if not isinstance(name, _Name) or not isinstance(arguments, tuple):
-            raise ValueError("a call of what is no name")
-        self.stack.append(self.called(str(name).replace("numpy._core.", "numpy.core."), arguments))
+    def _push_set(self, _: Any) -> None:
+        """In place of what is above a mark, a set, which is of no use."""
+        self._marked()
+        self._push(Inert())
 
-    def called(self, name: str, arguments: tuple[Any, ...]) -> Any:
-        """What a function would return, of the few that arrays and bytes are written with."""
-        match name, arguments:
-            case "numpy.core.multiarray._reconstruct", (_Name() as kind, *_) if kind == "numpy.ndarray":
-                return _Array()
-            case "numpy.dtype", (str() | bytes() as code, *_):
-                made = _Array()
-                made.value = _dtype(code)
-                return made
-            case "numpy.core.numeric._frombuffer", (bytes() as data, _Array() as dtype, tuple() as shape, order):
-                return _filled(data, dtype, shape, order == "F")
-            case "numpy.core.multiarray.scalar", (_Array() as dtype, bytes() as data):
-                return _filled(data, dtype, (), False).item()
-            case "_codecs.encode", (str() as text, "latin1" | "latin-1" | b"latin1"):
-                self.room -= len(text)
-                if self.room < 0:
-                    raise ValueError("it would take more memory than its file")
-                return text.encode("latin-1")
-            case "__builtin__.bytes" | "builtins.bytes", ():
-                return b""
-            case "__builtin__.bytearray" | "builtins.bytearray", (bytes() as data,):
-                return data
-        raise ValueError(f"it calls {name[:100]}, which is no part of data")
+    def _push_name(self, text: str) -> None:
+        """Push a name of the form "module name"."""
+        module, _, name = text.partition(" ")
+        name = f"{_RENAMED.get(module, module)}.{name}"
+        if len(name) > NAME:
+            raise ValueError(f"a name of more than {NAME} characters")
+        self.check_name(name)
+        self._push(Global(name))
 
-    def build(self) -> None:
-        """Give an array or a dtype its state."""
-        state, made = self.stack.pop(), self.stack[-1]
-        match made, state:
-            case _Array(value=np.dtype() as dtype), (int(), "<" | b"<" | ">" | b">" | "|" | b"|" as order, *_):
-                # A version, the byte order, then what only records have.
-                made.value = dtype.newbyteorder(">" if order in (">", b">") else "<")
-            case _Array(value=None), (int(), tuple() as shape, _Array() as dtype, fortran, bytes() as data):
-                made.value = _filled(data, dtype, shape, bool(fortran))
-            case _:
-                raise ValueError("it gives a state to what is no array")
+    def _call(self, arguments: Any) -> None:
+        """In place of a name on the stack, what its call would give."""
+        function = self.stack.pop()
+        if not isinstance(function, Global) or not isinstance(arguments, tuple):
+            raise ValueError("a call of what is no function")
+        self._push(self.called(function.name, arguments))
+
+    def _call_with_words(self, _: Any) -> None:
+        """As `_call`, for a class with arguments and keyword arguments above it."""
+        self.stack.pop()
+        self._call(self.stack.pop())
+
+    def _call_name(self, name: Any) -> None:
+        """As `_call`, for a name with arguments above a mark."""
+        arguments = tuple(self._marked())
+        self._push_name(name)
+        self._call(arguments)
+
+    def _call_marked(self, _: Any) -> None:
+        """As `_call`, for a class and its arguments above a mark."""
+        function, *arguments = self._marked()
+        self._push(function)
+        self._call(tuple(arguments))
+
+    def _build(self, _: Any) -> None:
+        """Give the value below a state that state."""
+        state = self.stack.pop()
+        self.set_state(self.stack[-1], state)
 
 
-_STEPS: dict[str, Callable[[_Reader], None]] = {
-    "EMPTY_LIST": lambda reader: reader.stack.append([]),
-    "EMPTY_DICT": lambda reader: reader.stack.append({}),
-    "MARK": lambda reader: reader.marks.append(len(reader.stack)),
-    "TUPLE": lambda reader: reader.stack.append(tuple(reader.marked())),
-    "LIST": lambda reader: reader.stack.append(reader.marked()),
-    "DICT": _Reader.dictionary,
-    "APPEND": lambda reader: reader.append(reader.last(1)),
-    "APPENDS": lambda reader: reader.append(reader.marked()),
-    "SETITEM": lambda reader: reader.set(reader.last(2)),
-    "SETITEMS": lambda reader: reader.set(reader.marked()),
-    "STACK_GLOBAL": _Reader.name,
-    "REDUCE": _Reader.call,
-    "BUILD": _Reader.build,
+_STEPS: dict[str, Callable[[Machine, Any], Any]] = {
+    "MARK": Machine._mark,
+    "MEMOIZE": lambda machine, _: machine._put(len(machine.memo)),
+    "PUT": Machine._put,
+    "BINPUT": Machine._put,
+    "LONG_BINPUT": Machine._put,
+    "DUP": lambda machine, _: machine._push(machine.stack[-1]),
+    "POP": lambda machine, _: machine.stack.pop() if machine.stack else machine._marked(),
+    "POP_MARK": lambda machine, _: machine._marked(),
+    "EMPTY_LIST": lambda machine, _: machine._push([]),
+    "LIST": lambda machine, _: machine._push(machine._marked()),
+    "APPEND": lambda machine, _: machine._extend(machine._last(1)),
+    "APPENDS": lambda machine, _: machine._extend(machine._marked()),
+    "TUPLE": lambda machine, _: machine._push(tuple(machine._marked())),
+    "TUPLE1": lambda machine, _: machine._push(tuple(machine._last(1))),
+    "TUPLE2": lambda machine, _: machine._push(tuple(machine._last(2))),
+    "TUPLE3": lambda machine, _: machine._push(tuple(machine._last(3))),
+    "EMPTY_DICT": lambda machine, _: machine._push(machine.table()),
+    "DICT": Machine._push_table,
+    "SETITEM": lambda machine, _: machine._set_items(machine._last(2)),
+    "SETITEMS": lambda machine, _: machine._set_items(machine._marked()),
+    "EMPTY_SET": lambda machine, _: machine._push(Inert()),
+    "FROZENSET": Machine._push_set,
+    "ADDITEMS": lambda machine, _: machine._marked(),
+    "GLOBAL": Machine._push_name,
+    "STACK_GLOBAL": lambda machine, _: machine._push_name(" ".join(machine._last(2))),
+    "REDUCE": lambda machine, _: machine._call(machine.stack.pop()),
+    "NEWOBJ": lambda machine, _: machine._call(machine.stack.pop()),
+    "NEWOBJ_EX": Machine._call_with_words,
+    "INST": Machine._call_name,
+    "OBJ": Machine._call_marked,
+    "BUILD": Machine._build,
+    "BINPERSID": lambda machine, _: machine._push(machine.persistent(machine.stack.pop())),
 }
-
-
-def read(content: bytes) -> Any:
-    """What a pickle holds: dict, list, tuple, int, float, bool, None, str, bytes, and numpy arrays of numbers.
-
-    Text that Python 2 wrote is bytes. The arrays are views of the pickle's bytes.
-
-    Raises:
-      ValueError: it is damaged, or holds anything else; what it names is neither imported nor called.
-    """
-    reader = _Reader(len(content))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes in text that Python no longer has
-            for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-                if number >= _MOST_OPCODES:
-                    raise ValueError(f"it has more than {_MOST_OPCODES:,} opcodes")
-                reader.step(opcode.name, argument)
-        return _finished(reader.stack.pop())
-    except (LookupError, TypeError, ArithmeticError, RecursionError, MemoryError, AttributeError) as error:
-        raise ValueError(f"no pickle, or a damaged one ({first_line(error)})") from None
-
-
-def _finished(value: Any) -> Any:
-    """A value of which the arrays are made, two levels deep: a dictionary of arrays and lists."""
-    if isinstance(value, dict):
-        return {key: item.value if isinstance(item, _Array) else item for key, item in value.items()}
-    return value
-
-
-def _dtype(code: str | bytes) -> "np.dtype[Any]":
-    """The dtype of numbers that a code such as "u1" names."""
-    text = code.decode("latin-1") if isinstance(code, bytes) else code
-    if text[:1] not in tuple("biuf") or not text[1:].isdecimal() or len(text) > 3:
-        raise ValueError(f"an array of {text[:20]!r}, which are no numbers")
-    return np.dtype(text)
-
-
-def _filled(data: bytes, dtype: _Array, shape: tuple[Any, ...], fortran: bool) -> np.ndarray:
-    """An array of these bytes, of which it must account for all."""
-    kind = dtype.value
-    if not isinstance(kind, np.dtype) or not all(type(side) is int and 0 <= side < 2**31 for side in shape):
-        raise ValueError("an array without a dtype, or of an impossible shape")
-    if math.prod(shape) * kind.itemsize != len(data):
-        raise ValueError(f"an array of shape {shape[:8]} in {len(data)} bytes")
-    return np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
+"""Operations that push no value of their own; those of an extension registry, and PERSID and buffers, are unknown."""

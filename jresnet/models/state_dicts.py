@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jresnet.errors import InputError, visible
-from jresnet.models.pickle_names import Table
 from jresnet.models.tensors import LEAVES, check_tensor, is_tensor, shape_of
+from jresnet.models.torch_pickle import Table
 
 __all__ = ["choose", "clean"]
 

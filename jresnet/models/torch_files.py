@@ -8,15 +8,15 @@ import logging
 import math
 import os
 import pathlib
-import stat
 from collections.abc import Mapping
 from typing import IO, Any
 
 import numpy as np
 
+from jresnet.data.files import check_file, readable
 from jresnet.errors import InputError, first_line, visible
 from jresnet.models import state_dicts, torch_readers
-from jresnet.models.pickle_names import ITEM_SIZES, Code, Stored
+from jresnet.models.torch_pickle import ITEM_SIZES, Code, Stored
 from jresnet.records.files import write_bytes
 
 __all__ = ["load", "save"]
@@ -44,20 +44,9 @@ def load(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Any]
         tensor has no plain numbers; or PyTorch is not installed.
     """
     path = os.path.expanduser(path)
-    try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            what = "a directory" if stat.S_ISDIR(mode) else "a device or a pipe"
-            raise InputError(f"{path}: is {what}: give the path of a state dict's file")
-        with open(path, "rb") as file:
-            return _load(path, file, key)
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file: give the path of a state dict") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{path}: cannot be read ({reason}): give the path of a state dict") from None
+    check_file(path, "give the path of a state dict")
+    with readable(path), open(path, "rb") as file:
+        return _load(path, file, key)
 
 
 def _load(path: str, file: IO[bytes], key: str | None) -> dict[str, Any]:

@@ -1,22 +1,102 @@
 """Pickles of PyTorch's files, read without running anything: the tensors that they describe, and what holds them.
 
-A pickle is a program that names functions and calls them. `read` follows that program, but looks up no name and calls
-nothing: the few functions that rebuild a tensor give its description, a `Stored`; names that stand for values (numbers
-of NumPy, paths, options) give an `Inert`; any other name ends the reading. So a file runs no code, and a tensor's shape
-and strides are judged before memory is taken for it. Python's protocols 0 to 5 are read.
+`jresnet.data.pickles` follows a pickle, and here is what its names stand for: the few functions that rebuild a tensor
+give its description, a `Stored`; names of values (numbers of NumPy, paths, options) give an `Inert`; any other name
+ends the reading. So a tensor's shape and strides are judged before memory is taken for it.
 """
 
-import pickletools
-from collections.abc import Callable
+import dataclasses
+import math
+import re
 from typing import IO, Any
 
-from jresnet.errors import first_line
-from jresnet.models.pickle_names import Global, Inert, Storage, Table, called, described, known
+from jresnet.data.pickles import OPERATIONS, Global, Inert, Machine
 
-__all__ = ["read"]
+__all__ = ["ITEM_SIZES", "Code", "Storage", "Stored", "Table", "read"]
 
-OPERATIONS = 500_000
-"""In one pickle, which take seconds; a network's has some 25 for each tensor."""
+NAME = 200
+"""Characters of the longest key that is kept."""
+DIMENSIONS, LARGEST = 64, 2**62
+"""PyTorch's own limit of a tensor's dimensions, and one of its sizes and strides."""
+
+ITEM_SIZES = {
+    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1,
+    "uint16": 2, "uint32": 4, "uint64": 8, "bool": 1, "complex128": 16, "complex64": 8, "complex32": 4, "quint8": 1,
+    "qint8": 1, "qint32": 4, "quint4x2": 1, "quint2x4": 1, "float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e4m3fnuz": 1,
+    "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1, "float4_e2m1fn_x2": 1,
+}  # fmt: skip
+"""Bytes of one element of each of PyTorch's dtypes."""
+
+_STORAGES = {
+    "Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64", "Int": "int32",
+    "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool", "ComplexDouble": "complex128",
+    "ComplexFloat": "complex64", "QUInt8": "quint8", "QInt8": "qint8", "QInt32": "qint32", "QUInt4x2": "quint4x2",
+    "QUInt2x4": "quint2x4", "Untyped": "uint8",
+}  # fmt: skip
+_STORAGE = re.compile(r"torch\.(?:cuda\.|storage\.)?(\w+)Storage")
+# What stands for a value of one's own choosing: numbers, options, paths, dates.
+_INERT = re.compile(
+    r"""builtins\.(set|frozenset|list|tuple|complex|bytes|bytearray|int|float|bool|str|slice|range|object
+        |xrange|unicode|long)
+    |_codecs\.encode | collections\.deque | types\.SimpleNamespace | argparse\.Namespace
+    |pathlib(\._local)?\.(Pure)?(Posix|Windows)?Path | datetime\.(datetime|date|time|timedelta|timezone)
+    |numpy\.(dtype|ndarray|dtypes\.\w+DType)
+    |numpy\.core\.(multiarray\.(scalar|_reconstruct)|numeric\._frombuffer)
+    |torch\.(device|Tensor|memory_format|per_(tensor|channel)_(affine|symmetric)|per_channel_affine_float_qparams)
+    |torch\.nn\.parameter\.(Parameter|Buffer) | torch\.serialization\._get_layout
+    |(pytorch_)?lightning(\.pytorch|\.fabric)?\.utilities\.(parsing|data)\.AttributeDict""",
+    re.VERBOSE,
+)
+_TABLES = {"collections.OrderedDict", "collections.defaultdict", "collections.Counter", "builtins.dict"}
+# Functions that rebuild what is no plain tensor, and the word for it.
+_OTHER_TENSORS = {
+    "_rebuild_sparse_tensor": "sparse", "_rebuild_sparse_csr_tensor": "sparse", "_rebuild_qtensor": "quantised",
+    "_rebuild_meta_tensor_no_storage": "meta", "_rebuild_nested_tensor": "nested",
+    "_rebuild_wrapper_subclass": "wrapped", "_rebuild_device_tensor_from_numpy": "another device's",
+    "_rebuild_device_tensor_from_cpu_tensor": "another device's",
+}  # fmt: skip
+
+
+class Code(ValueError):
+    """A pickle names what could run code; `name` is its qualified name."""
+
+    def __init__(self, name: str):
+        super().__init__(f"it names {name}, which could run code")
+        self.name = name
+
+
+class Table(dict[str, Any]):
+    """A dictionary, of which the entries under names are kept, and one of the other keys of tensors."""
+
+    unnamed: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Storage:
+    """Where a tensor's elements are: `size` of them from `start`, of the `whole` that the file's storage `key` has."""
+
+    key: str
+    dtype: str
+    whole: int
+    start: int
+    size: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor that a file describes: its shape, dtype by PyTorch's name, and elements, whose sign may be turned.
+
+    `offset` and `strides` count elements. `kind` is empty for a plain tensor, else a word for what it is; then there is
+    no storage.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    storage: Storage | None = None
+    offset: int = 0
+    strides: tuple[int, ...] = ()
+    negative: bool = False
+    kind: str = ""
 
 
 def read(stream: IO[bytes]) -> tuple[Any, list[Storage]]:
@@ -28,160 +108,101 @@ def read(stream: IO[bytes]) -> tuple[Any, list[Storage]]:
       Code: it names what could run code.
       ValueError: it is damaged, too long, or no pickle.
     """
-    machine = _Machine()
-    try:
-        for number, (operation, argument, _) in enumerate(pickletools.genops(stream)):
-            if number == OPERATIONS:
-                raise ValueError(f"a pickle of more than {OPERATIONS} operations")
-            machine.step(operation.name, argument)
-        return machine.stack.pop(), machine.storages
-    except (AttributeError, LookupError, RecursionError, TypeError) as error:  # operations without what they work on
-        raise ValueError(f"a damaged pickle: {first_line(error)}") from None
+    machine = _Tensors(room=OPERATIONS)
+    return machine.read(stream), machine.storages
 
 
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_VALUES = {
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
-    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
-    "BINBYTES8", "BYTEARRAY8",
-}  # fmt: skip
-_IGNORED = {"PROTO", "FRAME", "STOP"}
+class _Tensors(Machine):
+    """Follows a pickle of tensors. Entries of dictionaries are copied where a call has them, as Python 2 wrote them."""
 
+    table = Table
 
-class _Machine:
-    """The stack, the marked stacks below it, and the memo of a pickle that is followed."""
-
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.below: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
+    def __init__(self, room: int) -> None:
+        super().__init__(room)
         self.storages: list[Storage] = []
 
-    def step(self, name: str, argument: Any) -> None:
-        """Follow one operation."""
-        stack = self.stack
-        if name in _VALUES:
-            stack.append(argument)
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(self.memo[argument])
-        elif name not in _IGNORED:
-            _STEPS[name](self, argument)
+    def check_name(self, name: str) -> None:
+        """Code unless the name stands for a tensor, a container or a value."""
+        module, _, leaf = name.rpartition(".")
+        match = _STORAGE.fullmatch(name)
+        tensor = module in ("torch._utils", "torch._tensor") and re.fullmatch(r"_rebuild_\w+", leaf)
+        dtype = module == "torch" and leaf in ITEM_SIZES
+        storage = match is not None and match[1] in _STORAGES
+        if not any((tensor, dtype, storage, name in _TABLES, name == "torch.Size", _INERT.fullmatch(name))):
+            raise Code(name)
 
-    def marked(self) -> list[Any]:
-        """What lies above the last mark, taken away with it."""
-        above, self.stack = self.stack, self.below.pop()
-        return above
+    def called(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        leaf = name.rpartition(".")[2]
+        if name in _TABLES:
+            table, pairs = Table(), arguments[0] if arguments and isinstance(arguments[0], list) else []
+            self.spend(len(pairs))
+            for key, value in pairs:
+                self.put_item(table, key, value)
+            return table
+        if name == "torch.Size":
+            return _shape(arguments[0])
+        if leaf in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
+            return arguments[0]
+        if leaf == "_rebuild_from_type_v2":  # of a tensor with attributes: function, class, arguments, attributes
+            return self.called(arguments[0].name, arguments[2])
+        if leaf in ("_rebuild_tensor", "_rebuild_tensor_v2"):
+            storage, offset, shape, strides, *rest = arguments[:7]
+            return _stored(storage, offset, shape, strides, None, rest[2] if len(rest) > 2 else None)
+        if leaf == "_rebuild_tensor_v3":
+            storage, offset, shape, strides, _, _, dtype, *rest = arguments[:8]
+            return _stored(
+                storage, offset, shape, strides, dtype.name.removeprefix("torch."), rest[0] if rest else None
+            )
+        if leaf.startswith("_rebuild_"):
+            return Stored((), "", kind=_OTHER_TENSORS.get(leaf, leaf))
+        return Inert()
 
-    def mark(self, _: Any) -> None:
-        """Begin a stack above this one."""
-        self.below.append(self.stack)
-        self.stack = []
+    def put_item(self, table: dict[Any, Any], key: Any, value: Any) -> None:
+        if isinstance(key, str) and len(key) <= NAME:
+            table[key] = value
+        elif isinstance(value, Stored) and isinstance(table, Table):
+            short = key[:80] if isinstance(key, str | bytes) else key
+            table.unnamed = f"{short!r:.80}" if isinstance(key, int | float | bytes | str) else type(key).__name__
 
-    def push(self, value: Any) -> None:
-        """Put a value on the stack, which an argument with `marked` may have changed."""
-        self.stack.append(value)
-
-    def push_tuple(self, count: int) -> None:
-        """In place of so many values, the tuple of them."""
-        self.push(tuple(self.stack.pop() for _ in range(count))[::-1])
-
-    def put(self, place: int) -> None:
-        """Remember the value on top."""
-        if not 0 <= place < 2**32:
-            raise ValueError("an impossible place in the memo")
-        self.memo[place] = self.stack[-1]
-
-    def extend(self, items: list[Any]) -> None:
-        """Append to a list; what is no list takes no items."""
-        if isinstance(self.stack[-1], list):
-            self.stack[-1].extend(items)
-
-    def set_items(self, items: list[Any]) -> None:
-        """Set keys and values by turns in a table; what is no table takes none."""
-        if isinstance(self.stack[-1], Table):
-            self.stack[-1].put_all(zip(items[::2], items[1::2], strict=True))
-
-    def push_table(self, _: Any) -> None:
-        """In place of keys and values above a mark, the table of them."""
-        items = self.marked()
-        self.push(Table())
-        self.set_items(items)
-
-    def push_set(self, _: Any) -> None:
-        """In place of what is above a mark, a set, which is of no use here."""
-        self.marked()
-        self.push(Inert())
-
-    def push_name(self, name: str) -> None:
-        """Push a name of the form "module name"."""
-        module, _, name = name.partition(" ")
-        module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)  # as Python 2 has them
-        self.push(known(f"{module}.{name}"))
-
-    def call(self, arguments: Any) -> None:
-        """In place of a function on the stack, what its call would give."""
-        function = self.stack.pop()
-        if not isinstance(function, Global) or not isinstance(arguments, tuple):
-            raise ValueError("a call of what is no function")
-        self.push(called(function.name, arguments))
-
-    def call_with_words(self, _: Any) -> None:
-        """As `call`, for a class with arguments and keyword arguments above it."""
-        self.stack.pop()
-        self.call(self.stack.pop())
-
-    def call_name(self, name: Any) -> None:
-        """As `call`, for a name with arguments above a mark."""
-        arguments = tuple(self.marked())
-        self.push_name(name)
-        self.call(arguments)
-
-    def call_marked(self, _: Any) -> None:
-        """As `call`, for a class and its arguments above a mark."""
-        function, *arguments = self.marked()
-        self.push(function)
-        self.call(tuple(arguments))
-
-    def persistent(self, _: Any) -> None:
-        """In place of PyTorch's description of a storage, a `Storage`."""
-        self.storages.append(described(self.stack.pop()))
-        self.push(self.storages[-1])
+    def persistent(self, identity: Any) -> Storage:
+        self.storages.append(_described(identity))
+        return self.storages[-1]
 
 
-_STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
-    "MARK": _Machine.mark,
-    "MEMOIZE": lambda machine, _: machine.put(len(machine.memo)),
-    "PUT": _Machine.put,
-    "BINPUT": _Machine.put,
-    "LONG_BINPUT": _Machine.put,
-    "DUP": lambda machine, _: machine.push(machine.stack[-1]),
-    "POP": lambda machine, _: machine.stack.pop() if machine.stack else machine.marked(),
-    "POP_MARK": lambda machine, _: machine.marked(),
-    "EMPTY_LIST": lambda machine, _: machine.push([]),
-    "LIST": lambda machine, _: machine.push(machine.marked()),
-    "APPEND": lambda machine, _: machine.extend([machine.stack.pop()]),
-    "APPENDS": lambda machine, _: machine.extend(machine.marked()),
-    "TUPLE": lambda machine, _: machine.push(tuple(machine.marked())),
-    "TUPLE1": lambda machine, _: machine.push_tuple(1),
-    "TUPLE2": lambda machine, _: machine.push_tuple(2),
-    "TUPLE3": lambda machine, _: machine.push_tuple(3),
-    "EMPTY_DICT": lambda machine, _: machine.push(Table()),
-    "DICT": _Machine.push_table,
-    "SETITEM": lambda machine, _: machine.set_items([machine.stack.pop(), machine.stack.pop()][::-1]),
-    "SETITEMS": lambda machine, _: machine.set_items(machine.marked()),
-    "EMPTY_SET": lambda machine, _: machine.push(Inert()),
-    "FROZENSET": _Machine.push_set,
-    "ADDITEMS": lambda machine, _: machine.marked(),
-    "GLOBAL": _Machine.push_name,
-    "STACK_GLOBAL": lambda machine, _: machine.push_name(" ".join([machine.stack.pop(), machine.stack.pop()][::-1])),
-    "REDUCE": lambda machine, _: machine.call(machine.stack.pop()),
-    "NEWOBJ": lambda machine, _: machine.call(machine.stack.pop()),
-    "NEWOBJ_EX": _Machine.call_with_words,
-    "INST": _Machine.call_name,
-    "OBJ": _Machine.call_marked,
-    "BUILD": lambda machine, _: machine.stack.pop(),
-    "BINPERSID": _Machine.persistent,
-}
-"""Operations that push no value of their own; those of an extension registry are unknown."""
+def _shape(sizes: Any) -> tuple[int, ...]:
+    """Sizes or strides as a tuple."""
+    if len(sizes) > DIMENSIONS or not all(map(_natural, sizes)):
+        raise ValueError("a tensor of impossible shape")
+    return tuple(sizes)
+
+
+def _described(identity: Any) -> Storage:
+    """The storage of a persistent ID: ("storage", class, key, device, elements) and, in old files, a part of it."""
+    word, kind, key, _, whole, *view = identity[:6]
+    if word != "storage" or not isinstance(kind, Global) or not isinstance(key, str) or not _natural(whole):
+        raise ValueError("no storage")
+    match = _STORAGE.fullmatch(kind.name)
+    start, size = view[0][1:] if view and view[0] is not None else (0, whole)
+    if match is None or not _natural(start) or not _natural(size) or start + size > whole:
+        raise ValueError("no storage")
+    return Storage(key, _STORAGES[match[1]], whole, start, size)
+
+
+def _stored(storage: Any, offset: Any, shape: Any, strides: Any, dtype: str | None, metadata: Any) -> Stored:
+    """A plain tensor, after the checks that all of its elements lie in its storage."""
+    if not isinstance(storage, Storage):
+        raise ValueError("a tensor without a storage")
+    shape, strides = _shape(shape), _shape(strides)
+    if len(shape) != len(strides) or not _natural(offset):
+        raise ValueError("a tensor of impossible shape")
+    # A storage without a type counts bytes.
+    unit = ITEM_SIZES[dtype] // ITEM_SIZES[storage.dtype] if dtype else 1
+    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    if math.prod(shape) and (last + 1) * unit > storage.size:
+        raise ValueError(f"a tensor of shape {shape} reaches beyond its storage")
+    negative = isinstance(metadata, dict) and bool(metadata.get("neg"))
+    return Stored(shape, dtype or storage.dtype, storage, offset, strides, negative)
+
+
+def _natural(number: Any) -> bool:
+    return type(number) is int and 0 <= number < LARGEST

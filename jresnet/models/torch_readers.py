@@ -16,8 +16,7 @@ from typing import IO, Any, NoReturn, cast
 import jax.numpy as jnp
 import numpy as np
 
-from jresnet.models.pickle_names import ITEM_SIZES, Storage, Stored, Table
-from jresnet.models.torch_pickle import read
+from jresnet.models.torch_pickle import ITEM_SIZES, Storage, Stored, Table, read
 
 __all__ = ["Contents", "contents"]
 

@@ -184,7 +184,9 @@ def test_pickled_objects_are_refused_and_never_executed(tmp_path, key):
 
 
 def test_missing_files_and_other_formats(tmp_path):
-    refused(f"npz:{tmp_path / 'none.npz'}", "no file", tmp_path / "none.npz", "give the path")
+    refused(f"npz:{tmp_path / 'none.npz'}", "no such file", tmp_path / "none.npz", "give the path")
+    os.mkfifo(tmp_path / "pipe.npz")
+    refused(f"npz:{tmp_path / 'pipe.npz'}", "is a device or a pipe", "give the path")
     refused(f"npz:{tmp_path}", "lacks train_images, train_labels", "nothing", tmp_path)
     np.save(tmp_path / "one.npy", pixels(3, 3))
     refused(f"npz:{tmp_path / 'one.npy'}", "not an .npz file", tmp_path / "one.npy", "give the directory")

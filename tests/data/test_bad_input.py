@@ -92,7 +92,7 @@ def test_the_budget_of_the_final_experiment(here, capfd):
 
 DATA = {
     "cifar11": ["'cifar11'", "no such data set", "npz:FILE", "folder:DIR", "synthetic"],
-    "npz:none.npz": ["there is no file", "none.npz", "give the path"],
+    "npz:none.npz": ["none.npz: there is no such file", "give the path"],
     "npz:floats.npz": ["train images are float64", "uint8 from 0 to 255"],
     "folder:none": ["there is no directory", "none", "train/<class>/"],
 }

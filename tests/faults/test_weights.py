@@ -170,6 +170,7 @@ def bombs():
     networks = (part % n for n in range(few // 2) for part in (b"n%d.conv1.weight", b"n%d.layer1.0.conv1.weight"))
     kernels = {"networks": networks, "parts": (b"1." * 90 + b"%d.conv1.weight" % n for n in range(few))}
     tables = (b"}(" + text(b"a") + b"h\1" + text(b"b") + b"h\1uq\1" for _ in range(many // 3))
+    pairs, long = b"".join(text(b"%d" % n) + b"N\x86" for n in range(few)), b"x" * 2**25
     numbers = (b"\x8a\x0b" + (n * prime).to_bytes(11, "little") + b"N" for n in range(many))
     return {
         "deep": (text(b"a") + b"}") * many + b"s" * (many - 1),
@@ -179,6 +180,10 @@ def bombs():
         "long names": one + text(b"x" * 200) + b"q\2](" + b"}h\2h\1s" * few + b"e",
         "colliding keys": b"}(" + b"".join(numbers) + b"u",
         "colliding places": b"N" + b"".join(b"p%d\n" % (n * prime) for n in range(many)),
+        "copied pairs": b"](" + pairs + b"eq\2ccollections\nOrderedDict\nq\3" + b"h\3h\2\x85R" * (many // 2),
+        "copied sizes": b"](" + b"K\1" * many + b"eq\2ctorch\nSize\nq\3" + b"h\3h\2\x85R" * (many // 2),
+        "copied names": text(b"torch._utils") + b"q\2" + text(b"_rebuild_" + long) + b"q\3" + b"h\2h\3\x93" * many,
+        "copied keys": one + text(long) + b"q\2" + b"}h\2h\1s" * (many // 2),
         "long number": b"\x8b" + struct.pack("<i", 2**25) + b"\x7f" * 2**25,
         "array of bytes": b"cbuiltins\nbytearray\n\x8a\x06\0\0\0\0\0\x01\x85R",
         "tensor": b"ctorch\nTensor\n\x8a\x06\0\0\0\0\0\x01\x85R",
