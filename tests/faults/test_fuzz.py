@@ -340,7 +340,7 @@ def holds(found, text):
     """Whether a record that was read holds what its text says, and for the rest only defaults."""
     given = json.loads(text)
     found = json.loads(json.dumps(found))
-    defaults = vars(Config())
+    defaults = json.loads(json.dumps(vars(Config())))
 
     def agree(found, given):
         if isinstance(given, dict):
