@@ -4,9 +4,11 @@ import dataclasses
 import itertools
 import logging
 import unicodedata
+from collections.abc import Collection
 
 import numpy as np
 
+from jresnet.config import Source, require
 from jresnet.data.contents import Contents
 from jresnet.data.mapped import Images, MappedImages
 from jresnet.errors import InputError
@@ -14,6 +16,27 @@ from jresnet.errors import InputError
 # Unicode's categories of control characters, surrogates (undecodable bytes of file names) and line breaks, and the
 # characters that reorder the text around them.
 _UNPRINTABLE, _REORDERING = {"Cc", "Cs", "Zl", "Zp"}, set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def check_test(source: Source, splits: Collection[str]) -> None:
+    """Check, before the images of these splits are read, that it is clear what to test on.
+
+    Raises:
+      InputError: there is no test split and no option says what to test on, or an option does although there is one.
+    """
+    if "test" in splits:
+        own = "it has test images of its own: leave it out"
+        require(source, "test_from", source.test_from is None, own)
+        require(source, "holdout_test", source.holdout_test == 0, own)
+    elif source.test_from:
+        rule = "it has no validation images: use --holdout-test N"
+        require(source, "test_from", "validation" in splits, rule)
+    elif not source.holdout_test:
+        there = " and validation (val)" if "validation" in splits else ""
+        choices = "--test-from validation, or --holdout-test N" if there else "--holdout-test N"
+        raise InputError(
+            f"it has no test images, only train{there}: choose what to test on: {choices} of the training images"
+        )
 
 
 def checked_arrays(split: str, images: Images, labels: np.ndarray) -> tuple[Images, np.ndarray]:

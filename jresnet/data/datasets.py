@@ -12,7 +12,7 @@ import rich.console
 from jresnet.config import Source, require
 from jresnet.data import cifar, memory, synthetic
 from jresnet.data.arrays import read_npz
-from jresnet.data.checks import checked_arrays, checked_classes
+from jresnet.data.checks import check_test, checked_arrays, checked_classes
 from jresnet.data.cifar import read_cifar
 from jresnet.data.contents import Contents, size
 from jresnet.data.folder import read_folder
@@ -297,25 +297,15 @@ def _resized(split: Split, source: Source, console: rich.console.Console | None)
 
 def _with_test(source: Source, splits: dict[str, Split], classes: tuple[str, ...]) -> dict[str, Split]:
     """The splits with a test split: the data's own, or as --test-from or --holdout-test say."""
-    if "test" in splits:
-        own = f"its {len(splits['test'])} test images are the test split: leave it out"
-        require(source, "test_from", source.test_from is None, own)
-        require(source, "holdout_test", source.holdout_test == 0, own)
-        return splits
+    check_test(source, splits)
     if source.test_from:
-        if "validation" not in splits:
-            raise InputError("--test-from validation: it has no validation images: use --holdout-test N")
         return {"train": splits["train"], "test": splits["validation"]}
     if n := source.holdout_test:
         train = splits["train"]
         require(source, "holdout_test", n < len(train), f"must lie below {len(train)}, the training images")
         held = _held_out("--holdout-test", train.labels, classes, n, (n, _TEST_STREAM))
         return splits | {"train": train.take(~held), "test": train.take(held)}
-    there = " and validation (val)" if "validation" in splits else ""
-    choices = "--test-from validation, or --holdout-test N" if there else "--holdout-test N"
-    raise InputError(
-        f"it has no test images, only train{there}: choose what to test on: {choices} of the training images"
-    )
+    return splits
 
 
 def _shares(labels: np.ndarray, classes: int, n: int) -> np.ndarray:

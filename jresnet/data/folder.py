@@ -11,6 +11,7 @@ import rich.console
 
 from jresnet.config import Source
 from jresnet.data import decoded, images, layout, mapped
+from jresnet.data.checks import check_test
 from jresnet.data.contents import Contents
 from jresnet.data.files import readable
 from jresnet.errors import InputError, visible
@@ -34,11 +35,12 @@ def read_folder(source: Source, console: rich.console.Console | None = None) -> 
     root = os.path.abspath(os.path.expanduser(source.dataset.removeprefix("folder:")))
     with readable(root):
         found = layout.find(root, flat=source.holdout_test > 0)
-    _check_test(found, source)
+    _check_labels(found, source)
+    check_test(source, found.files)
     return _Reading(found, source, console).contents()
 
 
-def _check_test(found: layout.Layout, source: Source) -> None:
+def _check_labels(found: layout.Layout, source: Source) -> None:
     """Refuse test images without classes, unless others are to be tested on."""
     if found.unlabelled:
         if not (source.test_from or source.holdout_test):

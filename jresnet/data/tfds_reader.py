@@ -20,7 +20,7 @@ import numpy as np
 
 from jresnet.config import Source
 from jresnet.data import cache, cifar, images, memory
-from jresnet.data.checks import used_classes
+from jresnet.data.checks import check_test, used_classes
 from jresnet.data.contents import Contents, size
 from jresnet.errors import InputError, first_line
 
@@ -68,6 +68,7 @@ def _read(source: Source, directory: str) -> Contents:
     if not builder.is_prepared():
         _prepare(builder, directory)
     splits = _splits(builder)
+    check_test(source, splits)
     files = sorted(path for path in pathlib.Path(builder.data_dir).iterdir() if path.is_file())
     key = f"{builder.name}-{cache.digest(files)}{_resizing(source, builder)}"
     decoded = cache.load(key)
