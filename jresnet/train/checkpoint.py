@@ -8,6 +8,7 @@ import json
 import logging
 import pathlib
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,11 @@ def steps(directory: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in directory.glob("*") if path.name.isdecimal() and path.is_dir())
 
 
+def has_brackets(directory: pathlib.Path) -> bool:
+    """Whether the absolute path of a directory has square brackets, see `Checkpoints`."""
+    return not {*"[]"}.isdisjoint(str(directory.resolve()))
+
+
 class Checkpoints:
     """Writes and reads the checkpoints in one directory; a context manager that waits for pending writes.
 
@@ -91,6 +97,7 @@ class Checkpoints:
         )
         self._directory = pathlib.Path(directory).resolve()
         self._manager: ocp.CheckpointManager | None = None
+        self._alias: tempfile.TemporaryDirectory[str] | None = None
         self._runs = tuple(runs)
         self._saved: int | None = None  # the latest step, perhaps not yet on disk
 
@@ -179,8 +186,12 @@ class Checkpoints:
     def close(self) -> None:
         """Finish writing; CannotWrite if that fails."""
         manager, self._manager = self._manager, None
-        if manager is not None:
-            self._write(manager.close)
+        try:
+            if manager is not None:
+                self._write(manager.close)
+        finally:
+            if self._alias is not None:
+                self._alias.cleanup()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -199,8 +210,17 @@ class Checkpoints:
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(self._directory, options=self._options)
+            self._manager = ocp.CheckpointManager(self._without_brackets(), options=self._options)
         return self._manager
+
+    def _without_brackets(self) -> pathlib.Path:
+        """The directory by a name without brackets, in which Orbax would see a pattern and find nothing."""
+        if not has_brackets(self._directory):
+            return self._directory
+        self._alias = tempfile.TemporaryDirectory(prefix="jresnet-")
+        alias = pathlib.Path(self._alias.name, "checkpoints")
+        alias.symlink_to(self._directory)
+        return alias
 
     def _set_aside(self, damaged: Iterable[int]) -> None:
         """Move checkpoints into the directory DAMAGED; nothing is deleted."""

@@ -29,7 +29,7 @@ from jresnet.records.log import RunLog
 from jresnet.records.result import Result
 from jresnet.records.run import Run
 from jresnet.train import memory
-from jresnet.train.checkpoint import Checkpoints, steps
+from jresnet.train.checkpoint import Checkpoints, has_brackets, steps
 from jresnet.train.evaluate import Outputs, summarise
 from jresnet.train.signals import StopSignal, catch_stop_signals
 from jresnet.train.trainer import Trainer
@@ -102,6 +102,8 @@ def fit(
     directory = local_path(workdir, "--workdir")
     if not 0 <= seed < 2**32:
         raise InputError(f"seed {seed}: must lie from 0 to 2**32 - 1")
+    if has_brackets(directory) and jax.process_count() > 1:
+        raise InputError(f"--workdir {workdir}: several processes cannot share a path with brackets: choose another")
     parameters = models.check_network(config, len(dataset.classes), dataset.image_size)
     devices = Devices(config)
     pooled = devices.platform == "gpu" and models.from_config(config, 2).pools_first

@@ -25,13 +25,18 @@ def bits(tree):
     return jax.tree.map(np.asarray, tree | {"key": jax.random.key_data(tree["key"])})
 
 
-def test_state_and_metadata_are_restored_bit_for_bit(tmp_path):
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+@pytest.mark.parametrize("name", ["checkpoints", "run[1]/checkpoints", "[ab]/a b*?#{x}%41/checkpoints", "c[0]"])
+def test_state_and_metadata_are_restored_bit_for_bit(tmp_path, name):
+    with Checkpoints(tmp_path / name) as checkpoints:
         assert checkpoints.steps() == []
         checkpoints.save(7, state(7), Meta(seconds=1.25))
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+    with Checkpoints(tmp_path / name, keep=1) as checkpoints:
         assert checkpoints.steps() == [7]
         found, meta = checkpoints.restore(7, state())
+        checkpoints.save(9, state(9), Meta())
+    with Checkpoints(tmp_path / name, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [9]
+        chex.assert_trees_all_equal(bits(checkpoints.restore_newest(state())[0]), bits(state(9)))
     chex.assert_trees_all_equal(bits(found), bits(state(7)))
     assert (meta.seconds, meta.history, meta.execution) == (1.25, None, None)
 
