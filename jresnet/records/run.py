@@ -71,7 +71,7 @@ class Run:
     std: tuple[NonNegative, ...]
     """standard deviation of each colour channel, on the same scale"""
     earlier_epochs: tuple[Count, ...] | None = None
-    """the epochs that it was to have before it was given more"""
+    """the epochs that it was to have before their number was changed"""
     jresnet: str | None = None
     """the version of jresnet that began it"""
 
@@ -96,7 +96,7 @@ class Run:
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
-        """The `fingerprint`, and those of the time before the run was given more epochs."""
+        """The `fingerprint`, and those of the time before its number of epochs was changed."""
         planned = (self.config.epochs, *reversed(self.earlier_epochs or ()))
         configs = (dataclasses.replace(self.config, epochs=epochs) for epochs in planned)
         return tuple(dataclasses.replace(self, config=config).fingerprint for config in configs)
@@ -135,18 +135,17 @@ def digest(config: Config, sha256: str) -> str:
     return hashlib.sha256(json.dumps([options, sha256], sort_keys=True).encode()).hexdigest()
 
 
-def is_longer(config: Config, recorded: Config) -> bool:
-    """Whether a configuration is the recorded one with more epochs, and trains the recorded ones as that did.
+def is_replanned(config: Config, recorded: Config) -> bool:
+    """Whether a configuration is the recorded one but for its epochs, of which both train the common ones alike.
 
     Raises:
-      InputError: it has more epochs, but its learning rates depend on their number.
+      InputError: its learning rates depend on their number.
     """
-    if config.epochs <= recorded.epochs or identity(dataclasses.replace(config, epochs=recorded.epochs)) != identity(
-        recorded
-    ):
+    epochs = recorded.epochs
+    if config.epochs == epochs or identity(dataclasses.replace(config, epochs=epochs)) != identity(recorded):
         return False
-    rule = f"the run was to have {recorded.epochs}, and its {config.schedule} schedule depends on their number"
-    remedy = "only constant rates can go on: choose another directory to train anew"
+    rule = f"the run was to have {epochs}, and its {config.schedule} schedule depends on their number"
+    remedy = "only with constant rates can it change: choose another directory to train anew"
     require(config, "epochs", config.schedule == "constant", f"{rule}: {remedy}")
     return True
 

@@ -1,11 +1,11 @@
 """The directory of a run: config.json, result.json, predictions.npz, and their checksums."""
 
-import contextlib
 import dataclasses
 import hashlib
 import math
 import os
 import pathlib
+import shutil
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,10 +26,10 @@ from jresnet.records.files import (
 )  # fmt: skip
 from jresnet.records.lock import LOCK
 from jresnet.records.result import Result
-from jresnet.records.run import Run, config_from_json, differences, is_longer
+from jresnet.records.run import Run, config_from_json, differences, is_replanned
 
 CONFIG, RESULT, CURVES, CHECKPOINTS = "config.json", "result.json", "curves.png", "checkpoints"
-PREDICTIONS, SUMS = "predictions.npz", "sha256sums.txt"
+PREDICTIONS, SUMS, EARLIER = "predictions.npz", "sha256sums.txt", "earlier"
 
 
 def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume: bool) -> Result | None:
@@ -50,27 +50,27 @@ def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume:
             raise InputError(f"--workdir {workdir}: holds {RESULT} but no {CONFIG}: restore it, or choose another")
         return None
     run = read_run(workdir)
-    longer = is_longer(config, run.config)
-    planned = dataclasses.replace(config, epochs=run.config.epochs) if longer else config
+    replanned = is_replanned(config, run.config) and _can_replan(workdir, run, config.epochs)
+    planned = dataclasses.replace(config, epochs=run.config.epochs) if replanned else config
     if different := differences(run.to_json(), planned, seed, sha256):
         raise InputError(
             f"--workdir {workdir}: holds another run ({'; '.join(different)}): "
             "choose another directory, or that run's own options with --resume"
         )
     if not resume:
-        planned_for = f" with {run.config.epochs} epochs" if longer else ""
+        planned_for = f" with {run.config.epochs} epochs" if replanned else ""
         raise InputError(
             f"--workdir {workdir}: already holds this run{planned_for}: add --resume to continue it, or choose another "
             "directory"
         )
     result = read_result(workdir) if os.path.exists(workdir / RESULT) else None
-    return None if longer else result
+    return None if replanned else result
 
 
 def create(workdir: pathlib.Path, run: Run) -> None:
-    """Create the directory of a run that `check` has accepted, or give the run in it the epochs that it lacks.
+    """Create the directory of a run that `check` has accepted, or change the number of epochs of the run in it.
 
-    The result of a finished run that gets more epochs is kept as `result-N-epochs.json`.
+    The records of a finished run that gets more epochs are kept in `earlier/N-epochs/`.
 
     Raises:
       InputError: what it records of the images is not what they are.
@@ -83,17 +83,56 @@ def create(workdir: pathlib.Path, run: Run) -> None:
         return
     recorded = read_run(workdir)
     earlier = (*(recorded.earlier_epochs or ()), recorded.config.epochs)
-    longer = is_longer(run.config, recorded.config)
-    expected = dataclasses.replace(run, earlier_epochs=earlier if longer else recorded.earlier_epochs)
-    if recorded.fingerprint != expected.fingerprints[1 if longer else 0]:
+    replanned = is_replanned(run.config, recorded.config)
+    expected = dataclasses.replace(run, earlier_epochs=earlier if replanned else recorded.earlier_epochs)
+    if recorded.fingerprint != expected.fingerprints[1 if replanned else 0]:
         raise InputError(
             f"{workdir / CONFIG}: sizes, classes, mean or std are not those of the data: restore it, or move "
             f"{workdir} away to train again"
         )
-    if longer:
-        with writing(workdir), contextlib.suppress(FileNotFoundError):  # of an unfinished run
-            (workdir / RESULT).rename(workdir / f"result-{recorded.config.epochs}-epochs.json")
+    if replanned:
+        if (workdir / RESULT).exists():
+            _keep(workdir, workdir / EARLIER / f"{recorded.config.epochs}-epochs")
+            with writing(workdir):
+                (workdir / RESULT).unlink()
         write_json(workdir / CONFIG, dataclasses.replace(expected, jresnet=recorded.jresnet).to_json())
+
+
+def _can_replan(workdir: pathlib.Path, run: Run, epochs: int) -> bool:
+    """Whether the run in a directory can go on to more epochs, or end after fewer than it was to have.
+
+    Raises:
+      InputError: it is finished, and has no checkpoint from which it could go on.
+    """
+    saved, finished = steps(workdir / CHECKPOINTS), (workdir / RESULT).exists()
+    if epochs > run.config.epochs:
+        if finished and not saved:
+            raise InputError(
+                f"--epochs {epochs}: {workdir} holds the run with {run.config.epochs} epochs, but no checkpoint of it: "
+                "restore its checkpoints to go on, or choose another directory to train anew"
+            )
+        return True
+    done = -(-saved[-1] // run.config.steps_per_epoch(run.dataset.get("train", 1))) if saved else 0
+    return not finished and done <= epochs
+
+
+def _keep(workdir: pathlib.Path, copy: pathlib.Path) -> None:
+    """Copy the records of a finished run, complete or not at all; a copy that is there is one of the same records."""
+    with writing(copy):
+        copy.parent.mkdir(exist_ok=True)
+        if copy.exists():
+            return
+        unfinished = temporary_name(copy)
+        unfinished.mkdir()
+        for name in (CONFIG, METRICS, PREDICTIONS, SUMS, RESULT):
+            if (workdir / name).exists():
+                shutil.copy2(workdir / name, unfinished / name)
+        unfinished.rename(copy)
+
+
+def steps(checkpoints: pathlib.Path) -> list[int]:
+    """The steps of all complete checkpoints in a directory, ascending."""
+    return sorted(int(path.name) for path in checkpoints.glob("*") if path.name.isdecimal() and path.is_dir())
 
 
 def read_run(workdir: pathlib.Path) -> Run:

@@ -26,6 +26,7 @@ from jresnet.records import schema
 from jresnet.records.environment import Execution
 from jresnet.records.epoch import Epoch
 from jresnet.records.files import FULL, Record, free_name, writing
+from jresnet.records.run_directory import steps
 from jresnet.records.schema import Checked, Count, NonNegative
 
 DAMAGED = "checkpoints-damaged"
@@ -64,11 +65,6 @@ class _Verified(Meta):
 
 class Damaged(InputError):
     """A checkpoint is not what was saved, or not of this run; an older one may be."""
-
-
-def steps(directory: pathlib.Path) -> list[int]:
-    """The steps of all complete checkpoints in a directory, ascending."""
-    return sorted(int(path.name) for path in directory.glob("*") if path.name.isdecimal() and path.is_dir())
 
 
 def has_brackets(directory: pathlib.Path) -> bool:

@@ -29,7 +29,7 @@ from jresnet.records.log import RunLog
 from jresnet.records.result import Result
 from jresnet.records.run import Run
 from jresnet.train import memory
-from jresnet.train.checkpoint import Checkpoints, has_brackets, steps
+from jresnet.train.checkpoint import Checkpoints, has_brackets
 from jresnet.train.evaluate import Outputs, summarise
 from jresnet.train.signals import StopSignal, catch_stop_signals
 from jresnet.train.trainer import Trainer
@@ -85,7 +85,8 @@ def fit(
       seed: decides initial weights, validation split, order and augmentation; from 0 to 2**32 - 1.
       experiment: name of the run in its records.
       resume: continue from the latest checkpoint in `workdir`; if the run is finished, return its result. A run with
-        a constant learning rate, finished or not, may be given more epochs: it ends as if it had had them at once.
+        a constant learning rate may be given more epochs, or before it is finished fewer: it ends as if it had had them
+        from the start.
       keep: how many checkpoints to keep; None for all.
       checkpoint_seconds: at least so many seconds of training lie between two checkpoints, so that epochs that take
         longer are all saved; the first epoch, the last and the state at a stop signal are saved in any case.
@@ -200,7 +201,7 @@ def train(
 
 def what_is_left(directory: pathlib.Path) -> str:
     """What a run that cannot write has left, and how to go on, in words."""
-    complete = steps(directory / run_directory.CHECKPOINTS)
+    complete = run_directory.steps(directory / run_directory.CHECKPOINTS)
     if not complete:
         return "no checkpoint is complete yet: --resume starts it from the beginning"
     return f"its checkpoint of update {complete[-1]} is complete: go on from there with --resume"
@@ -237,7 +238,7 @@ def check_processes_agree(run: Run, directory: pathlib.Path, finished: Result | 
     settings = options | {
         "the seed": run.seed,
         "the data's sha256": run.dataset["sha256"],
-        f"the list of checkpoints in {directory}": steps(directory / run_directory.CHECKPOINTS),
+        f"the list of checkpoints in {directory}": run_directory.steps(directory / run_directory.CHECKPOINTS),
         f"the existence of {directory / run_directory.RESULT}": finished is not None,
     }
     for warning in distributed.require_equal(settings, environment.versions()):

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from jresnet import models
-from jresnet.cli.verify import verified
+from jresnet.cli.verify import runs_in, verified
 from jresnet.config import Config
 from jresnet.data.datasets import Split
 from jresnet.data.mapped import MappedImages
@@ -87,11 +87,28 @@ def test_a_run_that_is_given_more_epochs_ends_as_if_it_had_had_them_at_once(whol
     assert_same_run(source, tmp_path)
     run, result = run_directory.read_run(tmp_path), run_directory.read_result(tmp_path)
     assert (run.earlier_epochs, result.epochs) == ((1,), 3)
-    assert json.loads((tmp_path / "result-1-epochs.json").read_text()) == json.loads(json.dumps(first.to_json()))
-    assert "finished, records sound; 2 checkpoints sound" in verified(tmp_path)
+    assert run_directory.read_result(tmp_path / "earlier" / "1-epochs") == first
+    assert [verified(path).partition(";")[0] for path in runs_in(tmp_path)] == ["finished, records sound"] * 2
     assert Classifier.load(tmp_path).classes == make_dataset().classes
     with pytest.raises(InputError, match=r"holds another run \(epochs 3, not 2\)"):
         loop.fit(dataclasses.replace(config, epochs=2), make_dataset(), tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(InputError, match=r"--epochs 4: .* holds the run with 3 epochs, but no checkpoint of it"):
+        loop.fit(dataclasses.replace(config, epochs=4), make_dataset(), tmp_path)
+    assert run_directory.read_result(tmp_path) == result
+
+
+def test_an_unfinished_run_may_end_after_fewer_epochs_than_planned(whole, tmp_path):
+    config, source = whole
+    rewind(source, tmp_path / "run", 10)
+    record = json.loads((source / "config.json").read_text())
+    record["config"]["epochs"] = 20_000
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"epochs 20000, not 1"):  # two are trained already
+        loop.fit(dataclasses.replace(config, epochs=1), make_dataset(), tmp_path / "run")
+    loop.fit(config, make_dataset(), tmp_path / "run")
+    assert_same_run(source, tmp_path / "run")
+    assert run_directory.read_run(tmp_path / "run").earlier_epochs == (20_000,)
 
 
 @pytest.mark.slow
