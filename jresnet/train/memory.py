@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import jax
 
 from jresnet.config import Config
-from jresnet.data import memory
-from jresnet.data.memory import in_words
+from jresnet.data.memory import available, in_words
 from jresnet.errors import InputError, first_line
+from jresnet.parallel import distributed
 from jresnet.parallel.devices import Devices
 
 # Bytes of training for each parameter at the least: itself, its gradient and its momentum, in float32.
@@ -20,17 +20,17 @@ def left() -> int:
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in statistics:
         return int(statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))
-    return memory.available()
+    return available()
 
 
 def check_state(config: Config, parameters: int) -> None:
-    """Raise InputError if training so many parameters needs more memory than there is, whatever the batch."""
+    """Raise InputError if training so many parameters takes more memory than there is. A collective."""
     needed = _BYTES_PER_PARAMETER * parameters
     _require(needed, f"training {parameters:,} parameters needs at least", "lower --width, --blocks or --kernel-size")
 
 
 def check_step(program: jax.stages.Compiled, config: Config, devices: Devices) -> None:
-    """Raise InputError if a call of a training program needs more memory, beside its arguments, than there is."""
+    """Raise InputError if a call of a training program takes more memory than there is. A collective."""
     statistics = program.memory_analysis()
     if statistics is None:  # a backend that does not know
         return
@@ -43,8 +43,11 @@ def check_step(program: jax.stages.Compiled, config: Config, devices: Devices) -
 
 
 def _require(needed: int, what: str, remedy: str) -> None:
-    if needed > (there := left()):
-        raise InputError(f"{what} {in_words(needed)} of memory, and {in_words(there)} are there: {remedy}")
+    """Raise InputError, in every process of the run, if one of them has less than the bytes needed. A collective."""
+    there = left()
+    if distributed.process_max([needed > there]) == [1.0]:
+        there_in_words = f"{in_words(there)} are there" if needed > there else "another process of the run has less"
+        raise InputError(f"{what} {in_words(needed)} of memory, and {there_in_words}: {remedy}")
 
 
 def is_exhausted(error: BaseException) -> bool:

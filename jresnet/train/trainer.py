@@ -174,7 +174,9 @@ class Trainer:
         self._fixes = fixes_steps(config, devices)
         # Steps of the calls whose loop has a fixed number of them; None while their duration is not known.
         self._fixed_steps = self.source.steps_per_chunk
+        # Keys of the programs, see `_key`.
         self._compiled: set[tuple[Any, ...]] = set()
+        self._called: set[tuple[Any, ...]] = set()
         self._shapes = jax.eval_shape(self._init, *self._init_arguments)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self._shapes[0].params))
         self.compile_seconds = 0.0
@@ -185,9 +187,9 @@ class Trainer:
         self._begin_at(self._init(*self._init_arguments), seconds=0.0)
 
     def prepare(self) -> None:
-        """Compile the program of the first call; InputError if a call needs more memory than there is."""
+        """Compile the program of the first call; InputError if a call needs more memory than there is. A collective."""
         chunk = next(self.source.epoch(0, 0, lambda left: 1))
-        self._compile(chunk)
+        memory.check_step(self._compile(chunk), self.run.config, self.devices)
 
     def resume(self, checkpoints: Checkpoints) -> Sequence[Record] | None:
         """Go on from the newest sound checkpoint, if there is one, else from the state as it is.
@@ -243,9 +245,11 @@ class Trainer:
         if self.step == first_step:
             self.metrics, self.seconds = self.devices.replicate(Metrics.zero()), 0.0
         for chunk in self.source.epoch(epoch, self.step - first_step, lambda left: min(left, self._steps_per_call)):
-            if is_new := self._key(chunk) not in self._compiled:
+            key = self._key(chunk)
+            if key not in self._compiled:
                 log.advance(self.step - first_step, epoch, "compile")
-            program = self._compile(chunk)
+                self._compile(chunk)
+            program = self.program(key[0])
             started = time.perf_counter()
             self.state, self.metrics = program(self.state, self.metrics, *chunk)
             bad_step = int(self.devices.unreplicate(self.metrics.bad_step))
@@ -253,8 +257,9 @@ class Trainer:
             steps = chunk.last - chunk.first
             self.seconds += seconds
             self.step += steps
-            if not is_new:  # a program's first call also sets up the device's libraries
+            if key in self._called:  # a program's first call also sets up the device's libraries
                 self._choose_steps(steps, seconds)
+            self._called.add(key)
             log.advance(self.step - first_step, epoch, "train")
             if bad_step >= 0:
                 raise self._diverged("the loss", bad_step)
@@ -301,17 +306,13 @@ class Trainer:
         length = fixed_steps(chunk, self._fixed_steps if self._fixes else None)
         return length, *(leaf.shape for leaf in jax.tree.leaves(chunk.arrays))
 
-    def _compile(self, chunk: Chunk) -> jax.stages.Wrapped:
-        """The program for this chunk, compiled now if it is new, apart from the time of training."""
-        key = self._key(chunk)
-        program = self.program(key[0])
-        if key not in self._compiled:
-            started = time.perf_counter()
-            compiled = program.lower(self.state, self.metrics, *chunk).compile()
-            self.compile_seconds += time.perf_counter() - started
-            memory.check_step(compiled, self.run.config, self.devices)
-            self._compiled.add(key)
-        return program
+    def _compile(self, chunk: Chunk) -> jax.stages.Compiled:
+        """Compile the program for this chunk, apart from the time of training."""
+        started = time.perf_counter()
+        compiled = self.program(self._key(chunk)[0]).lower(self.state, self.metrics, *chunk).compile()
+        self.compile_seconds += time.perf_counter() - started
+        self._compiled.add(self._key(chunk))
+        return compiled
 
     def _diverged(self, what: str, step: int) -> Diverged:
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
