@@ -145,7 +145,7 @@ def test_every_epoch_holds_each_image_once_in_a_new_order():
     assert epochs[0] != epochs[1]
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_the_rival_takes_that_many_steps(precision, monkeypatch):
     taken = []
     step = torch.optim.SGD.step
@@ -159,7 +159,7 @@ def test_the_rival_takes_that_many_steps(precision, monkeypatch):
 
 
 @pytest.mark.parametrize("matmul", ["high", "highest"])
-@pytest.mark.parametrize("autocast", [None, "bfloat16"])
+@pytest.mark.parametrize("autocast", [pytest.param(None, marks=pytest.mark.slow), "bfloat16"])
 def test_a_rival_applies_the_settings_that_its_record_says(autocast, matmul, monkeypatch):
     """Whatever the settings, the process, the network, the loss and the optimizer have them."""
     settings = Settings(autocast, "reduce-overhead", None, "contiguous_format", "resident", False, False, matmul)

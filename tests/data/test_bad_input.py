@@ -140,14 +140,13 @@ def test_the_workdir_of_another_run(here, capfd):
     assert single.main("final", final.CONFIG, words) == 0
     capfd.readouterr()
     for option, difference in (
-        ("--width 3", "width 2, not 3"),
+        ("--width 3 --resume", "width 2, not 3"),
         ("--blocks 2 1", "blocks 1 1, not 2 1"),
         ("--first-seed 5", "seed 0, not 5"),
-        ("--dataset folder:folder", "data sha256"),
+        ("--dataset folder:folder --resume", "data sha256"),
     ):
-        for resume in ([], ["--resume"]):
-            message = refused(capfd, [*words, *option.split(), *resume], difference, "choose another directory")
-            assert message.startswith("--workdir run: holds another run")
+        message = refused(capfd, [*words, *option.split()], difference, "choose another directory")
+        assert message.startswith("--workdir run: holds another run")
     refused(capfd, words, "--workdir run: already holds this run: add --resume")
     for name, content in (("result.json", "{}"), ("result.json", "["), ("config.json", "{}"), ("config.json", "")):
         (here / "run" / name).write_text(content)

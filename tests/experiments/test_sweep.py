@@ -103,6 +103,7 @@ def cross_validate(capsys, *words):
     return status, out, err
 
 
+@pytest.mark.slow
 def test_cross_validation_from_end_to_end(here, capsys):
     words = ["--folds", "3", "--grid", "learning-rate=0.05,0.001", "--workdir", "cv"]
     status, out, err = cross_validate(capsys, *words)

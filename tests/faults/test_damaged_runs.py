@@ -263,6 +263,7 @@ def test_20_damages_end_to_end(tmp_path):
     assert healed >= 10
 
 
+@pytest.mark.slow
 def test_whole_numbers_for_rates_are_the_same_run(tmp_path):
     config = dataclasses.replace(SHORT, flip=0, warmup_epochs=1, grayscale=1)
     assert [type(value) for value in (config.flip, config.warmup_epochs)] == [float, float]

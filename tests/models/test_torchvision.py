@@ -71,7 +71,7 @@ def test_torchvision_gives_these_logits(name):
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        ("resnet18", jnp.float32),
+        pytest.param("resnet18", jnp.float32, marks=pytest.mark.slow),
         ("resnet18", jnp.float64),
         pytest.param("resnet50", jnp.float64, marks=pytest.mark.slow),
         pytest.param("resnet50", jnp.float32, marks=pytest.mark.slow),

@@ -252,6 +252,7 @@ def test_a_port_in_use_is_said(here, capsys):
             distributed.initialize(options)
 
 
+@pytest.mark.slow
 def test_processes_with_different_options_stop_before_training(here):
     found = end(begin(["--learning-rate", "0.05"], ["--learning-rate", "0.5"]))
     for status, stdout, stderr in found:
