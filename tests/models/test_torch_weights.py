@@ -152,6 +152,20 @@ def test_variables_of_another_network_are_not_written(variables):
         torch_weights.to_state_dict(variables, MODEL, "keras")
 
 
+@pytest.mark.parametrize(
+    "size", [(0, 0), (-3, 32), (28.5, 28), (32,), (32, 32, 3), 32, None, "ab", (True, True), (2**16, 2**15)]
+)
+def test_what_is_no_size_of_images_is_refused(network, variables, size):
+    uses = (
+        lambda: torch_weights.from_state_dict(network.state_dict(), MODEL, size),
+        lambda: torch_weights.relayout(network.state_dict(), MODEL, "torchvision", size),
+        lambda: torch_weights.to_state_dict(variables, MODEL, image_size=size),
+    )
+    for use in uses:
+        with pytest.raises(jresnet.InputError, match=r"^image_size .*must be a height and a width in whole pixels"):
+            use()
+
+
 def of_channels(network, count):
     """A network's tensors with a first convolution of this many channels."""
     kernel = torch.arange(4 * count * 9, dtype=torch.float32).reshape(4, count, 3, 3) / 7
