@@ -183,6 +183,8 @@ def test_of_several_state_dicts_one_is_chosen(tmp_path):
     same(load(path, key="model_ema"), OTHER)
     message = refusal(load, path, "ema")
     assert "key ema" in message and "model_ema, state.model" in message
+    message = refusal(load, saved(tmp_path / "plain.pth", PLAIN), "model")
+    assert message.endswith("key model: the file holds one state dict and nothing around it: omit --key (key=)")
     path = saved(path, {"a.b": PLAIN, "a": {"b": OTHER}})
     assert "holds 2 state dicts, a.b, a.b (1)" in refusal(load, path)
     same(load(path, "a.b (1)"), OTHER)
