@@ -242,6 +242,11 @@ def test_options_that_contradict_a_runs_record_are_refused(capsys, weights, tmp_
     assert config["config"]["dataset"] == config["dataset"]["name"] == "converted"
     assert config["jresnet"] == importlib.metadata.version("jresnet")
     assert sorted(path for path in tmp_path.rglob("*")) == before
+    # As earlier versions wrote it.
+    del config["jresnet"]
+    config["config"]["dataset"] = "cifar10"
+    (directory / "config.json").write_text(json.dumps(config))
+    assert jresnet.Classifier.load(directory).classes == ("0", "1", "2")
 
 
 def test_weights_of_another_network_are_refused_and_nothing_is_written(capsys, weights, tmp_path):
