@@ -9,6 +9,7 @@ four minutes on two shared CPU cores. README.md has a line about the committed r
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 import re
 import tempfile
@@ -17,7 +18,7 @@ import tyro.conf
 
 from experiments.study.results import data_name
 from jresnet import cli
-from jresnet.cli.convert import Convert, convert_file
+from jresnet.cli.convert import Convert, choose, convert_file
 from jresnet.config import Config, require
 from jresnet.data.datasets import Dataset, dataset_record, load_dataset
 from jresnet.errors import InputError, first_line
@@ -32,9 +33,12 @@ from jresnet.train.evaluate import Evaluator
 from jresnet.use.classifier import Classifier
 
 PROGRAM = "python -m experiments.published"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORD = pathlib.Path("experiments", "results", "published.json")
 # The normalisation of its training program, which is ImageNet's.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SIZE = (32, 32)
+"""Height and width in pixels of the images that the networks were trained on."""
 SOURCE = "akamaster/pytorch_resnet_cifar10 on GitHub, pretrained_models"
 PUBLISHED = {
     "12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8": 0.9173,
@@ -72,7 +76,7 @@ class Record:
     """The accuracies of published weights, the content of `published.json`."""
 
     command: str
-    """with names of files only"""
+    """with paths below the checkout as typed, and names only of files elsewhere"""
     source: str
     """who published the weights, and where"""
     dataset: DataJson
@@ -141,17 +145,17 @@ def evaluate(path: str, dataset: Dataset) -> Network:
         raise InputError(f"{path}: is not ResNet-20 or ResNet-56 of {SOURCE}: give the file as published")
     with tempfile.TemporaryDirectory() as directory:
         run = str(pathlib.Path(directory, "run"))
-        convert_file(Convert(source=path, target=run, mean=MEAN, std=STD, classes=dataset.classes), to_run=True)
+        options = Convert(source=path, target=run, mean=MEAN, std=STD, classes=dataset.classes, image_size=SIZE)
+        convert_file(options, to_run=True)
         classifier = Classifier.load(run)
-    config = recognise.recognise(shapes_of(load(path)), dataset.image_size)
-    assert config is not None  # it was converted
+    config = choose(options, shapes_of(load(path)))
     devices = Devices(Config(parallel="jit"))
     evaluator = Evaluator(classifier.model, (MEAN, STD), devices)
     outputs = evaluator(devices.replicate(classifier.variables), dataset.test)
     correct = int((outputs.predictions == dataset.test.labels).sum())
     return Network(
         file=pathlib.Path(path).name, sha256=sha256, network=recognise.as_words(config),
-        parameters=parameter_count(classifier.model, dataset.image_size), published=PUBLISHED[sha256],
+        parameters=parameter_count(classifier.model, SIZE), published=PUBLISHED[sha256],
         accuracy=correct / len(dataset.test), correct=correct, total=len(dataset.test),
         loss=float(outputs.losses.mean()),
     )  # fmt: skip
@@ -162,6 +166,9 @@ def main(words: list[str]) -> None:
     options = cli.parse(Options, words, PROGRAM)
     commit = environment.commit()
     dataset = load_dataset(options.dataset, options.data_dir)
+    height, width = dataset.image_size
+    rule = f"its images are {height} x {width}, and the networks were trained on {SIZE[0]} x {SIZE[1]}: give CIFAR-10"
+    require(options, "dataset", dataset.image_size == SIZE, rule)
     data = dataset_record(dataset, dataset.sha256)
     networks = []
     for path in options.weights:
@@ -179,8 +186,15 @@ def main(words: list[str]) -> None:
 
 
 def names(words: list[str]) -> list[str]:
-    """A command line with the names of files in the place of their paths."""
-    return [re.sub(r"[^:=]*/", "", word) for word in words]
+    """A command line in which files outside the checkout have their names in the place of their paths."""
+    return [re.sub(r"\A((?:--[^=/]+=)?(?:\w+:)?)(.+)\Z", _name, word, flags=re.DOTALL) for word in words]
+
+
+def _name(word: re.Match[str]) -> str:
+    """A word of a command line, such as npz:FILE or --output=FILE, without a path that only one machine has."""
+    before, path = word.groups()
+    inside = pathlib.Path(os.path.abspath(path)).is_relative_to(ROOT) and not path.startswith(("/", "~"))
+    return word[0] if inside else before + pathlib.Path(path).name
 
 
 if __name__ == "__main__":

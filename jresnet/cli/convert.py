@@ -11,6 +11,7 @@ from jresnet import models
 from jresnet.cli.network import NetworkOptions
 from jresnet.cli.program import make_console
 from jresnet.config import FLOAT32_SMALLEST, Config, Model, require
+from jresnet.data.checks import check_names
 from jresnet.errors import InputError
 from jresnet.models import recognise, torch_weights
 from jresnet.models.recognise import OPTIONS
@@ -92,10 +93,17 @@ def convert_file(options: Convert, to_run: bool) -> None:
     require(options, "mean", within, "must be numbers from 0 to 1, the scale of the images")
     within = all(FLOAT32_SMALLEST <= value <= 1 for value in options.std or ())
     require(options, "std", within, "must be numbers above 0 and at most 1, also in 32 bits (1.2e-38)")
+    try:
+        check_names(options.classes or ())
+    except InputError as error:
+        raise InputError(f"--classes: {error}") from None
     options.config(options.model or "resnet18")  # refuses bad values before the file is read
     state_dict = torch_weights.load(options.source, options.key)
     check_values(options.source, state_dict, strict=to_run)
     count = torch_weights.classes_of(state_dict)
+    if to_run and count < 2:
+        rule = f"its network has {count} class, and one in a run's directory has at least 2"
+        raise InputError(f"{options.source}: {rule}: name a file as the target, or give weights of more classes")
     config = choose(options, torch_weights.shapes_of(state_dict))
     classes = options.classes or tuple(map(str, range(count)))
     require(options, "classes", len(classes) == count, f"the weights have {count} classes: give {count} names")

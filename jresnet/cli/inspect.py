@@ -32,9 +32,8 @@ def run(options: Inspect) -> None:
     variant = models.VARIANTS[options.model]()
     image_size = options.size(variant)
     num_classes = variant.num_classes if options.num_classes is None else options.num_classes
-    for name, values in (("image_size", image_size), ("num_classes", (num_classes,)), ("budget", (options.budget,))):
-        within = all(1 <= value < 2**31 for value in values)
-        require(options, name, within, "must be from 1 to 2147483647", values)
+    for name, value in (("num_classes", num_classes), ("budget", options.budget)):
+        require(options, name, 1 <= value < 2**31, "must be from 1 to 2147483647")
     config = options.config(options.model)
     models.check_network(config, num_classes, image_size)
     network = models.from_config(config, num_classes)

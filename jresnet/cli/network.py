@@ -1,10 +1,11 @@
 """The options that describe a network."""
 
 import dataclasses
+import math
 from typing import Any
 
 from jresnet import models
-from jresnet.config import Config, Model, Shortcut, Stem
+from jresnet.config import Config, Model, Shortcut, Stem, numbers, require
 from jresnet.models.recognise import OPTIONS
 
 
@@ -28,6 +29,14 @@ class NetworkOptions:
     """Added to the variance by every batch normalisation."""
     image_size: tuple[int, int] | None = None
     """Height and width of the images in pixels (default: 32 32, or 224 224 for the imagenet networks)."""
+
+    def __post_init__(self) -> None:
+        """Check the image size; `config` checks the other options."""
+        sides = numbers(self.image_size)
+        within = all(1 <= side < 2**31 for side in sides)
+        require(self, "image_size", within, "must be from 1 to 2147483647")
+        few = math.prod(sides) < 2**31
+        require(self, "image_size", few, "must be below 2147483648 pixels in all, as JAX counts: choose smaller images")
 
     @property
     def given(self) -> dict[str, Any]:

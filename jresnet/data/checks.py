@@ -93,7 +93,7 @@ def checked_classes(labels: dict[str, np.ndarray], classes: tuple[str, ...] | No
       InputError: fewer than 2 classes, too few names, a class without training images, or a name that is empty, there
         twice, or that a terminal or a browser would not show as it is.
     """
-    _check_names(classes or ())
+    check_names(classes or ())
     present = set(np.unique(labels["train"]).tolist())
     count = max(present) + 1 if classes is None else len(classes)
     if min(present) == 1 and len(present) == max(present) and max(present) >= count - (classes is None):
@@ -151,8 +151,12 @@ def used_classes(contents: Contents, name: str) -> Contents:
     return dataclasses.replace(contents, splits=splits, classes=tuple(classes[label] for label in used))
 
 
-def _check_names(names: tuple[str, ...]) -> None:
-    """Refuse names that cannot be told apart on a screen, or not be shown there."""
+def check_names(names: tuple[str, ...]) -> None:
+    """Check that names of classes can be told apart on a screen, and be shown there.
+
+    Raises:
+      InputError: a name is empty, there twice, or would not be shown as it is.
+    """
     seen = set()
     for name in names:
         if not is_printable(name):

@@ -110,6 +110,19 @@ def usual_image_size(model: ResNet) -> tuple[int, int]:
     return (224, 224) if model.stem == "imagenet" else (32, 32)
 
 
+def check_image_size(image_size: Any) -> None:
+    """Check that this is (height, width) in pixels, of an image that JAX can count the pixels of.
+
+    Raises:
+      InputError: it is not.
+    """
+    pair = isinstance(image_size, tuple | list) and len(image_size) == 2
+    whole = pair and all(isinstance(side, int | np.integer) and not isinstance(side, bool) for side in image_size)
+    if not whole or min(image_size) < 1 or math.prod(map(int, image_size)) >= 2**31:
+        rule = "must be a height and a width in whole pixels from 1, below 2147483648 pixels in all"
+        raise InputError(f"image_size {image_size!r:.80}: {rule}: give the images' own, as in (32, 32)")
+
+
 def variable_shapes(model: ResNet, image_size: tuple[int, int]) -> dict[str, Any]:
     """What `model.init` returns on RGB images of `image_size`, (height, width) in pixels, as `jax.ShapeDtypeStruct`s.
 

@@ -147,7 +147,7 @@ def check_fit(shapes: Shapes, model: ResNet, image_size: tuple[int, int]) -> dic
 
     Raises:
       InputError: the tensors do not fit the network; the message counts the missing, unknown and wrongly shaped ones,
-        and names the network of the family that they do fit.
+        and names the network of the family that they do fit. Or `image_size` is no size of images.
     """
     paths, wanted = expected(model, image_size, layout_of(shapes))
     faults = _faults(shapes, wanted)

@@ -53,6 +53,8 @@ def choose(tree: Any, key: str | None = None) -> dict[str, Any]:
         raise InputError("holds no state dict: save model.state_dict()")
     if key is not None:
         if key not in places:
+            if places.keys() == {"."}:
+                raise InputError(f"key {key}: the file holds one state dict and nothing around it: omit --key (key=)")
             raise InputError(f"key {key}: must be one of {_listed(places)}: choose one of them")
         return _named(places[key])
     networks = {label: place for label, place in places.items() if _is_network(place)}

@@ -69,11 +69,12 @@ def check_values(source: str, tensors: Mapping[str, Any], strict: bool) -> None:
         with np.errstate(invalid="ignore"):
             bad = np.count_nonzero(~(np.abs(values) <= np.asarray(FLOAT32_LARGEST, np.result_type(values, np.float32))))
             below = np.count_nonzero(values < 0) if name.endswith("running_var") else 0
-        faults += [f"{name} has {bad} values that are NaN, infinite or beyond float32's range"] if bad else []
-        faults += [f"{name} has {below} negative values, as no variance has"] if below else []
+        rule = "values that are NaN, infinite or beyond float32's range"
+        faults += [f"{name} has {rule} ({bad} of {values.size})"] if bad else []
+        faults += [f"{name} has negative values, as no variance has ({below} of {values.size})"] if below else []
     if not faults:
         return
-    more = f", and {len(faults) - 1} more such tensors" if faults[1:] else ""
+    more = f"; other such tensors: {len(faults) - 1}" if faults[1:] else ""
     if strict:
         raise InputError(f"{source}: {faults[0]}{more}: no network computes with these: save sound weights")
     logging.getLogger(__name__).warning("%s: %s%s: they are kept as they are", source, faults[0], more)

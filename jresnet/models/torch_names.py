@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from jresnet.models.build import variable_shapes
+from jresnet.models.build import check_image_size, variable_shapes
 from jresnet.models.resnet import ResNet
 
 Layout = Literal["kuangliu", "torchvision"]
@@ -71,7 +71,11 @@ def expected(
     """For each name in a network's state dict: the path of our variable, and the shape of PyTorch's tensor.
 
     `num_batches_tracked` is left out. `image_size` is (height, width) in pixels.
+
+    Raises:
+      InputError: `image_size` is no size of images, or the pooling is larger than the last feature map.
     """
+    check_image_size(image_size)
     variables = flatten_dict(variable_shapes(model, image_size))
     paths = {torch_name(path, layout): path for path in variables}
     return paths, {name: to_torch(np.broadcast_to(0, variables[path].shape)).shape for name, path in paths.items()}

@@ -21,6 +21,7 @@ from jresnet.models.recognise import check_fit
 from jresnet.models.resnet import ResNet
 from jresnet.models.state_dicts import clean
 from jresnet.models.tensors import array_of as _array
+from jresnet.models.tensors import check_values
 from jresnet.models.torch_files import load, save
 from jresnet.models.torch_names import Layout, Shapes, expected, from_torch, layout_of, to_torch, torch_name
 
@@ -44,7 +45,8 @@ def from_state_dict(
 
     Prefixes of DataParallel and torch.compile are dropped. `num_batches_tracked` is ignored: PyTorch uses it only
     for a batch normalisation without momentum. A first convolution of one channel becomes one of three with a third of
-    its weights each, the same function of an image whose channels are equal; a warning says so.
+    its weights each, the same function of an image whose channels are equal; a warning says so. Another warning names
+    values that no network has: NaN, infinity, or a negative variance.
 
     >>> import jax, jresnet
     >>> model = jresnet.resnet18(num_classes=10, width=4)
@@ -67,15 +69,32 @@ def from_state_dict(
 
     Raises:
       InputError: keys are missing, unknown or of another shape, which the message counts, naming the first of each and
-        the network that the tensors do fit; or the file does not exist or holds something other than tensors.
+        the network that the tensors do fit; or the file does not exist or holds something other than tensors; or a
+        number is beyond the range of the model's param_dtype.
     """
+    source = "the state dict" if isinstance(state_dict, Mapping) else os.fspath(state_dict)
     tensors = clean(state_dict if isinstance(state_dict, Mapping) else load(state_dict))
     paths = check_fit(shapes_of(tensors), model, image_size)
     _spread_over_three_channels(tensors)
+    for name in paths:
+        _check_range(source, name, _array(tensors[name]), model.param_dtype)
+    check_values(source, {name: tensors[name] for name in paths}, strict=False)
     # jnp.array copies, where jnp.asarray would share the memory of a CPU tensor.
     arrays = {path: jnp.array(from_torch(_array(tensors[name])), model.param_dtype) for name, path in paths.items()}
     variables: dict[str, Any] = unflatten_dict(arrays)
     return variables
+
+
+def _check_range(source: str, name: str, array: np.ndarray, dtype: Any) -> None:
+    """InputError if a finite number of the tensor `name` would become infinite in this dtype."""
+    dtype = jnp.dtype(dtype)
+    with np.errstate(over="ignore"):
+        lost = np.count_nonzero(np.isfinite(array) & ~np.isfinite(array.astype(dtype)))
+    if lost:
+        rule = (
+            f"{name} has values beyond the range of {dtype.name} ({lost} of {array.size}), and would have infinite ones"
+        )
+        raise InputError(f"{source}: {rule}: save sound weights, or give a model of a wider param_dtype")
 
 
 def to_state_dict(

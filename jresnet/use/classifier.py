@@ -1,5 +1,6 @@
 """`Classifier`: a trained network with its normalisation and class names."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from jresnet.data.pipeline import pad_rows
 from jresnet.data.resize import resized
 from jresnet.errors import InputError
 from jresnet.parallel.compiler import compiler_options
-from jresnet.records import run_directory
+from jresnet.records import environment, run_directory
 from jresnet.records.files import local_path
 from jresnet.records.lock import hold
 from jresnet.records.run import Data, Run
@@ -137,7 +138,7 @@ def store(
 
     Args:
       directory: must be empty or missing.
-      config: the configuration of their network.
+      config: the configuration of their network, and how images are resized; recorded with `CONVERTED` as its data.
       variables: its `params` and `batch_stats`, float32.
       classes: class names, in the order of the logits.
       image_size: (height, width) of the images in pixels.
@@ -154,8 +155,11 @@ def store(
     program = init_program(model, optim.shared_optimizer(config, 1), (*image_size, 3))
     state, metrics = program(0, config.learning_rate, config.weight_decay)
     state = state.replace(params=variables["params"], batch_stats=variables["batch_stats"])
-    config, data = models.fill_defaults(config), Data(name=CONVERTED).to_json()
-    run = Run(CONVERTED, 0, config, data, tuple(classes), image_size, tuple(mean), tuple(std))
+    config = dataclasses.replace(models.fill_defaults(config), dataset=CONVERTED)
+    run = Run(
+        CONVERTED, 0, config, Data(name=CONVERTED).to_json(), tuple(classes), image_size, tuple(mean), tuple(std),
+        jresnet=environment.versions().get("jresnet"),
+    )  # fmt: skip
     with hold(path):
         with Checkpoints(path / run_directory.CHECKPOINTS, runs=run.fingerprints) as checkpoints:
             checkpoints.save(0, (state, metrics), Meta(history=()))

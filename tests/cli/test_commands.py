@@ -1,5 +1,6 @@
 """`python -m jresnet`: inspect prints a network's table and draws it, convert keeps every bit of the weights."""
 
+import importlib.metadata
 import json
 import re
 
@@ -85,6 +86,15 @@ def test_inspect_reads_every_option(capsys, tmp_path):
         ("convert a.pth run --mean 0 0 0 --std nan 1 1", "--std nan 1.0 1.0: must be numbers above 0"),
         ("convert a.pth run --mean 0 nan 0 --std 1 1 1", "--mean 0.0 nan 0.0: must be numbers from 0 to 1"),
         ("convert a.pth run --mean 0 123 0 --std 1 1 1", "--mean 0.0 123.0 0.0: must be numbers from 0 to 1"),
+        ("convert a.pth b.pth --image-size 0 0", "--image-size 0 0: must be from 1 to 2147483647"),
+        ("convert a.pth b.pth --image-size -3 32", "--image-size -3 32: must be from 1 to 2147483647"),
+        ("convert a.pth b.pth --image-size 65536 32768", "--image-size 65536 32768: must be below 2147483648 pixels"),
+        ("inspect resnet18 --image-size 65536 32768", "--image-size 65536 32768: must be below 2147483648 pixels"),
+        (
+            "convert a.pth run --mean 0 0 0 --std 1 1 1 --classes a \x1b[2J c",
+            "--classes: the class name '\\x1b[2J' holds",
+        ),
+        ("convert a.pth run --mean 0 0 0 --std 1 1 1 --classes a b a", "--classes: two classes have the name 'a'"),
         ("convert a.pth b.pth --epsilon 0", "--epsilon 0.0: must be above 0"),
         ("convert a.pth b.pth --shortcut A", "--shortcut A: must be one of projection, padding"),
         ("convert a.pth b.pth --stem large", "--stem large: must be one of small, small-pool, imagenet"),
@@ -229,7 +239,14 @@ def test_options_that_contradict_a_runs_record_are_refused(capsys, weights, tmp_
     # Another experiment's name, so that training does not resume from converted weights.
     config = json.loads((directory / "config.json").read_text())
     assert config["experiment"] == "converted" and config["config"]["width"] == 4
+    assert config["config"]["dataset"] == config["dataset"]["name"] == "converted"
+    assert config["jresnet"] == importlib.metadata.version("jresnet")
     assert sorted(path for path in tmp_path.rglob("*")) == before
+    # As earlier versions wrote it.
+    del config["jresnet"]
+    config["config"]["dataset"] = "cifar10"
+    (directory / "config.json").write_text(json.dumps(config))
+    assert jresnet.Classifier.load(directory).classes == ("0", "1", "2")
 
 
 def test_weights_of_another_network_are_refused_and_nothing_is_written(capsys, weights, tmp_path):

@@ -1,6 +1,7 @@
 """State dicts in and out: exact both ways, the same function in PyTorch, and the faults of a wrong one counted."""
 
 import functools
+import re
 
 import chex
 import jax
@@ -150,6 +151,43 @@ def test_variables_of_another_network_are_not_written(variables):
         torch_weights.to_state_dict(variables, jresnet.resnet18(num_classes=10, width=WIDTH))
     with pytest.raises(jresnet.InputError, match="layout keras: must be one of kuangliu, torchvision"):
         torch_weights.to_state_dict(variables, MODEL, "keras")
+
+
+def test_values_that_no_network_has_are_named_or_refused(tmp_path, network, caplog):
+    sound = network.state_dict()
+    torch_weights.from_state_dict(sound, MODEL)
+    assert not caplog.messages
+    bias = torch.tensor([1.0, float("nan"), float("inf"), 0, 0, 0, 0])
+    odd = {"bn1.running_var": -torch.ones(4), "linear.bias": bias}
+    variables = torch_weights.from_state_dict(sound | odd, MODEL)
+    np.testing.assert_array_equal(variables["params"]["linear"]["bias"], bias)
+    (line,) = caplog.messages
+    assert line.startswith("the state dict: bn1.running_var has negative values, as no variance has (4 of 4); other")
+
+    wide = sound | {"linear.bias": torch.tensor([1e300, -1e39, 3e38, 1e-300, 0, 0, 0], dtype=torch.float64)}
+    torch.save(wide, path := tmp_path / "wide.pth")
+    rule = "linear.bias has values beyond the range of float32 (2 of 7)"
+    for source, name in ((wide, "the state dict"), (path, path)):
+        with pytest.raises(jresnet.InputError, match=f"^{re.escape(f'{name}: {rule}')}"):
+            torch_weights.from_state_dict(source, MODEL)
+    half = sound | {"linear.bias": torch.full((7,), 7e4)}
+    with pytest.raises(jresnet.InputError, match=r"linear\.bias has values beyond the range of float16 \(7 of 7\)"):
+        torch_weights.from_state_dict(half, MODEL.clone(param_dtype=jnp.float16))
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    "size", [(0, 0), (-3, 32), (28.5, 28), (32,), (32, 32, 3), 32, None, "ab", (True, True), (2**16, 2**15)]
+)
+def test_what_is_no_size_of_images_is_refused(network, variables, size):
+    uses = (
+        lambda: torch_weights.from_state_dict(network.state_dict(), MODEL, size),
+        lambda: torch_weights.relayout(network.state_dict(), MODEL, "torchvision", size),
+        lambda: torch_weights.to_state_dict(variables, MODEL, image_size=size),
+    )
+    for use in uses:
+        with pytest.raises(jresnet.InputError, match=r"^image_size .*must be a height and a width in whole pixels"):
+            use()
 
 
 def of_channels(network, count):
