@@ -80,8 +80,8 @@ def _contents(path: str, keys: Sequence[str], read: Callable[[str], np.ndarray])
         logging.getLogger(__name__).warning(f"{path}: {_listed(passed)} {'is' if len(passed) == 1 else 'are'} not used")
     classes = _classes(path, read(named[0]), named[0]) if named else None
     images = as_levels({split: read(pair[0]) for split, pair in pairs.items()}, path)
-    labels, classes = as_indices({split: read(pair[1]) for split, pair in pairs.items()}, classes, path)
-    return Contents({split: (images[split], labels[split]) for split in pairs}, classes)
+    labels, classes, columns = as_indices({split: read(pair[1]) for split, pair in pairs.items()}, classes, path)
+    return Contents({split: (images[split], labels[split]) for split in pairs}, classes, columns=columns)
 
 
 def _pairs(path: str, keys: Sequence[str]) -> Keys:

@@ -86,17 +86,26 @@ def _checked_labels(split: str, labels: np.ndarray) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def checked_classes(labels: dict[str, np.ndarray], classes: tuple[str, ...] | None) -> tuple[str, ...]:
+def checked_classes(
+    labels: dict[str, np.ndarray], classes: tuple[str, ...] | None, columns: int | None = None
+) -> tuple[str, ...]:
     """Check that every class has a training image and every label a class, and name the classes if they have no names.
 
+    There are as many classes as names, or as `columns` of one-hot labels, or as the training labels count up to.
+
     Raises:
-      InputError: fewer than 2 classes, too few names, a class without training images, or a name that is empty, there
-        twice, or that a terminal or a browser would not show as it is.
+      InputError: names and columns that differ, fewer than 2 classes, too few names, a class without training images, or
+        a name that is empty, there twice, or that a terminal or a browser would not show as it is.
     """
     _check_names(classes or ())
+    if classes is not None and columns not in (None, len(classes)):
+        raise InputError(
+            f"one-hot labels have {columns} columns for {len(classes)} class names: give one name per column"
+        )
     present = set(np.unique(labels["train"]).tolist())
-    count = max(present) + 1 if classes is None else len(classes)
-    if min(present) == 1 and len(present) == max(present) and max(present) >= count - (classes is None):
+    declared = columns if classes is None else len(classes)
+    count = max(present) + 1 if declared is None else declared
+    if min(present) == 1 and len(present) == max(present) and max(present) >= count - (declared is None):
         raise InputError(
             f"labels go from 1 to {max(present)}, without 0: subtract 1 from them if class 0 does not exist, or add "
             "training images of it"
@@ -109,7 +118,7 @@ def checked_classes(labels: dict[str, np.ndarray], classes: tuple[str, ...] | No
         names = ", ".join(str(label) if classes is None else classes[label] for label in empty)
         raise InputError(
             f"{missing} of {count} classes have no training image ({names}{', ...' if missing > 10 else ''}): "
-            "add some, or number the classes without gaps"
+            f"add some, or {'drop the empty columns' if columns else 'number the classes without gaps'}"
         )
     if count < 2:
         raise InputError(f"it has {count} class: give at least 2")

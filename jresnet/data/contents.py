@@ -18,12 +18,14 @@ class Contents:
     Attributes:
       splits: images and labels by split.
       classes: class names, indexed by the labels; None if the source has none.
+      columns: how many columns the labels had, if they were one-hot: so many classes they declare; else None.
       skipped: files that are not readable images, relative to the data set, if the source was read without them.
     """
 
     splits: Arrays
     classes: tuple[str, ...] | None
     skipped: tuple[str, ...] = ()
+    columns: int | None = None
 
 
 def size(image: Images) -> str:

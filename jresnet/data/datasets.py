@@ -254,7 +254,8 @@ def load_dataset(
         contents = _read(source, console)
         splits = {split: Split(*checked_arrays(split, *pair)) for split, pair in contents.splits.items()}
         splits = {split: _resized(part, source, console) for split, part in splits.items()}
-        classes = checked_classes({split: part.labels for split, part in splits.items()}, contents.classes)
+        labels = {split: part.labels for split, part in splits.items()}
+        classes = checked_classes(labels, contents.classes, contents.columns)
         splits = _with_test(source, splits, classes)
         empty = splits["train"].take(slice(0))
         parts = (splits["train"], splits.get("validation", empty), splits["test"])
