@@ -94,8 +94,8 @@ def checked_classes(
     There are as many classes as names, or as `columns` of one-hot labels, or as the training labels count up to.
 
     Raises:
-      InputError: names and columns that differ, fewer than 2 classes, too few names, a class without training images, or
-        a name that is empty, there twice, or that a terminal or a browser would not show as it is.
+      InputError: names and columns that differ, fewer than 2 classes, too few names, a class without training images,
+        or a name that is empty, there twice, or that a terminal or a browser would not show as it is.
     """
     _check_names(classes or ())
     if classes is not None and columns not in (None, len(classes)):

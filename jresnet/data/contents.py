@@ -11,6 +11,14 @@ Arrays = Mapping[str, tuple[Images, np.ndarray]]
 """Images and labels as stored, by split: "train" and, if the source has them, "validation" and "test"."""
 
 
+SPLITS = {
+    "train": "train", "training": "train",
+    "validation": "validation", "val": "validation", "valid": "validation", "dev": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""Name of a split as people write it, in lower case -> the split."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contents:
     """The contents of a data set as stored; `jresnet.data.checks` validates them.

@@ -14,7 +14,7 @@ from jresnet.data import decoded, images, layout, mapped
 from jresnet.data.checks import check_test
 from jresnet.data.contents import Contents
 from jresnet.data.files import readable
-from jresnet.errors import InputError, visible
+from jresnet.errors import InputError, listed, visible
 
 _NAMED = 10
 # To be raised whenever the same file becomes other pixels than before: decoded images are cached.
@@ -26,11 +26,11 @@ def read_folder(source: Source, console: rich.console.Console | None = None) -> 
 
     The classes are the sub-folders of train in sorted order, the files of a class those in its folder and below. What
     lies there is read or refused; hidden files, those that systems leave, and lists beside the classes are passed over,
-    which is said. Symbolic links are followed.
+    which a warning says. Symbolic links are followed.
 
     Raises:
-      InputError: no such layout, files that are no readable images, all named at once, unequal sizes without
-        `source.image_size`, or images that together exceed the machine's memory.
+      InputError: no such layout, folders that cannot be read, files that are no readable images, all named at once,
+        unequal sizes without `source.image_size`, or images that together exceed the machine's memory.
     """
     root = os.path.abspath(os.path.expanduser(source.dataset.removeprefix("folder:")))
     with readable(root):
@@ -138,12 +138,11 @@ class _Reading:
         readable = [path for path in paths if path not in self.found.refused]
         decoded.in_parallel(check, readable, "checking images", self.console)
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        listed = ", ".join(f"{height} x {width} ({count:,})" for (height, width), count in ranked[:_NAMED])
+        sizes = listed((f"{height} x {width} ({count:,})" for (height, width), count in ranked), _NAMED)
         height, width = ranked[0][0]
-        more = ", ..." if len(ranked) > _NAMED else ""
         besides = f"; besides, {self.refusal()}" if self.found.refused and not self.source.skip_unreadable else ""
         return InputError(
-            f"its images have {len(counts):,} sizes (height x width, and how many): {listed}{more}: resize them with "
+            f"its images have {len(counts):,} sizes (height x width, and how many): {sizes}: resize them with "
             f"--image-size, as in --image-size {height} {width}, and --resize crop, pad or stretch{besides}"
         )
 
@@ -152,22 +151,21 @@ class _Reading:
         if self.found.refused and not self.source.skip_unreadable:
             raise InputError(self.refusal())
         if self.found.refused:
-            _warn(f"left out, as no readable images, are {_count(self.found.refused)}: {self.reasons()}")
+            _warn(f"{_count(self.found.refused)} left out: {self.reasons()}")
 
     def refusal(self) -> str:
         refused = self.found.refused
         if len(refused) == 1:
             ((path, reason),) = refused.items()
-            return f"{path} cannot be read as an image ({reason}): repair or remove it, or --skip-unreadable"
+            return f"{path} cannot be used ({reason}): repair, move or remove it, or leave it out: --skip-unreadable"
         return (
-            f"{len(refused):,} files cannot be read as images: {self.reasons()}: repair or remove them, or go on "
-            "without them with --skip-unreadable"
+            f"{len(refused):,} files cannot be used: {self.reasons()}: repair, move or remove them, or leave them out: "
+            "--skip-unreadable"
         )
 
     def reasons(self) -> str:
         refused = sorted(self.found.refused.items())
-        listed = ", ".join(f"{path} ({reason})" for path, reason in refused[:_NAMED])
-        return f"{listed}{', ...' if len(refused) > _NAMED else ''}"
+        return listed((f"{path} ({reason})" for path, reason in refused), _NAMED, longest=None)
 
     def say(self) -> None:
         """Warn of what was passed over, and of what was read in a way that a user may not expect."""
@@ -188,15 +186,11 @@ class _Reading:
 
     def few(self, paths: Iterable[str]) -> str:
         names = _relative(self.found.root, paths)
-        return f"{_count(names)} ({_listed(names, 3)})"
+        return f"{_count(names)} ({listed(names, 3)})"
 
 
 def _count(files: Collection[str]) -> str:
     return f"{len(files):,} {'file' if len(files) == 1 else 'files'}"
-
-
-def _listed(names: tuple[str, ...], most: int) -> str:
-    return f"{', '.join(names[:most])}{', ...' if len(names) > most else ''}"
 
 
 def _relative(root: str, paths: Iterable[str]) -> tuple[str, ...]:
