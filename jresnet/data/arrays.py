@@ -12,7 +12,7 @@ from jresnet.data import npz
 from jresnet.data.contents import SPLITS, Contents
 from jresnet.data.files import check_file, check_readable
 from jresnet.data.labels import as_indices, as_text
-from jresnet.data.pixels import as_levels
+from jresnet.data.levels import as_levels
 from jresnet.errors import InputError, listed
 
 Keys = dict[str, tuple[str, str]]
@@ -36,7 +36,7 @@ def read_npz(file: str) -> Contents:
 
     The names are a split (train, test, and val, valid, validation or dev) and images, x or data, or labels, y or
     targets, in either order; without a split they are the training images. Names of classes may stand in `classes`.
-    What images and labels may be is in `jresnet.data.pixels.as_levels` and `jresnet.data.labels.as_indices`.
+    What images and labels may be is in `jresnet.data.levels.as_levels` and `jresnet.data.labels.as_indices`.
 
     Raises:
       InputError: a missing file or array, arrays with two meanings or none, pickled objects (never unpickled), or a

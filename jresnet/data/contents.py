@@ -34,9 +34,3 @@ class Contents:
     classes: tuple[str, ...] | None
     skipped: tuple[str, ...] = ()
     columns: int | None = None
-
-
-def size(image: Images) -> str:
-    """ "height x width" of [..., height, width, channels], for messages."""
-    height, width = image.shape[-3:-1]
-    return f"{height} x {width}"

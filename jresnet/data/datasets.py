@@ -14,9 +14,9 @@ from jresnet.data import cifar, memory, synthetic
 from jresnet.data.arrays import read_npz
 from jresnet.data.checks import check_test, checked_arrays, checked_classes
 from jresnet.data.cifar import read_cifar
-from jresnet.data.contents import Contents, size
+from jresnet.data.contents import Contents
 from jresnet.data.folder import read_folder
-from jresnet.data.mapped import Images, pieces, select
+from jresnet.data.mapped import Images, pieces, select, size
 from jresnet.data.resize import resized_all
 from jresnet.data.tfds_reader import directory_of, is_prepared, read_tfds
 from jresnet.errors import InputError, first_line

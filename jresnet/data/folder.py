@@ -14,6 +14,7 @@ from jresnet.data import decoded, images, layout, mapped
 from jresnet.data.checks import check_test
 from jresnet.data.contents import Contents
 from jresnet.data.files import readable
+from jresnet.data.resize import resized
 from jresnet.errors import InputError, listed, visible
 
 _NAMED = 10
@@ -97,7 +98,7 @@ class _Reading:
         pixels = self.pixels(path)
         if self.source.image_size is None and pixels.shape[:2] != size:
             raise InputError(f"its pixels are {pixels.shape[0]} x {pixels.shape[1]}, unlike its header")
-        return images.resized(pixels, size, self.source.resize, self.source.background)
+        return resized(pixels, size, self.source.resize, self.source.background)
 
     def pixels(self, path: str) -> np.ndarray:
         return images.pixels(path, self.source.background, lambda note: self.notes.setdefault(note, []).append(path))

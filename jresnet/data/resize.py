@@ -5,9 +5,8 @@ import rich.console
 
 from jresnet.config import Resize
 from jresnet.data import decoded, memory
+from jresnet.data.color import Color
 from jresnet.data.mapped import Images
-
-Color = tuple[int, int, int]
 
 
 def resized(array: np.ndarray, image_size: tuple[int, int], resize: Resize, background: Color) -> np.ndarray:

@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from jresnet.config import Source
-from jresnet.data import cache, cifar, images, memory
+from jresnet.data import cache, cifar, memory
 from jresnet.data.checks import check_test, used_classes
-from jresnet.data.contents import Contents, size
+from jresnet.data.contents import Contents
+from jresnet.data.mapped import size
+from jresnet.data.resize import resized
 from jresnet.errors import InputError, first_line
 
 _NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d+(\.(\d+|\*)){2})?")
@@ -264,7 +266,7 @@ def _read_split(tfds: Any, builder: Any, split: str, source: Source) -> tuple[np
     for batch in tfds.as_numpy(dataset):
         if source.image_size and not known_size:
             image = np.broadcast_to(batch["image"][0], (*batch["image"].shape[1:3], 3))
-            batch["image"] = images.resized(image, source.image_size, source.resize, source.background)[None]
+            batch["image"] = resized(image, source.image_size, source.resize, source.background)[None]
         batches.append(batch)
         first, last = batches[0]["image"], batch["image"]
         if last.shape[1:] != first.shape[1:]:
