@@ -1,6 +1,5 @@
 """Data sets in files of arrays: an .npz file, or a directory of .npy files, in the layouts that people have."""
 
-import logging
 import os
 import re
 import zipfile
@@ -13,7 +12,9 @@ from jresnet.data.contents import SPLITS, Contents
 from jresnet.data.files import check_file, check_readable
 from jresnet.data.labels import as_indices, as_text
 from jresnet.data.levels import as_levels
+from jresnet.data.progress import warn
 from jresnet.errors import InputError, listed
+from jresnet.records.files import local_path
 
 Keys = dict[str, tuple[str, str]]
 """The names of a split's images and labels, by split."""
@@ -39,10 +40,10 @@ def read_npz(file: str) -> Contents:
     What images and labels may be is in `jresnet.data.levels.as_levels` and `jresnet.data.labels.as_indices`.
 
     Raises:
-      InputError: a missing file or array, arrays with two meanings or none, pickled objects (never unpickled), or a
-        damaged file.
+      InputError: a URL, a missing file or array, arrays with two meanings or none, pickled objects (never unpickled),
+        or a damaged file.
     """
-    path = os.path.abspath(os.path.expanduser(file))
+    path = os.path.abspath(local_path(file))
     if os.path.isdir(path):
         return _contents(path, npz.names_in(path), lambda key: npz.read_file(os.path.join(path, f"{key}.npy")))
     check_file(path, "give the path of an .npz file after npz:")
@@ -73,9 +74,7 @@ def _contents(path: str, keys: Sequence[str], read: Callable[[str], np.ndarray])
         raise InputError(f"{path} has {' and '.join(named)}: keep one of them, the names of the classes")
     used = {*named, *(key for pair in pairs.values() for key in pair)}
     if passed := sorted(set(keys) - used):
-        logging.getLogger(__name__).warning(
-            f"{path}: {listed(passed, 10)} {'is' if len(passed) == 1 else 'are'} not used"
-        )
+        warn(f"{path}: {listed(passed, 10)} {'is' if len(passed) == 1 else 'are'} not used")
     classes = _classes(path, read(named[0]), named[0]) if named else None
     images = as_levels({split: read(pair[0]) for split, pair in pairs.items()}, path)
     labels, classes, columns = as_indices({split: read(pair[1]) for split, pair in pairs.items()}, classes, path)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import math
 import pathlib
 import shutil
@@ -14,7 +13,7 @@ import rich.console
 
 from jresnet.data import npz
 from jresnet.data.mapped import Images, MappedImages, pieces
-from jresnet.data.progress import tracked
+from jresnet.data.progress import tracked, warn
 from jresnet.errors import CannotWrite
 from jresnet.records.files import OLD, atomic_write, cache_directory, parse_json, sweep, write_json, writing
 
@@ -58,7 +57,7 @@ def store(name: str, arrays: Mapping[str, np.ndarray]) -> None:
         # Last: if two processes write at once, `load` rejects a file that is not the recorded one.
         write_json(record, {"size": path.stat().st_size, "sha256": digest([path])})
     except CannotWrite as error:
-        logging.getLogger(__name__).warning(f"decoded images are not cached, and will be decoded again: {error}")
+        warn(f"decoded images are not cached, and will be decoded again: {error}")
 
 
 def load_images(

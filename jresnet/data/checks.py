@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import logging
 import unicodedata
 from collections.abc import Collection
 
@@ -11,6 +10,7 @@ import numpy as np
 from jresnet.config import Source, require
 from jresnet.data.contents import Contents
 from jresnet.data.mapped import Images, MappedImages
+from jresnet.data.progress import warn
 from jresnet.errors import InputError
 
 # Unicode's categories of control characters, surrogates (undecodable bytes of file names) and line breaks, and the
@@ -48,13 +48,13 @@ def checked_arrays(split: str, images: Images, labels: np.ndarray) -> tuple[Imag
       InputError: other shapes or dtypes, or labels that cannot be class indices.
     """
     where = f"{split} images"
-    if images.dtype != np.uint8:
-        raise InputError(f"{where} are {images.dtype}: save them as uint8 from 0 to 255")
     if images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)):
         alpha = " (without alpha, images[..., :3])" if images.shape[3:] == (4,) else ""
         raise InputError(
             f"{where} have shape {images.shape}: make it (n, height, width), or that with 1 or 3 channels{alpha}"
         )
+    if images.dtype != np.uint8:
+        raise InputError(f"{where} are {images.dtype}: save them as uint8 from 0 to 255")
     if 0 in images.shape[1:]:
         raise InputError(f"{where} have shape {images.shape}, no pixels: give images of at least 1 x 1")
     if len(images) == 0 and split != "validation":
@@ -154,9 +154,7 @@ def used_classes(contents: Contents, name: str) -> Contents:
         splits[split] = pixels, new[old]
     unused = [unused for label, unused in enumerate(classes) if new[label] < 0]
     listed = ", ".join(unused[:10]) + (", ..." if len(unused) > 10 else "")
-    logging.getLogger(__name__).warning(
-        f"{name}: {len(unused)} of {len(classes)} classes have no training image and are left out ({listed})"
-    )
+    warn(f"{name}: {len(unused)} of {len(classes)} classes have no training image and are left out ({listed})")
     return dataclasses.replace(contents, splits=splits, classes=tuple(classes[label] for label in used))
 
 

@@ -102,7 +102,7 @@ class Dataset:
             if len(split) and split.images.shape[1:3] != self.image_size:
                 raise InputError(
                     f"{name} images are {size(split.images)}, train images {size(self.train.images)} (height x width): "
-                    "resize all to one size first"
+                    "give --image-size H W, or resize all to one size first"
                 )
 
     @property
@@ -277,6 +277,8 @@ def _read(source: Source, console: rich.console.Console | None) -> Contents:
     if name == "synthetic":
         images, labels, test_images, test_labels = synthetic.draw(_SYNTHETIC_TRAIN, _SYNTHETIC_TEST)
         return Contents({"train": (images, labels), "test": (test_images, test_labels)}, synthetic.CLASSES)
+    if name in ("npz:", "folder:"):
+        raise InputError(f"no path follows the colon: give one, or {name}. for the current directory")
     if name.startswith("npz:"):
         return read_npz(name.removeprefix("npz:"))
     if folder:

@@ -1,7 +1,6 @@
 """Image files -> one array: decoded in parallel, once for equal files, into memory or, if that is short, a file."""
 
 import hashlib
-import logging
 import math
 import os
 import time
@@ -16,7 +15,7 @@ import rich.console
 
 from jresnet.data import cache, memory
 from jresnet.data.mapped import Images, MappedImages
-from jresnet.data.progress import tracked
+from jresnet.data.progress import tracked, warn
 from jresnet.errors import CannotWrite, InputError
 from jresnet.records.environment import cpu_cores
 from jresnet.records.files import cache_directory
@@ -84,7 +83,7 @@ def decode_files(
                 cache.store_images(name, images, reasons)
         except CannotWrite as error:
             message = f"decoded images are not cached, and will be decoded again: {error}"
-            logging.getLogger(__name__).warning(message)
+            warn(message)
     return images, reasons
 
 

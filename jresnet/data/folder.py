@@ -1,6 +1,5 @@
 """Data sets in folders of image files, one folder for each class."""
 
-import logging
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -14,8 +13,10 @@ from jresnet.data import decoded, images, layout, mapped
 from jresnet.data.checks import check_test
 from jresnet.data.contents import Contents
 from jresnet.data.files import readable
+from jresnet.data.progress import warn
 from jresnet.data.resize import resized
 from jresnet.errors import InputError, listed, visible
+from jresnet.records.files import local_path
 
 _NAMED = 10
 # To be raised whenever the same file becomes other pixels than before: decoded images are cached.
@@ -33,7 +34,7 @@ def read_folder(source: Source, console: rich.console.Console | None = None) -> 
       InputError: no such layout, folders that cannot be read, files that are no readable images, all named at once,
         unequal sizes without `source.image_size`, or images that together exceed the machine's memory.
     """
-    root = os.path.abspath(os.path.expanduser(source.dataset.removeprefix("folder:")))
+    root = os.path.abspath(local_path(source.dataset.removeprefix("folder:")))
     with readable(root):
         found = layout.find(root, flat=source.holdout_test > 0)
     _check_labels(found, source)
@@ -49,7 +50,7 @@ def _check_labels(found: layout.Layout, source: Source) -> None:
                 f"the images in {found.unlabelled} are in no folders of train's classes, so they have no labels: "
                 "sort them into such, or test on others with --test-from validation or --holdout-test N"
             )
-        _warn(f"the images in {found.unlabelled} have no labels and are left out")
+        warn(f"the images in {found.unlabelled} have no labels and are left out")
 
 
 class _Reading:
@@ -152,7 +153,7 @@ class _Reading:
         if self.found.refused and not self.source.skip_unreadable:
             raise InputError(self.refusal())
         if self.found.refused:
-            _warn(f"{_count(self.found.refused)} left out: {self.reasons()}")
+            warn(f"{_count(self.found.refused)} left out: {self.reasons()}")
 
     def refusal(self) -> str:
         refused = self.found.refused
@@ -172,18 +173,17 @@ class _Reading:
         """Warn of what was passed over, and of what was read in a way that a user may not expect."""
         found = self.found
         if found.flat:
-            _warn(f"{found.root} has no train: its folders are taken as the classes of training images")
+            warn(f"{found.root} has no train: its folders are taken as the classes of training images")
         if found.litter or found.others:
-            litter = [f"{found.litter:,} hidden files or files of systems"] if found.litter else []
+            kind = "hidden or system file" + "s" * (found.litter > 1)
+            litter = [f"{found.litter:,} {kind}"] if found.litter else []
             others = [f"{self.few(found.others)} beside the images"] if found.others else []
-            _warn(f"{found.root}: passed over {' and '.join(litter + others)}")
+            warn(f"{found.root}: passed over {' and '.join(litter + others)}")
         ranked = sorted(self.notes.items(), key=lambda item: (-len(item[1]), item[0]))
         for note, paths in ranked[:3]:
-            _warn(f"{found.root}: {self.few(paths)} {note}")
-        if len(ranked) > 3:
-            _warn(
-                f"{found.root}: {sum(len(paths) for _, paths in ranked[3:]):,} files make Pillow warn of other things"
-            )
+            warn(f"{found.root}: {self.few(paths)}: {note}")
+        if more := {path for _, paths in ranked[3:] for path in paths}:
+            warn(f"{found.root}: Pillow warns of other things in {_count(more)}")
 
     def few(self, paths: Iterable[str]) -> str:
         names = _relative(self.found.root, paths)
@@ -196,7 +196,3 @@ def _count(files: Collection[str]) -> str:
 
 def _relative(root: str, paths: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(os.path.relpath(path, root) for path in paths))
-
-
-def _warn(text: str) -> None:
-    logging.getLogger(__name__).warning(visible(" ".join(text.splitlines())))

@@ -76,7 +76,7 @@ def pixels(file: str | Any, background: Color, note: Note) -> np.ndarray:
                 if image.format == "PNG" and _may_lack_pixels(image):
                     whole.check_png_pixels(data)
                 if image.format in _SEVERAL and getattr(image, "is_animated", False):
-                    note("hold several pictures, frames or pages, of which the first is read")
+                    note("of several pictures, frames or pages the first is read")
                 return _upright(shown, _orientation(image, note))
 
 
@@ -159,7 +159,7 @@ def _orientation(image: Any, note: Note) -> int:
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # Pillow's reader of EXIF has errors of several kinds for damage
-        note("have damaged EXIF data, and are taken as upright")
+        note("damaged EXIF data, taken as upright")
         return 1
     return value if value in range(1, 9) else 1
 
@@ -214,7 +214,7 @@ def without_warnings() -> Iterator[None]:
             if note is None:
                 show(message, *rest, **options)
             else:
-                note(f"make Pillow warn: {' '.join(str(message).split())}")
+                note(f"Pillow warns: {' '.join(str(message).split())}")
 
         warnings.showwarning = shown
         yield

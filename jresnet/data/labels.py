@@ -1,11 +1,11 @@
 """Arrays of labels as people store them, from one-hot rows to words: read as class indices, or refused."""
 
-import logging
 import sys
 from collections.abc import Mapping
 
 import numpy as np
 
+from jresnet.data.progress import warn
 from jresnet.errors import InputError
 
 Labels = Mapping[str, np.ndarray]
@@ -48,7 +48,7 @@ def _from_one_hot(labels: Labels, where: str) -> tuple[dict[str, np.ndarray], in
             raise InputError(
                 f"{found}, multi-hot: a row has several classes or none: give one class per image, shape (n,) or (n, 1)"
             )
-    _say(where, f"labels are one-hot, of shapes {shapes}: read as their argmax")
+    warn(f"{where}: labels are one-hot, of shapes {shapes}: read as their argmax")
     columns = labels["train"].shape[1]
     return {split: array.argmax(axis=1) for split, array in labels.items()}, columns
 
@@ -72,7 +72,7 @@ def _from_words(
         raise InputError(f"labels are numbers as text, such as {names[0]!r}: save labels.astype(int)")
     order = np.argsort(names, kind="stable")
     found = {split: order[np.searchsorted(np.array(names)[order], array)] for split, array in words.items()}
-    _say(where, f"labels are words, numbered in {'the order of classes' if classes else 'sorted order'}")
+    warn(f"{where}: labels are words, numbered in {'the order of classes' if classes else 'sorted order'}")
     return found, names
 
 
@@ -102,7 +102,3 @@ def _whole(split: str, array: np.ndarray) -> np.ndarray:
         value = values[~whole][0]
         raise InputError(f"{split} labels are {array.dtype} such as {value:.6g}: save them as integers from 0")
     return array.astype(np.int64)
-
-
-def _say(where: str, what: str) -> None:
-    logging.getLogger(__name__).warning(f"{where}: {what}")

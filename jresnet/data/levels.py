@@ -3,12 +3,12 @@
 What a split holds is judged over all splits together: a dark test split does not make another rule.
 """
 
-import logging
 import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from jresnet.data.progress import warn
 from jresnet.errors import InputError
 
 Images = Mapping[str, np.ndarray]
@@ -52,7 +52,7 @@ def _channels_last(images: Images, where: str) -> dict[str, np.ndarray]:
             f"images have shape {solid[0].shape}, which could be (n, height, width, channels) or (n, channels, height, "
             "width): store them with channels last and a height of neither 1 nor 3, or as (n, height, width)"
         )
-    _say(where, f"images of shape {solid[0].shape} are read as (n, channels, height, width)")
+    warn(f"{where}: images of shape {solid[0].shape} are read as (n, channels, height, width)")
     return {split: array.transpose(0, 2, 3, 1) if array.ndim == 4 else array for split, array in images.items()}
 
 
@@ -78,9 +78,9 @@ def _as_uint8(images: Images, where: str) -> dict[str, np.ndarray]:
     (rule,) = set(rules.values())
     levels = {split: _converted(split, array, _SCALES[rule]) for split, array in images.items()}
     if rule != "0 to 255":
-        _say(where, f"images are {rule}, read as levels from 0 to 255")
+        warn(f"{where}: images are {rule}, read as levels from 0 to 255")
     elif max((int(array.max()) for array in levels.values() if array.size), default=255) <= 1:
-        _say(where, "no level of the images is above 1, of 255: if they were floats in 0..1, save them times 255")
+        warn(f"{where}: no level of the images is above 1, of 255: if they were floats in 0..1, save them times 255")
     return levels
 
 
@@ -156,7 +156,3 @@ def _converted(split: str, array: np.ndarray, scale: Callable[[np.ndarray], np.n
             )
         levels[start : start + rows] = rounded
     return levels
-
-
-def _say(where: str, what: str) -> None:
-    logging.getLogger(__name__).warning(f"{where}: {what}")

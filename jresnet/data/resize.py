@@ -60,7 +60,8 @@ def resized_all(
       InputError: they exceed the machine's memory.
     """
     height, width = image_size
-    memory.check(f"{len(images):,} images of {height} x {width}", len(images) * height * width * 3)
+    size = len(images) * height * width * 3
+    memory.check(f"{len(images):,} images of {height} x {width}", size, "lower --image-size, or give fewer images")
     result = np.empty((len(images), height, width, 3), np.uint8)
 
     def fill(index: int) -> None:

@@ -25,6 +25,7 @@ from jresnet.data.contents import Contents
 from jresnet.data.mapped import size
 from jresnet.data.resize import resized
 from jresnet.errors import InputError, first_line
+from jresnet.records.files import local_path
 
 _NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d+(\.(\d+|\*)){2})?")
 _BATCH = 1000
@@ -32,9 +33,10 @@ _PROBE_SECONDS = 3.0
 
 
 def directory_of(source: Source) -> str:
-    """The directory of prepared data sets, absolute."""
-    directory = source.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return os.path.abspath(os.path.expanduser(directory))
+    """The directory of prepared data sets, absolute; InputError for a URL, as no network is asked for data."""
+    if source.data_dir:
+        return os.path.abspath(local_path(source.data_dir, "--data-dir"))
+    return os.path.abspath(local_path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "TFDS_DATA_DIR"))
 
 
 def is_prepared(name: str, directory: str) -> bool:
