@@ -11,7 +11,7 @@ from jresnet.config import Source, require
 from jresnet.data.contents import Contents
 from jresnet.data.mapped import Images, MappedImages
 from jresnet.data.progress import warn
-from jresnet.errors import InputError
+from jresnet.errors import InputError, listed
 
 # Unicode's categories of control characters, surrogates (undecodable bytes of file names) and line breaks, and the
 # characters that reorder the text around them.
@@ -153,8 +153,10 @@ def used_classes(contents: Contents, name: str) -> Contents:
             )
         splits[split] = pixels, new[old]
     unused = [unused for label, unused in enumerate(classes) if new[label] < 0]
-    listed = ", ".join(unused[:10]) + (", ..." if len(unused) > 10 else "")
-    warn(f"{name}: {len(unused)} of {len(classes)} classes have no training image and are left out ({listed})")
+    warn(
+        f"{name}: {len(unused)} of {len(classes)} classes have no training image and are left out "
+        f"({listed(unused, 10)})"
+    )
     return dataclasses.replace(contents, splits=splits, classes=tuple(classes[label] for label in used))
 
 
