@@ -198,13 +198,28 @@ def check_types(options: Any) -> None:
     for name, hint in hints(options.__class__).items():
         value = getattr(options, name)
         if not fits(value, hint):
-            given = type(value).__name__
-            require(options, name, False, f"must be of type {getattr(hint, '__name__', hint)}, not {given}")
+            require(options, name, False, _mismatch(value, hint))
         if isinstance(value, int) and hint is float and abs(value) < 2**31:  # as a record holds it
             object.__setattr__(options, name, float(value))
     for name, listed in literals(options.__class__).items():
         value = getattr(options, name)
         require(options, name, value is None or value in listed, f"must be one of {', '.join(listed)}")
+
+
+def _mismatch(value: object, hint: Any) -> str:
+    """The rule that a value of another type than `hint` breaks; of tuples, how many elements of which types it has."""
+    count = next((len(get_args(part)) for part in (hint, *get_args(hint)) if _is_fixed(part)), 0)
+    if count and isinstance(value, tuple) and len(value) != count:
+        return f"must have {count} values, not {len(value)}"
+    given = type(value).__name__
+    if isinstance(value, tuple):
+        given += f" of {' and '.join(dict.fromkeys(type(part).__name__ for part in value)) or 'nothing'}"
+    return f"must be of type {hint.__name__ if isinstance(hint, type) else hint}, not {given}"
+
+
+def _is_fixed(hint: Any) -> bool:
+    """Whether a type is a tuple of so many elements."""
+    return get_origin(hint) is tuple and get_args(hint)[1:] != (...,)
 
 
 @functools.cache
@@ -243,11 +258,10 @@ def fits(value: object, hint: Any) -> bool:
             hint is bool or not isinstance(value, bool)
         )
     if get_origin(hint) is tuple:
-        element, *rest = get_args(hint)
-        fixed = rest != [...]
+        element = get_args(hint)[0]
         return (
             isinstance(value, tuple)
-            and (not fixed or len(value) == 1 + len(rest))
+            and (not _is_fixed(hint) or len(value) == len(get_args(hint)))
             and all(fits(part, element) for part in value)
         )
     return any(fits(value, part) for part in get_args(hint))

@@ -4,6 +4,8 @@ A program's `main` maps them to exit statuses: `Diverged` 1, `InputError` 2, `Lo
 128 + signal.
 """
 
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Unusable input. The message is one line: the value, the rule that it breaks, the remedy."""
@@ -43,6 +45,17 @@ class Interrupted(Exception):
 def visible(text: str) -> str:
     """A text without characters that a terminal would obey: they become Python's escapes, as in \\x1b."""
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+
+
+def listed(names: Iterable[str], most: int, longest: int | None = 100) -> str:
+    """The first `most` names, each `visible`, on one line and cut to `longest` characters, and how many more there are.
+
+    >>> listed("abc", most=2)
+    'a, b and 1 more'
+    """
+    names = list(names)
+    shown = ", ".join(visible(name).replace("\n", "\\n")[:longest] or repr(name) for name in names[:most])
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 
 def first_line(error: BaseException) -> str:

@@ -1,6 +1,5 @@
 """Data sets in files of arrays: an .npz file, or a directory of .npy files, in the layouts that people have."""
 
-import logging
 import os
 import re
 import zipfile
@@ -9,19 +8,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from jresnet.data import npz
-from jresnet.data.contents import Contents
+from jresnet.data.contents import SPLITS, Contents
 from jresnet.data.files import check_file, check_readable
 from jresnet.data.labels import as_indices, as_text
-from jresnet.data.pixels import as_levels
-from jresnet.errors import InputError, visible
+from jresnet.data.levels import as_levels
+from jresnet.data.progress import warn
+from jresnet.errors import InputError, listed
+from jresnet.records.files import local_path
 
 Keys = dict[str, tuple[str, str]]
 """The names of a split's images and labels, by split."""
 
-_SPLITS = {
-    "train": "train", "training": "train", "test": "test", "testing": "test", "val": "validation",
-    "valid": "validation", "validation": "validation", "dev": "validation",
-}  # fmt: skip
 _IMAGES = {
     "images": "labels", "image": "label", "imgs": "labels", "img": "label", "x": "y", "data": "labels",
     "inputs": "targets", "features": "labels",
@@ -40,13 +37,13 @@ def read_npz(file: str) -> Contents:
 
     The names are a split (train, test, and val, valid, validation or dev) and images, x or data, or labels, y or
     targets, in either order; without a split they are the training images. Names of classes may stand in `classes`.
-    What images and labels may be is in `jresnet.data.pixels.as_levels` and `jresnet.data.labels.as_indices`.
+    What images and labels may be is in `jresnet.data.levels.as_levels` and `jresnet.data.labels.as_indices`.
 
     Raises:
-      InputError: a missing file or array, arrays with two meanings or none, pickled objects (never unpickled), or a
-        damaged file.
+      InputError: a URL, a missing file or array, arrays with two meanings or none, pickled objects (never unpickled),
+        or a damaged file.
     """
-    path = os.path.abspath(os.path.expanduser(file))
+    path = os.path.abspath(local_path(file))
     if os.path.isdir(path):
         return _contents(path, npz.names_in(path), lambda key: npz.read_file(os.path.join(path, f"{key}.npy")))
     check_file(path, "give the path of an .npz file after npz:")
@@ -77,11 +74,11 @@ def _contents(path: str, keys: Sequence[str], read: Callable[[str], np.ndarray])
         raise InputError(f"{path} has {' and '.join(named)}: keep one of them, the names of the classes")
     used = {*named, *(key for pair in pairs.values() for key in pair)}
     if passed := sorted(set(keys) - used):
-        logging.getLogger(__name__).warning(f"{path}: {_listed(passed)} {'is' if len(passed) == 1 else 'are'} not used")
+        warn(f"{path}: {listed(passed, 10)} {'is' if len(passed) == 1 else 'are'} not used")
     classes = _classes(path, read(named[0]), named[0]) if named else None
     images = as_levels({split: read(pair[0]) for split, pair in pairs.items()}, path)
-    labels, classes = as_indices({split: read(pair[1]) for split, pair in pairs.items()}, classes, path)
-    return Contents({split: (images[split], labels[split]) for split in pairs}, classes)
+    labels, classes, columns = as_indices({split: read(pair[1]) for split, pair in pairs.items()}, classes, path)
+    return Contents({split: (images[split], labels[split]) for split in pairs}, classes, columns=columns)
 
 
 def _pairs(path: str, keys: Sequence[str]) -> Keys:
@@ -97,7 +94,7 @@ def _pairs(path: str, keys: Sequence[str]) -> Keys:
         _partner(found, split, kind) for split in splits for kind in ("images", "labels") if (split, kind) not in found
     ]
     if missing:
-        raise InputError(f"{path} lacks {', '.join(missing)} (has {_listed(sorted(keys)) or 'nothing'}): {_WANTED}")
+        raise InputError(f"{path} lacks {', '.join(missing)} (has {listed(sorted(keys), 10) or 'nothing'}): {_WANTED}")
     return {split: (found[split, "images"][0], found[split, "labels"][0]) for split in splits}
 
 
@@ -105,7 +102,7 @@ def _meaning(key: str) -> tuple[str, str] | None:
     """The split and the kind, "images" or "labels", that a name says; None if it says anything else."""
     words = [word.lower() for word in _WORD.findall(key)]
     kinds = ["images" if word in _IMAGES else "labels" for word in words if word in _IMAGES or word in _LABELS]
-    splits = [_SPLITS[word] for word in words if word in _SPLITS]
+    splits = [SPLITS[word] for word in words if word in SPLITS]
     if len(kinds) != 1 or len(splits) > 1 or len(words) != len(kinds) + len(splits):
         return None
     return (splits[0] if splits else "train"), kinds[0]
@@ -133,8 +130,3 @@ def _classes(path: str, names: np.ndarray, key: str) -> tuple[str, ...]:
             "make it a one-dimensional array of strings, one per class"
         )
     return tuple(map(str, as_text(f"{key} in {path}", names)))
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(visible(name).replace("\n", "\\n")[:60] or repr(name) for name in names[:10])
-    return shown + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import logging
 import unicodedata
 from collections.abc import Collection
 
@@ -11,7 +10,8 @@ import numpy as np
 from jresnet.config import Source, require
 from jresnet.data.contents import Contents
 from jresnet.data.mapped import Images, MappedImages
-from jresnet.errors import InputError
+from jresnet.data.progress import warn
+from jresnet.errors import InputError, listed
 
 # Unicode's categories of control characters, surrogates (undecodable bytes of file names) and line breaks, and the
 # characters that reorder the text around them.
@@ -48,13 +48,13 @@ def checked_arrays(split: str, images: Images, labels: np.ndarray) -> tuple[Imag
       InputError: other shapes or dtypes, or labels that cannot be class indices.
     """
     where = f"{split} images"
-    if images.dtype != np.uint8:
-        raise InputError(f"{where} are {images.dtype}: save them as uint8 from 0 to 255")
     if images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)):
         alpha = " (without alpha, images[..., :3])" if images.shape[3:] == (4,) else ""
         raise InputError(
             f"{where} have shape {images.shape}: make it (n, height, width), or that with 1 or 3 channels{alpha}"
         )
+    if images.dtype != np.uint8:
+        raise InputError(f"{where} are {images.dtype}: save them as uint8 from 0 to 255")
     if 0 in images.shape[1:]:
         raise InputError(f"{where} have shape {images.shape}, no pixels: give images of at least 1 x 1")
     if len(images) == 0 and split != "validation":
@@ -86,17 +86,26 @@ def _checked_labels(split: str, labels: np.ndarray) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def checked_classes(labels: dict[str, np.ndarray], classes: tuple[str, ...] | None) -> tuple[str, ...]:
+def checked_classes(
+    labels: dict[str, np.ndarray], classes: tuple[str, ...] | None, columns: int | None = None
+) -> tuple[str, ...]:
     """Check that every class has a training image and every label a class, and name the classes if they have no names.
 
+    There are as many classes as names, or as `columns` of one-hot labels, or as the training labels count up to.
+
     Raises:
-      InputError: fewer than 2 classes, too few names, a class without training images, or a name that is empty, there
-        twice, or that a terminal or a browser would not show as it is.
+      InputError: names and columns that differ, fewer than 2 classes, too few names, a class without training images,
+        or a name that is empty, there twice, or that a terminal or a browser would not show as it is.
     """
     check_names(classes or ())
+    if classes is not None and columns not in (None, len(classes)):
+        raise InputError(
+            f"one-hot labels have {columns} columns for {len(classes)} class names: give one name per column"
+        )
     present = set(np.unique(labels["train"]).tolist())
-    count = max(present) + 1 if classes is None else len(classes)
-    if min(present) == 1 and len(present) == max(present) and max(present) >= count - (classes is None):
+    declared = columns if classes is None else len(classes)
+    count = max(present) + 1 if declared is None else declared
+    if min(present) == 1 and len(present) == max(present) and max(present) >= count - (declared is None):
         raise InputError(
             f"labels go from 1 to {max(present)}, without 0: subtract 1 from them if class 0 does not exist, or add "
             "training images of it"
@@ -109,7 +118,7 @@ def checked_classes(labels: dict[str, np.ndarray], classes: tuple[str, ...] | No
         names = ", ".join(str(label) if classes is None else classes[label] for label in empty)
         raise InputError(
             f"{missing} of {count} classes have no training image ({names}{', ...' if missing > 10 else ''}): "
-            "add some, or number the classes without gaps"
+            f"add some, or {'drop the empty columns' if columns else 'number the classes without gaps'}"
         )
     if count < 2:
         raise InputError(f"it has {count} class: give at least 2")
@@ -144,9 +153,9 @@ def used_classes(contents: Contents, name: str) -> Contents:
             )
         splits[split] = pixels, new[old]
     unused = [unused for label, unused in enumerate(classes) if new[label] < 0]
-    listed = ", ".join(unused[:10]) + (", ..." if len(unused) > 10 else "")
-    logging.getLogger(__name__).warning(
-        f"{name}: {len(unused)} of {len(classes)} classes have no training image and are left out ({listed})"
+    warn(
+        f"{name}: {len(unused)} of {len(classes)} classes have no training image and are left out "
+        f"({listed(unused, 10)})"
     )
     return dataclasses.replace(contents, splits=splits, classes=tuple(classes[label] for label in used))
 

@@ -4,7 +4,6 @@ import dataclasses
 import gzip
 import hashlib
 import io
-import logging
 import os
 import tarfile
 from typing import Any
@@ -15,6 +14,7 @@ from jresnet.data import npz, pickled_arrays
 from jresnet.data.checks import used_classes
 from jresnet.data.contents import Contents
 from jresnet.data.files import check_readable
+from jresnet.data.progress import warn
 from jresnet.errors import InputError, first_line, visible
 
 
@@ -110,10 +110,13 @@ def _present(directory: str, archive: Archive) -> list[str]:
 
 def remedy(name: str, directory: str) -> str:
     """How to have the data set `name` in a directory without a network; nothing for names that are not here."""
-    if name not in ARCHIVES:
+    plain, version, _ = name.partition(":")
+    if plain not in ARCHIVES:
         return ""
-    archive = ARCHIVES[name]
-    return f", or put {archive.packed[0]}, or {archive.directory}, to which it unpacks, into {directory}"
+    archive, called = ARCHIVES[plain], f", and call it {plain}, without a version" if version else ""
+    if version and (found := find(plain, directory)):
+        return f", or use {found}{called}"
+    return f", or put {archive.packed[0]}, or {archive.directory}, to which it unpacks, into {directory}{called}"
 
 
 def read_cifar(name: str, path: str) -> Contents:
@@ -132,7 +135,7 @@ def read_cifar(name: str, path: str) -> Contents:
         file for file in files if hashlib.md5(files[file], usedforsecurity=False).hexdigest() != archive.files[file]
     ]
     if other:
-        logging.getLogger(__name__).warning(
+        warn(
             f"{path}: {', '.join(other)} {'is' if len(other) == 1 else 'are'} not as published: other data, or damaged"
         )
     for file in archive.meta:

@@ -11,6 +11,14 @@ Arrays = Mapping[str, tuple[Images, np.ndarray]]
 """Images and labels as stored, by split: "train" and, if the source has them, "validation" and "test"."""
 
 
+SPLITS = {
+    "train": "train", "training": "train",
+    "validation": "validation", "val": "validation", "valid": "validation", "dev": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""Name of a split as people write it, in lower case -> the split."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contents:
     """The contents of a data set as stored; `jresnet.data.checks` validates them.
@@ -18,15 +26,11 @@ class Contents:
     Attributes:
       splits: images and labels by split.
       classes: class names, indexed by the labels; None if the source has none.
+      columns: how many columns the labels had, if they were one-hot: so many classes they declare; else None.
       skipped: files that are not readable images, relative to the data set, if the source was read without them.
     """
 
     splits: Arrays
     classes: tuple[str, ...] | None
     skipped: tuple[str, ...] = ()
-
-
-def size(image: Images) -> str:
-    """ "height x width" of [..., height, width, channels], for messages."""
-    height, width = image.shape[-3:-1]
-    return f"{height} x {width}"
+    columns: int | None = None

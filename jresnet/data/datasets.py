@@ -14,9 +14,9 @@ from jresnet.data import cifar, memory, synthetic
 from jresnet.data.arrays import read_npz
 from jresnet.data.checks import check_test, checked_arrays, checked_classes
 from jresnet.data.cifar import read_cifar
-from jresnet.data.contents import Contents, size
+from jresnet.data.contents import Contents
 from jresnet.data.folder import read_folder
-from jresnet.data.mapped import Images, pieces, select
+from jresnet.data.mapped import Images, pieces, select, size
 from jresnet.data.resize import resized_all
 from jresnet.data.tfds_reader import directory_of, is_prepared, read_tfds
 from jresnet.errors import InputError, first_line
@@ -102,7 +102,7 @@ class Dataset:
             if len(split) and split.images.shape[1:3] != self.image_size:
                 raise InputError(
                     f"{name} images are {size(split.images)}, train images {size(self.train.images)} (height x width): "
-                    "resize all to one size first"
+                    "give --image-size H W, or resize all to one size first"
                 )
 
     @property
@@ -254,7 +254,8 @@ def load_dataset(
         contents = _read(source, console)
         splits = {split: Split(*checked_arrays(split, *pair)) for split, pair in contents.splits.items()}
         splits = {split: _resized(part, source, console) for split, part in splits.items()}
-        classes = checked_classes({split: part.labels for split, part in splits.items()}, contents.classes)
+        labels = {split: part.labels for split, part in splits.items()}
+        classes = checked_classes(labels, contents.classes, contents.columns)
         splits = _with_test(source, splits, classes)
         empty = splits["train"].take(slice(0))
         parts = (splits["train"], splits.get("validation", empty), splits["test"])
@@ -276,6 +277,8 @@ def _read(source: Source, console: rich.console.Console | None) -> Contents:
     if name == "synthetic":
         images, labels, test_images, test_labels = synthetic.draw(_SYNTHETIC_TRAIN, _SYNTHETIC_TEST)
         return Contents({"train": (images, labels), "test": (test_images, test_labels)}, synthetic.CLASSES)
+    if name in ("npz:", "folder:"):
+        raise InputError(f"no path follows the colon: give one, or {name}. for the current directory")
     if name.startswith("npz:"):
         return read_npz(name.removeprefix("npz:"))
     if folder:

@@ -1,7 +1,6 @@
 """Image files -> one array: decoded in parallel, once for equal files, into memory or, if that is short, a file."""
 
 import hashlib
-import logging
 import math
 import os
 import time
@@ -14,9 +13,9 @@ from typing import TypeVar
 import numpy as np
 import rich.console
 
-from jresnet.data import cache, memory
+from jresnet.data import cache, image_cache, memory
 from jresnet.data.mapped import Images, MappedImages
-from jresnet.data.progress import tracked
+from jresnet.data.progress import tracked, warn
 from jresnet.errors import CannotWrite, InputError
 from jresnet.records.environment import cpu_cores
 from jresnet.records.files import cache_directory
@@ -64,7 +63,7 @@ def decode_files(
     mapped = math.prod(shape) > MAPPED_SHARE * memory.available()
     stamps = [*map(_stamp, files)]
     name = _name(files, image_size, settings, console)
-    if (stored := cache.load_images(name, shape, mapped, console)) is not None:
+    if (stored := image_cache.load(name, shape, mapped, console)) is not None:
         images, rows = stored
         refused = {row: _decoded(decode, files[row]) for row in rows}
         reasons = {row: reason for row, reason in refused.items() if isinstance(reason, str)}
@@ -81,10 +80,10 @@ def decode_files(
     if worth and [*map(_stamp, files)] == stamps:
         try:
             if images.nbytes <= _WORTH_SHARE * cache.free():
-                cache.store_images(name, images, reasons)
+                image_cache.store(name, images, reasons)
         except CannotWrite as error:
             message = f"decoded images are not cached, and will be decoded again: {error}"
-            logging.getLogger(__name__).warning(message)
+            warn(message)
     return images, reasons
 
 
@@ -157,7 +156,7 @@ def _into_file(
 
     try:
         _check_room(shape)
-        return MappedImages(cache.store_images(name, images(), reasons), shape)
+        return MappedImages(image_cache.store(name, images(), reasons), shape)
     except CannotWrite as error:
         raise CannotWrite(
             f"{error}, or set XDG_CACHE_HOME: {_words(shape)}, over {MAPPED_SHARE:.0%} of the available memory, need it"

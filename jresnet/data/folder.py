@@ -1,6 +1,5 @@
 """Data sets in folders of image files, one folder for each class."""
 
-import logging
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -14,7 +13,10 @@ from jresnet.data import decoded, images, layout, mapped
 from jresnet.data.checks import check_test
 from jresnet.data.contents import Contents
 from jresnet.data.files import readable
-from jresnet.errors import InputError, visible
+from jresnet.data.progress import warn
+from jresnet.data.resize import resized
+from jresnet.errors import InputError, listed, visible
+from jresnet.records.files import local_path
 
 _NAMED = 10
 # To be raised whenever the same file becomes other pixels than before: decoded images are cached.
@@ -26,13 +28,13 @@ def read_folder(source: Source, console: rich.console.Console | None = None) -> 
 
     The classes are the sub-folders of train in sorted order, the files of a class those in its folder and below. What
     lies there is read or refused; hidden files, those that systems leave, and lists beside the classes are passed over,
-    which is said. Symbolic links are followed.
+    which a warning says. Symbolic links are followed.
 
     Raises:
-      InputError: no such layout, files that are no readable images, all named at once, unequal sizes without
-        `source.image_size`, or images that together exceed the machine's memory.
+      InputError: no such layout, folders that cannot be read, files that are no readable images, all named at once,
+        unequal sizes without `source.image_size`, or images that together exceed the machine's memory.
     """
-    root = os.path.abspath(os.path.expanduser(source.dataset.removeprefix("folder:")))
+    root = os.path.abspath(local_path(source.dataset.removeprefix("folder:")))
     with readable(root):
         found = layout.find(root, flat=source.holdout_test > 0)
     _check_labels(found, source)
@@ -48,7 +50,7 @@ def _check_labels(found: layout.Layout, source: Source) -> None:
                 f"the images in {found.unlabelled} are in no folders of train's classes, so they have no labels: "
                 "sort them into such, or test on others with --test-from validation or --holdout-test N"
             )
-        _warn(f"the images in {found.unlabelled} have no labels and are left out")
+        warn(f"the images in {found.unlabelled} have no labels and are left out")
 
 
 class _Reading:
@@ -97,7 +99,7 @@ class _Reading:
         pixels = self.pixels(path)
         if self.source.image_size is None and pixels.shape[:2] != size:
             raise InputError(f"its pixels are {pixels.shape[0]} x {pixels.shape[1]}, unlike its header")
-        return images.resized(pixels, size, self.source.resize, self.source.background)
+        return resized(pixels, size, self.source.resize, self.source.background)
 
     def pixels(self, path: str) -> np.ndarray:
         return images.pixels(path, self.source.background, lambda note: self.notes.setdefault(note, []).append(path))
@@ -138,12 +140,11 @@ class _Reading:
         readable = [path for path in paths if path not in self.found.refused]
         decoded.in_parallel(check, readable, "checking images", self.console)
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        listed = ", ".join(f"{height} x {width} ({count:,})" for (height, width), count in ranked[:_NAMED])
+        sizes = listed((f"{height} x {width} ({count:,})" for (height, width), count in ranked), _NAMED)
         height, width = ranked[0][0]
-        more = ", ..." if len(ranked) > _NAMED else ""
         besides = f"; besides, {self.refusal()}" if self.found.refused and not self.source.skip_unreadable else ""
         return InputError(
-            f"its images have {len(counts):,} sizes (height x width, and how many): {listed}{more}: resize them with "
+            f"its images have {len(counts):,} sizes (height x width, and how many): {sizes}: resize them with "
             f"--image-size, as in --image-size {height} {width}, and --resize crop, pad or stretch{besides}"
         )
 
@@ -152,56 +153,46 @@ class _Reading:
         if self.found.refused and not self.source.skip_unreadable:
             raise InputError(self.refusal())
         if self.found.refused:
-            _warn(f"left out, as no readable images, are {_count(self.found.refused)}: {self.reasons()}")
+            warn(f"{_count(self.found.refused)} left out: {self.reasons()}")
 
     def refusal(self) -> str:
         refused = self.found.refused
         if len(refused) == 1:
             ((path, reason),) = refused.items()
-            return f"{path} cannot be read as an image ({reason}): repair or remove it, or --skip-unreadable"
+            return f"{path} cannot be used ({reason}): repair, move or remove it, or leave it out: --skip-unreadable"
         return (
-            f"{len(refused):,} files cannot be read as images: {self.reasons()}: repair or remove them, or go on "
-            "without them with --skip-unreadable"
+            f"{len(refused):,} files cannot be used: {self.reasons()}: repair, move or remove them, or leave them out: "
+            "--skip-unreadable"
         )
 
     def reasons(self) -> str:
         refused = sorted(self.found.refused.items())
-        listed = ", ".join(f"{path} ({reason})" for path, reason in refused[:_NAMED])
-        return f"{listed}{', ...' if len(refused) > _NAMED else ''}"
+        return listed((f"{path} ({reason})" for path, reason in refused), _NAMED, longest=None)
 
     def say(self) -> None:
         """Warn of what was passed over, and of what was read in a way that a user may not expect."""
         found = self.found
         if found.flat:
-            _warn(f"{found.root} has no train: its folders are taken as the classes of training images")
+            warn(f"{found.root} has no train: its folders are taken as the classes of training images")
         if found.litter or found.others:
-            litter = [f"{found.litter:,} hidden files or files of systems"] if found.litter else []
+            kind = "hidden or system file" + "s" * (found.litter > 1)
+            litter = [f"{found.litter:,} {kind}"] if found.litter else []
             others = [f"{self.few(found.others)} beside the images"] if found.others else []
-            _warn(f"{found.root}: passed over {' and '.join(litter + others)}")
+            warn(f"{found.root}: passed over {' and '.join(litter + others)}")
         ranked = sorted(self.notes.items(), key=lambda item: (-len(item[1]), item[0]))
         for note, paths in ranked[:3]:
-            _warn(f"{found.root}: {self.few(paths)} {note}")
-        if len(ranked) > 3:
-            _warn(
-                f"{found.root}: {sum(len(paths) for _, paths in ranked[3:]):,} files make Pillow warn of other things"
-            )
+            warn(f"{found.root}: {self.few(paths)}: {note}")
+        if more := {path for _, paths in ranked[3:] for path in paths}:
+            warn(f"{found.root}: Pillow warns of other things in {_count(more)}")
 
     def few(self, paths: Iterable[str]) -> str:
         names = _relative(self.found.root, paths)
-        return f"{_count(names)} ({_listed(names, 3)})"
+        return f"{_count(names)} ({listed(names, 3)})"
 
 
 def _count(files: Collection[str]) -> str:
     return f"{len(files):,} {'file' if len(files) == 1 else 'files'}"
 
 
-def _listed(names: tuple[str, ...], most: int) -> str:
-    return f"{', '.join(names[:most])}{', ...' if len(names) > most else ''}"
-
-
 def _relative(root: str, paths: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(os.path.relpath(path, root) for path in paths))
-
-
-def _warn(text: str) -> None:
-    logging.getLogger(__name__).warning(visible(" ".join(text.splitlines())))

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from jresnet.data import levels, whole
-from jresnet.data.resize import resized as resized
+from jresnet.data import color, whole
+from jresnet.data.color import Color
 from jresnet.errors import InputError, first_line
 
 FORMATS = (
@@ -38,7 +38,7 @@ _thread = threading.local()
 Note = Callable[[str], None]
 
 
-def decode(file: str | os.PathLike[str] | Any, background: levels.Color = (255, 255, 255)) -> np.ndarray:
+def decode(file: str | os.PathLike[str] | Any, background: Color = (255, 255, 255)) -> np.ndarray:
     """The pixels of an image as a viewer shows them, turned as its EXIF data say: uint8 [height, width, 3].
 
     By one thread at a time; several may call `pixels` in one block of `without_warnings`.
@@ -59,7 +59,7 @@ def decode(file: str | os.PathLike[str] | Any, background: levels.Color = (255, 
         raise InputError(f"{name} cannot be read as an image ({error}): repair or remove it") from None
 
 
-def pixels(file: str | Any, background: levels.Color, note: Note) -> np.ndarray:
+def pixels(file: str | Any, background: Color, note: Note) -> np.ndarray:
     """`decode` for many files, in a block of `without_warnings`: what is to be said of a file is given to `note`.
 
     Raises:
@@ -67,16 +67,16 @@ def pixels(file: str | Any, background: levels.Color, note: Note) -> np.ndarray:
     """
     with _reasons(note):
         if not isinstance(file, str):
-            return _upright(levels.rgb(file, background), _orientation(file, note))
+            return _upright(color.rgb(file, background), _orientation(file, note))
         data = _content(file)
         with _open(io.BytesIO(data)) as image:
             whole.check(image.format, data)
             with _one_large if image.width * image.height > _LARGE else contextlib.nullcontext():
-                shown = levels.rgb(image, background)
+                shown = color.rgb(image, background)
                 if image.format == "PNG" and _may_lack_pixels(image):
                     whole.check_png_pixels(data)
                 if image.format in _SEVERAL and getattr(image, "is_animated", False):
-                    note("hold several pictures, frames or pages, of which the first is read")
+                    note("of several pictures, frames or pages the first is read")
                 return _upright(shown, _orientation(image, note))
 
 
@@ -159,7 +159,7 @@ def _orientation(image: Any, note: Note) -> int:
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # Pillow's reader of EXIF has errors of several kinds for damage
-        note("have damaged EXIF data, and are taken as upright")
+        note("damaged EXIF data, taken as upright")
         return 1
     return value if value in range(1, 9) else 1
 
@@ -214,7 +214,7 @@ def without_warnings() -> Iterator[None]:
             if note is None:
                 show(message, *rest, **options)
             else:
-                note(f"make Pillow warn: {' '.join(str(message).split())}")
+                note(f"Pillow warns: {' '.join(str(message).split())}")
 
         warnings.showwarning = shown
         yield

@@ -1,11 +1,11 @@
 """Arrays of labels as people store them, from one-hot rows to words: read as class indices, or refused."""
 
-import logging
 import sys
 from collections.abc import Mapping
 
 import numpy as np
 
+from jresnet.data.progress import warn
 from jresnet.errors import InputError
 
 Labels = Mapping[str, np.ndarray]
@@ -14,24 +14,25 @@ Labels = Mapping[str, np.ndarray]
 
 def as_indices(
     labels: Labels, classes: tuple[str, ...] | None, where: str
-) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
-    """Labels as integers [n], and the names of the classes; `where` is what they are from, for what is logged.
+) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None, int | None]:
+    """Labels as integers [n], the names of the classes, and the columns of one-hot labels; None for what is not known.
 
     Takes [n] or [n, 1] of integers, booleans, whole floats or words, or one-hot rows [n, classes]. Words are numbered
-    in the order of `classes`, or sorted without it.
+    in the order of `classes`, or sorted without it. `where` is what they are from, for what is logged.
 
     Raises:
       InputError: several classes per image, words that are no class, numbers that are not whole, or splits that differ.
     """
     labels = {split: array[:, 0] if array.shape[1:] == (1,) else array for split, array in labels.items()}
     if any(array.ndim == 2 for array in labels.values()):
-        labels = _from_one_hot(labels, where)
+        indices, columns = _from_one_hot(labels, where)
+        return indices, classes, columns
     if any(array.dtype.kind in "US" for array in labels.values()):
-        return _from_words(labels, classes, where)
-    return {split: _whole(split, array) for split, array in labels.items()}, classes
+        return *_from_words(labels, classes, where), None
+    return {split: _whole(split, array) for split, array in labels.items()}, classes, None
 
 
-def _from_one_hot(labels: Labels, where: str) -> dict[str, np.ndarray]:
+def _from_one_hot(labels: Labels, where: str) -> tuple[dict[str, np.ndarray], int]:
     shapes = " and ".join(str(array.shape) for array in labels.values())
     if len({array.shape[1:] for array in labels.values()}) > 1:
         raise InputError(f"labels have shapes {shapes}: store all splits in one way, one class per image")
@@ -43,12 +44,13 @@ def _from_one_hot(labels: Labels, where: str) -> dict[str, np.ndarray]:
             raise InputError(
                 f"{found}, soft labels or scores rather than one class per image: save labels.argmax(axis=1)"
             )
-        if not (array.sum(axis=1, dtype=np.int64) == 1).all():
+        if array.shape[1] == 0 or not (array.sum(axis=1, dtype=np.int64) == 1).all():
             raise InputError(
                 f"{found}, multi-hot: a row has several classes or none: give one class per image, shape (n,) or (n, 1)"
             )
-    _say(where, f"labels are one-hot, of shapes {shapes}: read as their argmax")
-    return {split: array.argmax(axis=1) for split, array in labels.items()}
+    warn(f"{where}: labels are one-hot, of shapes {shapes}: read as their argmax")
+    columns = labels["train"].shape[1]
+    return {split: array.argmax(axis=1) for split, array in labels.items()}, columns
 
 
 def _from_words(
@@ -70,7 +72,7 @@ def _from_words(
         raise InputError(f"labels are numbers as text, such as {names[0]!r}: save labels.astype(int)")
     order = np.argsort(names, kind="stable")
     found = {split: order[np.searchsorted(np.array(names)[order], array)] for split, array in words.items()}
-    _say(where, f"labels are words, numbered in {'the order of classes' if classes else 'sorted order'}")
+    warn(f"{where}: labels are words, numbered in {'the order of classes' if classes else 'sorted order'}")
     return found, names
 
 
@@ -100,7 +102,3 @@ def _whole(split: str, array: np.ndarray) -> np.ndarray:
         value = values[~whole][0]
         raise InputError(f"{split} labels are {array.dtype} such as {value:.6g}: save them as integers from 0")
     return array.astype(np.int64)
-
-
-def _say(where: str, what: str) -> None:
-    logging.getLogger(__name__).warning(f"{where}: {what}")

@@ -7,15 +7,10 @@ import unicodedata
 from collections.abc import Iterable
 
 from jresnet.data import annotations, images
+from jresnet.data.contents import SPLITS
 from jresnet.data.files import check_readable
-from jresnet.errors import InputError
+from jresnet.errors import InputError, listed
 
-_NAMES = {
-    "train": "train", "training": "train",
-    "validation": "validation", "val": "validation", "valid": "validation", "dev": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-"""Folder, in any case -> the split that it is."""
 # What systems leave in folders, besides hidden files; in lower case.
 _LITTER = {
     "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "@recycle", "#recycle", "#snapshot",
@@ -34,7 +29,8 @@ class Layout:
       classes: names of the sub-folders of train, in Unicode's composed form (NFC), sorted.
       directories: split -> its absolute path.
       files: split -> absolute paths of its images, class by class, each class sorted by path, and their labels.
-      refused: absolute path -> why it is no image of a class.
+      refused: absolute path of a file -> why it is no image of a class.
+      lost: absolute path of a folder, or of a link where one may belong -> why it cannot be read.
       litter: how many hidden files and folders, and those that systems leave, were passed over.
       others: absolute paths of files and folders beside splits and classes, which are passed over too.
       flat: whether the classes lie in the folder itself, which is then train.
@@ -46,6 +42,7 @@ class Layout:
     directories: dict[str, str] = dataclasses.field(default_factory=dict)
     files: dict[str, tuple[list[str], list[int]]] = dataclasses.field(default_factory=dict)
     refused: dict[str, str] = dataclasses.field(default_factory=dict)
+    lost: dict[str, str] = dataclasses.field(default_factory=dict)
     litter: int = 0
     others: list[str] = dataclasses.field(default_factory=list)
     flat: bool = False
@@ -60,26 +57,28 @@ def find(root: str, flat: bool) -> Layout:
       flat: whether classes may lie in the folder itself, instead of in splits.
 
     Raises:
-      InputError: the folder or one of its splits cannot be read, or has no layout of classes.
+      InputError: the folder or one in it cannot be read, splits and classes may be missing behind links that lead
+        nowhere, or there is no layout of classes.
     """
     if not os.path.isdir(root):
         raise InputError(f"there is no directory {root}: give one where {_WHERE}")
     found = Layout(root)
-    check_readable(os.path.join(root, "."), os.scandir)
-    folders, files = _scan(found, root)
+    folders, files = _scan_level(found, os.path.join(root, ""))
     parts: dict[str, str] = {}
     for name in folders:
-        split = _NAMES.get(name.casefold())
+        split = SPLITS.get(name.casefold())
         if split in parts:
             raise InputError(f"{root} has both {parts[split]} and {name}, each the {split} images: keep one of them")
         if split:
             parts[split] = name
+    if split_files := [name for name in files if name.casefold() in SPLITS]:
+        raise InputError(f"{os.path.join(root, split_files[0])} is a file: make it a folder, or rename it")
     if "train" not in parts:
         _flat(found, folders, files, parts, flat)
         return found
     found.others += [os.path.join(root, name) for name in (*folders, *files) if name not in parts.values()]
     train = os.path.join(root, parts["train"])
-    folders, files = _scan_split(found, train)
+    folders, files = _scan_level(found, train)
     _read_train(found, train, folders, files)
     for split in ("validation", "test"):
         if split in parts:
@@ -90,15 +89,15 @@ def find(root: str, flat: bool) -> Layout:
 def _flat(found: Layout, folders: list[str], files: list[str], parts: dict[str, str], allowed: bool) -> None:
     """The layout of a folder without train/: its folders are the classes."""
     root, inner = found.root, folders[0] if len(folders) == 1 else ""
-    if inner and any(_NAMES.get(name.casefold()) == "train" for name in _scan(Layout(root), f"{root}/{inner}")[0]):
+    if inner and any(SPLITS.get(name.casefold()) == "train" for name in _scan(Layout(root), f"{root}/{inner}")[0]):
         raise InputError(f"{root} holds nothing but {inner}, which has train: give folder:{os.path.join(root, inner)}")
     if parts or not folders:
         only = f" beside {', '.join(parts.values())}" if parts else ""
         raise InputError(f"there is no directory {os.path.join(root, 'train')}{only}: {_WHERE}")
     if not allowed:
         raise InputError(
-            f"{root} has no train, only the folders {_listed(folders)}: if these are the classes, add --holdout-test "
-            f"N, how many of their images to test on; else {_WHERE}"
+            f"{root} has no train, only the folders {listed(folders, 10)}: if these are the classes, add "
+            f"--holdout-test N, how many of their images to test on; else {_WHERE}"
         )
     found.flat = True
     _read_train(found, root, folders, files)
@@ -112,7 +111,7 @@ def _read_train(found: Layout, directory: str, folders: list[str], files: list[s
 
 
 def _read_split(found: Layout, split: str, directory: str) -> None:
-    folders, files = _scan_split(found, directory)
+    folders, files = _scan_level(found, directory)
     names = _composed(directory, folders)
     known = names.keys() & set(found.classes)
     if split == "validation" and annotations.NAME in files and not known:
@@ -125,13 +124,13 @@ def _read_split(found: Layout, split: str, directory: str) -> None:
             found.unlabelled = place
             return
         raise InputError(
-            f"the images in {place} are in no folders of train's classes ({_listed(list(found.classes))}): sort them "
+            f"the images in {place} are in no folders of train's classes ({listed(found.classes, 10)}): sort them "
             "into such, or remove them"
         )
     if unknown := sorted(names.keys() - known):
         same = other_case.get(unknown[0].casefold())
         hint = f"rename {unknown[0]} to {same}" if same else "add training images of them or remove them"
-        raise InputError(f"{directory} has classes that train lacks: {_listed(unknown)}: {hint}")
+        raise InputError(f"{directory} has classes that train lacks: {listed(unknown, 10)}: {hint}")
     _beside(found, directory, files)
     _read_classes(found, split, directory, names)
 
@@ -144,6 +143,7 @@ def _read_classes(found: Layout, split: str, directory: str, folders: dict[str, 
             of_class = _walk(found, os.path.join(directory, folders[name]))
             paths += of_class
             labels += [label] * len(of_class)
+    _check_lost(found)
     found.directories[split], found.files[split] = directory, (paths, labels)
 
 
@@ -151,7 +151,7 @@ def _read_annotated(found: Layout, directory: str, folders: list[str]) -> None:
     """Tiny ImageNet's validation images: val/images/*, with a class for each in val_annotations.txt."""
     path = os.path.join(directory, annotations.NAME)
     classes = annotations.read(path, {name: label for label, name in enumerate(found.classes)})
-    pairs = []
+    pairs: list[tuple[int, str]] = []
     for folder in folders:
         for image in _walk(found, os.path.join(directory, folder)):
             label = classes.pop(os.path.basename(image), None)
@@ -159,6 +159,7 @@ def _read_annotated(found: Layout, directory: str, folders: list[str]) -> None:
                 found.refused[image] = f"it is not in {annotations.NAME}"
             else:
                 pairs.append((label, image))
+    _check_lost(found)
     found.refused |= {
         os.path.join(directory, name): f"{annotations.NAME} names it, but it is not there" for name in classes
     }
@@ -177,13 +178,15 @@ def _walk(found: Layout, directory: str) -> list[str]:
         try:
             identity = _identity(folder)
             if identity in seen:
-                found.refused[folder] = "a link to a folder that is read already, or to one around it"
+                where = found.lost if folder == directory else found.refused
+                where[folder] = "a link to a folder that is read already, or to one around it"
                 continue
             seen.add(identity)
-            inner, files = _scan(found, folder)
+            inner, files, links = _scan(found, folder)
         except OSError as error:
-            found.refused[folder] = f"the folder cannot be read: {error.strerror}"
+            found.lost[folder] = str(error.strerror)
             continue
+        found.refused |= dict.fromkeys(links, "a link to nothing")
         folders += [os.path.join(folder, name) for name in inner]
         if folder == directory and boxes in files:
             files.remove(boxes)
@@ -197,24 +200,42 @@ def _identity(directory: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _scan_split(found: Layout, directory: str) -> tuple[list[str], list[str]]:
+def _scan_level(found: Layout, directory: str) -> tuple[list[str], list[str]]:
+    """Folders and files as `_scan`; InputError for links to nothing, where each may stand for a split or a class."""
     check_readable(directory, os.scandir)
-    return _scan(found, directory)
+    folders, files, links = _scan(found, directory)
+    found.lost |= dict.fromkeys(links, "a link to nothing")
+    _check_lost(found)
+    return folders, files
 
 
-def _scan(found: Layout, directory: str) -> tuple[list[str], list[str]]:
-    """Sorted names of the folders and of the files in a folder, links followed."""
+def _check_lost(found: Layout) -> None:
+    """Refuse data of which folders cannot be read, as splits and classes would be missing without a trace."""
+    if len(found.lost) == 1:
+        ((path, reason),) = found.lost.items()
+        raise InputError(f"{path} cannot be read ({reason}): restore or remove it, as no split or class is left out")
+    if found.lost:
+        names = [f"{path} ({reason})" for path, reason in sorted(found.lost.items())]
+        raise InputError(
+            f"{len(names):,} folders or links to folders cannot be read: {listed(names, 10, longest=None)}: restore or "
+            "remove them, as no split or class is left out"
+        )
+
+
+def _scan(found: Layout, directory: str) -> tuple[list[str], list[str], list[str]]:
+    """Sorted names of the folders and of the files in a folder, links followed, and the paths of links to nothing."""
     folders: list[str] = []
     files: list[str] = []
+    links: list[str] = []
     with os.scandir(directory) as entries:
         for entry in entries:
             if _is_litter(entry.name):
                 found.litter += 1
             elif entry.is_symlink() and not os.path.exists(entry.path):
-                found.refused[entry.path] = "a link to nothing"
+                links.append(entry.path)
             else:
                 (folders if entry.is_dir() else files).append(entry.name)
-    return sorted(folders), sorted(files)
+    return sorted(folders), sorted(files), links
 
 
 def _is_litter(name: str) -> bool:
@@ -257,7 +278,3 @@ def _composed(directory: str, folders: list[str]) -> dict[str, str]:
         stripped.add(bare)
         names[name] = folder
     return names
-
-
-def _listed(names: list[str]) -> str:
-    return f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"

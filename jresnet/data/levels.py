@@ -1,114 +1,158 @@
-"""From the pixels of any of Pillow's modes to 8-bit RGB, in exact arithmetic, without clipping."""
+"""Arrays of images as people store them, from floats to channels first: decoded exactly to 8 bits, or refused.
 
-from collections.abc import Callable
-from typing import Any
+What a split holds is judged over all splits together: a dark test split does not make another rule.
+"""
+
+import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from jresnet.data.progress import warn
 from jresnet.errors import InputError
 
-Color = tuple[int, int, int]
-_STRIP = 2**20  # pixels that are converted at once, so that a large image takes little more memory than its pixels
+Images = Mapping[str, np.ndarray]
+"""Arrays of images by split."""
+
+_CHUNK = 2**22  # numbers that are converted at once
+_CHANNELS = (1, 3)
+# What a float image of k/255 or k/127.5 - 1 is away from k, in levels: float32 and float64, which may have been
+# computed in float32; float16.
+_EXACT, _EXACT_HALF = 1e-3, 0.13
+# 255 times the rounded 1/255 is not always 1.
+_ONE = 1.001
 
 
-def rgb(image: Any, background: Color) -> np.ndarray:
-    """The pixels of a Pillow image: uint8 [height, width, 3].
+def as_levels(images: Images, where: str) -> dict[str, np.ndarray]:
+    """Images as uint8 from 0 to 255 with channels last; `where` is what they are from, for what is logged.
 
-    Transparent pixels lie on the background: a channel of level c and opacity a, both from 0 to 255, becomes
-    (c * a + b * (255 - a)) / 255, rounded. Levels v of 16 bits become v * 255 / 65535, rounded; those of Pillow's
-    32-bit integers are taken as they are if all lie from 0 to 255; floats from 0 to 1 become v * 255, rounded.
+    Takes [n, height, width], [n, height, width, channels] or [n, channels, height, width] with 1 or 3 channels, of
+    booleans, of integers from 0 to 255, or of floats that are such integers k, k/255 or k/127.5 - 1 but for rounding.
+    What has another number of axes is returned as it is.
 
     Raises:
-      InputError: integers of 32 bits or floats in another range. The message does not name the file.
+      InputError: two layouts are possible, the splits differ in what they hold, or values have no exact 8-bit origin.
     """
-    raw = str(image.tile[0][3]) if getattr(image, "tile", None) else ""
-    image.load()
-    if image.mode[0] in "IF":
-        return _from_levels(image, background)
-    if (key := _transparent_color(image, raw)) is not None:
-        opaque = image.copy()
-        del opaque.info["transparency"]
-        return _by_strips(opaque.convert("RGB"), lambda strip: over(strip, _opacity(strip != key), background))
-    if image.has_transparency_data:
-        straight = image.convert("LA") if image.mode == "La" else image
-        transparent = straight if image.mode == "RGBA" else straight.convert("RGBA")
-        return _by_strips(transparent, lambda strip: over(strip[..., :3], strip[..., 3:], background))
-    return np.asarray(_from_lab(image) if image.mode == "LAB" else image.convert("RGB"))
+    if any(array.ndim not in (2, 3, 4) for array in images.values()):
+        return dict(images)
+    return _as_uint8(_channels_last(images, where), where)
 
 
-def over(color: np.ndarray, alpha: np.ndarray, background: Color) -> np.ndarray:
-    """Composite uint8 [..., 3] of opacity uint8 [..., 1] on a background: uint8 [..., 3]."""
-    opacity = alpha.astype(np.uint16)
-    mixed = color * opacity + np.array(background, np.uint16) * (255 - opacity)
-    return ((mixed + np.uint16(127)) // np.uint16(255)).astype(np.uint8)
+def _channels_last(images: Images, where: str) -> dict[str, np.ndarray]:
+    for split, array in images.items():
+        if array.ndim == 2:
+            raise InputError(f"{split} images have shape {array.shape}, flat rows: {_unflatten(array.shape[1])}")
+    solid = [array for array in images.values() if array.ndim == 4]
+    last = all(array.shape[3] in _CHANNELS for array in solid)
+    first = all(array.shape[1] in _CHANNELS for array in solid)
+    if not solid or not first:
+        return dict(images)
+    if last:
+        raise InputError(
+            f"images have shape {solid[0].shape}, which could be (n, height, width, channels) or (n, channels, height, "
+            "width): store them with channels last and a height of neither 1 nor 3, or as (n, height, width)"
+        )
+    warn(f"{where}: images of shape {solid[0].shape} are read as (n, channels, height, width)")
+    return {split: array.transpose(0, 2, 3, 1) if array.ndim == 4 else array for split, array in images.items()}
 
 
-def _transparent_color(image: Any, raw: str) -> Color | None:
-    """The color that a loaded image without palette declares to be transparent, on the scale of its pixels.
-
-    Pillow scales only the pixels of a PNG with few bits, and cuts only them to 8 bits.
-
-    Args:
-      image: the image.
-      raw: how its file stores pixels, in Pillow's words.
-    """
-    level = image.info.get("transparency")
-    if image.mode in ("1", "L") and isinstance(level, int):
-        level = 255 * min(level, 1) if image.mode == "1" else level * {"L;2": 85, "L;4": 17}.get(raw, 1)
-        return level, level, level
-    if image.mode == "RGB" and isinstance(level, tuple):
-        red, green, blue = (channel >> 8 if raw == "RGB;16B" else channel for channel in level)
-        return red, green, blue
-    return None
-
-
-def _opacity(differs: np.ndarray) -> np.ndarray:
-    """Opacity uint8 [..., 1] of pixels whose channels differ from the transparent color: bool [..., channels]."""
-    return np.where(differs.any(axis=-1, keepdims=True), np.uint8(255), np.uint8(0))
-
-
-def _from_lab(image: Any) -> Any:
-    from PIL import ImageCms
-
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
-
-
-def _from_levels(image: Any, background: Color) -> np.ndarray:
-    """uint8 [height, width, 3] from one channel of 16-bit or 32-bit integers, or of floats."""
-    tags = image.tag_v2 if image.format == "TIFF" else {}
-    inverted = tags.get(262) == 0  # white is zero, which Pillow reads as if it were black
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        bits = tags.get(258, (16,))[0]
-        top = 2 ** (bits if bits < 16 else 16) - 1
-    else:
-        top = 1 if image.mode == "F" else 255
-        pixels = np.asarray(image)
-        least, greatest = pixels.min(), pixels.max()
-        if not 0 <= least <= greatest <= top:  # false for NaN
-            kind = "floats" if image.mode == "F" else "32-bit integers"
-            raise InputError(
-                f"its levels are {kind} from {least:g} to {greatest:g}, not from 0 to {top}: save it with 8 or 16 bits"
+def _unflatten(length: int) -> str:
+    """How to give rows of `length` numbers the shape of images."""
+    for channels in (1, 3):
+        side = math.isqrt(length // channels)
+        if side > 1 and side**2 * channels == length:
+            rows = f"images.reshape(-1, {side}, {side}"
+            if channels == 1:
+                return f"save {rows})"
+            return (
+                f"save {rows}, 3), or with channels first, as in CIFAR's files, images.reshape(-1, 3, {side}, {side})"
             )
-    transparent = image.info.get("transparency")
-
-    def strip_rgb(strip: np.ndarray) -> np.ndarray:
-        levels = top - strip.astype(np.float64) if inverted else strip.astype(np.float64)
-        gray = np.floor(levels * 255 / top + 0.5).astype(np.uint8)
-        color = np.repeat(gray[..., None], 3, axis=2)
-        if transparent is None:
-            return color
-        return over(color, _opacity(strip[..., None] != transparent), background)
-
-    return _by_strips(image, strip_rgb)
+    return "make it (n, height, width) or (n, height, width, channels)"
 
 
-def _by_strips(image: Any, convert: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Convert an image some rows at a time: uint8 [height, width, 3]."""
-    width, height = image.size
-    rows = max(1, _STRIP // width)
-    pixels = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, rows):
-        bottom = min(height, top + rows)
-        pixels[top:bottom] = convert(np.asarray(image.crop((0, top, width, bottom))))
-    return pixels
+def _as_uint8(images: Images, where: str) -> dict[str, np.ndarray]:
+    rules = {split: _rule(images, split) for split in images}
+    if len(set(rules.values())) > 1:
+        found = ", ".join(f"{split} images are {array.dtype} ({rules[split]})" for split, array in images.items())
+        raise InputError(f"{found}: store all splits in one way, as uint8 from 0 to 255")
+    (rule,) = set(rules.values())
+    levels = {split: _converted(split, array, _SCALES[rule]) for split, array in images.items()}
+    if rule != "0 to 255":
+        warn(f"{where}: images are {rule}, read as levels from 0 to 255")
+    elif max((int(array.max()) for array in levels.values() if array.size), default=255) <= 1:
+        warn(f"{where}: no level of the images is above 1, of 255: if they were floats in 0..1, save them times 255")
+    return levels
+
+
+# The levels of what a rule names, not yet rounded.
+_SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "0 to 255": lambda values: values,
+    "booleans": lambda values: values * 255,
+    "0 to 1": lambda values: values * 255,
+    "-1 to 1": lambda values: (values + 1) * 127.5,
+}
+
+
+def _rule(images: Images, split: str) -> str:
+    """The name of what a split holds, a key of _SCALES; floats by the range of all splits of floats."""
+    array = images[split]
+    if array.dtype.kind == "b":
+        return "booleans"
+    if array.dtype.kind in "iu":
+        low, high = _range([array])
+        if low < 0 or high > 255:
+            raise InputError(f"{split} images are {array.dtype} from {low:.0f} to {high:.0f}: {_deep(low, high)}")
+        return "0 to 255"
+    if array.dtype.kind != "f":
+        raise InputError(f"{split} images are {array.dtype}: save them as uint8 from 0 to 255")
+    low, high = _range([other for other in images.values() if other.dtype.kind == "f"])
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise InputError(
+            f"{split} images are {array.dtype} with NaN or infinity: repair them, and save uint8 from 0 to 255"
+        )
+    if low >= 0 and high <= _ONE:
+        return "0 to 1"
+    if -_ONE <= low < 0 and high <= _ONE:
+        return "-1 to 1"
+    if low >= 0 and high <= 255:
+        return "0 to 255"
+    raise InputError(
+        f"{split} images are {array.dtype} from {low:.4g} to {high:.4g}, which look standardised: save them as they "
+        "were before a mean was subtracted, as uint8 from 0 to 255"
+    )
+
+
+def _deep(low: float, high: float) -> str:
+    """The remedy for integers beyond 8 bits."""
+    if low >= 0 and high <= 65535:
+        return "if they have 16 bits, save (images / 257).round().astype(np.uint8), or scale them by their own range"
+    if low >= -128 and high <= 127:
+        return "if 128 was subtracted, or they overflowed int8, save them as uint8 from 0 to 255"
+    return "make it uint8 from 0 to 255"
+
+
+def _range(arrays: list[np.ndarray]) -> tuple[float, float]:
+    """The lowest and the highest value, NaN if any is; (0, 0) of nothing."""
+    bounds = [float(bound) for array in arrays if array.size for bound in (array.min(), array.max())] or [0.0]
+    return (math.nan, math.nan) if any(map(math.isnan, bounds)) else (min(bounds), max(bounds))
+
+
+def _converted(split: str, array: np.ndarray, scale: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The levels, uint8; in chunks, as float64 takes eight times their memory."""
+    if array.dtype == np.uint8:
+        return array
+    levels = np.empty(array.shape, np.uint8)
+    tolerance = _EXACT_HALF if array.dtype == np.float16 else _EXACT
+    rows = max(1, _CHUNK // max(1, math.prod(array.shape[1:])))
+    for start in range(0, len(array), rows):
+        part = array[start : start + rows]
+        values = scale(part.astype(np.float64))
+        rounded = np.rint(values)
+        if array.dtype.kind == "f" and (distance := np.abs(values - rounded)).max(initial=0.0) > tolerance:
+            value = float(part.ravel()[distance.ravel().argmax()])
+            raise InputError(
+                f"{split} images are {array.dtype} with values such as {value:.6g}, no level of 8 bits: scale them to "
+                "0 to 255 and save images.round().astype(np.uint8)"
+            )
+        levels[start : start + rows] = rounded
+    return levels

@@ -85,6 +85,12 @@ Images = np.ndarray | MappedImages
 """uint8 [n, height, width, 3], in memory or in a file."""
 
 
+def size(images: Images) -> str:
+    """ "height x width" of [..., height, width, channels], for messages."""
+    height, width = images.shape[-3:-1]
+    return f"{height} x {width}"
+
+
 def select(images: Images, rows: np.ndarray | slice) -> Images:
     """The images of a slice, of indices or of a mask; those in a file stay there."""
     return images.select(rows) if isinstance(images, MappedImages) else images[rows]

@@ -25,9 +25,8 @@ from jax import lax
 from jresnet.config import Config
 from jresnet.data import memory
 from jresnet.data.augment import GRAY_WEIGHTS, Draws, augment, check, draw, normalise
-from jresnet.data.contents import size
 from jresnet.data.datasets import Split
-from jresnet.data.mapped import Images, MappedImages
+from jresnet.data.mapped import Images, MappedImages, size
 from jresnet.data.tfds_reader import import_tensorflow
 from jresnet.errors import InputError
 from jresnet.parallel.devices import Devices

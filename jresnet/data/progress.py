@@ -1,5 +1,6 @@
-"""A bar on the console for work on data that takes long."""
+"""What users are told while data are read: warnings, and a bar on the console for work that takes long."""
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -7,10 +8,17 @@ from typing import TypeVar
 import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jresnet.errors import visible
+
 T = TypeVar("T")
 
 # Seconds after which the bar appears.
 _SHOWN_AFTER = 1.0
+
+
+def warn(text: str) -> None:
+    """Warn of what is no error, on one line without characters that a terminal would obey."""
+    logging.getLogger(__name__).warning(visible(" ".join(text.splitlines())))
 
 
 def tracked(items: Iterable[T], total: int, what: str, console: rich.console.Console | None) -> Iterator[T]:

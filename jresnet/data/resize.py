@@ -5,9 +5,8 @@ import rich.console
 
 from jresnet.config import Resize
 from jresnet.data import decoded, memory
+from jresnet.data.color import Color
 from jresnet.data.mapped import Images
-
-Color = tuple[int, int, int]
 
 
 def resized(array: np.ndarray, image_size: tuple[int, int], resize: Resize, background: Color) -> np.ndarray:
@@ -61,7 +60,8 @@ def resized_all(
       InputError: they exceed the machine's memory.
     """
     height, width = image_size
-    memory.check(f"{len(images):,} images of {height} x {width}", len(images) * height * width * 3)
+    size = len(images) * height * width * 3
+    memory.check(f"{len(images):,} images of {height} x {width}", size, "lower --image-size, or give fewer images")
     result = np.empty((len(images), height, width, 3), np.uint8)
 
     def fill(index: int) -> None:

@@ -19,10 +19,13 @@ from typing import Any
 import numpy as np
 
 from jresnet.config import Source
-from jresnet.data import cache, cifar, images, memory
+from jresnet.data import cache, cifar, memory
 from jresnet.data.checks import check_test, used_classes
-from jresnet.data.contents import Contents, size
+from jresnet.data.contents import Contents
+from jresnet.data.mapped import size
+from jresnet.data.resize import resized
 from jresnet.errors import InputError, first_line
+from jresnet.records.files import local_path
 
 _NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d+(\.(\d+|\*)){2})?")
 _BATCH = 1000
@@ -30,9 +33,10 @@ _PROBE_SECONDS = 3.0
 
 
 def directory_of(source: Source) -> str:
-    """The directory of prepared data sets, absolute."""
-    directory = source.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return os.path.abspath(os.path.expanduser(directory))
+    """The directory of prepared data sets, absolute; InputError for a URL, as no network is asked for data."""
+    if source.data_dir:
+        return os.path.abspath(local_path(source.data_dir, "--data-dir"))
+    return os.path.abspath(local_path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "TFDS_DATA_DIR"))
 
 
 def is_prepared(name: str, directory: str) -> bool:
@@ -264,7 +268,7 @@ def _read_split(tfds: Any, builder: Any, split: str, source: Source) -> tuple[np
     for batch in tfds.as_numpy(dataset):
         if source.image_size and not known_size:
             image = np.broadcast_to(batch["image"][0], (*batch["image"].shape[1:3], 3))
-            batch["image"] = images.resized(image, source.image_size, source.resize, source.background)[None]
+            batch["image"] = resized(image, source.image_size, source.resize, source.background)[None]
         batches.append(batch)
         first, last = batches[0]["image"], batch["image"]
         if last.shape[1:] != first.shape[1:]:

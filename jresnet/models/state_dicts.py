@@ -5,10 +5,10 @@ All of it looks at names and shapes alone, before memory is taken for what a fil
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jresnet.errors import InputError, visible
+from jresnet.errors import InputError, listed
 from jresnet.models.tensors import LEAVES, check_tensor, is_tensor, shape_of
 from jresnet.models.torch_pickle import Table
 
@@ -55,13 +55,13 @@ def choose(tree: Any, key: str | None = None) -> dict[str, Any]:
         if key not in places:
             if places.keys() == {"."}:
                 raise InputError(f"key {key}: the file holds one state dict and nothing around it: omit --key (key=)")
-            raise InputError(f"key {key}: must be one of {_listed(places)}: choose one of them")
+            raise InputError(f"key {key}: must be one of {listed(places, SHOWN)}: choose one of them")
         return _named(places[key])
     networks = {label: place for label, place in places.items() if _is_network(place)}
     # Copies of one, as under "net" and "best_net", are no choice.
     distinct = {_content(place): label for label, place in reversed(networks.items())}
     if len(distinct) > 1:
-        raise InputError(f"holds {len(networks)} state dicts, {_listed(networks)}: choose one with --key (key=)")
+        raise InputError(f"holds {len(networks)} state dicts, {listed(networks, SHOWN)}: choose one with --key (key=)")
     return _named(networks[next(iter(distinct.values()))] if distinct else max(places.values(), key=_tensor_count))
 
 
@@ -94,7 +94,7 @@ def clean(tensors: Mapping[str, Any], source: str = "the state dict") -> dict[st
         if not is_tensor(tensor):
             others.append(name)
         elif short in plain:
-            pair = _listed([origin[short], name])
+            pair = listed([origin[short], name], SHOWN)
             raise InputError(f"{pair} are two tensors of one name: save the state dict of one network")
         else:
             plain[short], origin[short] = tensor, name
@@ -111,7 +111,7 @@ def clean(tensors: Mapping[str, Any], source: str = "the state dict") -> dict[st
         check_tensor(name, tensor)
     if others:
         text = "%s: passed over, as no part of the network: %s"
-        logging.getLogger(__name__).warning(text, source, _listed(others))
+        logging.getLogger(__name__).warning(text, source, listed(others, SHOWN))
     return _renamed_head(inside)
 
 
@@ -193,7 +193,7 @@ def _prefix(tensors: Mapping[str, Any]) -> str:
     """The prefix under which the network lies."""
     roots = _roots(tensors)
     if len(roots) > 1:
-        names = _listed([root.removesuffix(".") or "." for root in roots])
+        names = listed([root.removesuffix(".") or "." for root in roots], SHOWN)
         raise InputError(f"the names are those of {len(roots)} networks, {names}: give the tensors of one")
     if roots:
         return roots[0]
@@ -237,10 +237,3 @@ def _is_metric(name: str, tensor: Any) -> bool:
     leaf = name.rpartition(".")[2]
     number = shape_of(tensor) == () and leaf not in LEAVES and leaf != "num_batches_tracked"
     return number or name.partition(".")[0] in LOSSES
-
-
-def _listed(names: Iterable[str]) -> str:
-    """The first of the names, and how many more there are."""
-    names = list(names)
-    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
-    return ", ".join([visible(name)[:100] for name in names[:SHOWN]] + more)

@@ -61,6 +61,13 @@ def test_npz_classes_and_memory_order(tmp_path):
 HOT = np.eye(3, dtype=np.uint8)[np.arange(9) % 3]
 NAN = np.where(np.arange(5)[:, None] == 2, np.nan, np.zeros((9, 6, 5, 3)))
 
+
+def one_hot(columns, least):
+    """Labels of three classes from `least` on, of as many as there are columns."""
+    rows = np.eye(columns)[least + np.arange(9) % 3]
+    return {"train_labels": rows, "test_labels": rows[:4]}
+
+
 BAD_NPZ = {
     "missing": (
         dict(train_labels=None, test_images=None),
@@ -106,8 +113,10 @@ BAD_NPZ = {
         dict(train_images=pixels(9, 3, 5, 3), test_images=pixels(4, 3, 5, 3)), ["(9, 3, 5, 3)", "channels last"],
     ),
     "volumes": (dict(train_images=pixels(9, 6, 5, 4, 3)), ["(9, 6, 5, 4, 3)"]),
+    "one number": (dict(train_images=np.array(5)), ["train images have shape ()", "make it (n, height, width)"]),
+    "a row of numbers": (dict(test_images=np.arange(4)), ["test images have shape (4,)", "make it (n, height, width)"]),
     "no pixels": (dict(train_images=pixels(9, 0, 5, 3)), ["(9, 0, 5, 3)"]),
-    "test size": (dict(test_images=pixels(4, 5, 6, 3)), ["test images are 5 x 6", "images 6 x 5", "resize"]),
+    "test size": (dict(test_images=pixels(4, 5, 6, 3)), ["test images are 5 x 6", "images 6 x 5", "give --image-size"]),
     "lengths": (dict(test_labels=np.arange(3)), ["4", "3", "one label per image"]),
     "no images": (dict(test_images=pixels(0, 6, 5, 3), test_labels=np.zeros(0, int)), ["none: give at least one"]),
     "negative": (dict(train_labels=np.arange(9) % 3 - 1), ["-1", "from 0"]),
@@ -128,6 +137,19 @@ BAD_NPZ = {
     "multi-hot": (dict(train_labels=HOT | np.roll(HOT, 1, 1), test_labels=HOT[:4]), ["(9, 3)", "multi-hot"]),
     "no class": (dict(train_labels=HOT * (np.arange(9) > 0)[:, None], test_labels=HOT[:4]), ["multi-hot", "or none"]),
     "soft": (dict(train_labels=HOT * 0.8 + 0.1, test_labels=HOT[:4]), ["scores", "argmax(axis=1)"]),
+    "one-hot, the last classes unused": (one_hot(5, 0), ["2 of 5 classes", "(3, 4)", "drop the empty columns"]),
+    "one-hot, the first class unused": (one_hot(4, 1), ["1 of 4 classes", "(0)", "drop the empty columns"]),
+    "one-hot, an unused class named": (one_hot(4, 0) | dict(classes=np.array(list("abcd"))), ["1 of 4 classes", "(d)"]),
+    "one-hot, too few names": (
+        one_hot(4, 0) | dict(classes=np.array(list("abc"))), ["4 columns for 3 class names", "one name per column"],
+    ),
+    "one-hot, too many names": (one_hot(3, 0) | dict(classes=np.array(list("abcd"))), ["3 columns for 4 class names"]),
+    "labels without columns": (
+        dict(train_labels=np.zeros((9, 0)), test_labels=np.zeros((4, 0))), ["(9, 0)", "several classes or none"],
+    ),
+    "labels without rows or columns": (
+        dict(train_images=pixels(0, 6, 5, 3), train_labels=np.zeros((0, 0)), test_labels=np.zeros((4, 0))), ["(0, 0)"],
+    ),
     "one-hot in one split": (dict(train_labels=HOT), ["(9, 3) and (4,)", "one way"]),
     "words in one split": (dict(train_labels=np.array(list("abc" * 3))), ["<U1", "int64", "one way"]),
     "words in a table": (dict(train_labels=np.full((9, 2), "a")), ["(9, 2)"]),

@@ -243,6 +243,14 @@ def test_what_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     refused("cifar10", "data_batch_1 has over 200,000 bytes", data_dir=str(tmp_path))
 
 
+def test_an_archive_is_named_where_a_version_excludes_it(tmp_path):
+    unpack(batches(TEN)[0], tmp_path / "cifar-10-batches-py")
+    remedy = cifar.remedy("cifar10:3.0.2", str(tmp_path))
+    assert f"use {tmp_path}/cifar-10-batches-py, and call it cifar10, without a version" in remedy
+    assert "put cifar-10-python.tar.gz" in cifar.remedy("cifar10:3.0.2", str(tmp_path / "none"))
+    assert "call it" not in cifar.remedy("cifar10", str(tmp_path)) and cifar.remedy("mnist:3.0.1", str(tmp_path)) == ""
+
+
 def test_other_names_and_other_directories_are_not_searched(tmp_path):
     unpack(batches(TEN)[0], tmp_path / "cifar-10-batches-py")
     assert cifar.find("cifar10", str(tmp_path)) and not cifar.find("cifar100", str(tmp_path))

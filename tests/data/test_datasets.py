@@ -279,3 +279,48 @@ def test_without_a_choice_what_to_test_on_is_refused(untested, tmp_path):
             load_dataset(f"npz:{tmp_path / 'complete.npz'}", **options)
     with pytest.raises(InputError, match="or --test-from, not both"):
         Source(name, test_from="validation", holdout_test=2)
+
+
+@pytest.mark.parametrize("kind", ["npz", "folder"])
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_path_that_is_empty_is_not_the_current_directory(tmp_path, monkeypatch, kind, skip):
+    """As of an unset variable in `folder:$DATA`."""
+    monkeypatch.chdir(tmp_path)
+    np.save("x_train.npy", np.zeros((2, 4, 4), np.uint8))
+    with pytest.raises(InputError, match=rf"^--dataset {kind}:: no path follows the colon: give one, or {kind}:\. for"):
+        load_dataset(f"{kind}:", skip_unreadable=skip and kind == "folder")
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/data", "s3://bucket/data", "https://example.org/data", "file:///data"])
+def test_urls_are_no_local_paths(tmp_path, monkeypatch, url):
+    """Each would be a directory called after its scheme."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", "gs://variable/data")
+    for name, data_dir, given in (
+        (f"npz:{url}.npz", None, f"{url}.npz"),
+        (f"folder:{url}", None, url),
+        ("cifar10", url, f"--data-dir {url}"),
+        ("mnist", url, f"--data-dir {url}"),
+        ("mnist", None, "TFDS_DATA_DIR gs://variable/data"),
+    ):
+        with pytest.raises(InputError) as caught:
+            load_dataset(name, data_dir)
+        assert str(caught.value).startswith(f"--dataset {name}: {given}: is a URL"), caught.value
+    assert not [*tmp_path.iterdir()]
+
+
+def test_unknown_homes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, data_dir in (
+        ("npz:~nobody-here/a.npz", None),
+        ("folder:~nobody-here/a", None),
+        ("mnist", "~nobody-here"),
+    ):
+        with pytest.raises(InputError, match=r"~nobody-here.*: there is no such home directory: give the full path"):
+            load_dataset(name, data_dir)
+
+
+def test_images_too_many_after_resizing_are_refused_with_the_option(monkeypatch):
+    monkeypatch.setattr("jresnet.data.memory.available", lambda: 10**9)
+    with pytest.raises(InputError, match=r"4,000 images of 900 x 900 need 9.7 GB .* are available: lower --image-size"):
+        load_dataset("synthetic", image_size=(900, 900))

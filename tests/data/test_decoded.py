@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import rich.console
 
-from jresnet.data import cache, decoded, memory
+from jresnet.data import cache, decoded, image_cache, memory
 from jresnet.data.datasets import Dataset, Split
 from jresnet.data.mapped import MappedImages
 from jresnet.errors import CannotWrite, InputError
@@ -176,7 +176,7 @@ def test_a_damaged_cache_is_not_used(tmp_path, caching, damage):
         changed = {"a list": [], "rows": stored | {"refused": [3]}, "kind": stored | {"refused": [[]]}}[damage]
         record.write_text(json.dumps(changed))
     for mapped in (False, True):
-        assert cache.load_images(path.stem, images.shape, mapped) is None
+        assert image_cache.load(path.stem, images.shape, mapped) is None
     decoder = Decoder()
     np.testing.assert_array_equal(decode(files, decoder)[0], images)
     assert decoder.calls == 3

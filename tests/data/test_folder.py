@@ -11,7 +11,7 @@ from PIL import Image
 
 import jresnet
 from jresnet.data.datasets import load_dataset
-from jresnet.data.images import resized
+from jresnet.data.resize import resized
 from jresnet.errors import InputError
 from tests.support.datasets import arrays, pixels
 from tests.support.studies import as_nobody, unprivileged
@@ -95,7 +95,7 @@ def test_hidden_files_and_those_of_systems_are_passed_over_and_counted(folder, c
         (root / name).mkdir()
         write(root / name / "x.png", pixels(6, 5, 3))
     assert len(load(root).train) == 6
-    assert [str(root) in line and "10 hidden" in line for line in caplog.messages] == [True]
+    assert caplog.messages == [f"{root}: passed over 10 hidden or system files"]
 
 
 def test_lists_beside_the_classes_are_passed_over_and_named(folder, caplog):
@@ -130,7 +130,7 @@ def test_everything_that_is_no_image_is_named_in_one_start(folder, caplog):
         "train/dog/empty.png", "train/dog/gone.png", "train/dog/notes.jpg", "train/dog/pipe.png", "train/dog/z0.csv",
         "train/dog/z1.csv", "train/dog/z2.csv", "train/dog/z3.csv",
     ]  # fmt: skip
-    message = refusal(root, "13 files", "repair or remove them", "--skip-unreadable", ", ...: ", *bad[:10])
+    message = refusal(root, "13 files", "repair, move or remove them", "--skip-unreadable", " and 3 more: ", *bad[:10])
     assert not any(name in message for name in bad[10:])
     for name, reason in (
         ("train/dog/empty.png", "it is empty"), ("train/dog/gone.png", "a link to nothing"),
@@ -143,15 +143,13 @@ def test_everything_that_is_no_image_is_named_in_one_start(folder, caplog):
     dataset = load(root, skip_unreadable=True)
     assert dataset.skipped == tuple(bad)
     assert dataset.train.labels.tolist() == [0, 1, 1, 1, 1] and dataset.test.labels.tolist() == [1]
-    assert len(caplog.messages) == 1 and caplog.messages[0].startswith(
-        "left out, as no readable images, are 13 files: "
-    )
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith("13 files left out: ")
 
 
 def test_files_whose_names_are_no_text_are_named(folder, caplog):
     root, _ = folder
     (root / os.fsdecode(b"train/cat/\xff\x1b[31m\n.png")).write_bytes(b"no image")
-    refusal(root, "cannot be read as an image")
+    refusal(root, "cannot be used (it is no image of a known format): repair, move or remove it")
     assert load(root, skip_unreadable=True).skipped == ("train/cat/\\udcff\\x1b[31m\n.png",)
     assert all(line.isprintable() for line in caplog.messages)
 
@@ -166,6 +164,38 @@ def test_the_rows_of_images_that_are_left_out_are_left_out(folder):
     assert len(dataset.skipped) == 4 and "train/dog/2.webp" in dataset.skipped
     for image, original in zip(dataset.train.images, [*expected[:3], *expected[4:]], strict=True):
         assert np.array_equal(image, original if original.ndim == 3 else np.stack([original] * 3, -1))
+
+
+@pytest.mark.parametrize("target", ["/nowhere", "owl"])
+@pytest.mark.parametrize("name", ["train", "val", "test", "train/cat", "train/owl", "test/owl", "owl"])
+def test_a_split_or_a_class_behind_a_link_to_nothing_is_never_left_out(folder, name, target):
+    """An unmounted disk must not change the task."""
+    root, _ = folder
+    link = root / name
+    if link.is_dir():
+        link.rename(root.parent / f"{root.name}-moved")
+    link.symlink_to(target)
+    for skip in (False, True):
+        message = refusal(
+            root, f"{link} cannot be read (a link to nothing): restore or remove it", skip_unreadable=skip
+        )
+        assert "skip" not in message
+
+
+def test_several_links_to_nothing_are_named_at_once(folder):
+    root, _ = folder
+    for number in range(12):
+        (root / f"train/class{number:02}").symlink_to(root / "nowhere")
+    message = refusal(root, "12 folders", f"{root}/train/class09 (a link to nothing) and 2 more", skip_unreadable=True)
+    assert "class10" not in message
+
+
+@pytest.mark.parametrize("name", ["val", "dev", "Validation"])
+def test_a_file_in_the_place_of_a_split_is_refused(folder, name):
+    """Where links are not kept, a file holds where one led."""
+    root, _ = folder
+    (root / name).write_text("../elsewhere/val")
+    refusal(root, f"{root / name} is a file", "make it a folder")
 
 
 def test_a_class_without_a_readable_training_image_is_refused(folder):
@@ -197,7 +227,8 @@ def test_of_animations_the_first_picture_is_read_which_is_said(folder, caplog):
         first.save(root / f"train/cat/{number}.gif", save_all=True, append_images=[second])
     assert (load(root).train.images[:4] == (255, 0, 0)).all()
     (line,) = caplog.messages
-    assert "4 files (train/cat/0.gif" in line and "first" in line
+    assert "4 files (train/cat/0.gif" in line
+    assert line.endswith("): of several pictures, frames or pages the first is read")
 
 
 # How people lay out splits and classes.
@@ -374,7 +405,8 @@ def test_folders_without_permission_to_read_are_named(folder, closed):
         (home / "data" / closed).chmod(0)
         try:
             with as_nobody():
-                refusal(home / "data", home / "data" / closed, "the folder cannot be read", "ermission")
+                for skip in (False, True):
+                    refusal(home / "data", home / "data" / closed, "cannot be read (Permission", skip_unreadable=skip)
         finally:
             (home / "data" / closed).chmod(0o755)
             (home / "data").rename(root)
@@ -389,7 +421,9 @@ def test_images_of_several_sizes_are_asked_for_one(folder):
     write(root / "train/cat/z.png", pixels(7, 5, 3))
     for number in range(12):
         write(root / f"train/cat/{number}.png", pixels(8 + number, 9, 3))
-    message = refusal(root, "14 sizes", "6 x 5 (7), 7 x 5 (2), 8 x 9 (1)", ", ...", "--image-size 6 5", "--resize crop")
+    message = refusal(
+        root, "14 sizes", "6 x 5 (7), 7 x 5 (2), 8 x 9 (1)", " and 4 more: ", "--image-size 6 5", "--resize crop"
+    )
     assert "15 x 9" in message and "16 x 9" not in message
     (root / "train/cat/late.png").write_bytes((root / "train/cat/0.png").read_bytes()[:-8])
     (root / "train/cat/text.png").write_text("no image")

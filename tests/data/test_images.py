@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jresnet.data import images, levels, whole
+from jresnet.data import color, images, whole
+from jresnet.data.resize import resized
 from jresnet.errors import InputError
 from tests.support.datasets import pixels
 
@@ -220,7 +221,7 @@ def test_cmyk_of_jpeg(read):
 def test_large_images_are_converted_in_strips(monkeypatch):
     image = pixels(37, 11, 4)
     at_once = images.decode(Image.fromarray(image), BLUE)
-    monkeypatch.setattr(levels, "_STRIP", 25)
+    monkeypatch.setattr(color, "_STRIP", 25)
     assert np.array_equal(images.decode(Image.fromarray(image), BLUE), at_once)
 
 
@@ -355,26 +356,26 @@ def stretched(image, size):
 @pytest.mark.parametrize("size", [(8, 6), (24, 18), (17, 5), (3, 40), (1, 1)])
 def test_stretch_is_bilinear_and_antialiased(size):
     image = pixels(16, 12, 3)
-    assert abs(images.resized(image, size, "stretch", BLUE) - stretched(image, size)).max() < 1.01
+    assert abs(resized(image, size, "stretch", BLUE) - stretched(image, size)).max() < 1.01
 
 
 def test_crop_cuts_the_centre_and_pad_adds_the_background():
     image = pixels(16, 40, 3)
-    crop = images.resized(image, (8, 10), "crop", BLUE)
+    crop = resized(image, (8, 10), "crop", BLUE)
     assert abs(crop - stretched(image[:, 10:30], (8, 10)))[:, 1:-1].max() < 1.01
-    tall = images.resized(image.transpose(1, 0, 2), (10, 8), "crop", BLUE)
+    tall = resized(image.transpose(1, 0, 2), (10, 8), "crop", BLUE)
     assert abs(tall - stretched(image.transpose(1, 0, 2)[10:30], (10, 8)))[1:-1].max() < 1.01
-    pad = images.resized(image, (12, 20), "pad", BLUE)
+    pad = resized(image, (12, 20), "pad", BLUE)
     assert (pad[:2] == BLUE).all() and (pad[-2:] == BLUE).all()
     assert abs(pad[2:-2] - stretched(image, (8, 20))).max() < 1.01
-    thin = images.resized(pixels(1, 300, 3), (10, 10), "pad", BLUE)
+    thin = resized(pixels(1, 300, 3), (10, 10), "pad", BLUE)
     assert (np.delete(thin, 4, 0) == BLUE).all() and (thin[4] != BLUE).any()
 
 
 @pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
 def test_an_image_of_the_size_is_untouched(resize):
     image = pixels(9, 7, 3)
-    assert np.array_equal(images.resized(image, (9, 7), resize, BLUE), image)
-    assert images.resized(image, (5, 3), resize, BLUE).shape == (5, 3, 3)
+    assert np.array_equal(resized(image, (9, 7), resize, BLUE), image)
+    assert resized(image, (5, 3), resize, BLUE).shape == (5, 3, 3)
     flat = np.full((9, 7, 3), 77, np.uint8)
-    assert (images.resized(flat, (90, 70), resize, (77, 77, 77)) == 77).all()
+    assert (resized(flat, (90, 70), resize, (77, 77, 77)) == 77).all()

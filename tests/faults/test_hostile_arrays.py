@@ -142,9 +142,8 @@ def archive(members, compression):
     return buffer.getvalue()
 
 
-def members(rng):
+def members(rng, stored):
     """The arrays of a data set, by name, of which some are changed."""
-    stored = arrays(classes=np.array(list("abc")))
     found = [(name, npy(array)) for name, array in stored.items()]
     for _ in range(rng.choice([0, 1, 1, 1, 2])):
         at = rng.randrange(len(found))
@@ -156,7 +155,49 @@ def members(rng):
     return found
 
 
-@pytest.mark.filterwarnings("ignore:Duplicate name")
+def readings(array):
+    """The images, float64 [n, height, width, 3], that an array may stand for, as numbers, 8-bit levels or neither."""
+    if array.dtype.kind in "biuf" and array.ndim in (3, 4) and array.size:
+        with np.errstate(all="ignore"):
+            values = array.astype(np.float64)
+            for levels in (values, values * 255, (values + 1) * 127.5):
+                for last in [levels[..., None]] if levels.ndim == 3 else [levels, np.moveaxis(levels, 1, 3)]:
+                    if last.shape[3] in (1, 3):
+                        yield np.rint(np.broadcast_to(last, (*last.shape[:3], 3)))
+
+
+def indices(array, classes):
+    """The labels, lists of int, that an array may stand for."""
+    if array.dtype.kind in "US" and array.size:
+        words = array.ravel().astype("U")
+        yield np.unique(words, return_inverse=True)[1].tolist()
+        yield [classes.index(word) if word in classes else -1 for word in words]
+    elif array.dtype.kind in "biuf":
+        yield array.ravel().tolist()
+        if array.ndim == 2 and array.size:
+            yield array.argmax(axis=1).tolist()
+
+
+def check_values(dataset, stored):
+    """Every image and label of a data set is as numpy reads it in one of the arrays."""
+    for split in (dataset.train, dataset.validation, dataset.test):
+        if len(split):
+            assert any(np.array_equal(split.images, images) for array in stored for images in readings(array))
+            assert any(
+                split.labels.tolist() == labels for array in stored for labels in indices(array, dataset.classes)
+            )
+
+
+def readable(read, keys):
+    """The arrays among keys that numpy can read without unpickling."""
+    for key in keys:
+        try:
+            yield read(key)
+        except Exception:
+            continue
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name", "ignore:Reading `.npy` or `.npz` file required additional header")
 @examples(60, 1500)
 def test_an_archive_of_arrays_is_read_or_refused(examples, tmp_path):
     path = tmp_path / "data.npz"
@@ -165,30 +206,44 @@ def test_an_archive_of_arrays_is_read_or_refused(examples, tmp_path):
     def make(rng):
         usual = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED] * 4
         compression = rng.choice([*usual, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-        content = archive(members(rng), compression)
-        way = rng.random()
-        return tampered(rng, content) if way < 0.35 else spoilt(rng, content) if way < 0.5 else content
+        stored = arrays(classes=np.array(list("abc")))
+        files = members(rng, stored)
+        content, way = archive(files, compression), rng.random()
+        valid = files == [(name, npy(array)) for name, array in stored.items()] and compression in usual and way >= 0.5
+        return (tampered(rng, content) if way < 0.35 else spoilt(rng, content) if way < 0.5 else content), valid
 
-    def check(content):
+    def check(case):
+        content, valid = case
         put(path, content)
         dataset, message = refused(lambda: load_dataset(f"npz:{path}"))
         found[dataset is not None] += 1
-        assert message is None or len(message) < 1500
+        if dataset is None:
+            assert not valid and len(message) < 1500
+        else:
+            with zipfile.ZipFile(path) as file:
+                check_values(dataset, [*readable(lambda name: np.load(io.BytesIO(file.read(name))), file.namelist())])
 
     repeat(check, examples, make)
     assert found[True] and found[False] > examples / 3
 
 
 @examples(20, 500)
+@pytest.mark.filterwarnings("ignore:Reading `.npy` or `.npz` file required additional header")
 def test_a_directory_of_arrays_is_read_or_refused(examples, tmp_path):
+    found = {True: 0, False: 0}
+
     def check(files):
         for path in tmp_path.iterdir():
             path.unlink()
         for name, content in files:
             (tmp_path / f"{name.replace('/', '_')[:200]}.npy").write_bytes(content)
-        refused(lambda: load_dataset(f"npz:{tmp_path}"))
+        dataset, _ = refused(lambda: load_dataset(f"npz:{tmp_path}"))
+        found[dataset is not None] += 1
+        if dataset is not None:
+            check_values(dataset, [*readable(np.load, tmp_path.iterdir())])
 
-    repeat(check, examples, members)
+    repeat(check, examples, lambda rng: members(rng, arrays(classes=np.array(list("abc")))))
+    assert found[True] and found[False]
 
 
 PICKLED = b"0123456789(.)]}abceghijlopqrstuNIJKLMGUTXVFSR\x80\x81\x85\x86\x87\x88\x89\x8a\x8c\x8e\x93\x94\x95\x96"

@@ -90,7 +90,8 @@ def test_an_integer_too_long_to_print_is_refused_in_one_line(name, sign):
         ({"epochs": 1.5}, "int, not float"),
         ({"epochs": None}, "int, not NoneType"),
         ({"blocks": [2, 2]}, "tuple[int, ...] | None, not list"),
-        ({"kernel_size": (3, "5")}, "int | tuple[int, ...] | None, not tuple"),
+        ({"kernel_size": (3, "5")}, "int | tuple[int, ...] | None, not tuple of int and str"),
+        ({"background": (1, 2.0, 3)}, "tuple[int, int, int], not tuple of int and float"),
         ({"flip": "0.5"}, "float, not str"),
         ({"flip": True}, "float, not bool"),
         ({"nesterov": 1}, "bool, not int"),
@@ -102,6 +103,20 @@ def test_a_value_of_another_type_is_named_with_its_type_and_the_fields(values, k
     with pytest.raises(InputError) as caught:
         Config(**values)
     assert str(caught.value).endswith(f": must be of type {kind}")
+
+
+@pytest.mark.parametrize(
+    ("values", "rule"),
+    [
+        ({"background": (1, 2)}, "--background 1 2: must have 3 values, not 2"),
+        ({"image_size": (8,)}, "--image-size 8: must have 2 values, not 1"),
+        ({"image_size": ()}, "--image-size: must have 2 values, not 0"),
+    ],
+)
+def test_a_tuple_of_another_length_is_refused_by_its_length(values, rule):
+    with pytest.raises(InputError) as caught:
+        Config(**values)
+    assert str(caught.value) == rule
 
 
 def test_numbers_that_are_subclasses_of_pythons_are_numbers():

@@ -226,7 +226,7 @@ def test_only_formats_that_need_no_other_program_are_decoded(tmp_path, monkeypat
     Image.fromarray(pixels(6, 5, 3)).save(bad, format="EPS")
     monkeypatch.setattr(subprocess, "check_call", lambda *_: pytest.fail("started a program"))
     monkeypatch.setattr(subprocess, "run", lambda *_: pytest.fail("started a program"))
-    refused(f"folder:{tmp_path}", bad, "cannot be read as an image")
+    refused(f"folder:{tmp_path}", bad, "cannot be used")
 
 
 # Calls that unpickle or execute what they are given, by module, and the only places where each may stand.
@@ -344,7 +344,7 @@ def test_images_larger_than_the_memory_are_refused(tmp_path, memory, monkeypatch
         data = b"IDAT" + zlib.compress(bytes(9999))
         chunks = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (chunk, data, b"IEND"))
         (tmp_path / "train/a/0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
-        refused(f"folder:{tmp_path}", tmp_path / "train/a/0.png", "cannot be read as an image", "remove")
+        refused(f"folder:{tmp_path}", tmp_path / "train/a/0.png", "cannot be used", "remove")
 
 
 def test_weights_larger_than_their_file_are_refused(tmp_path, torch, torch_weights, memory):
@@ -518,7 +518,7 @@ def test_symbolic_links_in_a_folder_are_read_as_what_they_point_to(tmp_path):
     dataset = load_dataset(f"folder:{tmp_path / 'data'}")
     assert dataset.classes == ("a", "b") and len(dataset.train) == 2
     (tmp_path / "data/train/a/2.png").symlink_to(tmp_path / "secret.txt")
-    message = refused(f"folder:{tmp_path / 'data'}", tmp_path / "data/train/a/2.png", "cannot be read as an image")
+    message = refused(f"folder:{tmp_path / 'data'}", tmp_path / "data/train/a/2.png", "cannot be used")
     assert "secret" not in message
     (tmp_path / "data/train/a/2.png").unlink()
     (tmp_path / "data/train/a/zero.png").symlink_to("/dev/zero")
