@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 
-from jresnet.data import npz
+from jresnet.data.arrays import npz
 from jresnet.data.datasets import Dataset, Split
 from jresnet.errors import InputError
 from jresnet.records.run_directory import PREDICTIONS

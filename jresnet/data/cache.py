@@ -1,6 +1,6 @@
 """The cache of decoded data in the user's cache directory, and arrays in it, verified by size and digest before use.
 
-Images of one size, which may stay in their file, are in `jresnet.data.image_cache`.
+Images of one size, which may stay in their file, are in `jresnet.data.images.image_cache`.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jresnet.data import npz
+from jresnet.data.arrays import npz
 from jresnet.data.progress import warn
 from jresnet.errors import CannotWrite
 from jresnet.records.files import OLD, atomic_write, cache_directory, sweep, write_json, writing

@@ -10,14 +10,15 @@ import numpy as np
 import rich.console
 
 from jresnet.config import Source, require
-from jresnet.data import cifar, memory, synthetic
-from jresnet.data.arrays import read_npz
+from jresnet.data import memory, synthetic
+from jresnet.data.arrays import cifar
+from jresnet.data.arrays.cifar import read_cifar
+from jresnet.data.arrays.reader import read_npz
 from jresnet.data.checks import check_test, checked_arrays, checked_classes
-from jresnet.data.cifar import read_cifar
 from jresnet.data.contents import Contents
-from jresnet.data.folder import read_folder
+from jresnet.data.images.folder import read_folder
+from jresnet.data.images.resize import resized_all
 from jresnet.data.mapped import Images, pieces, select, size
-from jresnet.data.resize import resized_all
 from jresnet.data.tfds_reader import directory_of, is_prepared, read_tfds
 from jresnet.errors import InputError, first_line
 from jresnet.records.files import Record
@@ -232,7 +233,7 @@ def load_dataset(
     ((4000, 32, 32, 3), (1000,), ('disc', 'ring', 'square'))
 
     Args:
-      source: "synthetic", "npz:FILE" (arrays, as `jresnet.data.arrays.read_npz` describes), "folder:DIR"
+      source: "synthetic", "npz:FILE" (arrays, as `jresnet.data.arrays.reader.read_npz` describes), "folder:DIR"
         (train/<class>/*, and if there are such validation/<class>/* and test/<class>/*), or the name of an
         image-classification data set in TFDS, such as "cifar10". Or a `Config`, which has the name and all that
         follows.

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from jresnet.config import Source
-from jresnet.data import cache, cifar, memory
+from jresnet.data import cache, memory
+from jresnet.data.arrays import cifar
 from jresnet.data.checks import check_test, used_classes
 from jresnet.data.contents import Contents
+from jresnet.data.images.resize import resized
 from jresnet.data.mapped import size
-from jresnet.data.resize import resized
 from jresnet.errors import InputError, first_line
 from jresnet.records.files import local_path
 

@@ -23,7 +23,7 @@ def left() -> int:
     return available()
 
 
-def check_state(config: Config, parameters: int) -> None:
+def check_state(parameters: int) -> None:
     """Raise InputError if training so many parameters takes more memory than there is. A collective."""
     needed = _BYTES_PER_PARAMETER * parameters
     _require(needed, f"training {parameters:,} parameters needs at least", "lower --width, --blocks or --kernel-size")

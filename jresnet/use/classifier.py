@@ -11,9 +11,9 @@ import numpy as np
 from jresnet import models
 from jresnet.config import Config
 from jresnet.data.augment import normalise
+from jresnet.data.images.resize import resized
 from jresnet.data.mapped import Images, MappedImages
 from jresnet.data.pipeline import pad_rows
-from jresnet.data.resize import resized
 from jresnet.errors import InputError
 from jresnet.parallel.compiler import compiler_options
 from jresnet.records import environment, run_directory

@@ -13,7 +13,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from jresnet.data import cifar, pickled_arrays, pickles, tfds_reader
+from jresnet.data import pickles, tfds_reader
+from jresnet.data.arrays import cifar, pickled_arrays
 from jresnet.data.datasets import load_dataset
 from tests.support.datasets import pixels, refused
 

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import rich.console
 
-from jresnet.data import cache, decoded, image_cache, memory
+from jresnet.data import cache, memory
 from jresnet.data.datasets import Dataset, Split
+from jresnet.data.images import decoded, image_cache
 from jresnet.data.mapped import MappedImages
 from jresnet.errors import CannotWrite, InputError
 from tests.support.datasets import pixels, refused

@@ -11,7 +11,7 @@ from PIL import Image
 
 import jresnet
 from jresnet.data.datasets import load_dataset
-from jresnet.data.resize import resized
+from jresnet.data.images.resize import resized
 from jresnet.errors import InputError
 from tests.support.datasets import arrays, pixels
 from tests.support.studies import as_nobody, unprivileged

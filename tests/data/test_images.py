@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jresnet.data import color, images, whole
-from jresnet.data.resize import resized
+from jresnet.data.images import color, image_file, whole
+from jresnet.data.images.resize import resized
 from jresnet.errors import InputError
 from tests.support.datasets import pixels
 
@@ -36,12 +36,12 @@ def read(tmp_path):
         path = tmp_path / "image"
         path.write_bytes(image) if isinstance(image, bytes) else image.save(path, kind, **options)
         read.notes = []
-        with images.without_warnings():
-            found = images.pixels(str(path), background, read.notes.append)
+        with image_file.without_warnings():
+            found = image_file.pixels(str(path), background, read.notes.append)
         assert found.dtype == np.uint8 and found.ndim == 3 and found.shape[2] == 3
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            assert images.image_size(str(path)) == found.shape[:2]
+            assert image_file.image_size(str(path)) == found.shape[:2]
         return found
 
     return read
@@ -207,7 +207,7 @@ def test_other_modes_keep_their_colours(mode):
     else:
         image = image.convert(mode)
     assert image.mode == mode
-    assert abs(images.decode(image).astype(int) - gray).max() <= (2 if mode in ("LAB", "YCbCr") else 0)
+    assert abs(image_file.decode(image).astype(int) - gray).max() <= (2 if mode in ("LAB", "YCbCr") else 0)
 
 
 def test_cmyk_of_jpeg(read):
@@ -220,9 +220,9 @@ def test_cmyk_of_jpeg(read):
 
 def test_large_images_are_converted_in_strips(monkeypatch):
     image = pixels(37, 11, 4)
-    at_once = images.decode(Image.fromarray(image), BLUE)
+    at_once = image_file.decode(Image.fromarray(image), BLUE)
     monkeypatch.setattr(color, "_STRIP", 25)
-    assert np.array_equal(images.decode(Image.fromarray(image), BLUE), at_once)
+    assert np.array_equal(image_file.decode(Image.fromarray(image), BLUE), at_once)
 
 
 # Several pictures.
@@ -250,7 +250,7 @@ def saved(kind, **options):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in images.FORMATS if kind not in UNWRITABLE])
+@pytest.mark.parametrize("kind", [kind for kind in image_file.FORMATS if kind not in UNWRITABLE])
 def test_every_format_is_known_by_content_and_refused_when_its_pixels_end_early(read, kind):
     if kind == "AVIF":
         from PIL import features
@@ -316,7 +316,7 @@ def test_too_many_scans_pixels_and_bytes_are_refused(read, monkeypatch):
     scan = data[start : data.index(b"\xff\xda", start + 2)] if data.count(b"\xff\xda") > 1 else data[start:-2]
     with pytest.raises(InputError, match="scans"):
         read(data[:-2] + scan * 1001 + data[-2:])
-    monkeypatch.setattr(images, "_LARGEST_FILE", 100)
+    monkeypatch.setattr(image_file, "_LARGEST_FILE", 100)
     with pytest.raises(InputError, match=r"has [\d,]+ bytes, over the limit of 100"):
         read(data)
     monkeypatch.undo()
@@ -328,10 +328,10 @@ def test_too_many_scans_pixels_and_bytes_are_refused(read, monkeypatch):
 def test_decode_names_the_file_and_takes_images(tmp_path):
     (tmp_path / "a.jpg").write_text("no image")
     with pytest.raises(InputError, match=f"{tmp_path}/a.jpg cannot be read as an image .*: repair or remove it"):
-        images.decode(str(tmp_path / "a.jpg"))
+        image_file.decode(str(tmp_path / "a.jpg"))
     Image.fromarray(SHOWN).save(tmp_path / "b", "PNG")
     for given in (str(tmp_path / "b"), tmp_path / "b", Image.fromarray(SHOWN)):
-        assert np.array_equal(images.decode(given), SHOWN)
+        assert np.array_equal(image_file.decode(given), SHOWN)
 
 
 # Sizes.

@@ -12,7 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from jresnet.data import cifar
+from jresnet.data.arrays import cifar
 from jresnet.data.datasets import load_dataset
 from tests.support.damage import put, refused, repeat, spoilt
 from tests.support.datasets import arrays

@@ -323,7 +323,7 @@ def test_an_archive_that_claims_100_gigabytes_is_refused(tmp_path, memory):
 def test_a_zip_bomb_is_refused(tmp_path, memory, monkeypatch):
     images = header((2**24 // 75, 5, 5, 3)) + bytes(2**24 // 75 * 75)
     name = npz(tmp_path / "data.npz", "train_images", images, zipfile.ZIP_DEFLATED)
-    monkeypatch.setattr("jresnet.data.npz._LARGE", 2**23)
+    monkeypatch.setattr("jresnet.data.arrays.npz._LARGE", 2**23)
     refused(name, "train_images", "over 100 times as many")
     # Small arrays may be compressed as far as deflate can.
     labels = np.sort(np.arange(9) % 3)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jresnet
-from jresnet.data.resize import resized
+from jresnet.data.images.resize import resized
 from jresnet.use.classifier import MAX_BATCH_SIZE, Classifier, store
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jresnet.data import npz, pickled_arrays
+from jresnet.data.arrays import npz, pickled_arrays
 from jresnet.data.checks import used_classes
 from jresnet.data.contents import Contents
 from jresnet.data.files import check_readable

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from jresnet.data import npz
+from jresnet.data.arrays import npz
+from jresnet.data.arrays.labels import as_indices, as_text
+from jresnet.data.arrays.levels import as_levels
 from jresnet.data.contents import SPLITS, Contents
 from jresnet.data.files import check_file, check_readable
-from jresnet.data.labels import as_indices, as_text
-from jresnet.data.levels import as_levels
 from jresnet.data.progress import warn
 from jresnet.errors import InputError, listed
 from jresnet.records.files import local_path
@@ -37,7 +37,7 @@ def read_npz(file: str) -> Contents:
 
     The names are a split (train, test, and val, valid, validation or dev) and images, x or data, or labels, y or
     targets, in either order; without a split they are the training images. Names of classes may stand in `classes`.
-    What images and labels may be is in `jresnet.data.levels.as_levels` and `jresnet.data.labels.as_indices`.
+    What images and labels may be is in `levels.as_levels` and `labels.as_indices`.
 
     Raises:
       InputError: a URL, a missing file or array, arrays with two meanings or none, pickled objects (never unpickled),

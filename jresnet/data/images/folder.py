@@ -9,12 +9,13 @@ import PIL
 import rich.console
 
 from jresnet.config import Source
-from jresnet.data import decoded, images, layout, mapped
+from jresnet.data import mapped
 from jresnet.data.checks import check_test
 from jresnet.data.contents import Contents
 from jresnet.data.files import readable
+from jresnet.data.images import decoded, image_file, layout
+from jresnet.data.images.resize import resized
 from jresnet.data.progress import warn
-from jresnet.data.resize import resized
 from jresnet.errors import InputError, listed, visible
 from jresnet.records.files import local_path
 
@@ -77,7 +78,7 @@ class _Reading:
                 where = found.directories[split]
                 raise InputError(f"there are no images in {where}: put them into {where}/<class>/, or remove it")
         paths = [path for files, _ in found.files.values() for path in files]
-        with images.without_warnings():
+        with image_file.without_warnings():
             size = self.source.image_size or self.common_size(paths)
             paths = [path for path in paths if path not in found.refused]
             array, refused = decoded.decode_files(
@@ -102,7 +103,10 @@ class _Reading:
         return resized(pixels, size, self.source.resize, self.source.background)
 
     def pixels(self, path: str) -> np.ndarray:
-        return images.pixels(path, self.source.background, lambda note: self.notes.setdefault(note, []).append(path))
+        def note(text: str) -> None:
+            self.notes.setdefault(text, []).append(path)
+
+        return image_file.pixels(path, self.source.background, note)
 
     def settings(self) -> str:
         """What determines the pixels besides the files."""
@@ -115,7 +119,7 @@ class _Reading:
 
         def count(path: str) -> tuple[int, int] | None:
             try:
-                return images.image_size(path)
+                return image_file.image_size(path)
             except InputError as error:
                 self.found.refused[path] = str(error)
                 return None

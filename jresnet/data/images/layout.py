@@ -6,9 +6,9 @@ import pathlib
 import unicodedata
 from collections.abc import Iterable
 
-from jresnet.data import annotations, images
 from jresnet.data.contents import SPLITS
 from jresnet.data.files import check_readable
+from jresnet.data.images import annotations, image_file
 from jresnet.errors import InputError, listed
 
 # What systems leave in folders, besides hidden files; in lower case.
@@ -258,7 +258,7 @@ def _is_image(path: str) -> bool:
     if path.lower().endswith(_IMAGE_SUFFIXES):
         return True
     try:
-        images.image_size(path)
+        image_file.image_size(path)
     except InputError:
         return False
     return True

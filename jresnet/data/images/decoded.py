@@ -13,7 +13,8 @@ from typing import TypeVar
 import numpy as np
 import rich.console
 
-from jresnet.data import cache, image_cache, memory
+from jresnet.data import cache, memory
+from jresnet.data.images import image_cache
 from jresnet.data.mapped import Images, MappedImages
 from jresnet.data.progress import tracked, warn
 from jresnet.errors import CannotWrite, InputError

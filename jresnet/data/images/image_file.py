@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from jresnet.data import color, whole
-from jresnet.data.color import Color
+from jresnet.data.images import color, whole
+from jresnet.data.images.color import Color
 from jresnet.errors import InputError, first_line
 
 FORMATS = (

@@ -4,8 +4,9 @@ import numpy as np
 import rich.console
 
 from jresnet.config import Resize
-from jresnet.data import decoded, memory
-from jresnet.data.color import Color
+from jresnet.data import memory
+from jresnet.data.images import decoded
+from jresnet.data.images.color import Color
 from jresnet.data.mapped import Images
 
 

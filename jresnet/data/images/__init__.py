@@ -1,0 +1,1 @@
+"""Data sets in folders of image files: where the images are, and how a file becomes pixels."""
