@@ -22,8 +22,9 @@ from jresnet.cli.convert import Convert, choose, convert_file
 from jresnet.config import Config, require
 from jresnet.data.datasets import Dataset, dataset_record, load_dataset
 from jresnet.errors import InputError, first_line
-from jresnet.models import parameter_count, recognise
+from jresnet.models import parameter_count
 from jresnet.models.torch_weights import load, shapes_of
+from jresnet.models.weights import recognise
 from jresnet.parallel.devices import Devices
 from jresnet.records import environment, schema
 from jresnet.records.files import read_json, write_json

@@ -13,10 +13,11 @@ from jresnet.cli.program import make_console
 from jresnet.config import FLOAT32_SMALLEST, Config, Model, require
 from jresnet.data.checks import check_names
 from jresnet.errors import InputError
-from jresnet.models import recognise, torch_weights
-from jresnet.models.recognise import OPTIONS
-from jresnet.models.tensors import check_values
-from jresnet.models.torch_names import Layout, Shapes
+from jresnet.models import torch_weights
+from jresnet.models.weights import recognise
+from jresnet.models.weights.recognise import OPTIONS
+from jresnet.models.weights.tensors import check_values
+from jresnet.models.weights.torch_names import Layout, Shapes
 from jresnet.records.files import local_path
 from jresnet.use.classifier import Classifier, store
 

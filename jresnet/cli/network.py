@@ -6,7 +6,7 @@ from typing import Any
 
 from jresnet import models
 from jresnet.config import Config, Model, Shortcut, Stem, numbers, require
-from jresnet.models.recognise import OPTIONS
+from jresnet.models.weights.recognise import OPTIONS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

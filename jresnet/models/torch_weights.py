@@ -17,13 +17,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jresnet.errors import InputError
-from jresnet.models.recognise import check_fit
 from jresnet.models.resnet import ResNet
-from jresnet.models.state_dicts import clean
-from jresnet.models.tensors import array_of as _array
-from jresnet.models.tensors import check_values
-from jresnet.models.torch_files import load, save
-from jresnet.models.torch_names import Layout, Shapes, expected, from_torch, layout_of, to_torch, torch_name
+from jresnet.models.weights.recognise import check_fit
+from jresnet.models.weights.state_dicts import clean
+from jresnet.models.weights.tensors import array_of as _array
+from jresnet.models.weights.tensors import check_values
+from jresnet.models.weights.torch_files import load, save
+from jresnet.models.weights.torch_names import Layout, Shapes, expected, from_torch, layout_of, to_torch, torch_name
 
 __all__ = [
     "Layout", "classes_of", "expected", "from_state_dict", "layout_of", "load", "relayout", "save", "shapes_of",

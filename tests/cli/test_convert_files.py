@@ -8,8 +8,8 @@ import pytest
 
 from jresnet import cli
 from jresnet.cli import convert
-from jresnet.models import torch_files
-from jresnet.models.torch_files import load
+from jresnet.models.weights import torch_files
+from jresnet.models.weights.torch_files import load
 from tests.support.damage import refused
 from tests.support.weights import state_dict
 

@@ -14,9 +14,9 @@ import pytest
 
 import jresnet
 from jresnet.models import torch_weights
-from jresnet.models.state_dicts import clean
-from jresnet.models.tensors import array_of, check_values
-from jresnet.models.torch_files import load
+from jresnet.models.weights.state_dicts import clean
+from jresnet.models.weights.tensors import array_of, check_values
+from jresnet.models.weights.torch_files import load
 from tests.support.damage import edited, put, refused, repeat, spoilt
 from tests.support.weights import state_dict
 

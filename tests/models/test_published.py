@@ -12,7 +12,8 @@ import jresnet
 from jresnet import models
 from jresnet.cli import commands
 from jresnet.config import Config
-from jresnet.models import recognise, torch_weights
+from jresnet.models import torch_weights
+from jresnet.models.weights import recognise
 
 torch = pytest.importorskip("torch")
 

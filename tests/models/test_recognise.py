@@ -5,8 +5,8 @@ import pytest
 from jresnet import models
 from jresnet.config import Config
 from jresnet.errors import InputError
-from jresnet.models import recognise, torch_names
-from jresnet.models.recognise import check_fit
+from jresnet.models.weights import recognise, torch_names
+from jresnet.models.weights.recognise import check_fit
 
 
 def shapes_of(config, classes=10, size=None, layout="kuangliu"):

@@ -15,9 +15,9 @@ import pytest
 import jresnet
 from jresnet.errors import InputError
 from jresnet.models import torch_weights
-from jresnet.models.state_dicts import clean
-from jresnet.models.tensors import array_of, check_values
-from jresnet.models.torch_files import load, save
+from jresnet.models.weights.state_dicts import clean
+from jresnet.models.weights.tensors import array_of, check_values
+from jresnet.models.weights.torch_files import load, save
 from tests.support.weights import state_dict
 
 torch = pytest.importorskip("torch")

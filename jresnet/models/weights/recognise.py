@@ -10,8 +10,8 @@ from jresnet.errors import InputError
 from jresnet.models.blocks import BasicBlock, Block, Bottleneck, PreactBlock
 from jresnet.models.build import from_config, usual_image_size
 from jresnet.models.resnet import ResNet
-from jresnet.models.torch_names import Shapes, expected, kuangliu_name, layout_of
 from jresnet.models.variants import VARIANTS
+from jresnet.models.weights.torch_names import Shapes, expected, kuangliu_name, layout_of
 
 OPTIONS = ("width", "blocks", "kernel_size", "pool_size", "shortcut", "stem", "epsilon")
 """The fields of `Config` by which a network differs from the named one; dropout has no part in its function."""

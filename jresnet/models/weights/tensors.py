@@ -10,7 +10,7 @@ import numpy as np
 
 from jresnet.config import FLOAT32_LARGEST
 from jresnet.errors import InputError, first_line, visible
-from jresnet.models.torch_pickle import Stored
+from jresnet.models.weights.torch_pickle import Stored
 
 __all__ = ["LEAVES", "array_of", "check_tensor", "check_values", "is_tensor", "kind_of", "shape_of"]
 

@@ -16,7 +16,7 @@ from typing import IO, Any, NoReturn, cast
 import jax.numpy as jnp
 import numpy as np
 
-from jresnet.models.torch_pickle import ITEM_SIZES, Storage, Stored, Table, read
+from jresnet.models.weights.torch_pickle import ITEM_SIZES, Storage, Stored, Table, read
 
 __all__ = ["Contents", "contents"]
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jresnet.errors import InputError, listed
-from jresnet.models.tensors import LEAVES, check_tensor, is_tensor, shape_of
-from jresnet.models.torch_pickle import Table
+from jresnet.models.weights.tensors import LEAVES, check_tensor, is_tensor, shape_of
+from jresnet.models.weights.torch_pickle import Table
 
 __all__ = ["choose", "clean"]
 

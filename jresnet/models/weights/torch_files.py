@@ -15,8 +15,8 @@ import numpy as np
 
 from jresnet.data.files import check_file, readable
 from jresnet.errors import InputError, first_line, visible
-from jresnet.models import state_dicts, torch_readers
-from jresnet.models.torch_pickle import ITEM_SIZES, Code, Stored
+from jresnet.models.weights import state_dicts, torch_readers
+from jresnet.models.weights.torch_pickle import ITEM_SIZES, Code, Stored
 from jresnet.records.files import write_bytes
 
 __all__ = ["load", "save"]
