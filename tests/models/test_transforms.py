@@ -22,7 +22,7 @@ def draw_like(tree, rng):
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), tree)
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=["preactivated", pytest.param("bottleneck", marks=pytest.mark.slow)])
 def problem(request):
     """The loss of training, a function of params and images in float64, and three values: params, a tangent, images."""
     with jax.enable_x64():

@@ -28,7 +28,6 @@ OTHER = {
     "pool_size": 2,
     "dropout": 0.5,
     "budget": 10,
-    "epochs": 1,
     "batch_size": 8,
     "learning_rate": 0.3,
     "momentum": 0.5,
@@ -47,7 +46,7 @@ OTHER = {
 }
 CHANGEABLE = {
     "dataset": "other", "data_dir": "elsewhere", "image_size": (8, 8), "skip_unreadable": True,
-    "test_from": "validation", "holdout_test": 5, "input": "tfds", "parallel": "pmap", "channel_multiple": 8,
+    "test_from": "validation", "holdout_test": 5, "epochs": 7, "input": "tfds", "parallel": "pmap", "channel_multiple": 8,
 }  # fmt: skip
 
 

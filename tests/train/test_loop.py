@@ -48,7 +48,7 @@ def saved(workdir: pathlib.Path) -> list[int]:
         return checkpoints.steps()
 
 
-@pytest.fixture(scope="module", params=["resident", "tfds"])
+@pytest.fixture(scope="module", params=["resident", pytest.param("tfds", marks=pytest.mark.slow)])
 def whole(request, tmp_path_factory):
     """An uninterrupted run that keeps every checkpoint: its configuration and directory."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
