@@ -46,7 +46,8 @@ OTHER = {
 }
 CHANGEABLE = {
     "dataset": "other", "data_dir": "elsewhere", "image_size": (8, 8), "skip_unreadable": True,
-    "test_from": "validation", "holdout_test": 5, "epochs": 7, "input": "tfds", "parallel": "pmap", "channel_multiple": 8,
+    "test_from": "validation", "holdout_test": 5, "epochs": 7, "input": "tfds", "parallel": "pmap",
+    "channel_multiple": 8,
 }  # fmt: skip
 
 
