@@ -21,7 +21,7 @@ from jresnet.models.weights.torch_names import Layout, Shapes
 from jresnet.records.files import local_path
 from jresnet.use.classifier import Classifier, store
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # Of files of weights.
 _SUFFIXES = (".pth", ".pt", ".safetensors", ".th", ".tar", ".ckpt", ".bin")
@@ -117,7 +117,7 @@ def convert_file(options: Convert, to_run: bool) -> None:
     else:
         torch_weights.save(options.target, torch_weights.relayout(state_dict, network, options.layout, image_size))
     assumed = ", ".join(recognise.assumptions(network, image_size, options.given))
-    log.warning(
+    _log.warning(
         f"{options.source}: read as {recognise.as_words(config)}"
         + (f"; assumed, as names and shapes do not tell it: {assumed}" if assumed else "")
     )

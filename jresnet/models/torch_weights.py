@@ -30,7 +30,7 @@ __all__ = [
     "to_state_dict", "torch_name",
 ]  # fmt: skip
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # Our path of the first convolution.
 _STEM = ("params", "conv1", "kernel")
@@ -185,7 +185,7 @@ def _spread_over_three_channels(tensors: dict[str, Any]) -> None:
     stem = torch_name(_STEM, layout_of(tensors))
     if np.shape(tensors[stem])[1] == 3:
         return
-    log.warning(
+    _log.warning(
         f"{stem}: takes one channel; a third of it for each of three is the same function of gray images, normalised "
         "alike in all three"
     )

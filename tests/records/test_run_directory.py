@@ -112,6 +112,15 @@ def test_config_json_holds_the_run(workdir):
     assert record["mean"] == [0.5, 0.1, 0.0] and record["std"] == [0.5, 0.1, 1.0]
 
 
+def test_config_json_names_the_files_that_the_data_were_read_without(tmp_path):
+    dataset = dataclasses.replace(made(), skipped=("train/no/a.png", "train/yes/b.txt"))
+    run = describe(CONFIG, dataset, "abc", 0, "trial")
+    run_directory.create(tmp_path, run)
+    found = run_directory.read_run(tmp_path)
+    assert found.dataset["skipped"] == ["train/no/a.png", "train/yes/b.txt"]
+    assert found.fingerprint == run.fingerprint == make_run().fingerprint  # the pixels are the same
+
+
 def test_check_writes_nothing_and_create_makes_the_directory(tmp_path):
     workdir = tmp_path / "a" / "b"
     for resume in (False, True):
