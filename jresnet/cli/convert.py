@@ -98,7 +98,6 @@ def convert_file(options: Convert, to_run: bool) -> None:
         check_names(options.classes or ())
     except InputError as error:
         raise InputError(f"--classes: {error}") from None
-    options.config(options.model or "resnet18")  # refuses bad values before the file is read
     state_dict = torch_weights.load(options.source, options.key)
     check_values(options.source, state_dict, strict=to_run)
     count = torch_weights.classes_of(state_dict)

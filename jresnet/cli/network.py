@@ -31,7 +31,8 @@ class NetworkOptions:
     """Height and width of the images in pixels (default: 32 32, or 224 224 for the imagenet networks)."""
 
     def __post_init__(self) -> None:
-        """Check the image size; `config` checks the other options."""
+        """Check what can be checked whichever the network."""
+        Config(**self.given)
         sides = numbers(self.image_size)
         within = all(1 <= side < 2**31 for side in sides)
         require(self, "image_size", within, "must be from 1 to 2147483647")
