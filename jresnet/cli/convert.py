@@ -17,14 +17,12 @@ from jresnet.models import torch_weights
 from jresnet.models.weights import recognise
 from jresnet.models.weights.recognise import OPTIONS
 from jresnet.models.weights.tensors import check_values
+from jresnet.models.weights.torch_files import SUFFIXES
 from jresnet.models.weights.torch_names import Layout, Shapes
 from jresnet.records.files import local_path
 from jresnet.use.classifier import Classifier, store
 
 _log = logging.getLogger(__name__)
-
-# Of files of weights.
-_SUFFIXES = (".pth", ".pt", ".safetensors", ".th", ".tar", ".ckpt", ".bin")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +78,7 @@ def run(options: Convert) -> None:
 
 def _is_directory(given: str, target: pathlib.Path) -> bool:
     """Whether a target is a run's directory: one that exists, or a name without the suffix of a file of weights."""
-    return given.endswith(os.sep) or target.suffix.lower() not in _SUFFIXES or target.is_dir()
+    return given.endswith(os.sep) or target.suffix.lower() not in SUFFIXES or target.is_dir()
 
 
 def convert_file(options: Convert, to_run: bool) -> None:

@@ -57,6 +57,6 @@ def test_every_suffix_that_makes_a_target_a_file_is_written_and_documented(tmp_p
     manual = (pathlib.Path(__file__).parents[2] / "docs" / "cli.md").read_text()
     (sentence,) = re.findall(r"A target is a file if it ends in (.*?) and is no directory", manual, re.DOTALL)
     documented = re.findall(r"`(\.\w+)`", sentence)
-    assert sorted(documented) == sorted(convert._SUFFIXES)
+    assert sorted(documented) == sorted(convert.SUFFIXES)
     for suffix in documented:
         torch_files.save(tmp_path / f"w{suffix}", {"linear.bias": np.ones(3, np.float32)})

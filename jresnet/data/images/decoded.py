@@ -83,8 +83,7 @@ def decode_files(
             if images.nbytes <= _WORTH_SHARE * cache.free():
                 image_cache.store(name, images, reasons)
         except CannotWrite as error:
-            message = f"decoded images are not cached, and will be decoded again: {error}"
-            warn(message)
+            warn(f"decoded images are not cached, and will be decoded again: {error}")
     return images, reasons
 
 

@@ -7,8 +7,7 @@ import io
 import logging
 import math
 import os
-import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -17,9 +16,9 @@ from jresnet.data.files import check_file, readable
 from jresnet.errors import InputError, first_line, visible
 from jresnet.models.weights import state_dicts, torch_readers
 from jresnet.models.weights.torch_pickle import ITEM_SIZES, Code, Stored
-from jresnet.records.files import write_bytes
+from jresnet.records.files import local_path, write_bytes
 
-__all__ = ["load", "save"]
+__all__ = ["SUFFIXES", "load", "save"]
 
 SHARED = 64
 """How often its file's size a state dict may take: tensors may share their elements."""
@@ -43,7 +42,7 @@ def load(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Any]
       InputError: the file cannot be read, or is damaged; it holds no state dict, several, or what could run code; a
         tensor has no plain numbers; or PyTorch is not installed.
     """
-    path = os.path.expanduser(path)
+    path = str(local_path(path))
     check_file(path, "give the path of a state dict")
     with readable(path), open(path, "rb") as file:
         return _load(path, file, key)
@@ -90,8 +89,8 @@ def save(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) -> 
       InputError: another suffix, or a library that is not installed.
       CannotWrite: the path cannot be written.
     """
-    path = os.path.expanduser(path)
-    suffix = pathlib.Path(path).suffix.lower()
+    path = local_path(path)
+    suffix = path.suffix.lower()
     if suffix not in _WRITERS:
         raise InputError(f"{path}: must end in one of {', '.join(_WRITERS)}: choose another name")
     try:
@@ -114,7 +113,9 @@ def _safetensors_bytes(state_dict: Mapping[str, np.ndarray]) -> bytes:
     return safetensors.numpy.save(dict(state_dict))
 
 
-_WRITERS = {
+_WRITERS: dict[str, Callable[[Mapping[str, np.ndarray]], bytes]] = {
     ".pth": _torch_bytes, ".pt": _torch_bytes, ".safetensors": _safetensors_bytes, ".th": _torch_bytes,
     ".bin": _torch_bytes, ".ckpt": _torch_bytes, ".tar": _torch_bytes,
 }  # fmt: skip
+SUFFIXES = tuple(_WRITERS)
+"""Of the files that `save` writes, in lower case."""

@@ -5,18 +5,18 @@ Nothing here runs code from a file, and no memory is taken for what a file claim
 
 import dataclasses
 import io
-import json
 import math
 import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from typing import IO, Any, NoReturn, cast
+from typing import IO, Any, cast
 
 import jax.numpy as jnp
 import numpy as np
 
 from jresnet.models.weights.torch_pickle import ITEM_SIZES, Storage, Stored, Table, read
+from jresnet.records.files import parse_json
 
 __all__ = ["Contents", "contents"]
 
@@ -219,7 +219,7 @@ def _of_safetensors(file: IO[bytes], size: int) -> Contents:
         raise ValueError(f"a header of {length} bytes in a file of {size}")
     if length > HEADER:
         raise ValueError(f"a header of more than {HEADER} bytes")
-    header = json.loads(file.read(length).decode(), object_pairs_hook=_distinct, parse_constant=_no_number)
+    header = parse_json(file.read(length))
     about = header.pop("__metadata__", {})
     if not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values()):
         raise ValueError("__metadata__ that is no text by name")
@@ -266,14 +266,3 @@ def _array(file: IO[bytes], start: int, tensor: Stored) -> np.ndarray:
     file.seek(start + tensor.offset)
     data = bytearray(file.read(tensor.storage.whole * dtype.itemsize))
     return np.frombuffer(data, dtype).reshape(tensor.shape).astype(dtype.newbyteorder("="), copy=False)
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; ValueError if a name is there twice, as readers differ in which of both they take."""
-    if len(found := dict(pairs)) < len(pairs):
-        raise ValueError("a name that is in its header twice")
-    return found
-
-
-def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"{word} in its header")
