@@ -12,18 +12,15 @@ import hashlib
 import os
 import pathlib
 import re
-import tempfile
 
 import tyro.conf
 
 from experiments.study.results import data_name
 from jresnet import cli
-from jresnet.cli.convert import Convert, choose, convert_file
 from jresnet.config import Config, require
 from jresnet.data.datasets import Dataset, dataset_record, load_dataset
 from jresnet.errors import InputError, first_line
-from jresnet.models import parameter_count
-from jresnet.models.torch_weights import load, shapes_of
+from jresnet.models import parameter_count, weights_file
 from jresnet.models.weights import recognise
 from jresnet.parallel.devices import Devices
 from jresnet.records import environment, schema
@@ -31,7 +28,6 @@ from jresnet.records.files import read_json, write_json
 from jresnet.records.run import DataJson
 from jresnet.records.schema import Count, Fraction, NonNegative
 from jresnet.train.evaluate import Evaluator
-from jresnet.use.classifier import Classifier
 
 PROGRAM = "python -m experiments.published"
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -144,19 +140,17 @@ def evaluate(path: str, dataset: Dataset) -> Network:
         raise InputError(f"{path}: cannot be read ({error.strerror or first_line(error)}): give another path") from None
     if sha256 not in PUBLISHED:
         raise InputError(f"{path}: is not ResNet-20 or ResNet-56 of {SOURCE}: give the file as published")
-    with tempfile.TemporaryDirectory() as directory:
-        run = str(pathlib.Path(directory, "run"))
-        options = Convert(source=path, target=run, mean=MEAN, std=STD, classes=dataset.classes, image_size=SIZE)
-        convert_file(options, to_run=True)
-        classifier = Classifier.load(run)
-    config = choose(options, shapes_of(load(path)))
+    weights = weights_file.read(path, image_size=SIZE)
+    if weights.num_classes != len(dataset.classes):
+        given = f"{weights.num_classes} classes, {dataset.name} has {len(dataset.classes)}"
+        raise InputError(f"{path}: has {given}: give CIFAR-10")
     devices = Devices(Config(parallel="jit"))
-    evaluator = Evaluator(classifier.model, (MEAN, STD), devices)
-    outputs = evaluator(devices.replicate(classifier.variables), dataset.test)
+    evaluator = Evaluator(weights.network, (MEAN, STD), devices)
+    outputs = evaluator(devices.replicate(weights.variables()), dataset.test)
     correct = int((outputs.predictions == dataset.test.labels).sum())
     return Network(
-        file=pathlib.Path(path).name, sha256=sha256, network=recognise.as_words(config),
-        parameters=parameter_count(classifier.model, SIZE), published=PUBLISHED[sha256],
+        file=pathlib.Path(path).name, sha256=sha256, network=recognise.as_words(weights.config),
+        parameters=parameter_count(weights.network, SIZE), published=PUBLISHED[sha256],
         accuracy=correct / len(dataset.test), correct=correct, total=len(dataset.test),
         loss=float(outputs.losses.mean()),
     )  # fmt: skip

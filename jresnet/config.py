@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import struct
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from jresnet.errors import InputError
 
@@ -43,9 +43,14 @@ FLOAT32_SMALLEST, FLOAT32_LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 class Source:
     """Where the data come from, and how they are read; the docstrings are the help of the options.
 
+    Attributes:
+      GROUP: heading of the options in `--help`; other groups of options have their own.
+
     Raises:
       InputError: a value breaks its rule.
     """
+
+    GROUP: ClassVar = "data"
 
     dataset: str = "cifar10"
     """cifar10, cifar100 or any other TFDS name, npz:FILE, folder:DIR, or synthetic."""
@@ -82,12 +87,8 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Source):
-    """Everything that a run depends on except its seed and its data; the docstrings are the help of the options.
-
-    Raises:
-      InputError: a value breaks its rule, in the constructor or in `dataclasses.replace`.
-    """
+class DataConfig(Source):
+    """How the training images become batches."""
 
     validation: int = 0
     """Number of training images held out for validation, the same share of every class."""
@@ -100,6 +101,13 @@ class Config(Source):
     """Probability of a horizontal flip (section 3.2)."""
     grayscale: float = 0.5
     """Probability of conversion to grayscale (section 3.2)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """Which network is trained."""
+
+    GROUP: ClassVar = "network"
 
     model: Model = "resnet18"
     """The network; see `jresnet.models`. The options below, --budget excepted, default to the network's own values."""
@@ -122,6 +130,13 @@ class Config(Source):
     budget: int | None = None
     """Maximum number of trainable parameters, checked before training (5,000,000 in the report)."""
 
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How it is trained."""
+
+    GROUP: ClassVar = "training"
+
     epochs: int = 100
     """Passes over the training set (section 4.1 logs epochs 0 to 99)."""
     batch_size: int = 64
@@ -139,6 +154,13 @@ class Config(Source):
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from 0 at the start of the run."""
 
+
+@dataclasses.dataclass(frozen=True)
+class DeviceConfig:
+    """How devices compute it."""
+
+    GROUP: ClassVar = "devices"
+
     precision: Precision = "float32"
     """Precision of the network's arithmetic; parameters and batch statistics are always float32."""
     parallel: Parallel = "auto"
@@ -149,6 +171,15 @@ class Config(Source):
     """Pad channels with zeros to a multiple of this while training: same parameters, same function (8 is for GPUs)."""
     deterministic: bool = False
     """Make equal runs on a GPU equal in every bit, at some cost in speed; runs on CPUs are equal anyway."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(DeviceConfig, TrainingConfig, NetworkConfig, DataConfig):
+    """Everything that a run depends on except its seed and its data; the docstrings are the help of the options.
+
+    Raises:
+      InputError: a value breaks its rule, in the constructor or in `dataclasses.replace`.
+    """
 
     def __post_init__(self) -> None:
         """Check every value that can be checked without the data."""

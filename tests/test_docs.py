@@ -16,9 +16,7 @@ import jresnet
 from experiments import cross_validation, final, published, reproduce
 from experiments.study import plan, single
 from jresnet import cli, models
-from jresnet.cli.convert import Convert
-from jresnet.cli.inspect import Inspect
-from jresnet.cli.verify import Verify
+from jresnet.cli import commands as own
 from jresnet.config import Config
 from jresnet.errors import CannotWrite, Diverged, InputError, Interrupted, Lost
 from jresnet.models import diagram, summary
@@ -40,7 +38,7 @@ def parse(command):
     index = words.index("-m") + 1
     name, arguments = words[index], words[index + 1 :]
     if name == "jresnet":
-        return cli.parse({"inspect": Inspect, "convert": Convert, "verify": Verify}[arguments[0]], arguments[1:], name)
+        return cli.parse(own.module(arguments[0]).Options, arguments[1:], name)
     if name == "experiments.reproduce":
         return plan.parse(arguments, reproduce.PROGRAM)
     if name == "experiments.published":
@@ -56,7 +54,8 @@ def parse(command):
 def commands(text):
     """Command lines of the project's programs in a text, continued lines joined, comments and markup left out."""
     joined = text.replace("\\\n", " ")
-    lines = re.findall(r"python -m (?:jresnet (?:inspect|convert|verify)|experiments\.|benchmarks\.)[^\n`#)]*", joined)
+    names = "|".join(own.COMMANDS)
+    lines = re.findall(rf"python -m (?:jresnet (?:{names})|experiments\.|benchmarks\.)[^\n`#)]*", joined)
     return [line for line in lines if not line.startswith("python -m experiments.readme")]
 
 
@@ -71,7 +70,7 @@ def test_command_lines_parse(page):
         assert parse(re.sub(r"\s--shard \S+| &.*", "", command)), command
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "use.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "library.md"], ids=lambda page: page.name)
 def test_examples_run(page, tmp_path, monkeypatch):
     """On few images, for one epoch."""
     monkeypatch.chdir(tmp_path)
@@ -124,9 +123,10 @@ def test_readme_maps_every_package():
         assert f"]({name})" in text, name
 
 
-@pytest.mark.parametrize(
-    "options", [single.SingleOptions, plan.StudyOptions, cross_validation.Options, Inspect, Convert]
-)
+COMMANDS = [own.module(name).Options for name in own.COMMANDS]
+
+
+@pytest.mark.parametrize("options", [single.SingleOptions, plan.StudyOptions, cross_validation.Options, *COMMANDS])
 def test_every_option_is_documented(options):
     documented = set(re.findall(r"--[a-z][a-z-]*", (DOCS / "cli.md").read_text()))
     for field in dataclasses.fields(options):

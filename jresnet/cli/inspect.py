@@ -12,7 +12,7 @@ from jresnet.models import diagram, summary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Inspect(NetworkOptions):
+class Options(NetworkOptions):
     """Show a network layer by layer: output shapes, kernels, parameters and multiply-adds."""
 
     model: tyro.conf.Positional[Model]
@@ -25,7 +25,7 @@ class Inspect(NetworkOptions):
     """File for a drawing of the architecture: .svg, .png or .pdf."""
 
 
-def run(options: Inspect) -> None:
+def run(options: Options) -> None:
     """Print the table of a network's layers, and draw its figure if a file is named."""
     if options.figure:
         diagram.check_path(options.figure)

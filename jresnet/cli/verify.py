@@ -16,14 +16,14 @@ from jresnet.train.checkpoint import Checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
-class Verify:
+class Options:
     """Check every run in a directory: the checksums and fields of its records, and the digests of its checkpoints."""
 
     directory: tyro.conf.Positional[str]
     """A run's directory, or one with runs below it, as a study's."""
 
 
-def run(options: Verify) -> None:
+def run(options: Options) -> None:
     """Print a line for each run; InputError if one is damaged."""
     directory = local_path(options.directory)
     runs = runs_in(directory) if options.directory and os.path.isdir(directory) else []

@@ -9,12 +9,14 @@ import jax
 import numpy as np
 
 from jresnet import models
-from jresnet.config import Config
+from jresnet.config import FLOAT32_SMALLEST, Config, Model, as_typed
 from jresnet.data.augment import normalise
+from jresnet.data.checks import check_names
 from jresnet.data.images.resize import resized
 from jresnet.data.mapped import Images, MappedImages
 from jresnet.data.pipeline import pad_rows
 from jresnet.errors import InputError
+from jresnet.models import weights_file
 from jresnet.parallel.compiler import compiler_options
 from jresnet.records import environment, run_directory
 from jresnet.records.files import local_path
@@ -22,6 +24,7 @@ from jresnet.records.lock import hold
 from jresnet.records.run import Data, Run
 from jresnet.train import optim
 from jresnet.train.checkpoint import Checkpoints, Meta
+from jresnet.train.restore import restore
 from jresnet.train.trainer import init_program
 
 # Recorded as experiment and data set of weights that no run has trained.
@@ -64,30 +67,40 @@ class Classifier:
         self._probabilities = jax.jit(probabilities, compiler_options=compiler_options())
 
     @classmethod
-    def load(cls, workdir: str | os.PathLike[str]) -> "Classifier":
-        """Load the network of the newest sound checkpoint in a run's directory, finished or not.
+    def load(
+        cls, path: str | os.PathLike[str], *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
+        classes: Sequence[str] | None = None, key: str | None = None, model: Model | None = None,
+        image_size: tuple[int, int] | None = None, **network: Any,
+    ) -> "Classifier":  # fmt: skip
+        """Load the newest sound checkpoint of a run, finished or not, or a file of weights.
 
-        Damaged ones are named in a warning.
+        Args:
+          path: a run's directory, whose damaged checkpoints are named in a warning; or a file of PyTorch or a
+            .safetensors file, for which alone the other arguments are.
+          mean, std: of each colour channel on a scale of 0 to 1, with which training normalised the images; must be
+            given for a file.
+          classes: class names in the order of the logits; None: "0", "1", ...
+          key: where the file holds several state dicts, the dotted path of one.
+          model: the network that the weights belong to; None: the one that fits.
+          image_size: (height, width) of the images in pixels; None: as usual for the network.
+          **network: options of the network by their names in `Config`, which replace what the weights tell.
 
         Raises:
-          InputError: the directory holds no run or no sound checkpoint.
+          InputError: there is no run, no sound checkpoint, or no file of weights of a network of the family.
         """
-        directory = local_path(workdir)
-        run = run_directory.read_run(directory)
-        try:
-            model = models.from_config(run.config, len(run.classes))
-            models.check_network(run.config, len(run.classes), run.image_size)
-        except InputError as error:
-            raise InputError(f"{directory / run_directory.CONFIG}: {error}") from None
-        # The shapes depend neither on the seed nor on the number of steps.
-        program = init_program(model, optim.shared_optimizer(run.config, 1), (*run.image_size, 3))
-        shapes = jax.eval_shape(program, 0, run.config.learning_rate, run.config.weight_decay)
-        with Checkpoints(directory / run_directory.CHECKPOINTS, read_only=True, runs=run.fingerprints) as checkpoints:
-            restored = checkpoints.restore_newest(shapes)
-        if restored is None:
-            raise InputError(f"{directory}: this run has no checkpoint yet: let it train for an epoch first")
-        (state, _), _ = restored
-        return cls(model, state.variables, run)
+        place = local_path(path)
+        if place.is_dir() or not place.exists():
+            trained = restore(place)
+            return cls(trained.network, trained.variables, trained.run)
+        mean, std = check_normalisation(mean, std)
+        weights = weights_file.read(str(place), key, model, image_size, network)
+        names = tuple(classes or map(str, range(weights.num_classes)))
+        if len(names) != weights.num_classes:
+            raise InputError(f"--classes: {place} has {weights.num_classes} classes: give as many names")
+        run = described(weights.config, names, weights.image_size, mean, std)
+        classifier = cls(weights.network, weights.variables(), run)
+        weights.announce()
+        return classifier
 
     def predict(self, images: Images | Sequence[np.ndarray]) -> np.ndarray:
         """Class probabilities.
@@ -130,6 +143,39 @@ class Classifier:
         return np.asarray(self._probabilities(self.variables, padded))[: len(images)]
 
 
+def check_normalisation(
+    mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the channels, as given for weights from elsewhere.
+
+    Raises:
+      InputError: one is missing or out of its range.
+    """
+    if mean is None or std is None:
+        raise InputError(
+            "--mean and --std: weights from a file need the normalisation that they were trained with: give both, as "
+            "in --mean 0.4914 0.4822 0.4465 --std 0.2470 0.2435 0.2616"
+        )
+    if len(mean) != 3 or not all(0 <= value <= 1 for value in mean):
+        raise InputError(f"--mean {as_typed(tuple(mean))}: must be numbers from 0 to 1, the scale of the images")
+    if len(std) != 3 or not all(FLOAT32_SMALLEST <= value <= 1 for value in std):
+        rule = "must be numbers above 0 and at most 1, also in 32 bits (1.2e-38)"
+        raise InputError(f"--std {as_typed(tuple(std))}: {rule}")
+    return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def described(
+    config: Config, classes: Sequence[str], image_size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+) -> Run:
+    """The run of weights from elsewhere, for the arguments of `store`; InputError if class names break their rules."""
+    check_names(tuple(classes))
+    config = dataclasses.replace(models.fill_defaults(config), dataset=CONVERTED)
+    return Run(
+        CONVERTED, 0, config, Data(name=CONVERTED).to_json(), tuple(classes), image_size, tuple(mean), tuple(std),
+        jresnet=environment.versions().get("jresnet"),
+    )  # fmt: skip
+
+
 def store(
     directory: str | os.PathLike[str], config: Config, variables: Any, classes: Sequence[str],
     image_size: tuple[int, int], mean: Sequence[float], std: Sequence[float],
@@ -155,11 +201,7 @@ def store(
     program = init_program(model, optim.shared_optimizer(config, 1), (*image_size, 3))
     state, metrics = program(0, config.learning_rate, config.weight_decay)
     state = state.replace(params=variables["params"], batch_stats=variables["batch_stats"])
-    config = dataclasses.replace(models.fill_defaults(config), dataset=CONVERTED)
-    run = Run(
-        CONVERTED, 0, config, Data(name=CONVERTED).to_json(), tuple(classes), image_size, tuple(mean), tuple(std),
-        jresnet=environment.versions().get("jresnet"),
-    )  # fmt: skip
+    run = described(config, classes, image_size, mean, std)
     with hold(path):
         with Checkpoints(path / run_directory.CHECKPOINTS, runs=run.fingerprints) as checkpoints:
             checkpoints.save(0, (state, metrics), Meta(history=()))

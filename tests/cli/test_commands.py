@@ -79,7 +79,7 @@ def test_inspect_reads_every_option(capsys, tmp_path):
         ("convert a.pth b.pth --layout keras", "--layout keras: must be one of kuangliu, torchvision"),
         ("convert a.pth b.pth --classes x y", "--classes x y: only a target directory records it"),
         ("convert a.pth b.pth --mean 0 0 0", "--mean 0.0 0.0 0.0: only a target directory records it"),
-        ("convert a.pth run", "--mean and --std: a run's directory needs the normalisation"),
+        ("convert a.pth run", "--mean and --std: weights from a file need the normalisation"),
         ("convert a.pth run --mean 0 0 0 --std 1 0 1", "--std 1.0 0.0 1.0: must be numbers above 0 and at most 1"),
         ("convert a.pth run --mean 0 0 0 --std 1 1e-300 1", "--std 1.0 1e-300 1.0: must be numbers above 0"),
         ("convert a.pth run --mean 0 0 0 --std 1 1 2", "--std 1.0 1.0 2.0: must be numbers above 0 and at most 1"),
@@ -184,7 +184,7 @@ def test_a_name_without_a_suffix_of_weights_is_a_directory(capsys, tmp_path, mon
     (tmp_path / "there.pth").mkdir()
     monkeypatch.chdir(tmp_path)
     message = refusal(capsys, "convert", "none.pth", target)
-    assert ("--mean and --std: a run's directory needs" in message) == directory
+    assert ("--mean and --std: weights from a file need" in message) == directory
     assert "none.pth: there is no such file" in message or directory
     assert [path.name for path in tmp_path.iterdir()] == ["there.pth"]
 

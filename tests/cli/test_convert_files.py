@@ -23,7 +23,7 @@ NORMALISATION = ["--mean", "0.5", "0.5", "0.5", "--std", "0.2", "0.2", "0.2"]
 
 def run(*words):
     """The message of a refusal, or None."""
-    options = cli.parse(convert.Convert, [str(word) for word in (*words, *NETWORK)], "jresnet convert")
+    options = cli.parse(convert.Options, [str(word) for word in (*words, *NETWORK)], "jresnet convert")
     return refused(lambda: convert.run(options))[1]
 
 
@@ -49,7 +49,7 @@ def test_a_network_of_one_class_becomes_a_file_but_no_run(tmp_path):
     torch.save(PLAIN | {"linear.weight": PLAIN["linear.weight"][:1], "linear.bias": PLAIN["linear.bias"][:1]}, source)
     message = run(source, directory, *NORMALISATION)
     assert message.startswith(f"{source}: its network has 1 class") and not directory.exists()
-    assert message.endswith(": name a file as the target, or give weights of more classes")
+    assert message.endswith(": give weights of more classes")
     assert run(source, target) is None and load(target)["linear.bias"].shape == (1,)
 
 

@@ -125,7 +125,7 @@ def test_an_accepted_value_is_the_one_that_was_typed(examples):
 def test_verify_refuses_what_is_no_directory_with_runs(word, tmp_path, monkeypatch):
     (tmp_path / "a" / "b" / "c").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a" / "b" / "c")
-    _, message = refused(lambda: verify.run(verify.Verify(word)))
+    _, message = refused(lambda: verify.run(verify.Options(word)))
     assert "there is no run in it" in message
 
 
@@ -424,7 +424,7 @@ def judge(made, capsys):
             if name == "outcome.json":
                 assert studies[0].command == json.loads(data)["command"]
 
-        _, damage = refused(lambda: verify.run(verify.Verify(str(made.root))), directory)
+        _, damage = refused(lambda: verify.run(verify.Options(str(made.root))), directory)
         printed = capsys.readouterr()
         assert printed.err == "" and len(printed.out.splitlines()) == 1
         assert (damage is None) == (result is not None), (printed.out, message)
