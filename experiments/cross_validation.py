@@ -17,15 +17,16 @@ import itertools
 import math
 import pathlib
 from collections.abc import Sequence
+from typing import ClassVar
 
 from experiments import report
 from experiments.study import runs, statistics, workers
-from experiments.study.options import ConfigOptions, check_processes, check_runs, check_workdir, parse, resumable
+from experiments.study.options import check_processes, check_runs, parse
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from jresnet import cli
+from jresnet.cli.runs import ConfigOptions, check_workdir, resumable
 from jresnet.config import Config, Source, require
-from jresnet.data.datasets import load_dataset
 from jresnet.errors import InputError
 from jresnet.records.files import local_path, write_bytes
 from jresnet.records.lock import hold
@@ -40,6 +41,8 @@ MAX_FOLDS = 100
 @dataclasses.dataclass(frozen=True)
 class Options(ConfigOptions):
     """Options of a cross-validation: those of its settings, and how to run it."""
+
+    GROUP: ClassVar = "record"
 
     folds: int = 5
     """Parts of the training set, each left out of training once; at most 100."""
@@ -75,7 +78,7 @@ def run(arguments: list[str]) -> None:
     settings = parse_grid(options)
     workers.check(options)
     console = cli.make_console()
-    dataset = load_dataset(options, console=console).subset(options.train_images, options.test_images)
+    dataset = options.load(console)
     folds = [dataset.fold(options.folds, index, options.seed) for index in range(options.folds)]
     groups: dict[str, list[StudyRun]] = {}
     finals: dict[str, StudyRun] = {}

@@ -7,13 +7,10 @@ docs/results.md has every study in experiments/results/. README.md has the final
 it is among them, and the speed recorded in benchmarks/results/; results at a reduced scale do not appear there.
 """
 
-import ast
 import dataclasses
-import inspect
 import itertools
 import pathlib
 import re
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +21,7 @@ from experiments.study.committed import Setting, Study
 from experiments.study.experiment import ExperimentRecord, SettingRecord, StudyRecord
 from experiments.study.results import data_name, provenance
 from jresnet import cli
+from jresnet.cli.help import field_docstrings
 from jresnet.errors import InputError
 from jresnet.records import schema
 from jresnet.records.environment import Execution
@@ -281,18 +279,6 @@ def fields(*_: Any) -> list[str]:
         columns = [text("field", "field"), text("value", "value"), text("meaning", "meaning")]
         lines += ["", f"**{title}**", "", *_markdown(columns, rows)]
     return [*lines, ""]
-
-
-def field_docstrings(kind: type) -> dict[str, str]:
-    """Field of a dataclass -> the string that follows it in its source."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(tree, ast.ClassDef)
-    meanings = {}
-    for statement, following in itertools.pairwise(tree.body):
-        match statement, following:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                meanings[name] = " ".join(text.split())
-    return meanings
 
 
 def _markdown(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:

@@ -18,11 +18,11 @@ from experiments import readme
 from experiments.page import page
 from experiments.study import plan, statistics, workers
 from experiments.study.experiment import Cell, Experiment, Outcome
-from experiments.study.options import resumable
 from experiments.study.plan import NAMES, Plan, StudyOptions
 from experiments.study.progress import Progress
 from experiments.study.results import data_name
 from jresnet import cli
+from jresnet.cli.runs import resumable
 from jresnet.data.datasets import dataset_record, load_dataset
 from jresnet.errors import InputError
 from jresnet.records.lock import hold

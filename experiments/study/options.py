@@ -1,13 +1,12 @@
 """Shared by the experiments' programs: options, the small scale of --quick, and how they stop."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeVar
 
 from jresnet import cli
+from jresnet.cli.runs import ConfigOptions
 from jresnet.config import Config, require
-from jresnet.errors import Interrupted
 
 MAX_RUNS = 10_000
 """Of one command, which checks every run before it trains the first."""
@@ -26,23 +25,10 @@ QUICK: dict[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ConfigOptions(Config):
-    """A configuration as command-line options, and the size of its data."""
-
-    train_images: int | None = None
-    """Use only this many training images, the same share of every class."""
-    test_images: int | None = None
-    """Use only this many test images, the same share of every class."""
-
-    @property
-    def config(self) -> Config:
-        """The configuration alone."""
-        return Config(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Config)})
-
-
-@dataclasses.dataclass(frozen=True)
 class SeedOptions(ConfigOptions):
     """A configuration that is trained with several seeds."""
+
+    GROUP: ClassVar = "record"
 
     seeds: int = 1
     """Number of runs, at most 10,000, with seeds from --first-seed on."""
@@ -76,11 +62,6 @@ def check_processes(options: Any) -> None:
     require(options, "processes", one, "each process trains on one device: leave out --parallel pmap")
 
 
-def check_workdir(options: Any) -> None:
-    """Raise InputError if the field `workdir` of these options is empty: neither a directory nor the default."""
-    require(options, "workdir", options.workdir != "", "must name a directory: leave it out for the default", "''")
-
-
 Options = TypeVar("Options", bound=ConfigOptions)
 
 
@@ -89,12 +70,3 @@ def parse(program: str, config: Config, arguments: Sequence[str], kind: type[Opt
     if "--quick" in arguments:
         config = dataclasses.replace(config, **QUICK)
     return cli.parse(kind, arguments, program, kind(**vars(config)))
-
-
-@contextlib.contextmanager
-def resumable(command: str) -> Iterator[None]:
-    """Add to an interruption the command that resumes what it stopped."""
-    try:
-        yield
-    except Interrupted as stop:
-        raise Interrupted(f"{stop}; go on with: {command}", stop.signal) from None

@@ -5,15 +5,16 @@ import importlib
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from experiments import report
 from experiments.study import runs, statistics
 from experiments.study.experiment import Cell, Experiment
-from experiments.study.options import check_processes, check_runs, check_seeds, check_workdir
+from experiments.study.options import check_processes, check_runs, check_seeds
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from jresnet import cli, models
+from jresnet.cli.runs import check_workdir
 from jresnet.config import Config, Input, Parallel, Precision, Source, flag, require
 from jresnet.data.datasets import Dataset
 from jresnet.errors import InputError
@@ -46,6 +47,8 @@ HELD_OUT = 5000
 @dataclasses.dataclass(frozen=True)
 class StudyOptions(Source):
     """Options of a study: which experiments, at which scale, how often, and how it chooses."""
+
+    GROUP: ClassVar = "study"
 
     epochs: int = 100
     """Passes over the training images in every run."""

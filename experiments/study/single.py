@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from experiments.study import workers
-from experiments.study.options import SeedOptions, check_processes, check_workdir, parse, resumable
+from experiments.study.options import SeedOptions, check_processes, parse
 from experiments.study.progress import Progress
 from experiments.study.results import results_table
 from experiments.study.runs import StudyRun
 from jresnet import cli, models
+from jresnet.cli.runs import check_workdir, default_directory, resumable
 from jresnet.config import Config, require
-from jresnet.data.datasets import Dataset, load_dataset
+from jresnet.data.datasets import Dataset
 from jresnet.errors import InputError
 from jresnet.parallel import distributed
 from jresnet.parallel.devices import Devices
@@ -45,14 +46,10 @@ class Options(SeedOptions):
         check_workdir(self)
 
     def directory(self, experiment: str) -> pathlib.Path:
-        """--workdir, or runs/NAME, runs/NAME-2, ...: the first that is free, or with --resume the last in use."""
+        """--workdir, or a directory of its own below runs/, see `cli.train.default_directory`."""
         if self.workdir:
             return local_path(self.workdir, "--workdir")
-        name = f"{experiment}-quick" if self.quick else experiment
-        paths = [pathlib.Path("runs", name)]
-        while paths[-1].exists():
-            paths.append(pathlib.Path("runs", f"{name}-{len(paths) + 1}"))
-        return paths[-2] if self.resume and len(paths) > 1 else paths[-1]
+        return default_directory(f"{experiment}-quick" if self.quick else experiment, self.resume)
 
     def resuming(self, program: str, arguments: Sequence[str], directory: pathlib.Path) -> str:
         """The command that resumes the experiment after an interruption."""
@@ -82,7 +79,7 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
     workers.check(options)
     workdir = options.directory(experiment)
     console = cli.make_console(quiet=not distributed.is_primary())
-    dataset = load_dataset(options, console=console).subset(options.train_images, options.test_images)
+    dataset = options.load(console)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     directories = {seed: workdir if options.seeds == 1 else workdir / f"seed-{seed}" for seed in seeds}
     with distributed.lost_peers():

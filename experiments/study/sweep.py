@@ -12,14 +12,14 @@ from typing import Any, cast
 from experiments import report
 from experiments.study import runs, statistics, workers
 from experiments.study.experiment import Experiment
-from experiments.study.options import QUICK, check_runs, parse, resumable
+from experiments.study.options import QUICK, check_runs, parse
 from experiments.study.progress import Progress
 from experiments.study.results import results_table
 from experiments.study.runs import StudyRun
 from experiments.study.single import Options
 from jresnet import cli
+from jresnet.cli.runs import resumable
 from jresnet.config import flag
-from jresnet.data.datasets import load_dataset
 from jresnet.errors import InputError
 from jresnet.records.files import write_bytes
 from jresnet.records.lock import hold
@@ -38,7 +38,7 @@ def run(experiment: Experiment, arguments: list[str]) -> None:
     workers.check(options)
     workdir = options.directory(experiment.name)
     console = cli.make_console()
-    dataset = load_dataset(options, console=console).subset(options.train_images, options.test_images)
+    dataset = options.load(console)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     groups = {
         setting.label: [runs.study_run(experiment.name, setting.config, seed, dataset, workdir) for seed in seeds]

@@ -11,9 +11,11 @@ from jresnet.errors import InputError
 
 PROGRAM = "jresnet"
 COMMANDS = {
+    "train": "train --dataset folder:photos --image-size 32 32 --width 16 --epochs 20 --workdir runs/mine",
     "inspect": "inspect resnet18 --width 42 --figure resnet18.svg",
     "convert": "convert resnet18.pth resnet18.safetensors --layout torchvision",
     "verify": "verify runs/final",
+    "completion": "completion bash",
 }
 """An example of each command."""
 USAGE = "\n".join(f"{PROGRAM} {example}" for example in COMMANDS.values())
@@ -33,7 +35,8 @@ def run(words: Sequence[str]) -> None:
         name = words[0] if words else "the command"
         raise InputError(f"{name}: must be one of {', '.join(COMMANDS)}: see {PROGRAM} --help")
     command = module(words[0])
-    command.run(parse(command.Options, words[1:], f"{PROGRAM} {words[0]}"))
+    example = f"{PROGRAM} {COMMANDS[words[0]]}"
+    command.run(parse(command.Options, words[1:], f"{PROGRAM} {words[0]}", example=example))
 
 
 main = functools.partial(run_program, run)

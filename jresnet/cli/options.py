@@ -13,25 +13,34 @@ import tyro
 # version, and tests/cli/test_options.py pins every message.
 from tyro import _errors
 
+from jresnet.cli.config_file import with_config
+from jresnet.cli.help import print_help
+from jresnet.cli.program import make_console
 from jresnet.config import flag
 from jresnet.errors import InputError
 
 Options = TypeVar("Options")
 
 
-def parse(options: type[Options], words: Sequence[str], program: str, default: Options | None = None) -> Options:
+def parse(
+    options: type[Options], words: Sequence[str], program: str, default: Options | None = None, example: str = ""
+) -> Options:
     """Parse a command line; `--help` prints the dataclass's docstrings and exits with 0.
 
     Args:
       options: the dataclass.
-      words: of the command line, after the program's name.
+      words: of the command line, after the program's name; `--config FILE.toml` adds those of a file.
       program: the command as the user types it.
       default: values of the options that are not given; None for the dataclass's own.
+      example: a command line for the help.
 
     Raises:
       InputError: an option is unknown, lacks its value or breaks its rule.
     """
-
+    if {"-h", "--help"} & {*words}:
+        print_help(make_console(), options, program, default, example)
+        raise SystemExit(0)
+    words = with_config(options, words)
     if words and words[0].replace("_", "-").startswith("--tyro-"):  # tyro's own, which raise, or write where they like
         raise InputError(f"{words[0]}: no such option: see --help for all options")
 

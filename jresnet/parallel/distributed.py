@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -44,6 +44,8 @@ _REMEDY = "start all processes again with --resume; the latest checkpoint is com
 @dataclasses.dataclass(frozen=True)
 class ProcessOptions:
     """Options of a multi-process run; all its processes share --workdir and every other option."""
+
+    GROUP: ClassVar = "devices"
 
     coordinator: str | None = None
     """HOST:PORT of process 0, where the others connect (default: from SLURM's or Open MPI's environment)."""

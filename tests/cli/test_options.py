@@ -142,7 +142,7 @@ def test_an_experiments_help_names_every_option_of_the_contract(capsys):
     """
     words = set(shown.replace(",", " ").split())
     assert [option for option in contract.split() if option not in words] == []
-    for choices in ("float32,bfloat16", "auto,resident,tfds", "auto,jit,pmap"):
+    for choices in ("float32|bfloat16", "auto|resident|tfds", "auto|jit|pmap"):
         assert choices in shown
 
 

@@ -1,0 +1,88 @@
+"""`--config FILE.toml`: options from a file, as words of the command line."""
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jresnet.cli.help import is_positional
+from jresnet.config import flag
+from jresnet.errors import InputError, first_line
+from jresnet.records.files import local_path
+
+_OPTION = "--config"
+
+
+def with_config(options: type, words: Sequence[str]) -> list[str]:
+    """The words of a command line with those of the file that --config names, which are last.
+
+    Those that the command line gives itself are left out, so that they come before the file's.
+
+    Args:
+      options: the dataclass of the program's options.
+      words: of the command line.
+
+    Raises:
+      InputError: --config lacks its file, is given twice, or the file cannot be read, is no TOML, or has something
+        that is no option.
+    """
+    path, rest = _split(words)
+    if path is None:
+        return rest
+    given = {_name(word) for word in rest if word.startswith("--")}
+    values = _read(path, [field.name for field in dataclasses.fields(options) if not is_positional(field.type)])
+    return rest + [word for name, value in values.items() if name not in given for word in _words(name, value)]
+
+
+def _split(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The file of --config and the other words."""
+    rest, paths, left = [], [], iter(words)
+    for word in left:
+        option, equals, value = word.partition("=")
+        if option == _OPTION:
+            paths.append(value if equals else next(left, ""))
+        else:
+            rest.append(word)
+    if len(paths) > 1:
+        raise InputError(f"{_OPTION} {paths[1]}: a second file: give one")
+    if paths and (not paths[0] or paths[0].startswith("--")):
+        raise InputError(f"{_OPTION}: lacks its value: give it a file, as in {_OPTION} run.toml")
+    return (paths[0] if paths else None), rest
+
+
+def _name(word: str) -> str:
+    """The field that an option on the command line sets."""
+    return word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+
+
+def _read(path: str, fields: Sequence[str]) -> dict[str, Any]:
+    """The options in a TOML file by the names of their fields."""
+    try:
+        content = tomllib.loads(local_path(path, _OPTION).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{_OPTION} {path}: cannot be read ({error.strerror}): give another file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{_OPTION} {path}: is not TOML ({first_line(error)}): correct it") from None
+    values = {}
+    for key, value in content.items():
+        name = key.replace("-", "_")
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, n=1, cutoff=0.75)
+            remedy = f"use {close[0]}, or see" if close else "see"
+            raise InputError(f"{_OPTION} {path}: {key}: no such option: {remedy} --help for all options")
+        parts = value if isinstance(value, list) else [value]
+        if not all(isinstance(part, bool | int | float | str) for part in parts) or value == []:
+            raise InputError(f"{_OPTION} {path}: {key}: must be a text, a number, true, false, or a list of these")
+        values[name] = value
+    return values
+
+
+def _words(name: str, value: Any) -> Iterator[str]:
+    """An option as the command line has it."""
+    if isinstance(value, bool):
+        yield flag(name) if value else f"--no-{flag(name)[2:]}"
+    elif isinstance(value, list):
+        yield from (flag(name), *map(str, value))
+    else:
+        yield f"{flag(name)}={value}"

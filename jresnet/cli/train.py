@@ -1,0 +1,57 @@
+"""`jresnet train`: train one network on any data set."""
+
+import dataclasses
+import pathlib
+from typing import ClassVar
+
+from jresnet.cli.program import command, make_console
+from jresnet.cli.runs import ConfigOptions, check_workdir, default_directory, resumable
+from jresnet.config import require
+from jresnet.parallel import distributed
+from jresnet.parallel.distributed import ProcessOptions
+from jresnet.records.files import local_path
+from jresnet.records.result import Result
+from jresnet.train import loop
+
+EXPERIMENT = "train"
+"""The name of such runs in their records."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(ProcessOptions, ConfigOptions):
+    """Train one network, evaluate it after every epoch, and record everything in a directory."""
+
+    GROUP: ClassVar = "record"
+
+    seed: int = 0
+    """Decides initial weights, validation split, order and augmentation; from 0 to 4294967295."""
+    workdir: str | None = None
+    """Directory of the run (default: the first free of runs/train, runs/train-2, ...)."""
+    resume: bool = False
+    """Continue in --workdir, or in the latest default directory; a finished run is kept."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "seed", 0 <= self.seed < 2**32, "must lie from 0 to 2**32 - 1")
+        check_workdir(self)
+
+
+def run(options: Options) -> None:
+    """Train the network and print what it reached."""
+    distributed.initialize(options)
+    given = options.workdir
+    workdir = local_path(given, "--workdir") if given else default_directory(EXPERIMENT, options.resume)
+    console = make_console(quiet=not distributed.is_primary())
+    dataset = options.load(console)
+    with resumable(f"the same command with {command('--workdir', [str(workdir)])} --resume"):
+        result = loop.fit(
+            options.config, dataset, workdir,
+            seed=options.seed, experiment=EXPERIMENT, resume=options.resume, console=console,
+        )  # fmt: skip
+    console.print(summary(result, workdir), markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def summary(result: Result, workdir: pathlib.Path) -> str:
+    """What a finished run has reached, and where it is."""
+    accuracy = f"test accuracy {result.test_accuracy:.2%} of {result.dataset['test']:,} images"
+    return f"{workdir}: {accuracy}, {result.parameters:,} parameters, {result.seconds:.1f} s"
