@@ -324,7 +324,8 @@ def test_the_list_is_in_order_of_worth_and_says_what_is_missing(tmp_path):
     names = [step.name for step in steps("gpu", False, tmp_path, None)]
     groups = list(dict.fromkeys(name.partition("-")[0] for name in names))
     kinds = ["torch"] if importlib.util.find_spec("torch") else ["torch", "ours"]
-    assert groups == ["smoke", "convolutions", "bits", "kernels", *kinds, "final", "study", "variants", "accuracy"]
+    checks = ["smoke", "convolutions", "bits", "deterministic", "kernels"]
+    assert groups == [*checks, *kinds, "final", "study", "variants", "accuracy", "compile", "graph"]
     cases = {(w, b, "bfloat16") for w in (42, 64) for b in (32, 64, 128, 512)} | {(w, 32, "float32") for w in (42, 64)}
     assert {name for name in names if name.startswith("torch")} == {f"torch-w{w}-b{b}-{p}" for w, b, p in cases}
     assert [name for name in names if name.startswith("final")] == [f"final-seed{seed}" for seed in range(3)]
@@ -368,8 +369,10 @@ def test_every_commands_options_are_ones_that_its_program_knows(tmp_path):
                 else:
                     parsed = cli.parse(kinds[module], words, module)
                     assert str(parsed.output).startswith(str(tmp_path / "a directory"))
-    graph = next(step for step in steps("gpu", False, tmp_path, None) if step.name.startswith("torch"))
-    assert {"eager", "compile", "graph"} <= set(graph.commands[0])
+    first = {step.name.partition("-")[0]: step for step in reversed(steps("gpu", False, tmp_path, None))}
+    for name, mode in {"torch": "eager", "compile": "compile", "graph": "graph"}.items():
+        (command,) = first[name].commands
+        assert command[command.index("--rivals") + 1] == mode
 
 
 def result(config, seed=0, **values):
