@@ -14,6 +14,7 @@ COMMANDS = {
     "inspect": "inspect resnet18 --width 42 --figure resnet18.svg",
     "convert": "convert resnet18.pth resnet18.safetensors --layout torchvision",
     "verify": "verify runs/final",
+    "watch": "watch runs",
 }
 """An example of each command."""
 USAGE = "\n".join(f"{PROGRAM} {example}" for example in COMMANDS.values())
