@@ -34,16 +34,17 @@ _CHUNK = 2**20  # bytes of a metrics.jsonl that a search reads: about 4,000 epoc
 _LARGEST = 2**24  # bytes of another record
 _READING = 1.0  # seconds of a search after which the epochs of further runs wait for the next one
 
-_Key = tuple[int, int, int]
+_Key = tuple[int, int, int, int]
 
 
 def _key(path: pathlib.Path) -> _Key | None:
-    """What changes when a file does: inode, size, time; None for links, and whatever else is no file."""
+    """What changes when a file does: inode, size and times; None for links, and whatever else is no file."""
     try:
         found = path.lstat()
     except OSError:
         return None
-    return (found.st_ino, found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+    key = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return key if stat.S_ISREG(found.st_mode) else None
 
 
 def _read(path: pathlib.Path, most: int, start: int = 0) -> bytes:
@@ -62,10 +63,9 @@ def _read(path: pathlib.Path, most: int, start: int = 0) -> bytes:
 
 def _content(path: pathlib.Path) -> object:
     """What a `config.json` or `result.json` contains; InputError if that is not JSON."""
+    data = _read(path, _LARGEST)
     try:
-        return parse_json(_read(path, _LARGEST))
-    except InputError:
-        raise
+        return parse_json(data)
     except ValueError as error:
         raise InputError(f"{path.name}: not a readable record of a run ({error}): restore it") from None
 
@@ -206,9 +206,12 @@ class Watcher:
                 "directory": visible(str(self._directory)),
                 "note": self._note,
                 "columns": COLUMNS,
-                "runs": [{"id": path, "name": visible(path)} | run.view(seen) for path, run in self._runs.items()],
+                "runs": [{"id": path, "name": self._name(path)} | run.view(seen) for path, run in self._runs.items()],
                 "settings": self._differing(),
             }
+
+    def _name(self, path: str) -> str:
+        return visible(self._directory.absolute().name if path == "." else path)
 
     def _differing(self) -> Record:
         """The options in which runs differ, each with the value that each run has: "" where none can be read."""

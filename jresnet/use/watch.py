@@ -93,7 +93,7 @@ class Server(socketserver.ThreadingTCPServer):
         ports = (f":{self.port}", "") if self.port == 80 else (f":{self.port}",)  # browsers leave out the default
         self.hosts = [[name + port] for name in (HOST, "localhost") for port in ports]
 
-    def handle_error(self, *_: Any) -> None:
-        """Be silent about a reader that is gone."""
-        if not isinstance(sys.exception(), OSError):
-            super().handle_error(*_)
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print what went wrong, but not that a reader is gone."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)

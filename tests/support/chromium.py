@@ -12,7 +12,8 @@ import time
 START = 'exec "$@" 3<&"$IN" 4>&"$OUT"'
 FLAGS = (
     "--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--no-first-run", "--disable-gpu",
-    "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-dev-shm-usage", "--host-resolver-rules=MAP rebound.example 127.0.0.1",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 
 
@@ -60,7 +61,7 @@ class Tab:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def wait(self, expression, seconds=60):
+    def wait(self, expression, seconds=120):
         """The value of a JavaScript expression as soon as it is true."""
         end = time.monotonic() + seconds
         while not (value := self.evaluate(expression)):

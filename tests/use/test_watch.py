@@ -257,6 +257,14 @@ def test_settings_are_compared_where_they_differ(page, tmp_path):
     }  # fmt: skip
 
 
+def test_a_run_alone_and_converted_weights(page, tmp_path):
+    write_run(tmp_path / "runs")
+    record = json.loads((tmp_path / "runs" / "config.json").read_text())
+    assert [page.ask()["."][name] for name in ("name", "state")] == ["runs", "stopped"]
+    (tmp_path / "runs" / "config.json").write_text(json.dumps(record | {"dataset": {"name": "elsewhere"}}))
+    assert page.ask()["."]["state"] == "converted"
+
+
 def test_hostile_names_stay_text(page, tmp_path):
     names = ["<script>alert(1)</script>", "\x1b[31m\u202egpj", os.fsdecode(b"\xff")]
     for name in names:

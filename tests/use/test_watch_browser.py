@@ -66,6 +66,12 @@ def state(name):
     return f"document.querySelector('article')?.dataset.state === '{name}'"
 
 
+def test_a_name_that_leads_here_is_refused(tab, tmp_path):
+    with serving(tmp_path) as server:
+        tab.open(f"http://rebound.example:{server.port}/")
+        assert tab.evaluate("document.body.innerText").startswith("403 this server is 127.0.0.1 and localhost")
+
+
 def test_curves_grow_while_a_run_trains_dies_and_goes_on(tab, tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()
@@ -122,3 +128,5 @@ def test_curves_grow_while_a_run_trains_dies_and_goes_on(tab, tmp_path):
     # The favicon that browsers ask for is refused, and the server was away for a while; nothing else may be amiss.
     texts = [str(message.get("entry", message).get("text", message)) for message in tab.messages]
     assert [text for text in texts if not text.startswith("Failed to load resource")] == []
+    markup = "try { document.body.innerHTML = '<p>'; false } catch (error) { error.name }"
+    assert tab.evaluate(markup) == "TypeError", "the policy forbids markup from text"
