@@ -31,8 +31,9 @@ def run(options: Options) -> None:
     directory = _directory(options.directory)
     with _server(directory, options) as server:
         taken = f" (port {PORT} is taken)" if options.port is None and server.port != PORT else ""
-        print(visible(f"http://{HOST}:{server.port}/ shows the runs in {directory}{taken}; Ctrl-C ends it"), flush=True)
+        line = f"http://{HOST}:{server.port}/ shows the runs in {directory}{taken}; Ctrl-C ends it"
         try:
+            print(visible(line), flush=True)
             server.serve_forever()
         except KeyboardInterrupt:  # how it is meant to end
             print("no longer served; the runs go on")
