@@ -54,16 +54,21 @@ def read_metrics(path: str | os.PathLike[str]) -> list[Record]:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); a run writes it when its first epoch starts"
         ) from None
-    records = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            record = parse_json(line)
-        except ValueError as error:
-            raise InputError(
-                f"{path}, line {number}: not one epoch's JSON object ({error}): restore the file"
-            ) from None
-        epoch = schema.parse(Epoch, record, f"{path}, line {number}").epoch
-        if epoch != number - 1:
-            raise InputError(f"{path}, line {number}: is of epoch {epoch}, not {number - 1}: restore the file")
-        records.append(record)
-    return records
+    return [read_line(line, number, path) for number, line in enumerate(lines[:-1])]
+
+
+def read_line(line: bytes, epoch: int, path: str | os.PathLike[str]) -> Record:
+    """The record of an epoch, counted from 0, in its line of `metrics.jsonl`; `path` is for the message.
+
+    Raises:
+      InputError: the line is not the record of this epoch.
+    """
+    where = f"{path}, line {epoch + 1}"
+    try:
+        record: Record = parse_json(line)
+    except ValueError as error:
+        raise InputError(f"{where}: not one epoch's JSON object ({error}): restore the file") from None
+    recorded = schema.parse(Epoch, record, where).epoch
+    if recorded != epoch:
+        raise InputError(f"{where}: is of epoch {recorded}, not {epoch}: restore the file")
+    return record
