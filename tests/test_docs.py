@@ -8,6 +8,7 @@ import pathlib
 import re
 import shlex
 import signal
+import tomllib
 
 import pytest
 import yaml
@@ -35,8 +36,9 @@ def parse(command):
       InputError: the program would refuse them.
     """
     words = shlex.split(command)
-    index = words.index("-m") + 1
-    name, arguments = words[index], words[index + 1 :]
+    name, arguments = words[0], words[1:]
+    if name == "python":  # -m
+        name, arguments = words[2], words[3:]
     if name == "jresnet":
         return cli.parse(own.module(arguments[0]).Options, arguments[1:], name)
     if name == "experiments.reproduce":
@@ -55,7 +57,8 @@ def commands(text):
     """Command lines of the project's programs in a text, continued lines joined, comments and markup left out."""
     joined = text.replace("\\\n", " ")
     names = "|".join(own.COMMANDS)
-    lines = re.findall(rf"python -m (?:jresnet (?:{names})|experiments\.|benchmarks\.)[^\n`#)]*", joined)
+    modules = rf"python -m (?:jresnet (?:{names})|experiments\.|benchmarks\.)"
+    lines = re.findall(rf"({modules}[^\n`#)]*|(?<=^\$ )jresnet [^\n`#)]*|^jresnet [^\n`#)]*)", joined, re.MULTILINE)
     return [line for line in lines if not line.startswith("python -m experiments.readme")]
 
 
@@ -109,6 +112,12 @@ def test_links_resolve(page):
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target.read_text()), link
+
+
+def test_the_citation_and_the_changes_name_the_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_readme_is_short():
