@@ -173,14 +173,20 @@ def read_copy(directory: pathlib.Path) -> Result:
     return result
 
 
-def write_predictions(workdir: pathlib.Path, predictions: np.ndarray, confidences: np.ndarray) -> None:
+def write_predictions(
+    workdir: pathlib.Path, predictions: np.ndarray, confidences: np.ndarray, labels: np.ndarray,
+    names: Sequence[str] | None = None,
+) -> None:  # fmt: skip
     """Write the final network's predictions of the test images, in the split's order.
 
     The predictions are int32 [images], the most probable classes, the confidences float32 [images], their softmax
-    probabilities.
+    probabilities; the labels are int32 [images], and the names those of the images, if they have names.
     """
+    arrays = {"predictions": predictions, "confidences": confidences, "labels": labels}
+    if names is not None:
+        arrays["names"] = np.array(names, str)
     with atomic_write(workdir / PREDICTIONS) as file:
-        np.savez(file, test_predictions=predictions, test_confidences=confidences)
+        np.savez(file, **{f"test_{name}": array for name, array in arrays.items()})  # type: ignore[arg-type]
 
 
 def finish(workdir: pathlib.Path, result: Record, history: Sequence[Record]) -> None:
