@@ -11,6 +11,7 @@ from jresnet.errors import InputError
 
 PROGRAM = "jresnet"
 COMMANDS = {
+    "evaluate": "evaluate runs/final --tta flip --page evaluation.html",
     "inspect": "inspect resnet18 --width 42 --figure resnet18.svg",
     "convert": "convert resnet18.pth resnet18.safetensors --layout torchvision",
     "verify": "verify runs/final",

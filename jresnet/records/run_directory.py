@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from jresnet.config import Config
-from jresnet.errors import CannotWrite, InputError
+from jresnet.errors import InputError
 from jresnet.records.epoch import METRICS, read_metrics
 from jresnet.records.files import (
-    FULL,
     Record,
     atomic_write,
+    check_creatable,
     json_bytes,
     read_json,
     temporary_name,
@@ -261,15 +261,7 @@ def check_writable(workdir: pathlib.Path) -> None:
     parent = next((path for path in (workdir, *workdir.parents) if os.path.exists(path)), pathlib.Path())
     if not parent.is_dir():
         raise InputError(f"--workdir {workdir}: {parent} is not a directory: choose another")
-    # By trying: for root, os.access allows writing on a read-only file system.
-    probe = temporary_name(parent / "probe")
-    try:
-        probe.touch()
-        probe.unlink(missing_ok=True)  # whoever holds the directory sweeps it
-    except OSError as error:
-        if error.errno in FULL:
-            raise CannotWrite(f"{parent}: cannot be written ({error.strerror}): make room") from None
-        raise InputError(f"--workdir {workdir}: {parent} is not writable: choose another directory") from None
+    check_creatable(parent, f"--workdir {workdir}")
     try:
         os.stat(workdir)
     except FileNotFoundError:

@@ -112,8 +112,9 @@ def parsed(written):
 @pytest.fixture
 def quick(monkeypatch):
     """Pages whose figures are blank, for tests of their text."""
-    for name in ("samples", "augmentations", "budget", "confusion", "curves", "mistakes"):
+    for name in ("samples", "augmentations", "budget", "curves", "mistakes"):
         monkeypatch.setattr(figures, name, lambda *_: None)
+    monkeypatch.setattr(sections, "confusion", lambda *_: None)
     monkeypatch.setattr(figures, "render", lambda name, text, _, part=False: figures.Drawing(name, text, b"", b""))
 
 
