@@ -30,14 +30,19 @@ class DataOptions:
     holdout_test: int | None = None
     """Take this many training images as test images, for data that have none."""
 
+    def require_dataset(self) -> None:
+        """Raise InputError unless a data set is given, for weights that no run has trained."""
+        if self.dataset is None:
+            raise InputError(f"{flag('dataset')}: must be given, as weights from elsewhere have no data of their own")
+
     def source(self, run: Run) -> Source:
         """Where the data come from: the run's own, or the data set given, in which images are resized as in the run.
 
         Raises:
           InputError: no data set is given, and the run has none; or a value breaks its rule.
         """
-        if self.dataset is None and run.experiment == CONVERTED:
-            raise InputError(f"{flag('dataset')}: must be given, as weights from elsewhere have no data of their own")
+        if run.experiment == CONVERTED:
+            self.require_dataset()
         own = run.config.source
         if self.dataset is not None:
             own = Source(image_size=own.image_size, resize=own.resize, background=own.background)

@@ -82,16 +82,25 @@ def _load(options: Options) -> dict[str, Classifier]:
     for paths in (options.models, options.against):
         if len({*map(local_path, paths)}) < len(paths):
             raise InputError(f"{' '.join(paths)}: one is given twice: an ensemble needs different ones")
+    if not options.models:
+        raise InputError("MODELS: must be given: see --help")
     both = dict.fromkeys([*options.models, *options.against])
-    if not any(local_path(path).is_file() for path in both):
+    if not any(map(_is_file, both)):
         options.refuse_for_run("key", "mean", "std", "classes")
+    if _is_file(options.models[0]):
+        options.require_dataset()
     models = {path: _load_one(path, options) for path in both}
     _check_alike(models, options)
     return models
 
 
+def _is_file(path: str) -> bool:
+    """Whether a path is of a file of weights; anything else is taken for a run's directory."""
+    return local_path(path).is_file()
+
+
 def _load_one(path: str, options: Options) -> Classifier:
-    if local_path(path).is_file():
+    if _is_file(path):
         return Classifier.load(
             path, mean=options.mean, std=options.std, classes=options.classes, key=options.key, model=options.model,
             image_size=options.image_size, **options.given,

@@ -138,7 +138,7 @@ def test_a_calibrated_classifier_has_a_small_error():
     assert metrics.figures(sure, labels).calibration_error > 0.1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.sampled_from([None, 0]))
 def test_the_order_of_the_images_changes_nothing(seed, classes, digits):
     """To the last bit; of mistakes of equal probability only the order."""
