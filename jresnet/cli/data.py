@@ -1,7 +1,7 @@
 """The options that say which data a trained network is given."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jresnet.config import Resize, Source, flag
 from jresnet.errors import InputError
@@ -12,6 +12,8 @@ from jresnet.use.classifier import CONVERTED
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """Options of data; those that are not given are as a run recorded them."""
+
+    GROUP: ClassVar = Source.GROUP
 
     dataset: str | None = None
     """cifar10, cifar100 or any other TFDS name, npz:FILE, folder:DIR, or synthetic (default: the run's own data)."""

@@ -53,9 +53,10 @@ def run(options: Options) -> None:
     console = make_console(quiet=options.json == STDOUT)
     enable_compile_cache()
     evaluation = _evaluate(options, _load(options), console)
-    for table in tables.tables(evaluation):
+    for index, table in enumerate(tables.tables(evaluation)):
+        if index:
+            console.print()
         console.print(table)
-        console.print()
     if options.json == STDOUT:
         print(json_bytes(evaluation.to_json()).decode(), end="")
     if "json" in outputs:
