@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from jresnet.train.state import TrainState
     from jresnet.train.step import make_eval_step, make_train_step
     from jresnet.use.classifier import Classifier
+    from jresnet.use.evaluation import Evaluation, evaluate
 
 # Imported at their first use, as JAX, Flax and Orbax together take seconds.
 _LAZY = {
@@ -33,6 +34,7 @@ _LAZY = {
     "train.state": ("TrainState",),
     "train.step": ("make_eval_step", "make_train_step"),
     "use.classifier": ("Classifier",),
+    "use.evaluation": ("Evaluation", "evaluate"),
 }
 _MODULES = {name: f"jresnet.{module}" for module, names in _LAZY.items() for name in names}
 

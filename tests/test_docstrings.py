@@ -6,7 +6,7 @@ import pytest
 
 import jresnet
 
-NAMES = ("Classifier", "fit", "load_dataset", "resnet18", "torch_weights.from_state_dict")
+NAMES = ("Classifier", "evaluate", "fit", "load_dataset", "resnet18", "torch_weights.from_state_dict")
 
 
 @pytest.mark.parametrize("name", NAMES)

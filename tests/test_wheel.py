@@ -43,11 +43,12 @@ def wheel(tmp_path_factory):
     return path
 
 
-def test_it_holds_every_module_of_jresnet_its_page_and_nothing_else(wheel):
+def test_it_holds_every_module_and_template_of_jresnet_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "jresnet").rglob("*.py")}
-    assert names == modules | {"jresnet/use/watch.html"}
+    kinds = (".py", ".css", ".html", ".j2")
+    files = (path for path in (ROOT / "jresnet").rglob("*") if path.suffix in kinds)
+    assert names == {path.relative_to(ROOT).as_posix() for path in files}
 
 
 @pytest.mark.slow

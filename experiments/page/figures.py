@@ -12,11 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from experiments.page.predictions import Mistake
@@ -25,20 +22,16 @@ from experiments.study.experiment import Cell
 from jresnet.data import augment
 from jresnet.data.datasets import Dataset
 from jresnet.records.figures import STYLES, legend, panel
+from jresnet.use.figures import DPI, FONT_SIZE, WIDTH, blank, shortened, styled, svg
+from jresnet.use.html import reduced
 
-FONT_SIZE = 9
-_WIDTH = 3.75
-_DPI = 200  # of PNG files
 _MOST_CLASSES = 10  # rows of sample images
-_MOST_NAMES, _MOST_NUMBERS = 30, 12  # the most classes for which a confusion matrix has room for names, for numbers
 _ACROSS = 5  # mistakes in a row
 _GAP = 3  # pixels between images
 
 # The report's curves are black, over ours; its test accuracies are means over batches.
 _REPORTED = {"loss": ("train_loss", "test_loss"), "accuracy": ("train_accuracy", COMPARED)}
 _BLUE, _VERMILION = STYLES["train"]["color"], STYLES["test"]["color"]
-# Text as outlines: another font's widths could make labels overlap where a reader lacks this one.
-_styled = rc_context({"font.size": FONT_SIZE, "axes.titlesize": FONT_SIZE + 1, "svg.fonttype": "path"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,20 +44,18 @@ class Drawing:
     png: bytes | None  # None for a part of another figure
 
 
-@_styled
+@styled
 def render(name: str, text: str, figure: Figure, part: bool = False) -> Drawing:
     """Render a figure; equal figures give equal bytes."""
-    svg, png = io.BytesIO(), io.BytesIO()
-    # PNG first: print_svg sets the figure's resolution to 72 for good. Both use the PNG's layout.
+    png = io.BytesIO()
+    # PNG first: `svg` sets the figure's resolution to 72 for good. Both use the PNG's layout.
     if not part:
         FigureCanvasAgg(figure).print_png(png)
         figure.set_layout_engine("none")
-    with rc_context({"svg.hashsalt": name}):
-        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
-    return Drawing(name, text, svg.getvalue(), None if part else png.getvalue())
+    return Drawing(name, text, svg(name, figure), None if part else png.getvalue())
 
 
-@_styled
+@styled
 def curves(
     cells: Sequence[Cell],
     titles: Sequence[str],
@@ -76,7 +67,7 @@ def curves(
     The `logs`, for each cell the epochs that the report prints, are plotted over its curves. The axes have the limits
     of `like`, a figure of these cells and others.
     """
-    figure = _figure(_WIDTH * len(cells), 4.8)
+    figure = blank(WIDTH * len(cells), 4.8)
     grid = figure.subplots(2, len(cells), sharex=True, sharey="row", squeeze=False)
     for column, cell, title, log in zip(grid.T, cells, titles, logs or [()] * len(cells), strict=True):
         for axes, name in zip(column, ("loss", "accuracy"), strict=True):
@@ -107,7 +98,7 @@ def _reported(axes: Axes, log: Sequence[dict], name: str) -> None:
         axes.plot(epochs, values, label=label, color="black", linewidth=0.9, linestyle=style, zorder=4)
 
 
-@_styled
+@styled
 def samples(dataset: Dataset, each: int = 7) -> Figure:
     """The first training images of every class, one row per class, for ten classes at most."""
     classes = shown_classes(dataset)
@@ -116,7 +107,7 @@ def samples(dataset: Dataset, each: int = 7) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def augmentations(dataset: Dataset, padding: int) -> Figure:
     """A training image of each class before and after each augmentation of section 3.2, and after all of them."""
     classes = shown_classes(dataset)
@@ -147,45 +138,14 @@ def shown_classes(dataset: Dataset) -> list[int]:
     return sorted({round(i) for i in np.linspace(0, count - 1, min(count, _MOST_CLASSES))})
 
 
-@_styled
-def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Confusion matrix in shares of each true class's images, with as many names and numbers as there is room for.
-
-    The counts are int64 [classes, classes], images by true (rows) and predicted class (columns).
-    """
-    count = len(classes)
-    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = _WIDTH + 0.15 if count <= _MOST_NUMBERS else 6.5
-    figure = _figure(side, side + 0.3)
-    axes = figure.subplots()
-    # A square-root scale makes the mistakes visible, most of which are a few per cent.
-    picture = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 100), interpolation="none")
-    bar = figure.colorbar(picture, ax=axes, location="bottom", fraction=0.05, pad=0.02, ticks=[0, 1, 5, 20, 50, 100])
-    bar.set_label("share of the true class's test images (%)")
-    axes.set_ylabel("true class")
-    axes.set_xlabel("predicted class")
-    axes.xaxis.set_label_position("top")
-    axes.xaxis.tick_top()
-    if count <= _MOST_NAMES:
-        names = [shortened(name) for name in classes]
-        axes.set_xticks(range(count), names, rotation=90, fontsize=7.5, parse_math=False)
-        axes.set_yticks(range(count), names, fontsize=7.5, parse_math=False)
-    if count <= _MOST_NUMBERS:
-        for (row, column), share in np.ndenumerate(shares):
-            text = "" if share == 0 else "<1" if share < 1 else f"{share:.0f}"
-            color = "white" if share > 35 else "black"
-            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
-    return figure
-
-
-@_styled
+@styled
 def mistakes(worst: Sequence[Mistake], dataset: Dataset) -> Figure:
     """Misclassified images, with true class, predicted class and confidence."""
     rows = [worst[start : start + _ACROSS] for start in range(0, len(worst), _ACROSS)]
     height, width = dataset.image_size
     text = 3 * (FONT_SIZE - 2) * 1.3 / 72  # inches below an image
-    cell = _WIDTH * 1.6 / _ACROSS
-    figure = _figure(_WIDTH * 1.6, len(rows) * (cell * height / width + text + 0.1))
+    cell = WIDTH * 1.6 / _ACROSS
+    figure = blank(WIDTH * 1.6, len(rows) * (cell * height / width + text + 0.1))
     grid = figure.subplots(len(rows), _ACROSS, squeeze=False)
     for axes, mistake in zip(grid.flat, worst, strict=False):
         axes.imshow(reduced(dataset.test.images[mistake.index]), interpolation="none")
@@ -198,10 +158,10 @@ def mistakes(worst: Sequence[Mistake], dataset: Dataset) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def budget(networks: Mapping[str, int], most: int) -> Figure:
     """Trainable parameters of each network as bars, and the budget `most` as a line."""
-    figure = _figure(_WIDTH, 0.9 + 0.42 * len(networks))
+    figure = blank(WIDTH, 0.9 + 0.42 * len(networks))
     axes = figure.subplots()
     counts = [count / 1e6 for count in networks.values()]
     colours = [_BLUE if count <= most / 1e6 else _VERMILION for count in counts]
@@ -222,21 +182,6 @@ def budget(networks: Mapping[str, int], most: int) -> Figure:
     return figure
 
 
-def reduced(images: np.ndarray, most: int = 64) -> np.ndarray:
-    """Every k-th pixel of images [..., height, width, 3], so that their shorter side is about `most` pixels."""
-    step = max(1, min(images.shape[-3:-1]) // most)
-    return images[..., ::step, ::step, :]
-
-
-def shortened(name: str, most: int = 14) -> str:
-    """The name, cut to `most` characters with an ellipsis if it is longer."""
-    return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-
-
 def _mosaic(rows: Sequence[np.ndarray], columns: int, names: Sequence[str]) -> tuple[Figure, Axes]:
     """Rows of uint8 images [n, height, width, 3] with gaps between them, and the rows' names to the left."""
     rows = [reduced(images) for images in rows]
@@ -248,9 +193,9 @@ def _mosaic(rows: Sequence[np.ndarray], columns: int, names: Sequence[str]) -> t
     canvas = tiles.reshape(len(rows) * tall, columns * wide, 3)[:-_GAP, :-_GAP]
     # Positioned by hand: constrained layout misjudges labels beside images of fixed aspect.
     left, top = 1.0, 0.3
-    high = (_WIDTH - left) * canvas.shape[0] / canvas.shape[1]
-    figure = Figure(figsize=(_WIDTH, high + top), dpi=_DPI)
-    axes = figure.add_axes((left / _WIDTH, 0, 1 - left / _WIDTH, high / (high + top)))
+    high = (WIDTH - left) * canvas.shape[0] / canvas.shape[1]
+    figure = Figure(figsize=(WIDTH, high + top), dpi=DPI)
+    axes = figure.add_axes((left / WIDTH, 0, 1 - left / WIDTH, high / (high + top)))
     axes.imshow(canvas, interpolation="none")
     _bare(axes)
     centres = [tall * (row + 0.5) - _GAP / 2 for row in range(len(rows))]

@@ -1,16 +1,10 @@
 """The page of a study: an `Outcome` as report.html, with its figures and tables as files of their own."""
 
-import base64
 import dataclasses
-import io
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
-
-import jinja2
-import numpy as np
-from PIL import Image
 
 from experiments.page import figures, sections, tables
 from experiments.study.experiment import OUTCOME, Cell, ExperimentRecord, Outcome, SettingRecord, StudyRecord
@@ -18,6 +12,7 @@ from experiments.study.results import provenance
 from jresnet.records import schema
 from jresnet.records.files import OLD, sweep, write_bytes, write_json, writing
 from jresnet.records.tables import Table
+from jresnet.use import html
 
 PAGE = "report.html"
 _MOST_CLASSES = 30  # rows of accuracies per class on the page; the files have all
@@ -42,21 +37,18 @@ def write(outcome: Outcome, workdir: pathlib.Path) -> list[pathlib.Path]:
         "choices": tables.choices(outcome),
         "commands": tables.commands(outcome.experiments),
     }
-    html = _render(outcome, sections=experiments, mistakes=mistakes, **shared)
+    text = _render(outcome, sections=experiments, mistakes=mistakes, **shared)
     parts = [part for group in (shared, *experiments, mistakes or {}) for part in group.values()]
-    return _write_files(outcome, workdir, html, parts)
+    return _write_files(outcome, workdir, text, parts)
 
 
 def _render(outcome: Outcome, **parts: Any) -> str:
     """The page as HTML, from the template beside this module."""
     records = sections.all_records(outcome)
-    loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals |= {"data_uri": _data_uri, "picture": _picture, "lowest": _lowest}
-    return environment.get_template("report.html.j2").render(
+    return html.render(
+        pathlib.Path(__file__).with_name("report.html.j2"),
         **parts,
+        lowest=_lowest,
         outcome=outcome,
         data_names=sections.data_names(outcome),
         provenance=provenance(records),
@@ -65,17 +57,6 @@ def _render(outcome: Outcome, **parts: Any) -> str:
         scale_differences=sections.scale_differences(outcome),
         absent=sections.absent(outcome),
     )
-
-
-def _picture(image: np.ndarray) -> str:
-    """An image, uint8 [height, width, 3], as a PNG; a large one is reduced."""
-    png = io.BytesIO()
-    Image.fromarray(figures.reduced(image)).save(png, "PNG")
-    return _data_uri(png.getvalue(), "image/png")
-
-
-def _data_uri(data: bytes, mime_type: str) -> str:
-    return f"data:{mime_type};base64,{base64.b64encode(data).decode()}"
 
 
 def _lowest(table: Table) -> Table:
@@ -87,7 +68,7 @@ def _lowest(table: Table) -> Table:
     return dataclasses.replace(table, rows=rows, caption=caption)
 
 
-def _write_files(outcome: Outcome, workdir: pathlib.Path, html: str, parts: Sequence[Any]) -> list[pathlib.Path]:
+def _write_files(outcome: Outcome, workdir: pathlib.Path, text: str, parts: Sequence[Any]) -> list[pathlib.Path]:
     """Write every drawing and table among `parts`, and last the page that goes with them."""
     files: dict[pathlib.Path, bytes] = {}
     for part in parts:
@@ -95,8 +76,8 @@ def _write_files(outcome: Outcome, workdir: pathlib.Path, html: str, parts: Sequ
             files[workdir / "figures" / f"{part.name}.png"] = part.png
             files[workdir / "figures" / f"{part.name}.svg"] = part.svg
         elif isinstance(part, Table):
-            files[workdir / "tables" / f"{part.name}.md"] = _encoded(part.markdown())
-            files[workdir / "tables" / f"{part.name}.csv"] = _encoded(part.csv())
+            files[workdir / "tables" / f"{part.name}.md"] = html.encoded(part.markdown())
+            files[workdir / "tables" / f"{part.name}.csv"] = html.encoded(part.csv())
     for directory in {path.parent for path in files}:
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
@@ -104,13 +85,8 @@ def _write_files(outcome: Outcome, workdir: pathlib.Path, html: str, parts: Sequ
     for path, data in files.items():
         write_bytes(path, data)
     write_json(workdir / OUTCOME, schema.to_json(_study_record(outcome, workdir)))
-    write_bytes(workdir / PAGE, _encoded(html))
+    write_bytes(workdir / PAGE, html.encoded(text))
     return [workdir / PAGE, workdir / OUTCOME, *files]
-
-
-def _encoded(text: str) -> bytes:
-    """The text in UTF-8; bytes of a path or a command that are none stay visible, as in \\udcff."""
-    return text.encode(errors="backslashreplace")
 
 
 def _study_record(outcome: Outcome, workdir: pathlib.Path) -> StudyRecord:

@@ -59,13 +59,6 @@ def read(directory: pathlib.Path, record: dict, dataset: Dataset) -> Predictions
     return predictions
 
 
-def confusion(predictions: Predictions, test: Split, classes: int) -> np.ndarray:
-    """Images of each true class (rows) by predicted class (columns), int64 [classes, classes]."""
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (test.labels, predictions.labels), 1)
-    return counts
-
-
 def most_confident(predictions: Predictions, test: Split, most: int) -> list[Mistake]:
     """The `most` mistakes with the highest confidence, highest first, ties in the test split's order."""
     wrong = np.flatnonzero(predictions.labels != test.labels)

@@ -16,6 +16,8 @@ from experiments.study.results import data_name
 from jresnet.config import as_typed
 from jresnet.data.datasets import dataset_record
 from jresnet.records.tables import Table
+from jresnet.use import metrics
+from jresnet.use.figures import confusion
 
 _MOST_MISTAKES = 20
 
@@ -162,7 +164,7 @@ def _mistakes(
     experiment: Experiment, cell: Cell, by_seed: Mapping[int, Predictions], outcome: Outcome
 ) -> dict[str, Any]:
     test, classes = outcome.dataset.test, outcome.dataset.classes
-    counts = np.stack([predictions.confusion(of_run, test, len(classes)) for of_run in by_seed.values()])
+    counts = np.stack([metrics.confusion(of_run.labels, test.labels, len(classes)) for of_run in by_seed.values()])
     seed = min(by_seed)
     worst = predictions.most_confident(by_seed[seed], test, _MOST_MISTAKES)
     figure = figures.mistakes(worst, outcome.dataset) if worst else None
@@ -171,7 +173,7 @@ def _mistakes(
         "title": experiment.title + f", {cell.setting.label}" * (len(experiment.settings) > 1),
         "runs": len(by_seed),
         "seed": seed,
-        "confusion": figures.render("confusion", text, figures.confusion(counts.sum(axis=0), classes)),
+        "confusion": figures.render("confusion", text, confusion(counts.sum(axis=0), classes)),
         "classes": tables.classes(counts, classes),
         "figure": figures.render("mistakes", "The most confident mistakes.", figure) if figure else None,
         "worst": worst,

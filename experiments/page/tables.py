@@ -212,7 +212,7 @@ def _in_final_model(cells: Sequence[Cell], outcome: Outcome) -> str | None:
 def classes(per_run: np.ndarray, names: Sequence[str]) -> Table:
     """Per class its test images, the accuracy over the runs, and the class that it is most often taken for.
 
-    The confusion matrices `per_run` are int64 [runs, classes, classes], as `predictions.confusion` counts them.
+    The confusion matrices `per_run` are int64 [runs, classes, classes], as `jresnet.use.metrics.confusion` counts them.
     """
     rows = []
     for index, (name, counts) in enumerate(zip(names, per_run.sum(axis=0), strict=True)):

@@ -6,13 +6,12 @@ import pathlib
 
 import tyro.conf
 
-from jresnet.cli.network import NetworkOptions
+from jresnet.cli.network import WeightsOptions
 from jresnet.cli.program import make_console
-from jresnet.config import Model, require
+from jresnet.config import require
 from jresnet.data.checks import check_names
 from jresnet.errors import InputError
 from jresnet.models import torch_weights, weights_file
-from jresnet.models.weights.recognise import OPTIONS
 from jresnet.models.weights.torch_files import SUFFIXES
 from jresnet.models.weights.torch_names import Layout
 from jresnet.records.files import local_path
@@ -20,7 +19,7 @@ from jresnet.use.classifier import Classifier, check_normalisation, store
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(NetworkOptions):
+class Options(WeightsOptions):
     """Convert weights: from a PyTorch file or a run's directory to a PyTorch file or a new run's directory.
 
     Files hold a state dict with the names of kuangliu/pytorch-cifar, torchvision or, as a source, of
@@ -33,16 +32,6 @@ class Options(NetworkOptions):
     """A file, by its suffix, or a directory to create, which jresnet.Classifier.load reads."""
     layout: Layout = "kuangliu"
     """Names of the tensors in a target file."""
-    key: str | None = None
-    """Where a source file holds several state dicts: the dotted path of one in it, as model_ema."""
-    model: Model | None = None
-    """Network that a source file belongs to (default: the one that fits); --width and the like describe it further."""
-    mean: tuple[float, float, float] | None = None
-    """For a target directory: mean of each channel that the images were normalised with, on a scale of 0 to 1."""
-    std: tuple[float, float, float] | None = None
-    """For a target directory: standard deviation of each channel, on the same scale."""
-    classes: tuple[str, ...] | None = None
-    """For a target directory: names of the classes (default: 0 1 2 ...)."""
 
 
 def run(options: Options) -> None:
@@ -50,13 +39,11 @@ def run(options: Options) -> None:
     source, target = local_path(options.source), local_path(options.target)
     from_run, to_run = source.is_dir(), _is_directory(options.target, target)
     options = dataclasses.replace(options, source=str(source), target=str(target))
-    for name in ("mean", "std", "classes"):
-        holds = to_run or getattr(options, name) is None
-        require(options, name, holds, "only a target directory records it: leave it out")
-    require(options, "key", not from_run or options.key is None, "only in a file there are several: leave it out")
-    for name in ("model", *OPTIONS, "image_size"):
-        holds = not from_run or getattr(options, name) is None
-        require(options, name, holds, "the run's own record says it: leave it out")
+    if not to_run:
+        options.refuse(("mean", "std", "classes"), "only a target directory records it: leave it out")
+    if from_run:
+        options.refuse(("key",), "only in a file there are several: leave it out")
+        options.refuse_for_run("image_size")
     if from_run and to_run:
         raise InputError(f"{options.target}: both are directories: copy the run, or name a file to write")
     if from_run:

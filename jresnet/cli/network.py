@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Collection
 from typing import Any
 
 from jresnet import models
@@ -51,3 +52,28 @@ class NetworkOptions:
     def size(self, network: models.ResNet) -> tuple[int, int]:
         """(height, width) of the images in pixels: as given, else as usual for the network."""
         return self.image_size or models.usual_image_size(network)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightsOptions(NetworkOptions):
+    """Options that describe a file of weights; the record of a run says as much by itself."""
+
+    model: Model | None = None
+    """Network that a file of weights belongs to (default: the one that fits); --width and the like say more of it."""
+    key: str | None = None
+    """Where a file holds several state dicts: the dotted path of one in it, as model_ema."""
+    mean: tuple[float, float, float] | None = None
+    """Of a file: mean of each channel that the images were normalised with, on a scale of 0 to 1."""
+    std: tuple[float, float, float] | None = None
+    """Of a file: standard deviation of each channel, on the same scale."""
+    classes: tuple[str, ...] | None = None
+    """Of a file: names of the classes (default: 0 1 2 ...)."""
+
+    def refuse(self, names: Collection[str], rule: str) -> None:
+        """Raise InputError with this rule if an option of these names is given."""
+        for name in names:
+            require(self, name, getattr(self, name) is None, rule)
+
+    def refuse_for_run(self, *besides: str) -> None:
+        """Raise InputError if the network is described, or what these name: the record of a run says it."""
+        self.refuse(("model", *OPTIONS, *besides), "the run's own record says it: leave it out")

@@ -28,9 +28,11 @@ class Contents:
       classes: class names, indexed by the labels; None if the source has none.
       columns: how many columns the labels had, if they were one-hot: so many classes they declare; else None.
       skipped: files that are not readable images, relative to the data set, if the source was read without them.
+      names: of the images of a split, if they have names: the paths of their files, relative to the data set.
     """
 
     splits: Arrays
     classes: tuple[str, ...] | None
     skipped: tuple[str, ...] = ()
     columns: int | None = None
+    names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)

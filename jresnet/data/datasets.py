@@ -40,13 +40,15 @@ class Split:
     Attributes:
       images: uint8 [n, height, width, 3]; in a file if they take too much memory, see `mapped.MappedImages`.
       labels: int32 [n].
+      names: of the images, n of them: of a folder's the paths of their files, relative to it; None if they have none.
 
     Raises:
-      InputError: arrays of other dtypes or shapes.
+      InputError: arrays of other dtypes or shapes, or another number of names.
     """
 
     images: Images
     labels: np.ndarray
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -56,13 +58,16 @@ class Split:
             )
         if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
             raise InputError(f"labels are {labels.dtype} of shape {labels.shape}: give int32 of shape ({len(images)},)")
+        if self.names is not None and len(self.names) != len(images):
+            raise InputError(f"{len(images)} images have {len(self.names)} names: give one per image")
 
     def __len__(self) -> int:
         return len(self.images)
 
     def take(self, rows: np.ndarray | slice) -> "Split":
         """The split of these rows: a mask bool [n], indices, or a slice."""
-        return Split(select(self.images, rows), self.labels[rows])
+        names = self.names and tuple(self.names[row] for row in np.arange(len(self))[rows])
+        return Split(select(self.images, rows), self.labels[rows], names)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -253,7 +258,10 @@ def load_dataset(
     name = source.dataset
     try:
         contents = _read(source, console)
-        splits = {split: Split(*checked_arrays(split, *pair)) for split, pair in contents.splits.items()}
+        names = contents.names
+        splits = {
+            split: Split(*checked_arrays(split, *pair), names.get(split)) for split, pair in contents.splits.items()
+        }
         splits = {split: _resized(part, source, console) for split, part in splits.items()}
         labels = {split: part.labels for split, part in splits.items()}
         classes = checked_classes(labels, contents.classes, contents.columns)
@@ -296,7 +304,7 @@ def _resized(split: Split, source: Source, console: rich.console.Console | None)
     if source.image_size in (None, split.images.shape[1:3]):
         return split
     images = resized_all(np.asarray(split.images), source.image_size, source.resize, source.background, console)
-    return Split(images, split.labels)
+    return dataclasses.replace(split, images=images)
 
 
 def _with_test(source: Source, splits: dict[str, Split], classes: tuple[str, ...]) -> dict[str, Split]:

@@ -178,6 +178,37 @@ def local_path(path: str | os.PathLike[str], option: str = "") -> pathlib.Path:
         raise InputError(f"{given}: there is no such home directory: give the full path") from None
 
 
+def check_output(path: str, option: str) -> pathlib.Path:
+    """The path of a file that an option names, checked before the work whose result goes there.
+
+    Raises:
+      InputError: it is no file in a directory in which files can be created.
+      CannotWrite: there is no room for it.
+    """
+    file = local_path(path, option)
+    if not path or file.is_dir() or not file.parent.is_dir():
+        problem = "is a directory" if file.is_dir() else f"there is no directory {file.parent}"
+        raise InputError(f"{option} {path}: {problem}: name a file in a directory that exists")
+    check_creatable(file.parent, f"{option} {path}")
+    return file
+
+
+def check_creatable(directory: pathlib.Path, given: str) -> None:
+    """Raise InputError, which begins with `given`, unless files can be created in a directory.
+
+    CannotWrite if there is no room for them.
+    """
+    # By trying: for root, os.access allows writing on a read-only file system.
+    probe = temporary_name(directory / "probe")
+    try:
+        probe.touch()
+        probe.unlink(missing_ok=True)  # whoever holds the directory sweeps it
+    except OSError as error:
+        if error.errno in FULL:
+            raise CannotWrite(f"{directory}: cannot be written ({error.strerror}): make room") from None
+        raise InputError(f"{given}: {directory} is not writable: choose another directory") from None
+
+
 def cache_directory() -> pathlib.Path | None:
     """The project's cache directory: $XDG_CACHE_HOME/jresnet, or ~/.cache/jresnet if that is not set.
 

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from jresnet.config import Config
-from jresnet.errors import CannotWrite, InputError
+from jresnet.errors import InputError
 from jresnet.records.epoch import METRICS, read_metrics
 from jresnet.records.files import (
-    FULL,
     Record,
     atomic_write,
+    check_creatable,
     json_bytes,
     read_json,
     temporary_name,
@@ -173,14 +173,20 @@ def read_copy(directory: pathlib.Path) -> Result:
     return result
 
 
-def write_predictions(workdir: pathlib.Path, predictions: np.ndarray, confidences: np.ndarray) -> None:
+def write_predictions(
+    workdir: pathlib.Path, predictions: np.ndarray, confidences: np.ndarray, labels: np.ndarray,
+    names: Sequence[str] | None = None,
+) -> None:  # fmt: skip
     """Write the final network's predictions of the test images, in the split's order.
 
     The predictions are int32 [images], the most probable classes, the confidences float32 [images], their softmax
-    probabilities.
+    probabilities; the labels are int32 [images], and the names those of the images, if they have names.
     """
+    arrays = {"predictions": predictions, "confidences": confidences, "labels": labels}
+    if names is not None:
+        arrays["names"] = np.array(names, str)
     with atomic_write(workdir / PREDICTIONS) as file:
-        np.savez(file, test_predictions=predictions, test_confidences=confidences)
+        np.savez(file, **{f"test_{name}": array for name, array in arrays.items()})  # type: ignore[arg-type]
 
 
 def finish(workdir: pathlib.Path, result: Record, history: Sequence[Record]) -> None:
@@ -255,15 +261,7 @@ def check_writable(workdir: pathlib.Path) -> None:
     parent = next((path for path in (workdir, *workdir.parents) if os.path.exists(path)), pathlib.Path())
     if not parent.is_dir():
         raise InputError(f"--workdir {workdir}: {parent} is not a directory: choose another")
-    # By trying: for root, os.access allows writing on a read-only file system.
-    probe = temporary_name(parent / "probe")
-    try:
-        probe.touch()
-        probe.unlink(missing_ok=True)  # whoever holds the directory sweeps it
-    except OSError as error:
-        if error.errno in FULL:
-            raise CannotWrite(f"{parent}: cannot be written ({error.strerror}): make room") from None
-        raise InputError(f"--workdir {workdir}: {parent} is not writable: choose another directory") from None
+    check_creatable(parent, f"--workdir {workdir}")
     try:
         os.stat(workdir)
     except FileNotFoundError:

@@ -186,7 +186,10 @@ def train(
             started = time.perf_counter()
             outputs = evaluate(trainer, dataset, epoch, signal, checkpoints, log)
             if epoch + 1 == config.epochs and "test" in outputs and distributed.is_primary():
-                run_directory.write_predictions(directory, outputs["test"].predictions, outputs["test"].confidences)
+                found, test = outputs["test"], dataset.test
+                run_directory.write_predictions(
+                    directory, found.predictions, found.confidences, test.labels, test.names
+                )
             log.epoch(epoch_record(trainer, dataset, epoch, outputs, time.perf_counter() - started))
         result = summarise_run(trainer, log.history, commit)
     if distributed.is_primary():

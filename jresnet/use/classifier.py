@@ -52,10 +52,11 @@ class Classifier:
     Attributes:
       classes: class names, in the order of the probabilities.
       image_size: (height, width) of the training images in pixels.
+      run: as given.
     """
 
     def __init__(self, model: models.ResNet, variables: Any, run: Run):
-        self.model, self.variables = model, variables
+        self.model, self.variables, self.run = model, variables, run
         self.classes, self.image_size, self._config = run.classes, run.image_size, run.config
 
         fast = model.clone(conv_general_dilated_cls=models.conv_for(jax.default_backend()))

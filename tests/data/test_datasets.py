@@ -37,6 +37,20 @@ def indices(split):
     return split.images[:, 0, 0, 0] + 256 * split.images[:, 0, 0, 1].astype(int)
 
 
+def test_names_stay_with_their_images():
+    plain = make_dataset(np.arange(600) % 3)
+    names = tuple(f"{index}.png" for index in range(600))
+    named = dataclasses.replace(plain, train=dataclasses.replace(plain.train, names=names))
+    assert named.sha256 == plain.sha256, "names do not identify the data"
+    held, fold, part = named.hold_out(60, 0), named.fold(5, 2), named.subset(train=30)
+    for split in (held.train, held.validation, fold.train, fold.validation, part.train):
+        assert split.names == tuple(f"{index}.png" for index in indices(split))
+    assert held.test.names is None
+    assert named.train.take(np.array([5, 3])).names == ("5.png", "3.png")
+    with pytest.raises(InputError, match="600 images have 1 names: give one per image"):
+        dataclasses.replace(plain.train, names=("0.png",))
+
+
 def test_synthetic():
     dataset = load_dataset("synthetic")
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (4000, 0, 1000)

@@ -67,6 +67,8 @@ def test_folder(folder, caplog):
     for image, original in zip(dataset.train.images, expected, strict=True):
         assert np.array_equal(image, original if original.ndim == 3 else np.stack([original] * 3, -1))
     assert len(dataset.validation) == 0 and dataset.skipped == () and caplog.messages == []
+    assert dataset.test.names == ("test/dog/x.png",)
+    assert dataset.train.names[:3] == ("train/cat/a.png", "train/cat/b.BMP", "train/dog/1")
 
 
 def test_folder_images_are_sorted_by_name(tmp_path):
@@ -142,6 +144,7 @@ def test_everything_that_is_no_image_is_named_in_one_start(folder, caplog):
     assert caplog.messages == []
     dataset = load(root, skip_unreadable=True)
     assert dataset.skipped == tuple(bad)
+    assert not {*bad} & {*dataset.train.names} and len(dataset.train.names) == len(dataset.train)
     assert dataset.train.labels.tolist() == [0, 1, 1, 1, 1] and dataset.test.labels.tolist() == [1]
     assert len(caplog.messages) == 1 and caplog.messages[0].startswith("13 files left out: ")
 

@@ -15,6 +15,8 @@ from experiments import augmentation, report
 from experiments.page import figures, predictions, tables
 from jresnet.data import augment
 from jresnet.records.figures import STYLES
+from jresnet.use import metrics
+from jresnet.use.figures import confusion
 from tests.support import pages as page_helpers
 
 LONG = "a very long name of a class, with $x$ and $y"
@@ -161,13 +163,13 @@ def test_augmentations_are_those_of_training():
 @pytest.mark.parametrize("count", [2, 10, 12, 13, 30, 31, 100])
 def test_confusion_is_legible_with_few_and_many_classes(count):
     counts = np.random.default_rng(0).integers(0, 9, (count, count)) + 90 * np.eye(count, dtype=int)
-    figure = figures.confusion(counts, [f"{LONG} {i}" for i in range(count)])
+    figure = confusion(counts, [f"{LONG} {i}" for i in range(count)])
     assert_legible(figure)
     assert len(figure.axes[0].texts) == (count**2 if count <= 12 else 0)
 
 
 def test_confusion_shows_shares_of_the_true_class():
-    figure = figures.confusion(np.array([[3, 1], [0, 0]]), ["a", "b"])
+    figure = confusion(np.array([[3, 1], [0, 0]]), ["a", "b"])
     assert [text.get_text() for text in figure.axes[0].texts] == ["75", "25", "", ""]
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), [[75, 25], [0, 0]])
 
@@ -193,7 +195,7 @@ def test_counts_accuracies_and_order_of_mistakes():
     data = page_helpers.dataset(per_class=2)
     test = dataclasses.replace(data.test, labels=np.array([0, 0, 1, 1, 1, 0], np.int32))
     one = predictions.Predictions(np.array([0, 1, 1, 2, 2, 1], np.int32), np.array([0.9, 0.5, 0.4, 0.6, 0.7, 0.7]))
-    counts = predictions.confusion(one, test, 3)
+    counts = metrics.confusion(one.labels, test.labels, 3)
     assert counts.tolist() == [[1, 2, 0], [0, 1, 2], [0, 0, 0]]
     rows = tables.classes(np.stack([counts, counts]), data.classes).rows
     assert [row.get("mean") for row in rows] == [1 / 3, 1 / 3, None]

@@ -1,9 +1,7 @@
 """The page is parsed as a browser would, and its numbers are compared with values computed here from the records."""
 
-import base64
 import csv
 import dataclasses
-import html.parser
 import io
 import json
 import math
@@ -20,66 +18,15 @@ from experiments.study.experiment import Setting
 from jresnet import models
 from jresnet.errors import InputError
 from tests.support import pages as page_helpers
+from tests.support.html import Page, decoded
 
 CLASSES = ("cat <b>bold</b>", 'dog & "co"', "it's $5 and $6")
-VOID = {"meta", "img", "br", "link", "input", "hr"}
 # Quantile 0.975 of Student's t with one degree of freedom, from printed tables.
 T1 = 12.7062
 
 
 def read(directory):
     return Page((directory / "report.html").read_text())
-
-
-class Page(html.parser.HTMLParser):
-    """Parses elements by section, tables as rows of texts, and every address; all tags must close."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.open, self.addresses, self.sections = [], [], [], {"": []}
-        self.tables, self.images, self.labels = {"": []}, {"": []}, set()
-        self.section, self.cell = "", None
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        self.tags.append(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-        self.addresses += [values[name] for name in ("src", "href", "srcset", "action", "data") if name in values]
-        if tag == "section":
-            self.section = values["id"]
-            self.sections[self.section], self.tables[self.section], self.images[self.section] = [], [], []
-        elif tag == "table":
-            self.tables[self.section].append([])
-        elif tag == "tr":
-            self.tables[self.section][-1].append([])
-        elif tag in ("td", "th"):
-            self.cell = []
-            self.labels.add(values.get("data-label"))
-        elif tag == "img":
-            self.images[self.section].append(values)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-        if tag in ("dt", "dd", "p", "li", "h2", "h3"):
-            self.sections[self.section].append(" ")
-        if tag in ("td", "th"):
-            self.tables[self.section][-1][-1].append("".join(self.cell))
-            self.cell = None
-        elif tag == "section":
-            self.section = ""
-
-    def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
-            self.sections[self.section].append(data)
-        if self.cell is not None:
-            self.cell.append(data)
-
-    def text(self, section=""):
-        return re.sub(r"\s+", " ", "".join(self.sections[section]))
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +59,9 @@ def parsed(written):
 @pytest.fixture
 def quick(monkeypatch):
     """Pages whose figures are blank, for tests of their text."""
-    for name in ("samples", "augmentations", "budget", "confusion", "curves", "mistakes"):
+    for name in ("samples", "augmentations", "budget", "curves", "mistakes"):
         monkeypatch.setattr(figures, name, lambda *_: None)
+    monkeypatch.setattr(sections, "confusion", lambda *_: None)
     monkeypatch.setattr(figures, "render", lambda name, text, _, part=False: figures.Drawing(name, text, b"", b""))
 
 
@@ -269,12 +217,6 @@ def test_mistakes_are_those_of_the_predictions(parsed, study):
         assert f"taken for {CLASSES[first['test_predictions'][i]]}, {100 * first['test_confidences'][i]:.1f} %" in (
             parsed.text("mistakes")
         )
-
-
-def decoded(address):
-    kind, _, payload = address.partition(";base64,")
-    assert kind == "data:image/png"
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(payload))))
 
 
 def test_parameters_are_compared_with_the_budget(parsed, study):

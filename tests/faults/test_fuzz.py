@@ -306,7 +306,7 @@ class Made:
         config = Config(width=2, blocks=(1, 1, 1, 1), epochs=2, dataset="made")
         self.run = runs.study_run("final", config, 0, five_classes(), self.study)
         self.run.directory.mkdir(parents=True)
-        run_directory.write_predictions(self.run.directory, *([0] * 10, [0.5] * 10))
+        run_directory.write_predictions(self.run.directory, *([0] * 10, [0.5] * 10, [0] * 10))
         FakeFit()(
             self.run.config, self.run.dataset, self.run.directory, seed=0, experiment="final", keep=1, console=None
         )

@@ -284,3 +284,14 @@ def test_writing_that_fails_though_permitted_is_refused(tmp_path, monkeypatch):
 
 def test_a_name_that_no_file_system_takes_is_refused(tmp_path):
     assert "choose another" in refused(tmp_path / ("x" * 300), make_run())
+
+
+def test_predictions_have_the_labels_always_and_names_where_there_are_any(tmp_path):
+    columns = np.array([1, 0], np.int32), np.array([0.9, 0.6], np.float32), np.array([1, 1], np.int32)
+    for names in (None, ("test/yes/é.png", "test/yes/b.png")):
+        run_directory.write_predictions(tmp_path, *columns, names)
+        with np.load(tmp_path / "predictions.npz", allow_pickle=False) as archive:
+            found = dict(archive)
+        for name, array in zip(("predictions", "confidences", "labels"), columns, strict=True):
+            np.testing.assert_array_equal(found.pop(f"test_{name}"), array, strict=True)
+        assert [*map(tuple, found.values())] == ([] if names is None else [names])

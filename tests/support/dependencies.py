@@ -23,10 +23,10 @@ WHY = {
     "orbax-checkpoint": "checkpoints",
     "chex": "checks of shapes and dtypes",
     "numpy": "images and labels on the host, .npz files",
-    "scipy": "the t distribution of intervals and tests",
+    "scipy": "statistical intervals and tests",
     "pillow": "image files of folders, images on the page",
     "matplotlib": "figures",
-    "jinja2": "the page of a study",
+    "jinja2": "pages of studies and evaluations",
     "rich": "tables and progress on the console",
     "tyro": "command lines from dataclasses",
     "tensorboardx": "TensorBoard events of a run",
@@ -42,6 +42,7 @@ WHY = {
     "hypothesis": "tests of properties",
     "mypy": "types",
     "ruff": "style and lint",
+    "scikit-learn": "the reference of the figures of an evaluation",
     "setuptools": "tests of the wheel",
 }
 

@@ -450,6 +450,8 @@ def test_predictions_of_the_test_images_are_written(whole):
     _, source = whole
     with np.load(source / "predictions.npz", allow_pickle=False) as archive:
         predictions, confidences = archive["test_predictions"], archive["test_confidences"]
+        assert {*archive} == {"test_predictions", "test_confidences", "test_labels"}
+        np.testing.assert_array_equal(archive["test_labels"], make_dataset().test.labels)
     assert (predictions.dtype, confidences.dtype) == (np.int32, np.float32)
     assert np.mean(predictions == make_dataset().test.labels) == strip(source)[-1]["test_accuracy"]
     probabilities = Classifier.load(source).predict(make_dataset().test.images)

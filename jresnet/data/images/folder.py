@@ -72,7 +72,7 @@ class _Reading:
         Raises:
           InputError: as `read_folder`.
         """
-        found, splits = self.found, {}
+        found, splits, names = self.found, {}, {}
         for split, (files, _) in found.files.items():
             if not files and (self.source.skip_unreadable or not found.refused):
                 where = found.directories[split]
@@ -90,11 +90,13 @@ class _Reading:
             array = mapped.select(array, np.delete(np.arange(len(array)), list(refused)))
         start = 0
         for split, (files, labels) in found.files.items():
-            kept = [label for path, label in zip(files, labels, strict=True) if path not in found.refused]
-            splits[split] = mapped.select(array, slice(start, start + len(kept))), np.array(kept, np.int32)
-            start += len(kept)
+            kept = [(path, label) for path, label in zip(files, labels, strict=True) if path not in found.refused]
+            end = start + len(kept)
+            splits[split] = mapped.select(array, slice(start, end)), np.array([label for _, label in kept], np.int32)
+            names[split] = _relative(found.root, [path for path, _ in kept])
+            start = end
         self.say()
-        return Contents(splits, found.classes, tuple(map(visible, _relative(found.root, found.refused))))
+        return Contents(splits, found.classes, _relative(found.root, sorted(found.refused)), names=names)
 
     def decode(self, path: str, size: tuple[int, int]) -> np.ndarray:
         pixels = self.pixels(path)
@@ -190,7 +192,7 @@ class _Reading:
             warn(f"{found.root}: Pillow warns of other things in {_count(more)}")
 
     def few(self, paths: Iterable[str]) -> str:
-        names = _relative(self.found.root, paths)
+        names = sorted(_relative(self.found.root, paths))
         return f"{_count(names)} ({listed(names, 3)})"
 
 
@@ -199,4 +201,5 @@ def _count(files: Collection[str]) -> str:
 
 
 def _relative(root: str, paths: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(os.path.relpath(path, root) for path in paths))
+    """Paths below `root`, relative to it, as they may be shown."""
+    return tuple(visible(os.path.relpath(path, root)) for path in paths)

@@ -1,0 +1,145 @@
+"""`python -m jresnet evaluate`: what a run, a file of weights or an ensemble of them gets right on a data set."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+
+import rich.console
+import tyro.conf
+
+from jresnet.cli.data import DataOptions
+from jresnet.cli.network import WeightsOptions
+from jresnet.cli.program import make_console
+from jresnet.config import flag, require
+from jresnet.data.datasets import load_dataset
+from jresnet.data.progress import warn
+from jresnet.errors import InputError
+from jresnet.parallel.compiler import enable_compile_cache
+from jresnet.records.files import check_output, json_bytes, local_path, write_bytes, write_json
+from jresnet.use import tables
+from jresnet.use.classifier import Classifier
+from jresnet.use.evaluation import Augmentation, Evaluation, SplitName, evaluate
+
+STDOUT = "-"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(WeightsOptions, DataOptions):
+    """Evaluate a run or a file of weights on labelled images; several together, as an ensemble.
+
+    The data are the run's own unless others are given. Options of the network, the normalisation and the classes are
+    for files of weights, as a run has recorded its own.
+    """
+
+    models: tyro.conf.Positional[tuple[str, ...]]
+    """Directories of runs, or files of weights; the probabilities of several are averaged."""
+    image_size: tuple[int, int] | None = None
+    """Height and width in pixels to which images are resized (default: as the run's own were; else not at all)."""
+    split: SplitName = "test"
+    """Which images are evaluated."""
+    tta: Augmentation | None = None
+    """flip: average the probabilities of each image and of its mirror image; the plain figures stay beside it."""
+    against: tuple[str, ...] = ()
+    """Runs or files to compare with by McNemar's exact test, several as an ensemble."""
+    json: str | None = None
+    """File for all figures as JSON; - for the standard output, in the place of the tables."""
+    page: str | None = None
+    """File for a page of HTML with the tables, figures and the worst mistakes."""
+
+
+def run(options: Options) -> None:
+    """Evaluate, print the tables and write the files; whatever can be wrong is looked for first."""
+    outputs = _outputs(options)
+    console = make_console(quiet=options.json == STDOUT)
+    enable_compile_cache()
+    evaluation = _evaluate(options, _load(options), console)
+    for index, table in enumerate(tables.tables(evaluation)):
+        if index:
+            console.print()
+        console.print(table)
+    if options.json == STDOUT:
+        print(json_bytes(evaluation.to_json()).decode(), end="")
+    if "json" in outputs:
+        write_json(outputs["json"], evaluation.to_json())
+    if "page" in outputs:
+        from jresnet.use.page import page  # with matplotlib, which takes a moment
+
+        write_bytes(outputs["page"], page(evaluation))
+    for path in outputs.values():
+        console.print(str(path), markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def _outputs(options: Options) -> dict[str, pathlib.Path]:
+    """The files to write, by the names of their options; InputError if one cannot be."""
+    require(options, "page", options.page != STDOUT, "must be a file: only --json goes to the standard output")
+    named = {name: value for name in ("json", "page") if (value := getattr(options, name)) not in (None, STDOUT)}
+    files = {name: check_output(path, flag(name)) for name, path in named.items()}
+    require(options, "page", len({*files.values()}) == len(files), "is the file of --json too: choose another")
+    return files
+
+
+def _load(options: Options) -> dict[str, Classifier]:
+    """The classifiers of all runs and files, by their paths as given."""
+    for paths in (options.models, options.against):
+        if len({*map(local_path, paths)}) < len(paths):
+            raise InputError(f"{' '.join(paths)}: one is given twice: an ensemble needs different ones")
+    if not options.models:
+        raise InputError("MODELS: must be given: see --help")
+    both = dict.fromkeys([*options.models, *options.against])
+    if not any(map(_is_file, both)):
+        options.refuse_for_run("key", "mean", "std", "classes")
+    if _is_file(options.models[0]):
+        options.require_dataset()
+    models = {path: _load_one(path, options) for path in both}
+    _check_alike(models, options)
+    return models
+
+
+def _is_file(path: str) -> bool:
+    """Whether a path is of a file of weights; anything else is taken for a run's directory."""
+    return local_path(path).is_file()
+
+
+def _load_one(path: str, options: Options) -> Classifier:
+    if _is_file(path):
+        return Classifier.load(
+            path, mean=options.mean, std=options.std, classes=options.classes, key=options.key, model=options.model,
+            image_size=options.image_size, **options.given,
+        )  # fmt: skip
+    classifier = Classifier.load(path)
+    height, width = classifier.image_size
+    fits = options.image_size in (None, classifier.image_size)
+    require(options, "image_size", fits, f"the images of {path} are {height} x {width}: leave it out, or give that")
+    return classifier
+
+
+def _check_alike(models: Mapping[str, Classifier], options: Options) -> None:
+    """Raise InputError unless the models take the same images, resized in the same way."""
+    path, first = next(iter(models.items()))
+    for other, model in models.items():
+        if model.image_size != first.image_size:
+            sizes = f"{model.image_size[0]} x {model.image_size[1]}, those of {path} {first.image_size[0]} x "
+            raise InputError(
+                f"{other}: its images are {sizes}{first.image_size[1]}: evaluate models of equal images together"
+            )
+    configs = (model.run.config for model in models.values())
+    ways = {(config.resize, config.background) for config in configs if config.image_size}
+    if len(ways) > 1 and not (options.resize and options.background):
+        rule = "were trained on images that were resized in different ways: give --resize and --background"
+        raise InputError(f"{path} and another {rule}")
+
+
+def _evaluate(options: Options, models: Mapping[str, Classifier], console: rich.console.Console) -> Evaluation:
+    """Evaluate on the first run's own data, its validation images held out as in training, or on those given."""
+    first, run = options.models[0], models[options.models[0]].run
+    dataset = load_dataset(options.source(run), console=console)
+    sha256 = dataset.sha256
+    if options.dataset is None and sha256 == run.dataset.get("sha256"):
+        dataset = dataset.hold_out(run.config.validation, run.seed)
+    elif options.dataset is None:
+        part = "a part of" if sha256 == run.dataset.get("cut_from") else "other pixels or labels than"
+        warn(f"{first} was trained on {part} {dataset.name}")
+    return evaluate(
+        {path: models[path] for path in options.models}, dataset, split=options.split, tta=options.tta,
+        against={path: models[path] for path in options.against} or None, sha256=sha256, console=console,
+    )  # fmt: skip

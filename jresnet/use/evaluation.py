@@ -1,0 +1,332 @@
+"""`evaluate`: what trained networks get right on a split, one of them, several together, or one against another."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import rich.console
+
+from jresnet.config import flag
+from jresnet.data.datasets import Dataset, Split, dataset_record
+from jresnet.data.mapped import Images, size
+from jresnet.data.progress import tracked
+from jresnet.errors import InputError, listed
+from jresnet.models.weights import recognise
+from jresnet.records import environment, schema
+from jresnet.records.files import Record
+from jresnet.records.run import Data, DataJson
+from jresnet.use import metrics
+from jresnet.use.classifier import CONVERTED, MAX_BATCH_SIZE, Classifier
+from jresnet.use.metrics import Bin, ClassFigures, Figures, McNemar
+
+SplitName = Literal["train", "validation", "test"]
+Augmentation = Literal["flip"]
+Classifiers = Classifier | Sequence[Classifier] | Mapping[str, Classifier]
+"""One classifier, or several that are evaluated as an ensemble; in a mapping with their names."""
+
+MISTAKES = 20
+"""The worst ones, which an evaluation lists."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """A network that was evaluated."""
+
+    name: str
+    """path of the run or of the file, or what it was called in Python"""
+    network: str
+    """as on the command line"""
+    parameters: int
+    """trainable"""
+    weights_sha256: str
+    """of the names and values of its parameters and batch statistics"""
+    run: str | None = None
+    """the run's fingerprint; of weights from elsewhere none"""
+    jresnet: str | None = None
+    """the version that began the run"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Mistake:
+    """An image for which a wrong class is the most probable one."""
+
+    index: int
+    """in the split, from 0"""
+    name: str | None
+    """of the image, if images have names"""
+    label: str
+    """its class"""
+    prediction: str
+    """the class that it was taken for"""
+    probability: float
+    """of the latter"""
+    image: np.ndarray = dataclasses.field(repr=False)
+    """uint8 [height, width, 3]; not in JSON"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Of the classifier that was evaluated, or ensemble, and another: the first and the second of `test`."""
+
+    name: str
+    """of the other, in `systems`"""
+    test: McNemar
+    """McNemar's exact test"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Evaluation:
+    """What a classifier, or an ensemble of them, gets right on a split; every image counts once."""
+
+    dataset: DataJson
+    """the data"""
+    split: str
+    """which part of them"""
+    models: tuple[Model, ...]
+    """those that were evaluated together, then those of the comparison"""
+    name: str
+    """in `systems`, of what was evaluated: the classifier or the ensemble, if so with mirror images"""
+    systems: Mapping[str, Figures]
+    """figures of it and of all that is shown beside it: members, the same without mirror images, the other one"""
+    classes: tuple[ClassFigures, ...]
+    """its figures of each class"""
+    confusion: tuple[tuple[int, ...], ...]
+    """images by true class (outer) and predicted class"""
+    reliability: tuple[Bin, ...]
+    """its confidence and accuracy, ascending"""
+    mistakes: tuple[Mistake, ...]
+    """those with the highest probability of a wrong class"""
+    against: Comparison | None = None
+    """with another classifier or ensemble"""
+    device: str
+    """that computed it"""
+    versions: Mapping[str, str]
+    """of Python and of the packages that decide the figures"""
+    commit: str | None
+    """of the source tree"""
+
+    @property
+    def figures(self) -> Figures:
+        """The figures of what was evaluated."""
+        return self.systems[self.name]
+
+    def to_json(self) -> Record:
+        """All of it but the pixels of the mistakes, as JSON has it."""
+        record = schema.to_json(self)
+        for mistake in record["mistakes"]:
+            del mistake["image"]
+        return record
+
+    def __repr__(self) -> str:
+        found = self.figures
+        accuracy = f"{found.accuracy:.2%} [{found.accuracy_low:.2%}, {found.accuracy_high:.2%}]"
+        return (
+            f"<Evaluation of {self.name} on {self.dataset['name']}, {self.split}: accuracy {accuracy} of "
+            f"{found.images:,} images, cross-entropy {found.cross_entropy:.4f}, "
+            f"calibration error {found.calibration_error:.2%}>"
+        )
+
+
+def evaluate(
+    classifiers: Classifiers,
+    data: Dataset | Split,
+    *,
+    split: SplitName = "test",
+    tta: Augmentation | None = None,
+    against: Classifiers | None = None,
+    sha256: str | None = None,
+    console: rich.console.Console | None = None,
+) -> Evaluation:
+    """Evaluate a classifier on labelled images, or several together.
+
+    Several are an ensemble, whose probabilities are the means of theirs (Hansen and Salamon 1990, as the report cites).
+
+    >>> import tempfile, jresnet
+    >>> dataset = jresnet.load_dataset("synthetic").subset(train=64, test=32)
+    >>> config = jresnet.Config(width=2, blocks=(1,), pool_size=8, epochs=1, batch_size=32)
+    >>> result = jresnet.fit(config, dataset, workdir := tempfile.mkdtemp())
+    >>> evaluation = jresnet.evaluate(jresnet.Classifier.load(workdir), dataset)
+    >>> evaluation.figures.images, evaluation.figures.accuracy == result.test_accuracy
+    (32, True)
+
+    Args:
+      classifiers: what is evaluated.
+      data: a data set, or a split, whose labels then count in the order of the classifiers' classes.
+      split: of a data set, the one that is evaluated.
+      tta: flip: the mean of the probabilities of each image and of its mirror image; the plain figures stay beside it.
+      against: another classifier or ensemble, evaluated likewise and compared by McNemar's test.
+      sha256: of the data before images were held out; None for the digest of those given.
+      console: where to show progress.
+
+    Raises:
+      InputError: there are no images, or their size or classes are not those of the classifiers, which may resize
+        images if their runs did.
+    """
+    first = _named(classifiers, "model")
+    second = _named(against, "other model") if against is not None else {}
+    models = first | second
+    if any(first[name] is not second[name] for name in {*first} & {*second}):
+        raise InputError(f"two classifiers are called {listed({*first} & {*second}, 1)}: give them different names")
+    part = getattr(data, split) if isinstance(data, Dataset) else data
+    name, known = (data.name, {data.name: data.classes}) if isinstance(data, Dataset) else ("images", {})
+    if not len(part):
+        raise InputError(f"--split {split}: {name} has no such images: choose another split")
+    classes = common_classes(known | {name: model.classes for name, model in models.items()})
+    _check_images(name, part, classes, models)
+    plain = {name: _probabilities(model, part.images, False, console) for name, model in models.items()}
+    mirrored = {name: _probabilities(model, part.images, True, console) for name, model in models.items() if tta}
+    systems = _systems([*first], plain, mirrored)
+    others = {f"against: {name}": found for name, found in _systems([*second], plain, mirrored).items()}
+    name, probabilities = list(systems.items())[-1]
+    counts = metrics.confusion(probabilities.argmax(1), part.labels, len(classes))
+    aucs = metrics.class_aucs(probabilities, part.labels)
+    return Evaluation(
+        dataset=_data(data, sha256),
+        split=split if isinstance(data, Dataset) else "given",
+        models=tuple(_model(name, model) for name, model in models.items()),
+        name=name,
+        systems={name: metrics.figures(found, part.labels) for name, found in (systems | others).items()},
+        classes=tuple(metrics.per_class(counts, aucs, classes)),
+        confusion=tuple(map(tuple, counts.tolist())),
+        reliability=tuple(metrics.reliability(probabilities, part.labels)),
+        mistakes=_mistakes(probabilities, part, classes),
+        against=_comparison(probabilities, others, part.labels),
+        device=environment.device(),
+        versions=environment.versions(),
+        commit=environment.commit(),
+    )
+
+
+def common_classes(known: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The class names that models and data, by their names, agree on; "0", "1", ... are those of unnamed classes.
+
+    Raises:
+      InputError: they have other classes, or the same in another order.
+    """
+    owner, classes = next(iter(known.items()))
+    for name, other in known.items():
+        if len(other) != len(classes):
+            raise InputError(
+                f"{name} has {len(other)} classes, {owner} {len(classes)}: only equal classes can be compared: "
+                "choose data of the model's classes"
+            )
+        if _are_unnamed(classes):
+            owner, classes = name, other
+        if other != classes and not _are_unnamed(other):
+            order = " in another order" if {*other} == {*classes} else ""
+            raise InputError(
+                f"{name} has the classes {listed(other, 5)}, {owner} {listed(classes, 5)}{order}: only equal classes "
+                "can be compared: choose data of the model's classes, or give a file's with --classes"
+            )
+    return classes
+
+
+def _are_unnamed(classes: tuple[str, ...]) -> bool:
+    return classes == tuple(map(str, range(len(classes))))
+
+
+def _named(classifiers: Classifiers, word: str) -> dict[str, Classifier]:
+    """Classifiers by their names; those without are called `word`, with a number if there are several."""
+    if isinstance(classifiers, Mapping):
+        return dict(classifiers)
+    if isinstance(classifiers, Classifier):
+        return {word: classifiers}
+    if not classifiers:
+        raise InputError("there are no classifiers: give at least one")
+    return {f"{word} {number}": classifier for number, classifier in enumerate(classifiers, 1)}
+
+
+def _check_images(name: str, part: Split, classes: tuple[str, ...], models: Mapping[str, Classifier]) -> None:
+    """InputError unless the models can classify the images, and the labels are among the classes."""
+    if not 0 <= part.labels.min() <= part.labels.max() < len(classes):
+        raise InputError(
+            f"labels go from {part.labels.min()} to {part.labels.max()}: give indices into the {len(classes)} classes"
+        )
+    for path, model in models.items():
+        if part.images.shape[1:3] != model.image_size and model.run.config.image_size is None:
+            height, width = model.image_size
+            raise InputError(
+                f"{name}: its images are {size(part.images)}, those of {path} {height} x {width} (height x width): "
+                f"resize them with {flag('image_size')} {height} {width}"
+            )
+
+
+def _probabilities(model: Classifier, images: Images, flip: bool, console: rich.console.Console | None) -> np.ndarray:
+    """Probabilities of images, or of their mirror images; as many at once as the classifier takes."""
+    starts = range(0, len(images), MAX_BATCH_SIZE)
+    batches = (images[start : start + MAX_BATCH_SIZE] for start in tracked(starts, len(starts), "evaluating", console))
+    found = np.concatenate([model.predict(batch[:, :, ::-1] if flip else batch) for batch in batches])
+    if len(found) != len(images):
+        raise AssertionError(f"evaluated {len(found)} of {len(images)} images")
+    return found
+
+
+def _systems(
+    names: Sequence[str], plain: Mapping[str, np.ndarray], mirrored: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Probabilities of each model, of all together, and these with mirror images; the last are the answer.
+
+    Takes the probabilities [n, classes] of images and of their mirror images, if there are such, by a model's name.
+    """
+    systems = {name: plain[name] for name in names}
+    if len(names) > 1:
+        systems[f"ensemble of {len(names)}"] = _mean([*systems.values()])
+    if names and mirrored:
+        name, answer = list(systems.items())[-1]
+        systems[f"{name}, with flip"] = _mean([answer, _mean([mirrored[name] for name in names])])
+    return systems
+
+
+def _mean(probabilities: Sequence[np.ndarray]) -> np.ndarray:
+    return np.asarray(np.mean(probabilities, axis=0, dtype=np.float64))
+
+
+def _comparison(probabilities: np.ndarray, others: Mapping[str, np.ndarray], labels: np.ndarray) -> Comparison | None:
+    """The answer against that of the others, the last; None if there are no others."""
+    if not others:
+        return None
+    name, second = list(others.items())[-1]
+    test = metrics.mcnemar(probabilities.argmax(1) == labels, second.argmax(1) == labels)
+    return Comparison(name=name, test=test)
+
+
+def _mistakes(probabilities: np.ndarray, part: Split, classes: tuple[str, ...]) -> tuple[Mistake, ...]:
+    return tuple(
+        Mistake(
+            index=index,
+            name=part.names[index] if part.names else None,
+            label=classes[part.labels[index]],
+            prediction=classes[probabilities[index].argmax()],
+            probability=float(probabilities[index].max()),
+            image=part.images[index],
+        )
+        for index in metrics.worst(probabilities, part.labels, MISTAKES).tolist()
+    )
+
+
+def _data(data: Dataset | Split, sha256: str | None) -> Record:
+    if isinstance(data, Dataset):
+        return dataset_record(data, sha256 or data.sha256)
+    return Data(name="images").to_json()
+
+
+def _model(name: str, classifier: Classifier) -> Model:
+    run, variables = classifier.run, classifier.variables
+    return Model(
+        name=name,
+        network=recognise.as_words(run.config),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+        weights_sha256=_digest(variables),
+        run=None if run.experiment == CONVERTED else run.fingerprint,
+        jresnet=None if run.experiment == CONVERTED else run.jresnet,
+    )
+
+
+def _digest(variables: Any) -> str:
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf, "<f4").tobytes())
+    return digest.hexdigest()
