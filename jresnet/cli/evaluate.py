@@ -102,10 +102,7 @@ def _is_file(path: str) -> bool:
 
 def _load_one(path: str, options: Options) -> Classifier:
     if _is_file(path):
-        return Classifier.load(
-            path, mean=options.mean, std=options.std, classes=options.classes, key=options.key, model=options.model,
-            image_size=options.image_size, **options.given,
-        )  # fmt: skip
+        return options.load(path)
     classifier = Classifier.load(path)
     height, width = classifier.image_size
     fits = options.image_size in (None, classifier.image_size)

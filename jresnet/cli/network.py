@@ -3,11 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jresnet import models
 from jresnet.config import Config, Model, Shortcut, Stem, numbers, require
 from jresnet.models.weights.recognise import OPTIONS
+
+if TYPE_CHECKING:
+    from jresnet.use.classifier import Classifier
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,3 +80,12 @@ class WeightsOptions(NetworkOptions):
     def refuse_for_run(self, *besides: str) -> None:
         """Raise InputError if the network is described, or what these name: the record of a run says it."""
         self.refuse(("model", *OPTIONS, *besides), "the run's own record says it: leave it out")
+
+    def load(self, path: str) -> "Classifier":
+        """The network of a run or, as these options say, of a file of weights; InputError as `Classifier.load`."""
+        from jresnet.use.classifier import Classifier  # with Orbax, which not every command needs
+
+        return Classifier.load(
+            path, mean=self.mean, std=self.std, classes=self.classes, key=self.key, model=self.model,
+            image_size=self.image_size, **self.given,
+        )  # fmt: skip
