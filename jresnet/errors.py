@@ -1,7 +1,7 @@
 """Errors that end a program, each with a message of one line for its user.
 
-A program's `main` maps them to exit statuses: `Diverged` 1, `InputError` 2, `Lost` 3, `CannotWrite` 4, `Interrupted`
-128 + signal.
+A program's `main` maps them to exit statuses: `Diverged` 1, `InputError` 2, `Lost` 3, `CannotWrite` 4, `Incomplete` 5,
+`Interrupted` 128 + signal.
 """
 
 from collections.abc import Iterable
@@ -28,6 +28,10 @@ class Diverged(RuntimeError):
 
 class Lost(RuntimeError):
     """Another process of the run has ended, so this one cannot continue; the latest checkpoint remains."""
+
+
+class Incomplete(RuntimeError):
+    """The work is done, but for some of its inputs, which could not be read; each was named."""
 
 
 class Interrupted(Exception):

@@ -13,6 +13,7 @@ PROGRAM = "jresnet"
 COMMANDS = {
     "train": "train --dataset folder:photos --image-size 32 32 --width 16 --epochs 20 --workdir runs/mine",
     "evaluate": "evaluate runs/final --tta flip --page evaluation.html",
+    "predict": "predict runs/mine photos",
     "inspect": "inspect resnet18 --width 42 --figure resnet18.svg",
     "convert": "convert resnet18.pth resnet18.safetensors --layout torchvision",
     "verify": "verify runs/final",

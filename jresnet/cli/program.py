@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import rich.console
 
-from jresnet.errors import CannotWrite, Diverged, InputError, Interrupted, Lost, visible
+from jresnet.errors import CannotWrite, Diverged, Incomplete, InputError, Interrupted, Lost, visible
 from jresnet.parallel import distributed
 from jresnet.records.files import FULL
 from jresnet.train.memory import exhausted, is_exhausted
@@ -27,7 +27,8 @@ def exit_status(program: Callable[[], None]) -> int:
 
     Returns:
       0: done; 1: the training diverged; 2: unusable input; 3: another process of the run is gone; 4: a file cannot be
-      written; 130 or 143: interrupted after saving, or 130 without; 141: the reader of the output is gone.
+      written; 5: done, but for some inputs that cannot be read; 130 or 143: interrupted after saving, or 130 without;
+      141: the reader of the output is gone.
     """
     try:
         program()
@@ -40,6 +41,8 @@ def exit_status(program: Callable[[], None]) -> int:
         status = _report(error, 3)
     except CannotWrite as error:
         status = _report(error, 4)
+    except Incomplete as error:
+        status = _report(error, 5)
     except KeyboardInterrupt:  # outside the training, or for the second time
         status = _report("interrupted at once: --resume continues from the latest checkpoint, if there is one", 130)
     except BrokenPipeError:

@@ -2,20 +2,19 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
+import flax.linen as nn
 import jax
 import numpy as np
 
 from jresnet import models
-from jresnet.config import FLOAT32_SMALLEST, Config, Model, as_typed
+from jresnet.config import FLOAT32_SMALLEST, Config, Model, Resize, as_typed
 from jresnet.data.augment import normalise
 from jresnet.data.checks import check_names
-from jresnet.data.images.resize import resized
-from jresnet.data.mapped import Images, MappedImages
 from jresnet.data.pipeline import pad_rows
-from jresnet.errors import InputError
+from jresnet.errors import InputError, listed
 from jresnet.models import weights_file
 from jresnet.parallel.compiler import compiler_options
 from jresnet.records import environment, run_directory
@@ -26,6 +25,10 @@ from jresnet.train import optim
 from jresnet.train.checkpoint import Checkpoints, Meta
 from jresnet.train.restore import restore
 from jresnet.train.trainer import init_program
+from jresnet.use.images import Form
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Recorded as experiment and data set of weights that no run has trained.
 CONVERTED = "converted"
@@ -65,7 +68,16 @@ class Classifier:
             logits: jax.Array = fast.apply(variables, normalise(images, run.mean, run.std), train=False)  # type: ignore[assignment]
             return jax.nn.softmax(logits)
 
+        def features(variables: Any, images: jax.Array) -> jax.Array:
+            return inputs_of_linear(fast, variables, normalise(images, run.mean, run.std))
+
         self._probabilities = jax.jit(probabilities, compiler_options=compiler_options())
+        self._features = jax.jit(features, compiler_options=compiler_options())
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        classes = f"{len(self.classes)} classes ({listed(self.classes, 3, 20)})"
+        return f"Classifier({self._config.model}, width {self.model.width}, {classes}, images of {height} x {width})"
 
     @classmethod
     def load(
@@ -103,45 +115,87 @@ class Classifier:
         weights.announce()
         return classifier
 
-    def predict(self, images: Images | Sequence[np.ndarray]) -> np.ndarray:
+    def predict(self, images: Any, resize: Resize | None = None) -> np.ndarray:
         """Class probabilities.
 
         Args:
-          images: uint8 [n, height, width, 3], or n arrays uint8 [height, width, 3], not normalised. Those of
-            another size than `image_size` are resized as the run's own were, if these were resized.
+          images: a path, an image of Pillow, an array of one image or of several, or an iterable of these. An array is
+            [height, width], [height, width, 1] or [height, width, 3], or several such along a first axis, with the
+            channels last; of uint8, or of floats v from 0 to 1, which become v * 255, rounded. Files are decoded as
+            in training.
+          resize: how images of another size than `image_size` are fitted; None: as the run's own were, and if those
+            were not resized, such images are refused.
 
         Returns:
-          float32 [n, classes]; each row sums to 1.
+          float32 [n, classes], also for a single image; each row sums to 1.
 
         Raises:
-          InputError: another shape or dtype.
+          InputError: an image that is none, or of another size.
         """
-        images = images if isinstance(images, MappedImages | list | tuple) else np.atleast_1d(images)
-        starts = range(0, len(images), MAX_BATCH_SIZE)
-        batches = [self._predict_batch(self._fitted(images[start : start + MAX_BATCH_SIZE])) for start in starts]
-        return np.concatenate([np.empty((0, len(self.classes)), np.float32), *batches])
+        return self._computed(self._probabilities, images, resize)
 
-    def _fitted(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
-        """Images in the network's size, uint8 [n, *image_size, 3]."""
-        if isinstance(images, np.ndarray) and images.shape[1:] == (*self.image_size, 3) and images.dtype == np.uint8:
-            return images
-        return np.stack([self._fitted_image(np.asarray(image)) for image in images])
+    def features(self, images: Any, resize: Resize | None = None) -> np.ndarray:
+        """What enters the linear layer: the last feature map, pooled and flattened.
 
-    def _fitted_image(self, image: np.ndarray) -> np.ndarray:
-        resizes = self._config.image_size is not None
-        usable = image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size
-        if not usable or (image.shape[:2] != self.image_size and not resizes):
-            height, width = self.image_size
-            size = "(height, width, 3)" if resizes else f"({height}, {width}, 3)"
-            raise InputError(
-                f"an image is {image.dtype} of shape {image.shape}: give uint8 of shape {size}, from 0 to 255, or "
-                "several along a first axis"
-            )
-        return resized(image, self.image_size, self._config.resize, self._config.background)
+        Args:
+          images, resize: as of `predict`.
 
-    def _predict_batch(self, images: np.ndarray) -> np.ndarray:
-        padded = pad_rows(images, 1 << (len(images) - 1).bit_length())
-        return np.asarray(self._probabilities(self.variables, padded))[: len(images)]
+        Returns:
+          float32 [n, features]; `features @ kernel + bias` of `variables["params"]["linear"]` are the logits.
+
+        Raises:
+          InputError: as `predict`.
+        """
+        return self._computed(self._features, images, resize)
+
+    def show(self, images: Any, resize: Resize | None = None) -> "Figure":
+        """A figure of images as the network sees them, each with its class and its probability.
+
+        Args:
+          images, resize: as of `predict`; at most 100 images.
+
+        Raises:
+          InputError: as `predict`, or too many images, or none.
+        """
+        from jresnet.use.show import MOST, figure  # with matplotlib, which the rest does not need
+
+        batches = self.form(resize).batches(images, MOST + 1)
+        shown = next(batches, np.empty((0, *self.image_size, 3), np.uint8))
+        return figure(shown, self.classes, self.predict(shown[:MOST]))
+
+    def form(self, resize: Resize | None = None) -> Form:
+        """How images become what the network takes, see `predict`; InputError for a `resize` that is none."""
+        if resize is not None and resize not in get_args(Resize):
+            raise InputError(f"resize {resize!r:.80}: must be one of {', '.join(get_args(Resize))}, or None")
+        own = self._config.resize if self._config.image_size is not None else None
+        return Form(self.image_size, resize or own, self._config.background)
+
+    def _computed(
+        self, program: Callable[[Any, np.ndarray], jax.Array], images: Any, resize: Resize | None
+    ) -> np.ndarray:
+        """Outputs of a program on all images, float32 [n, outputs], a batch at a time."""
+        outputs = []
+        for batch in self.form(resize).batches(images, MAX_BATCH_SIZE):
+            padded = pad_rows(batch, 1 << (len(batch) - 1).bit_length())
+            outputs.append(np.asarray(program(self.variables, padded))[: len(batch)])
+        if not outputs:
+            shape = jax.eval_shape(program, self.variables, np.empty((1, *self.image_size, 3), np.uint8))
+            return np.empty((0, shape.shape[1]), np.float32)
+        return np.concatenate(outputs)
+
+
+def inputs_of_linear(network: models.ResNet, variables: Any, images: jax.Array) -> jax.Array:
+    """What the linear layer is given, [batch, features], of normalised images, float32 [batch, height, width, 3]."""
+    inputs: list[jax.Array] = []
+
+    def keep(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if context.module.path == ("linear",) and context.method_name == "__call__":
+            inputs.append(args[0])
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(keep):
+        network.apply(variables, images, train=False)
+    return inputs[0]
 
 
 def check_normalisation(

@@ -140,7 +140,7 @@ def _read_classes(found: Layout, split: str, directory: str, folders: dict[str, 
     labels: list[int] = []
     for label, name in enumerate(found.classes):
         if name in folders:
-            of_class = _walk(found, os.path.join(directory, folders[name]))
+            of_class = walk(found, os.path.join(directory, folders[name]))
             paths += of_class
             labels += [label] * len(of_class)
     _check_lost(found)
@@ -153,7 +153,7 @@ def _read_annotated(found: Layout, directory: str, folders: list[str]) -> None:
     classes = annotations.read(path, {name: label for label, name in enumerate(found.classes)})
     pairs: list[tuple[int, str]] = []
     for folder in folders:
-        for image in _walk(found, os.path.join(directory, folder)):
+        for image in walk(found, os.path.join(directory, folder)):
             label = classes.pop(os.path.basename(image), None)
             if label is None:
                 found.refused[image] = f"it is not in {annotations.NAME}"
@@ -168,7 +168,7 @@ def _read_annotated(found: Layout, directory: str, folders: list[str]) -> None:
     found.files["validation"] = [image for _, image in pairs], [label for label, _ in pairs]
 
 
-def _walk(found: Layout, directory: str) -> list[str]:
+def walk(found: Layout, directory: str) -> list[str]:
     """Files below a class's folder, sorted by path; links are followed, to each folder once and to none around it."""
     paths, folders = [], [directory]
     seen = {_identity(str(parent)) for parent in pathlib.Path(os.path.realpath(directory)).parents}

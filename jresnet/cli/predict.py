@@ -1,0 +1,154 @@
+"""`python -m jresnet predict`: the classes of images in files, as a table, JSON or CSV."""
+
+import dataclasses
+import glob
+import os
+import sys
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import tyro.conf
+
+from jresnet.cli.network import WeightsOptions
+from jresnet.cli.program import make_console
+from jresnet.config import Resize, require
+from jresnet.data.images import layout
+from jresnet.data.progress import tracked, warn
+from jresnet.errors import Incomplete, InputError, listed, visible
+from jresnet.parallel.compiler import enable_compile_cache
+from jresnet.records.files import Record, json_bytes, local_path, write_bytes
+from jresnet.records.tables import Table, number, text
+from jresnet.use.classifier import MAX_BATCH_SIZE, Classifier
+
+_NAMED = 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(WeightsOptions):
+    """Classify images: one line of the table for each, with its most probable class.
+
+    What is asked for goes to standard output: the table, or with --json or --csv nothing else. Files that cannot be
+    read are named on standard error, the others are done, and the exit status is 5.
+    """
+
+    GROUP: ClassVar = "prediction"
+
+    run: tyro.conf.Positional[str]
+    """A run's directory, or a file of weights, which needs --mean and --std."""
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """Files, patterns such as 'photos/*.jpg', folders with all below them, or - for paths on standard input."""
+    top: int = 1
+    """How many classes to give of each image, the most probable first."""
+    resize: Resize | None = None
+    """How images of another size are fitted (default: as in training; without --image-size there, they are refused)."""
+    json: bool = False
+    """Print a JSON array of objects with file, class, probability and top."""
+    csv: bool = False
+    """Print CSV with a line for each file and each of its --top classes."""
+    output: str | None = None
+    """With --json or --csv: the file to write instead of printing."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the network."""
+        super().__post_init__()
+        require(self, "top", self.top >= 1, "must be at least 1")
+        require(self, "csv", not (self.csv and self.json), "is not to be combined with --json: choose one", value="")
+        require(self, "output", self.output is None or self.csv or self.json, "needs --json or --csv, its format")
+        if not self.images:
+            raise InputError("IMAGES: must be given: files, folders, patterns, or - for paths on standard input")
+
+
+def run(options: Options) -> None:
+    """Classify the images and print what was asked for.
+
+    Raises:
+      InputError: no image could be read, or the network could not.
+      Incomplete: only some could be read.
+    """
+    files, refused = find(options.images)
+    if not files:
+        raise _none(refused)
+    enable_compile_cache()
+    classifier = options.load(options.run)
+    count = len(classifier.classes)
+    require(options, "top", options.top <= count, f"the network has {count} classes: choose at most {count}")
+    records = classify(classifier, files, options, refused)
+    if not records:
+        raise _none(refused)
+    show(records, options)
+    for message in refused:
+        warn(message)
+    if refused:
+        raise Incomplete(f"{len(records):,} images are done, and {len(refused):,} that could not be read are left out")
+
+
+def find(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The files that words of the command line name, each once, and a line for each that cannot be read."""
+    files: list[str] = []
+    refused: list[str] = []
+    for word in words:
+        try:
+            for path in _from_stdin() if word == "-" else [word]:
+                files += _below(os.fspath(local_path(path)), refused)
+        except InputError as error:
+            refused.append(str(error))
+    return list(dict.fromkeys(files)), refused
+
+
+def _from_stdin() -> list[str]:
+    data = sys.stdin.buffer.read()
+    if b"\0" in data:
+        raise InputError("-: standard input must be paths, one a line: to classify one image, give its path")
+    return [os.fsdecode(line) for line in data.splitlines() if line]
+
+
+def _below(path: str, refused: list[str]) -> list[str]:
+    """The files at a path or, sorted, below it, or at those that match it as a pattern; else the path itself."""
+    if os.path.isdir(path):
+        found = layout.Layout(path)
+        files = layout.walk(found, path)
+        refused += [f"{place} cannot be read ({reason})" for place, reason in (found.lost | found.refused).items()]
+        if not files:
+            refused.append(f"{path}: there are no files in this folder")
+        return files
+    if not os.path.lexists(path) and glob.has_magic(path):
+        matches = sorted(glob.glob(path, recursive=True))
+        return [file for match in matches for file in _below(match, refused)] or [path]
+    return [path]
+
+
+def classify(classifier: Classifier, files: Sequence[str], options: Options, refused: list[str]) -> list[Record]:
+    """A record of each file that can be read; the messages of the others go into `refused`."""
+    form, records = classifier.form(options.resize), []
+    starts = range(0, len(files), MAX_BATCH_SIZE)
+    for start in tracked(starts, len(starts), f"batches of {MAX_BATCH_SIZE} images", make_console()):
+        piece = files[start : start + MAX_BATCH_SIZE]
+        fitted = dict(zip(piece, form.fit_all(piece), strict=True))
+        refused += [str(result) for result in fitted.values() if isinstance(result, InputError)]
+        images = {file: result for file, result in fitted.items() if not isinstance(result, InputError)}
+        probabilities = classifier.predict(np.stack([*images.values()])) if images else ()
+        for file, row in zip(images, probabilities, strict=True):
+            best = np.argsort(-row, kind="stable")[: options.top]
+            top = [{"class": classifier.classes[label], "probability": float(row[label])} for label in best]
+            records.append({"file": file, **top[0], "top": top})
+    return records
+
+
+def show(records: Sequence[Record], options: Options) -> None:
+    """Print the records, or write them into the file that is named."""
+    rows = [{"file": visible(record["file"]), **best} for record in records for best in record["top"]]
+    columns = [text("file", "file"), text("class", "class"), number("probability", "probability", ".4f")]
+    table = Table(columns, rows, group="file" if options.top > 1 else "")
+    if not (options.json or options.csv):
+        make_console().print(table)
+        return
+    content = json_bytes(records) if options.json else table.csv().encode()
+    if options.output is None:
+        print(content.decode(), end="")
+    else:
+        write_bytes(options.output, content)
+
+
+def _none(refused: Sequence[str]) -> InputError:
+    return InputError(f"no image could be read: {listed(refused, _NAMED, longest=None)}")
