@@ -19,7 +19,7 @@ from experiments.study import plan, single
 from jresnet import cli, models
 from jresnet.cli import commands as own
 from jresnet.config import Config
-from jresnet.errors import CannotWrite, Diverged, InputError, Interrupted, Lost
+from jresnet.errors import CannotWrite, Diverged, Incomplete, InputError, Interrupted, Lost
 from jresnet.models import diagram, summary
 from jresnet.parallel import distributed
 
@@ -158,6 +158,7 @@ def test_one_table_has_every_exit_status():
         InputError(""),
         Lost(""),
         CannotWrite(""),
+        Incomplete(""),
         Interrupted("", signal.SIGINT),
         Interrupted("", signal.SIGTERM),
     ]

@@ -20,7 +20,7 @@ from jresnet.data.images.folder import read_folder
 from jresnet.data.images.resize import resized_all
 from jresnet.data.mapped import Images, pieces, select, size
 from jresnet.data.tfds_reader import directory_of, is_prepared, read_tfds
-from jresnet.errors import InputError, first_line
+from jresnet.errors import InputError, first_line, listed
 from jresnet.records.files import Record
 from jresnet.records.run import Data
 
@@ -30,7 +30,7 @@ _HOLD_OUT_STREAM, _FOLD_STREAM, _SUBSET_STREAM, _TEST_STREAM = 0x486F6C64, 0x466
 _SYNTHETIC_TRAIN, _SYNTHETIC_TEST = 4000, 1000
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """One split of a data set: training, validation or test.
 
@@ -64,13 +64,16 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        return f"Split({len(self):,} images of {size(self.images)})"
+
     def take(self, rows: np.ndarray | slice) -> "Split":
         """The split of these rows: a mask bool [n], indices, or a slice."""
         names = self.names and tuple(self.names[row] for row in np.arange(len(self))[rows])
         return Split(select(self.images, rows), self.labels[rows], names)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """An image-classification data set.
 
@@ -110,6 +113,12 @@ class Dataset:
                     f"{name} images are {size(split.images)}, train images {size(self.train.images)} (height x width): "
                     "give --image-size H W, or resize all to one size first"
                 )
+
+    def __repr__(self) -> str:
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        counts = ", ".join(f"{len(split):,} {name}" for name, split in splits.items() if len(split))
+        classes = f"{len(self.classes)} classes ({listed(self.classes, 3, 20)})"
+        return f"Dataset({self.name}: {counts} images of {size(self.train.images)}, {classes})"
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -22,8 +22,8 @@ def warn(text: str) -> None:
 
 
 def tracked(items: Iterable[T], total: int, what: str, console: rich.console.Console | None) -> Iterator[T]:
-    """Pass the `total` items on; a bar on a terminal says how many have passed, if it takes more than a moment."""
-    if console is None or console.quiet or not console.is_interactive:
+    """Pass the `total` items on; a bar on a terminal or in a notebook says how many, if it takes over a moment."""
+    if console is None or console.quiet or not (console.is_interactive or console.is_jupyter):
         yield from items
         return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()

@@ -14,6 +14,8 @@ from jresnet.records.files import Record, atomic_write
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from jresnet.records.picture import Picture
+
 STYLES = {
     "train": {"color": "#0072B2", "linestyle": "--", "marker": "o"},
     "validation": {"color": "#009E73", "linestyle": ":", "marker": "^"},
@@ -34,16 +36,21 @@ def curves(history: list[Record], path: str | os.PathLike[str], title: str) -> N
     """
     if not history:
         raise InputError(f"{path}: no epoch has been recorded, so there is no curve to draw")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    figure = draw_curves(history, title)
+    with atomic_write(path) as file:
+        figure.write_png(file)
 
-    figure = Figure(figsize=(11, 4.4), dpi=150, layout="constrained")
+
+def draw_curves(history: list[Record], title: str) -> "Picture":
+    """The figure of `curves`."""
+    from jresnet.records.picture import Picture
+
+    figure = Picture(figsize=(11, 4.4), dpi=150, layout="constrained")
     figure.suptitle("\n".join(textwrap.wrap(title, 100)), parse_math=False)
     for axes, name in zip(figure.subplots(1, 2), _PANELS, strict=True):
         panel(axes, [history], name, last=True)
         legend(axes)
-    with atomic_write(path) as file:
-        FigureCanvasAgg(figure).print_png(file)
+    return figure
 
 
 def panel(axes: "Axes", histories: Sequence[Sequence[Record]], name: str, last: bool = False) -> None:

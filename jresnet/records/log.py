@@ -162,8 +162,7 @@ class RunLog:
 
     def _start_progress(self, first_epoch: int, first_step: int) -> rich.progress.Progress | None:
         console = self._console
-        # With FORCE_COLOR set rich takes a pipe for a terminal, but only a real one can redraw a bar.
-        if console is None or not (console.is_interactive and console.file.isatty()):
+        if console is None or not can_redraw(console):
             return None
         text = rich.progress.TextColumn
         progress = rich.progress.Progress(
@@ -193,6 +192,12 @@ class RunLog:
     def _print(self, line: str) -> None:
         if self._console is not None:
             self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def can_redraw(console: rich.console.Console) -> bool:
+    """Whether a console can show a bar: a terminal, or a notebook, whose output rich takes for no terminal."""
+    # With FORCE_COLOR set rich takes a pipe for a terminal, but only a real one can redraw a bar.
+    return console.is_jupyter or (console.is_interactive and console.file.isatty())
 
 
 def _epoch_line(record: Record) -> str:

@@ -1,18 +1,31 @@
 """`Result`: the result of a run, as `result.json` holds it."""
 
 import dataclasses
+import os
+import pathlib
+from typing import TYPE_CHECKING, ClassVar
 
-from jresnet.records import schema
+from jresnet.errors import InputError
+from jresnet.records import figures, schema
 from jresnet.records.environment import Execution
-from jresnet.records.files import Record
+from jresnet.records.epoch import METRICS, read_metrics
+from jresnet.records.files import Record, local_path
 from jresnet.records.run import ConfigJson, DataJson
 from jresnet.records.schema import Count, Fraction, NonNegative
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Result:
-    """The result of a run, the content of `result.json`; losses are mean cross-entropies in nats, accuracies shares."""
+    """The result of a run, the content of `result.json`; losses are mean cross-entropies in nats, accuracies shares.
 
+    Attributes:
+      directory: of the run, where it is known, see `at`; no part of the record.
+    """
+
+    directory: ClassVar[pathlib.Path | None] = None
     experiment: str
     """its name in records"""
     config: ConfigJson
@@ -66,3 +79,34 @@ class Result:
           InputError: the record is not a result; the message names `path`.
         """
         return schema.parse(cls, record, path)
+
+    def __repr__(self) -> str:
+        split = "test" if self.test_accuracy is not None else "train"
+        reached = f"{split} accuracy {getattr(self, f'{split}_accuracy'):.2%}"
+        return f"Result({self.title}: {reached} after {self.epochs} epochs in {self.seconds:,.0f} s)"
+
+    @property
+    def title(self) -> str:
+        """Which run it is of, for figures."""
+        network = f"width {self.config['width']}, {self.parameters:,} parameters"
+        return f"{self.experiment}, seed {self.seed}: {network}, {self.dataset['name']}"
+
+    def at(self, directory: pathlib.Path) -> "Result":
+        """This result, of the run in a directory."""
+        result = dataclasses.replace(self)
+        object.__setattr__(result, "directory", directory)  # the fields, which are frozen, are the record's
+        return result
+
+    def plot(self, workdir: str | os.PathLike[str] | None = None) -> "Figure":
+        """A figure of loss and accuracy of every split against the epoch, which a notebook shows as a value.
+
+        Args:
+          workdir: the run's directory; None: the one in which `fit` has trained it.
+
+        Raises:
+          InputError: the directory is not known, or has no record of the epochs.
+        """
+        directory = self.directory if workdir is None else local_path(workdir)
+        if directory is None:
+            raise InputError("plot: this result does not know where its run is: give workdir, the run's directory")
+        return figures.draw_curves(read_metrics(directory / METRICS), self.title)

@@ -153,7 +153,7 @@ def read_result(workdir: pathlib.Path) -> Result:
     different += contradictions(result.to_json(), read_metrics(workdir / METRICS))
     if different:
         raise InputError(f"{workdir / RESULT}: contradicts the other records ({'; '.join(different)}): restore it")
-    return result
+    return result.at(workdir)
 
 
 def read_copy(directory: pathlib.Path) -> Result:
@@ -170,7 +170,7 @@ def read_copy(directory: pathlib.Path) -> Result:
     problems += [f"{name} is {problem}" for name, problem in altered(directory, (METRICS, RESULT)).items()]
     if problems:
         raise InputError(f"{path}: {'; '.join(problems)}: restore it")
-    return result
+    return result.at(directory)
 
 
 def write_predictions(

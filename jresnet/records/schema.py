@@ -45,9 +45,9 @@ Fraction = Annotated[float, Range(0, 1)]
 
 def to_json(record: Any) -> Record:
     """A dataclass as a JSON object with its version; its fields with the default None are left out if they are None."""
-    optional = {field.name for field in dataclasses.fields(record) if field.default is None}
-    values = {name: value for name, value in vars(record).items() if value is not None or name not in optional}
-    return {"version": VERSION, **_plain(values)}
+    values = {field.name: (getattr(record, field.name), field.default) for field in dataclasses.fields(record)}
+    given = {name: value for name, (value, default) in values.items() if value is not None or default is not None}
+    return {"version": VERSION, **_plain(given)}
 
 
 def _plain(value: Any) -> Any:

@@ -191,13 +191,11 @@ def train(
                     directory, found.predictions, found.confidences, test.labels, test.names
                 )
             log.epoch(epoch_record(trainer, dataset, epoch, outputs, time.perf_counter() - started))
-        result = summarise_run(trainer, log.history, commit)
+        result = summarise_run(trainer, log.history, commit).at(directory)
     if distributed.is_primary():
-        network = f"width {result.config['width']}, {result.parameters:,} parameters"
-        title = f"{run.experiment}, seed {run.seed}: {network}, {dataset.name}"
         if lock:
             lock.check()
-        curves(log.history, directory / run_directory.CURVES, title)
+        curves(log.history, directory / run_directory.CURVES, result.title)
         run_directory.finish(directory, result.to_json(), log.history)
     return result
 

@@ -7,6 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import jresnet
 from jresnet.data.images.resize import resized
@@ -25,9 +26,13 @@ def trained(tmp_path_factory):
     return workdir, dataset, jresnet.fit(config, dataset, workdir)
 
 
-def test_it_predicts_as_the_run_evaluated(trained):
-    workdir, dataset, result = trained
-    classifier = Classifier.load(workdir)
+@pytest.fixture(scope="module")
+def classifier(trained):
+    return Classifier.load(trained[0])
+
+
+def test_it_predicts_as_the_run_evaluated(trained, classifier):
+    _, dataset, result = trained
     probabilities = classifier.predict(dataset.test.images)
     assert probabilities.shape == (30, 3) and probabilities.dtype == np.float32
     assert classifier.classes == ("a", "b", "c") and classifier.image_size == (8, 8)
@@ -37,9 +42,8 @@ def test_it_predicts_as_the_run_evaluated(trained):
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-6)
 
 
-def test_predictions_do_not_depend_on_the_number_of_images(trained):
-    workdir, dataset, _ = trained
-    classifier = Classifier.load(workdir)
+def test_predictions_do_not_depend_on_the_number_of_images(trained, classifier):
+    _, dataset, _ = trained
     images = np.tile(dataset.test.images, (10, 1, 1, 1))
     assert len(images) > MAX_BATCH_SIZE
     whole = classifier.predict(images)
@@ -64,20 +68,64 @@ def test_loading_changes_nothing_in_the_directory(trained):
 
 
 @pytest.mark.parametrize(
-    "images",
+    ("images", "message"),
     [
-        np.zeros((2, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8), np.zeros((2, 8, 9, 3), np.uint8), 3, "a.png",
-        [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)],
+        (np.zeros((2, 8, 9, 3), np.uint8), r"^image 0: it has 8 x 9 pixels, and the network's images have 8 x 8 "),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], r"^image 1: it has 8 x 9 .*--resize crop"),
+        (3, "^image 0: 3: is no image"),
+        ("none.png", r"^none\.png cannot be read as an image \(No such file"),
+        (np.zeros((8, 8, 4), np.uint8), r"shape \(8, 8, 4\): give .*without transparency"),
     ],
-)  # fmt: skip
-def test_images_of_another_shape_or_dtype_are_refused(trained, images):
-    with pytest.raises(jresnet.InputError, match=r"give uint8 of shape \(8, 8, 3\), from 0 to 255"):
-        Classifier.load(trained[0]).predict(images)
+)
+def test_what_is_no_image_of_the_runs_size_is_refused(classifier, images, message):
+    with pytest.raises(jresnet.InputError, match=message):
+        classifier.predict(images)
+
+
+def test_an_image_may_be_a_file_an_image_of_pillow_or_an_array_one_or_several(trained, classifier, tmp_path):
+    images = trained[1].test.images[:5]
+    expected = classifier.predict(images)
+    Image.fromarray(images[1]).save(tmp_path / "1.png")
+    Image.fromarray(images[2]).save(tmp_path / "2.png")
+    several = [images[0], tmp_path / "1.png", str(tmp_path / "2.png"), Image.fromarray(images[3]), images[4] / 255]
+    np.testing.assert_array_equal(classifier.predict(several), expected)
+    np.testing.assert_array_equal(classifier.predict(iter(several)), expected)
+    one = classifier.predict(images[0])
+    assert one.shape == (1, 3)
+    np.testing.assert_allclose(one, expected[:1], atol=1e-6)
+    assert classifier.predict([]).shape == (0, 3)
+
+
+def test_features_are_what_the_linear_layer_is_given(trained, classifier):
+    images, linear = trained[1].test.images, classifier.variables["params"]["linear"]
+    features = classifier.features(images)
+    assert features.shape == (30, 8 * 2 * 2 // 4) and features.dtype == np.float32
+    logits = features @ np.asarray(linear["kernel"]) + np.asarray(linear["bias"])
+    np.testing.assert_allclose(jax.nn.softmax(logits), classifier.predict(images), atol=1e-6)
+    assert features.std(axis=0).max() > 0 and classifier.features(images[:0]).shape == (0, features.shape[1])
+
+
+def test_show_draws_each_image_with_its_class_and_probability(trained, classifier):
+    images = trained[1].test.images[:8]
+    drawn = classifier.show(images)
+    panels = [axes for axes in drawn.axes if axes.images]
+    probabilities = classifier.predict(images)
+    names = [f"{'abc'[row.argmax()]}\n{row.max():.1%}" for row in probabilities]
+    assert [axes.get_title() for axes in panels] == names
+    np.testing.assert_array_equal([axes.images[0].get_array() for axes in panels], images)
+    assert drawn._repr_png_().startswith(b"\x89PNG")
+    for count, message in ((0, "there are none"), (101, "more than 100")):
+        with pytest.raises(jresnet.InputError, match=message):
+            classifier.show(np.zeros((count, 8, 8, 3), np.uint8))
+
+
+def test_it_says_what_it_is(classifier):
+    assert repr(classifier) == "Classifier(resnet18, width 4, 3 classes (a, b, c), images of 8 x 8)"
 
 
 @pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
-def test_images_of_other_sizes_are_resized_as_the_runs_own_were(trained, tmp_path, resize):
-    source = Classifier.load(trained[0])
+def test_images_of_other_sizes_are_resized_as_the_runs_own_were(classifier, tmp_path, resize):
+    source = classifier
     read = {"image_size": (8, 8), "resize": resize, "background": (9, 8, 7)}
     config = dataclasses.replace(source._config, **read)
     store(tmp_path / "run", config, source.variables, source.classes, (8, 8), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
@@ -89,6 +137,14 @@ def test_images_of_other_sizes_are_resized_as_the_runs_own_were(trained, tmp_pat
     np.testing.assert_array_equal(classifier.predict(images), expected)
     np.testing.assert_array_equal(classifier.predict(images[1][None])[0], classifier.predict(fitted[1:2])[0])
     assert len({image.tobytes() for image in np.asarray(expected)}) > 1
+    np.testing.assert_array_equal(source.predict(images, resize=resize), source.predict(fitted_white(images, resize)))
+    with pytest.raises(jresnet.InputError, match="resize 'fit': must be one of crop, pad, stretch"):
+        classifier.predict(images, resize="fit")
+
+
+def fitted_white(images, resize):
+    """Resized to 8 x 8, on white where they are padded."""
+    return np.stack([resized(image, (8, 8), resize, (255, 255, 255)) for image in images])
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path, trained):
@@ -114,9 +170,8 @@ def test_a_record_of_another_network_than_the_checkpoint_is_refused(tmp_path, tr
     gc.collect()  # abandoned TensorStore reads warn here, not in whichever test comes next
 
 
-def test_the_variables_are_those_of_the_model(trained):
+def test_the_variables_are_those_of_the_model(trained, classifier):
     workdir, dataset, _ = trained
-    classifier = Classifier.load(workdir)
     mean, std = (json.loads((workdir / "config.json").read_text())[name] for name in ("mean", "std"))
     images = (dataset.test.images / np.float32(255) - np.float32(mean)) / np.float32(std)
     logits = classifier.model.apply(classifier.variables, images, train=False)

@@ -1,0 +1,156 @@
+"""`jresnet predict`: which files it finds, what it prints where, and its exit statuses."""
+
+import csv
+import io
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jresnet import models
+from jresnet.cli import commands
+from jresnet.cli.network import WeightsOptions
+from jresnet.cli.predict import find
+from jresnet.config import Config
+from jresnet.use.classifier import Classifier, described, store
+
+CONFIG = Config(width=2, blocks=(1,), pool_size=8, image_size=(8, 8), resize="crop")
+CLASSES, MEAN, STD = ("cat", "dog", "=owl"), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
+
+
+def run(capsys, *words):
+    status = commands.main(["predict", *map(str, words)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def variables():
+    network = models.from_config(CONFIG, len(CLASSES))
+    return jax.jit(network.init, static_argnames="train")(jax.random.key(0), np.zeros((1, 8, 8, 3)), train=False)
+
+
+@pytest.fixture(scope="module")
+def classifier(variables):
+    record = described(CONFIG, CLASSES, (8, 8), MEAN, STD)
+    return Classifier(models.from_config(CONFIG, len(CLASSES)), variables, record)
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Three images in a folder of the working directory, two of another size than 8 x 8, and a hidden file."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (8, 8)), ("b/c.png", (16, 9)), ("b/d[1].png", (20, 12))):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(path)
+    (tmp_path / "photos" / ".hidden.png").write_text("not read")
+    return ["photos/a.png", "photos/b/c.png", "photos/b/d[1].png"]
+
+
+@pytest.fixture
+def loaded(monkeypatch, classifier):
+    """The network is there already."""
+    monkeypatch.setattr(WeightsOptions, "load", lambda options, path: classifier)
+
+
+@pytest.mark.parametrize(
+    "words", [["photos"], ["photos/a.png", "photos/b"], ["photos/**/*.png"], ["photos/a.png", "photos/b/*", "photos"]]
+)
+def test_files_folders_and_patterns_name_each_file_once(photos, words):
+    files, refused = find(words)
+    assert (sorted(files), refused) == (photos, [])
+
+
+def test_paths_are_read_from_standard_input(photos, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"photos/b\n\nphotos/a.png\n")))
+    assert find(["-"]) == ([*photos[1:], photos[0]], [])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\x89PNG\0\0")))
+    assert find(["-"])[1] == ["-: standard input must be paths, one a line: to classify one image, give its path"]
+
+
+def test_the_table_has_the_most_probable_class_of_each_image(capsys, photos, loaded, classifier):
+    status, out, err = run(capsys, "runs/mine", "photos")
+    best = classifier.predict(photos)
+    assert (status, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()[2:]]
+    assert rows == [[path, CLASSES[row.argmax()], f"{row.max():.4f}"] for path, row in zip(photos, best, strict=True)]
+
+
+def test_json_and_csv_have_the_top_classes(capsys, photos, loaded, classifier, tmp_path):
+    best = classifier.predict(photos)
+    status, out, err = run(capsys, "runs/mine", "photos", "--json", "--top", 2)
+    records = json.loads(out)
+    assert (status, err) == (0, "") and [record["file"] for record in records] == photos
+    for record, row in zip(records, best, strict=True):
+        order = np.argsort(-row)[:2]
+        assert [top["class"] for top in record["top"]] == [CLASSES[label] for label in order]
+        np.testing.assert_allclose([top["probability"] for top in record["top"]], row[order], rtol=1e-6)
+        assert {name: record[name] for name in ("class", "probability")} == record["top"][0]
+    status, out, _ = run(capsys, "runs/mine", "photos", "--csv", "--top", 3, "--output", "out.csv")
+    assert (status, out) == (0, "")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+    assert [row["file"] for row in rows[::3]] == photos and len(rows) == 9
+    assert {row["class"] for row in rows} == {"cat", "dog", "'=owl"}  # no formula for a spreadsheet
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], -np.sort(-best).ravel(), rtol=1e-6)
+
+
+def test_unreadable_files_are_named_and_the_others_done(capsys, photos, loaded, tmp_path):
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    (tmp_path / "photos" / "link").symlink_to("nothing")
+    status, out, err = run(capsys, "runs/mine", "photos", "none/*.png", "s3://bucket/a.png", "--csv")
+    assert status == 5 and [line.split(",")[0] for line in out.splitlines()[1:]] == photos
+    assert err.splitlines() == [
+        "photos/link cannot be read (a link to nothing)",
+        "s3://bucket/a.png: is a URL, and jresnet reads and writes local files: mount it, or copy the files",
+        "photos/notes.txt cannot be read as an image (it is no image of a known format): repair it, or leave it out",
+        "none/*.png cannot be read as an image (No such file or directory): repair it, or leave it out",
+        "3 images are done, and 4 that could not be read are left out",
+    ]
+
+
+def test_nothing_readable_is_one_line(capsys, photos, loaded, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("no image")
+    for words, reason in (
+        (["empty"], "empty: there are no files in this folder"),
+        (["text", "none.png"], "text cannot be read as an image (it is no image of a known format): repair it, or"),
+    ):
+        status, out, err = run(capsys, "runs/mine", *words)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith(f"no image could be read: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("runs/mine", "IMAGES: must be given"),
+        ("runs/mine photos --top 0", "--top 0: must be at least 1"),
+        ("runs/mine photos --top 4", "--top 4: the network has 3 classes: choose at most 3"),
+        ("runs/mine photos --json --csv", "--csv: is not to be combined with --json: choose one"),
+        ("runs/mine photos --output a.json", "--output a.json: needs --json or --csv, its format"),
+        ("runs/mine photos --resize fit", "--resize fit: must be one of crop, pad, stretch"),
+    ],
+)
+def test_bad_options_are_one_line(capsys, photos, loaded, words, message):
+    status, out, err = run(capsys, *words.split())
+    assert (status, out, err.count("\n")) == (2, "", 1) and err.startswith(message)
+
+
+def test_a_run_and_a_file_of_weights_predict_alike(capsys, photos, variables, tmp_path):
+    store(tmp_path / "run", CONFIG, variables, CLASSES, (8, 8), MEAN, STD)
+    file, normalisation = "weights.safetensors", ["--mean", *MEAN, "--std", *STD]
+    assert commands.main(["convert", "run", file]) == 0
+    capsys.readouterr()
+    of_run = run(capsys, "run", "photos", "--json")
+    given = [*normalisation, "--classes", *CLASSES, "--image-size", 8, 8, "--resize", "crop"]
+    status, out, err = run(capsys, file, "photos", "--json", *given)
+    assert of_run[0] == status == 0 and json.loads(out) == json.loads(of_run[1])
+    assert err.count("\n") == 1 and err.startswith(f"{file}: read as resnet20 --width 2 --blocks 1")
+    assert run(capsys, file, "photos")[2].startswith("--mean and --std: weights from a file need")
+    message = run(capsys, "run", "photos", *normalisation)[2]
+    assert message.startswith("--mean 0.5 0.5 0.5: run is a run, whose own record says it: leave it out")
