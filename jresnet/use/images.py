@@ -12,7 +12,6 @@ from jresnet.config import Resize
 from jresnet.data.images import decoded, image_file
 from jresnet.data.images.color import Color
 from jresnet.data.images.resize import resized
-from jresnet.data.mapped import MappedImages
 from jresnet.data.progress import warn
 from jresnet.errors import InputError
 from jresnet.records.files import local_path
@@ -97,7 +96,7 @@ def each(images: Any) -> Iterator[Any]:
         yield images
     elif is_array(images):
         yield from images if images.ndim == 4 else [images]
-    elif isinstance(images, Iterable):
+    elif isinstance(images, Iterable) and not isinstance(images, bytes):
         for inner in images:
             yield from each(inner)
     else:
@@ -111,12 +110,12 @@ def is_path(image: Any) -> TypeGuard[str | os.PathLike[str]]:
 
 def is_array(images: Any) -> bool:
     """Whether this is an array of numpy, JAX or another library, or images in a file."""
-    return not is_pillow(images) and (isinstance(images, MappedImages) or hasattr(images, "__array__"))
+    return hasattr(images, "__array__") and not is_pillow(images)
 
 
 def is_pillow(image: Any) -> bool:
     """Whether this is an image of Pillow."""
-    from PIL import Image  # here, as an array alone does not need it
+    from PIL import Image  # here, as loading a network needs no time for it
 
     return isinstance(image, Image.Image)
 
@@ -125,7 +124,8 @@ def levels(array: np.ndarray) -> np.ndarray:
     """An array of one image as 8-bit RGB: uint8 [height, width, 3].
 
     Takes [height, width], [height, width, 1] or [height, width, 3], of uint8 or of floats v from 0 to 1, which become
-    v * 255, rounded half up, as those in files of images do.
+    v * 255, rounded half up, as those in files of images do. Data sets are read by a rule for all their images together
+    (`data.arrays.levels`), which single images do not allow: whether a dark one is of levels or of shares.
 
     Raises:
       InputError: another shape, dtype or range.
