@@ -64,7 +64,7 @@ class Options(BenchmarkOptions):
 
 
 def classifier(width: int) -> Classifier:
-    """A classifier with the same number everywhere: drawing initial weights takes longer to compile than the network."""
+    """A classifier with one number everywhere: drawing initial weights takes longer to compile than the network."""
     config = Config(width=width, image_size=IMAGE_SIZE)
     network = models.from_config(config, CLASSES)
     variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, WEIGHT), models.variable_shapes(network, IMAGE_SIZE))
