@@ -9,18 +9,16 @@ import tyro.conf
 
 from jresnet.cli.data import DataOptions
 from jresnet.cli.network import WeightsOptions
-from jresnet.cli.program import make_console
-from jresnet.config import flag, require
+from jresnet.cli.program import STDOUT, make_console, output_files
+from jresnet.config import require
 from jresnet.data.datasets import load_dataset
 from jresnet.data.progress import warn
 from jresnet.errors import InputError
 from jresnet.parallel.compiler import enable_compile_cache
-from jresnet.records.files import check_output, json_bytes, local_path, write_bytes, write_json
+from jresnet.records.files import json_bytes, local_path, write_bytes, write_json
 from jresnet.use import tables
 from jresnet.use.classifier import Classifier
 from jresnet.use.evaluation import Augmentation, Evaluation, SplitName, evaluate
-
-STDOUT = "-"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,10 +70,7 @@ def run(options: Options) -> None:
 def _outputs(options: Options) -> dict[str, pathlib.Path]:
     """The files to write, by the names of their options; InputError if one cannot be."""
     require(options, "page", options.page != STDOUT, "must be a file: only --json goes to the standard output")
-    named = {name: value for name in ("json", "page") if (value := getattr(options, name)) not in (None, STDOUT)}
-    files = {name: check_output(path, flag(name)) for name, path in named.items()}
-    require(options, "page", len({*files.values()}) == len(files), "is the file of --json too: choose another")
-    return files
+    return output_files(options, ("json", "page"))
 
 
 def _load(options: Options) -> dict[str, Classifier]:

@@ -3,15 +3,16 @@
 import dataclasses
 import glob
 import os
+import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
 import tyro.conf
 
 from jresnet.cli.network import WeightsOptions
-from jresnet.cli.program import make_console
+from jresnet.cli.program import STDOUT, make_console, output_files
 from jresnet.config import Resize, require
 from jresnet.data.images import layout
 from jresnet.data.progress import tracked, warn
@@ -28,8 +29,8 @@ _NAMED = 10
 class Options(WeightsOptions):
     """Classify images: one line of the table for each, with its most probable class.
 
-    What is asked for goes to standard output: the table, or with --json or --csv nothing else. Files that cannot be
-    read are named on standard error, the others are done, and the exit status is 5.
+    Files that cannot be read are named on standard error, the others are done, and the exit status is 5. Options of the
+    network, the normalisation and the classes are for files of weights, as a run has recorded its own.
     """
 
     GROUP: ClassVar = "prediction"
@@ -37,35 +38,37 @@ class Options(WeightsOptions):
     run: tyro.conf.Positional[str]
     """A run's directory, or a file of weights, which needs --mean and --std."""
     images: tyro.conf.Positional[tuple[str, ...]]
-    """Files, patterns such as 'photos/*.jpg', folders with all below them, or - for paths on standard input."""
+    """Files, patterns such as 'photos/*.jpg', folders with all below them, or - for paths on the standard input."""
     top: int = 1
     """How many classes to give of each image, the most probable first."""
     resize: Resize | None = None
     """How images of another size are fitted (default: as in training; without --image-size there, they are refused)."""
-    json: bool = False
-    """Print a JSON array of objects with file, class, probability and top."""
-    csv: bool = False
-    """Print CSV with a line for each file and each of its --top classes."""
-    output: str | None = None
-    """With --json or --csv: the file to write instead of printing."""
+    json: str | None = None
+    """File for an array of objects with file, class, probability and top; - for the standard output, in the place of
+    the table."""
+    csv: str | None = None
+    """File for lines of file, class and probability, one for each of the --top classes; - as of --json."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without the network."""
         super().__post_init__()
         require(self, "top", self.top >= 1, "must be at least 1")
-        require(self, "csv", not (self.csv and self.json), "is not to be combined with --json: choose one", value="")
-        require(self, "output", self.output is None or self.csv or self.json, "needs --json or --csv, its format")
+        rule = "has --json already: give a file"
+        require(self, "csv", not self.json == self.csv == STDOUT, rule)
         if not self.images:
             raise InputError("IMAGES: must be given: files, folders, patterns, or - for paths on standard input")
 
 
 def run(options: Options) -> None:
-    """Classify the images and print what was asked for.
+    """Classify the images, print the table and write the files.
 
     Raises:
       InputError: no image could be read, or the network could not.
       Incomplete: only some could be read.
     """
+    outputs = output_files(options, ("json", "csv"))
+    if not local_path(options.run).is_file():
+        options.refuse_for_run("key", "mean", "std", "classes", "image_size")
     files, refused = find(options.images)
     if not files:
         raise _none(refused)
@@ -76,7 +79,7 @@ def run(options: Options) -> None:
     records = classify(classifier, files, options, refused)
     if not records:
         raise _none(refused)
-    show(records, options)
+    show(records, options, outputs)
     for message in refused:
         warn(message)
     if refused:
@@ -135,19 +138,19 @@ def classify(classifier: Classifier, files: Sequence[str], options: Options, ref
     return records
 
 
-def show(records: Sequence[Record], options: Options) -> None:
-    """Print the records, or write them into the file that is named."""
+def show(records: Sequence[Record], options: Options, outputs: Mapping[str, pathlib.Path]) -> None:
+    """Print the table, or what is asked for in its place, and write the files."""
     rows = [{"file": visible(record["file"]), **best} for record in records for best in record["top"]]
     columns = [text("file", "file"), text("class", "class"), number("probability", "probability", ".4f")]
     table = Table(columns, rows, group="file" if options.top > 1 else "")
-    if not (options.json or options.csv):
-        make_console().print(table)
-        return
-    content = json_bytes(records) if options.json else table.csv().encode()
-    if options.output is None:
-        print(content.decode(), end="")
+    contents = {"json": json_bytes(records), "csv": table.csv().encode()}
+    printed = [contents[name] for name in contents if getattr(options, name) == STDOUT]
+    if printed:
+        print(printed[0].decode(), end="")
     else:
-        write_bytes(options.output, content)
+        make_console().print(table)
+    for name, path in outputs.items():
+        write_bytes(path, contents[name])
 
 
 def _none(refused: Sequence[str]) -> InputError:

@@ -5,19 +5,25 @@ import errno
 import io
 import logging
 import os
+import pathlib
 import shlex
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import rich.console
 
+from jresnet.config import flag, require
 from jresnet.errors import CannotWrite, Diverged, Incomplete, InputError, Interrupted, Lost, visible
 from jresnet.parallel import distributed
-from jresnet.records.files import FULL
+from jresnet.records.files import FULL, check_output
 from jresnet.train.memory import exhausted, is_exhausted
+
+STDOUT = "-"
+"""In the place of a file to write: the standard output."""
 
 
 def exit_status(program: Callable[[], None]) -> int:
@@ -102,6 +108,20 @@ def _discard_output() -> None:
     """Send what is left of the output nowhere: Python flushes stdout once more on exit, which would fail again."""
     with contextlib.suppress(io.UnsupportedOperation):  # a stdout that is no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def output_files(options: Any, names: Sequence[str]) -> dict[str, pathlib.Path]:
+    """The files that options of these names are to write, without those that are not given or `STDOUT`.
+
+    Raises:
+      InputError: one cannot be created, or two are the same.
+      CannotWrite: there is no room.
+    """
+    given = {name: path for name in names if (path := getattr(options, name)) not in (None, STDOUT)}
+    files = {name: check_output(path, flag(name)) for name, path in given.items()}
+    rule = f"is the file of {flag(names[0])} too: choose another"
+    require(options, names[-1], len({*files.values()}) == len(files), rule)
+    return files
 
 
 def command(program: str, arguments: Sequence[str]) -> str:

@@ -60,7 +60,7 @@ class Classifier:
 
     def __init__(self, model: models.ResNet, variables: Any, run: Run):
         self.model, self.variables, self.run = model, variables, run
-        self.classes, self.image_size, self._config = run.classes, run.image_size, run.config
+        self.classes, self.image_size = run.classes, run.image_size
 
         fast = model.clone(conv_general_dilated_cls=models.conv_for(jax.default_backend()))
 
@@ -77,7 +77,7 @@ class Classifier:
     def __repr__(self) -> str:
         height, width = self.image_size
         classes = f"{len(self.classes)} classes ({listed(self.classes, 3, 20)})"
-        return f"Classifier({self._config.model}, width {self.model.width}, {classes}, images of {height} x {width})"
+        return f"Classifier({self.run.config.model}, width {self.model.width}, {classes}, images of {height} x {width})"
 
     @classmethod
     def load(
@@ -167,8 +167,9 @@ class Classifier:
         """How images become what the network takes, see `predict`; InputError for a `resize` that is none."""
         if resize is not None and resize not in get_args(Resize):
             raise InputError(f"resize {resize!r:.80}: must be one of {', '.join(get_args(Resize))}, or None")
-        own = self._config.resize if self._config.image_size is not None else None
-        return Form(self.image_size, resize or own, self._config.background)
+        config = self.run.config
+        own = config.resize if config.image_size is not None else None
+        return Form(self.image_size, resize or own, config.background)
 
     def _computed(
         self, program: Callable[[Any, np.ndarray], jax.Array], images: Any, resize: Resize | None

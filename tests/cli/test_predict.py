@@ -83,7 +83,7 @@ def test_the_table_has_the_most_probable_class_of_each_image(capsys, photos, loa
 
 def test_json_and_csv_have_the_top_classes(capsys, photos, loaded, classifier, tmp_path):
     best = classifier.predict(photos)
-    status, out, err = run(capsys, "runs/mine", "photos", "--json", "--top", 2)
+    status, out, err = run(capsys, "runs/mine", "photos", "--json", "-", "--top", 2)
     records = json.loads(out)
     assert (status, err) == (0, "") and [record["file"] for record in records] == photos
     for record, row in zip(records, best, strict=True):
@@ -91,8 +91,9 @@ def test_json_and_csv_have_the_top_classes(capsys, photos, loaded, classifier, t
         assert [top["class"] for top in record["top"]] == [CLASSES[label] for label in order]
         np.testing.assert_allclose([top["probability"] for top in record["top"]], row[order], rtol=1e-6)
         assert {name: record[name] for name in ("class", "probability")} == record["top"][0]
-    status, out, _ = run(capsys, "runs/mine", "photos", "--csv", "--top", 3, "--output", "out.csv")
-    assert (status, out) == (0, "")
+    status, out, _ = run(capsys, "runs/mine", "photos", "--csv", "out.csv", "--top", 3, "--json", "out.json")
+    assert (status, len(out.split("=owl"))) == (0, 4)  # the table is printed
+    assert [len(record["top"]) for record in json.loads((tmp_path / "out.json").read_text())] == [3, 3, 3]
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
     assert [row["file"] for row in rows[::3]] == photos and len(rows) == 9
     assert {row["class"] for row in rows} == {"cat", "dog", "'=owl"}  # no formula for a spreadsheet
@@ -102,7 +103,7 @@ def test_json_and_csv_have_the_top_classes(capsys, photos, loaded, classifier, t
 def test_unreadable_files_are_named_and_the_others_done(capsys, photos, loaded, tmp_path):
     (tmp_path / "photos" / "notes.txt").write_text("no image")
     (tmp_path / "photos" / "link").symlink_to("nothing")
-    status, out, err = run(capsys, "runs/mine", "photos", "none/*.png", "s3://bucket/a.png", "--csv")
+    status, out, err = run(capsys, "runs/mine", "photos", "none/*.png", "s3://bucket/a.png", "--csv", "-")
     assert status == 5 and [line.split(",")[0] for line in out.splitlines()[1:]] == photos
     assert err.splitlines() == [
         "photos/link cannot be read (a link to nothing)",
@@ -131,8 +132,9 @@ def test_nothing_readable_is_one_line(capsys, photos, loaded, tmp_path):
         ("runs/mine", "IMAGES: must be given"),
         ("runs/mine photos --top 0", "--top 0: must be at least 1"),
         ("runs/mine photos --top 4", "--top 4: the network has 3 classes: choose at most 3"),
-        ("runs/mine photos --json --csv", "--csv: is not to be combined with --json: choose one"),
-        ("runs/mine photos --output a.json", "--output a.json: needs --json or --csv, its format"),
+        ("runs/mine photos --json - --csv -", "--csv -: has --json already: give a file"),
+        ("runs/mine photos --json a --csv a", "--csv a: is the file of --json too: choose another"),
+        ("runs/mine photos --json none/a", "--json none/a: there is no directory none: name a file in a directory"),
         ("runs/mine photos --resize fit", "--resize fit: must be one of crop, pad, stretch"),
     ],
 )
@@ -146,11 +148,11 @@ def test_a_run_and_a_file_of_weights_predict_alike(capsys, photos, variables, tm
     file, normalisation = "weights.safetensors", ["--mean", *MEAN, "--std", *STD]
     assert commands.main(["convert", "run", file]) == 0
     capsys.readouterr()
-    of_run = run(capsys, "run", "photos", "--json")
+    of_run = run(capsys, "run", "photos", "--json", "-")
     given = [*normalisation, "--classes", *CLASSES, "--image-size", 8, 8, "--resize", "crop"]
-    status, out, err = run(capsys, file, "photos", "--json", *given)
+    status, out, err = run(capsys, file, "photos", "--json", "-", *given)
     assert of_run[0] == status == 0 and json.loads(out) == json.loads(of_run[1])
     assert err.count("\n") == 1 and err.startswith(f"{file}: read as resnet20 --width 2 --blocks 1")
     assert run(capsys, file, "photos")[2].startswith("--mean and --std: weights from a file need")
     message = run(capsys, "run", "photos", *normalisation)[2]
-    assert message.startswith("--mean 0.5 0.5 0.5: run is a run, whose own record says it: leave it out")
+    assert message.startswith("--mean 0.5 0.5 0.5: the run's own record says it: leave it out")

@@ -127,7 +127,7 @@ def test_it_says_what_it_is(classifier):
 def test_images_of_other_sizes_are_resized_as_the_runs_own_were(classifier, tmp_path, resize):
     source = classifier
     read = {"image_size": (8, 8), "resize": resize, "background": (9, 8, 7)}
-    config = dataclasses.replace(source._config, **read)
+    config = dataclasses.replace(source.run.config, **read)
     store(tmp_path / "run", config, source.variables, source.classes, (8, 8), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     classifier = Classifier.load(tmp_path / "run")
     rng = np.random.default_rng(0)
