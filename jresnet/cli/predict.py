@@ -83,7 +83,8 @@ def run(options: Options) -> None:
     for message in refused:
         warn(message)
     if refused:
-        raise Incomplete(f"{len(records):,} images are done, and {len(refused):,} that could not be read are left out")
+        done, left = (f"{len(these):,} {'is' if len(these) == 1 else 'are'}" for these in (records, refused))
+        raise Incomplete(f"of the images {done} done, and {left} left out, named above, as unreadable")
 
 
 def find(words: Sequence[str]) -> tuple[list[str], list[str]]:

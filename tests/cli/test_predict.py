@@ -110,7 +110,7 @@ def test_unreadable_files_are_named_and_the_others_done(capsys, photos, loaded, 
         "s3://bucket/a.png: is a URL, and jresnet reads and writes local files: mount it, or copy the files",
         "photos/notes.txt cannot be read as an image (it is no image of a known format): repair it, or leave it out",
         "none/*.png cannot be read as an image (No such file or directory): repair it, or leave it out",
-        "3 images are done, and 4 that could not be read are left out",
+        "of the images 3 are done, and 4 are left out, named above, as unreadable",
     ]
 
 
