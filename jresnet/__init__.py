@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jresnet.train.step import make_eval_step, make_train_step
     from jresnet.use.classifier import Classifier
     from jresnet.use.evaluation import Evaluation, evaluate
+    from jresnet.use.export.artifact import export
 
 # Imported at their first use, as JAX, Flax and Orbax together take seconds.
 _LAZY = {
@@ -35,6 +36,7 @@ _LAZY = {
     "train.step": ("make_eval_step", "make_train_step"),
     "use.classifier": ("Classifier",),
     "use.evaluation": ("Evaluation", "evaluate"),
+    "use.export.artifact": ("export",),
 }
 _MODULES = {name: f"jresnet.{module}" for module, names in _LAZY.items() for name in names}
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "inspect": "inspect resnet18 --width 42 --figure resnet18.svg",
     "convert": "convert resnet18.pth resnet18.safetensors --layout torchvision",
     "verify": "verify runs/final",
+    "export": "export runs/final final.onnx",
     "watch": "watch runs",
     "completion": "completion bash",
 }

@@ -7,6 +7,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jresnet.config import Shortcut
 from jresnet.models.layers import Dropout, torch_dense
@@ -51,7 +52,9 @@ class Block(nn.Module):
             return self.conv(features, 1, self.strides, name="shortcut_conv")(x)
         missing = features - x.shape[-1]
         channels = (missing // 2, missing - missing // 2)
-        return jnp.pad(x[:, :: self.strides, :: self.strides], [(0, 0)] * 3 + [channels])
+        # Of a symbolic number of images, x[:, ::2] would be a gather.
+        strided = lax.slice(x, (0, 0, 0, 0), x.shape, (1, self.strides, self.strides, 1))
+        return jnp.pad(strided, [(0, 0)] * 3 + [channels])
 
     def skip(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         """The skip connection of blocks that activate last: x, or `match(x)`, normalised after a projection."""

@@ -21,11 +21,13 @@ class Trained(NamedTuple):
       run: its record.
       network: its network.
       variables: `params` and `batch_stats`.
+      step: updates done before the checkpoint.
     """
 
     run: Run
     network: models.ResNet
     variables: Any
+    step: int
 
 
 def restore(directory: pathlib.Path) -> Trained:
@@ -48,4 +50,4 @@ def restore(directory: pathlib.Path) -> Trained:
     if restored is None:
         raise InputError(f"{directory}: this run has no checkpoint yet: let it train for an epoch first")
     (state, _), _ = restored
-    return Trained(run, network, state.variables)
+    return Trained(run, network, state.variables, int(state.step))

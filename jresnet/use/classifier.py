@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -26,6 +27,7 @@ from jresnet.train.checkpoint import Checkpoints, Meta
 from jresnet.train.restore import restore
 from jresnet.train.trainer import init_program
 from jresnet.use.images import Form
+from jresnet.use.inference import probabilities
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,27 +53,28 @@ class Classifier:
       model: the network.
       variables: its `params` and `batch_stats`.
       run: the run that trained it, for class names, image size and normalisation.
+      source: the run's directory, or the file of weights, that it is read from.
+      step: updates after which the run had these weights; None: not known.
 
     Attributes:
+      run, source, step: as given.
       classes: class names, in the order of the probabilities.
       image_size: (height, width) of the training images in pixels.
-      run: as given.
     """
 
-    def __init__(self, model: models.ResNet, variables: Any, run: Run):
-        self.model, self.variables, self.run = model, variables, run
+    def __init__(
+        self, model: models.ResNet, variables: Any, run: Run, source: pathlib.Path | None = None,
+        step: int | None = None,
+    ):  # fmt: skip
+        self.model, self.variables, self.run, self.source, self.step = model, variables, run, source, step
         self.classes, self.image_size = run.classes, run.image_size
 
         fast = model.clone(conv_general_dilated_cls=models.conv_for(jax.default_backend()))
 
-        def probabilities(variables: Any, images: jax.Array) -> jax.Array:
-            logits: jax.Array = fast.apply(variables, normalise(images, run.mean, run.std), train=False)  # type: ignore[assignment]
-            return jax.nn.softmax(logits)
-
         def features(variables: Any, images: jax.Array) -> jax.Array:
             return inputs_of_linear(fast, variables, normalise(images, run.mean, run.std))
 
-        self._probabilities = jax.jit(probabilities, compiler_options=compiler_options())
+        self._probabilities = jax.jit(probabilities(fast, run), compiler_options=compiler_options())
         self._features = jax.jit(features, compiler_options=compiler_options())
 
     def __repr__(self) -> str:
@@ -104,14 +107,14 @@ class Classifier:
         place = local_path(path)
         if place.is_dir() or not place.exists():
             trained = restore(place)
-            return cls(trained.network, trained.variables, trained.run)
+            return cls(trained.network, trained.variables, trained.run, place, trained.step)
         mean, std = check_normalisation(mean, std)
         weights = weights_file.read(str(place), key, model, image_size, network)
         names = tuple(classes or map(str, range(weights.num_classes)))
         if len(names) != weights.num_classes:
             raise InputError(f"--classes: {place} has {weights.num_classes} classes: give as many names")
         run = described(weights.config, names, weights.image_size, mean, std)
-        classifier = cls(weights.network, weights.variables(), run)
+        classifier = cls(weights.network, weights.variables(), run, place)
         weights.announce()
         return classifier
 

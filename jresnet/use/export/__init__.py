@@ -1,0 +1,1 @@
+"""A trained network for programs without jresnet: StableHLO, ONNX and safetensors, each with a model card."""
