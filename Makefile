@@ -4,10 +4,10 @@
 # make clean   remove .venv and the tools' caches; keep runs/
 #
 # PYTHON=python3.12 selects the interpreter for .venv, 3.11 or newer.
-# EXTRAS=test leaves PyTorch out and skips the tests that compare with it.
+# EXTRAS=test leaves PyTorch and ONNX out and skips the tests that need them.
 
 PYTHON ?= python3
-EXTRAS ?= test,torch
+EXTRAS ?= test,torch,onnx
 
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt

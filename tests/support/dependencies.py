@@ -1,6 +1,6 @@
 """The tables of docs/dependencies.md, from pyproject.toml and the metadata of what is installed.
 
-python -m tests.support.dependencies    # rewrites them; in an environment with the extras test and torch
+python -m tests.support.dependencies    # rewrites them; in an environment with the extras test, torch and onnx
 """
 
 import importlib.metadata
@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 ROOT = pathlib.Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "dependencies.md"
 # Extras whose packages are listed; the others bring jax's plugins and NVIDIA's libraries.
-EXTRAS = ("test", "torch")
+EXTRAS = ("test", "torch", "onnx")
 
 WHY = {
     "jax": "arrays, gradients, compilation",
@@ -36,6 +36,8 @@ WHY = {
     "tensorflow": "the same, where there is no tensorflow-cpu",
     "torch": "the rival in benchmarks, parity tests, .pth files",
     "safetensors": ".safetensors files",
+    "onnx": ".onnx files",
+    "onnxruntime": "runs them, in the tests too",
     "pytest": "tests",
     "pytest-xdist": "tests in two processes",
     "pyyaml": "tests of the Kubernetes jobs",
