@@ -15,7 +15,7 @@ from jresnet.records.files import read_json
 from jresnet.train.loop import describe
 from tests.support.studies import as_nobody, unprivileged
 
-CONFIG = Config(dataset="made", width=3, blocks=(1, 2), learning_rate=0.1, epochs=2)
+CONFIG = Config(dataset="made", width=3, blocks=(1, 2), learning_rate=0.1, epochs=2, init_from="weights")
 OTHER = {
     "model": "resnet34",
     "validation": 5,
@@ -43,11 +43,15 @@ OTHER = {
     "shortcut": "padding",
     "stem": "small-pool",
     "epsilon": 1e-3,
+    "freeze": (0, 2),
+    "head_learning_rate": 0.1,
+    "class_weights": "balanced",
+    "keep_best": "validation",
 }
 CHANGEABLE = {
     "dataset": "other", "data_dir": "elsewhere", "image_size": (8, 8), "skip_unreadable": True,
     "test_from": "validation", "holdout_test": 5, "epochs": 7, "input": "tfds", "parallel": "pmap",
-    "channel_multiple": 8,
+    "channel_multiple": 8, "init_from": None,
 }  # fmt: skip
 
 
