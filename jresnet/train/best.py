@@ -7,6 +7,7 @@ from jresnet.config import Config, require
 from jresnet.data.datasets import Dataset
 from jresnet.records.epoch import best_epoch
 from jresnet.records.files import Record
+from jresnet.records.run_directory import BEST
 from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.trainer import Trainer
 
@@ -25,12 +26,12 @@ def begin(best: Checkpoints, trainer: Trainer, history: Sequence[Record]) -> Non
     A warning says so, and if the checkpoint of the best epoch in `history` is gone. A collective.
     """
     if later := [step for step in best.steps() if step > trainer.step]:
-        _log.warning(f"{best.directory}: has a checkpoint later than the one to go on from: it is set aside")
+        _log.warning(f"{BEST}/: has a checkpoint later than the one to go on from: it is set aside")
         best.set_aside(later)
     epoch = best_epoch(history)
     # The latest checkpoint's own epoch, which is evaluated again, may have replaced the best before it.
     if epoch is not None and not {(epoch + 1) * trainer.steps_per_epoch, trainer.step} & {*best.steps()}:
-        _log.warning(f"{best.directory}: the checkpoint of the best epoch so far, {epoch}, is gone: restore it")
+        _log.warning(f"{BEST}/: the checkpoint of epoch {epoch}, the best so far, is gone: restore it from a copy")
 
 
 def keep(best: Checkpoints, checkpoints: Checkpoints, trainer: Trainer, history: Sequence[Record]) -> None:

@@ -91,7 +91,7 @@ class Checkpoints:
             create=False,
             read_only=read_only,
         )
-        self.directory = pathlib.Path(directory).resolve()
+        self._directory = pathlib.Path(directory).resolve()
         self._manager: ocp.CheckpointManager | None = None
         self._alias: tempfile.TemporaryDirectory[str] | None = None
         self._runs = tuple(runs)
@@ -124,7 +124,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, ascending."""
-        return steps(self.directory)
+        return steps(self._directory)
 
     def restore(self, step: int, like: Any = None) -> tuple[Any, Meta]:
         """Read the checkpoint of `step` as a pytree with the structure, shapes and dtypes of `like`; a collective.
@@ -135,7 +135,7 @@ class Checkpoints:
           Damaged: it is not what was saved, or of another network, run or step.
           InputError: it cannot be read for want of permission, memory or open files.
         """
-        path, sharding = self.directory / str(step), _sharding()
+        path, sharding = self._directory / str(step), _sharding()
         if like is not None:
             like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
         args = ocp.args.Composite(
@@ -167,16 +167,16 @@ class Checkpoints:
                 restored = self.restore(step, like)
             except Damaged as error:
                 problem = str(error)
-                if self._options.read_only and not (self.directory / str(step)).exists():
+                if self._options.read_only and not (self._directory / str(step)).exists():
                     self.close()  # the run has replaced it by a newer one
                     continue
             if distributed.process_max([bool(problem)]) == [0.0]:
                 break
-            restored, problems[step] = None, problem or f"{self.directory / str(step)}: damaged in another process"
+            restored, problems[step] = None, problem or f"{self._directory / str(step)}: damaged in another process"
         if problems and restored is None:
             raise InputError(
                 f"{next(iter(problems.values()))}; no older one is sound: restore one from a copy, or move "
-                f"{self.directory} away to train again from the start"
+                f"{self._directory} away to train again from the start"
             )
         for problem in problems.values():
             _log.warning(f"{problem}: going on from an older one")
@@ -210,28 +210,28 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            self._directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self._without_brackets(), options=self._options)
         return self._manager
 
     def _without_brackets(self) -> pathlib.Path:
         """The directory by a name without brackets, in which Orbax would see a pattern and find nothing."""
-        if not has_brackets(self.directory):
-            return self.directory
+        if not has_brackets(self._directory):
+            return self._directory
         self._alias = tempfile.TemporaryDirectory(prefix="jresnet-")
         alias = pathlib.Path(self._alias.name, "checkpoints")
-        alias.symlink_to(self.directory)
+        alias.symlink_to(self._directory)
         return alias
 
     def set_aside(self, steps: Iterable[int]) -> None:
         """Move checkpoints into the directory DAMAGED; nothing is deleted. A collective."""
         self.close()
         if distributed.is_primary():
-            aside = self.directory.with_name(DAMAGED)
+            aside = self._directory.with_name(DAMAGED)
             with writing(aside):
                 aside.mkdir(exist_ok=True)
                 for step in steps:
-                    (self.directory / str(step)).rename(free_name(aside / str(step)))
+                    (self._directory / str(step)).rename(free_name(aside / str(step)))
         distributed.process_max([0.0])  # no process goes on before
 
     def _write(self, call: Callable[[], Any]) -> None:
@@ -242,7 +242,7 @@ class Checkpoints:
             # TensorStore's messages name temporary files at length.
             problem = "No space left on device" if full else first_line(error)[:200]
             remedy = "make room" if full else "check its directory"
-            raise CannotWrite(f"{self.directory}: a checkpoint cannot be written ({problem}): {remedy}")
+            raise CannotWrite(f"{self._directory}: a checkpoint cannot be written ({problem}): {remedy}")
 
 
 def digests(state: Any) -> dict[str, str]:
