@@ -234,7 +234,7 @@ class Config(DeviceConfig, TrainingConfig, NetworkConfig, DataConfig):
         object.__setattr__(self, "freeze", tuple(sorted(set(self.freeze))))
         within = all(0 <= stage <= MAX_STAGES for stage in self.freeze)
         require(self, "freeze", within, f"must be 0, the stem, or numbers of stages, at most {MAX_STAGES}")
-        rule = "needs --init-from: random weights would stay random"
+        rule = "must come with --init-from: random weights would stay random"
         require(self, "freeze", not self.freeze or self.init_from is not None, rule)
         rate = self.head_learning_rate
         require(self, "head_learning_rate", rate is None or 0 < rate < math.inf, "must be a finite number above 0")

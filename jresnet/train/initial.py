@@ -116,7 +116,8 @@ def adopted(config: Config, initial: Initial | None) -> Config:
     config = dataclasses.replace(config, **silent)
     filled = models.fill_defaults(config)
     for name, value in theirs.items():
-        rule = f"the weights of --init-from {config.init_from} have {as_typed(value)}: leave it out, or choose others"
+        own = "its network's own" if value is None else as_typed(value)
+        rule = f"that of --init-from {config.init_from} is {own}: leave it out, or start from other weights"
         require(config, name, name in FREE or getattr(filled, name) == value, rule)
     return config
 

@@ -188,11 +188,11 @@ def test_options_of_the_network_are_those_of_the_weights_or_agree(source):
     assert found == dataclasses.replace(config, width=4, blocks=(1,), kernel_size=3, pool_size=4)
     same = dataclasses.replace(config, width=4, shortcut="projection", epsilon=1e-5, pool_size=2)
     assert initial.adopted(same, weights).pool_size == 2
-    for option, given, words in (("width", 8, "4"), ("blocks", (1, 1), "1"), ("epsilon", 1e-3, "None")):
+    for option, given, words in (("width", 8, "4"), ("blocks", (1, 1), "1"), ("epsilon", 1e-3, "its network's own")):
         shown = " ".join(map(str, given)) if isinstance(given, tuple) else given
-        with pytest.raises(InputError, match=f"^--{option} {shown}: the weights of --init-from .* have {words}: leave"):
+        with pytest.raises(InputError, match=f"^--{option} {shown}: that of --init-from .* is {words}: leave"):
             initial.adopted(dataclasses.replace(config, **{option: given}), weights)
-    with pytest.raises(InputError, match=r"^--model resnet34: the weights .* have resnet18: leave it out"):
+    with pytest.raises(InputError, match=r"^--model resnet34: that of .* is resnet18: leave it out"):
         initial.adopted(dataclasses.replace(config, model="resnet34"), weights)
     assert initial.adopted(CONFIG, None) is CONFIG
 
@@ -256,7 +256,7 @@ def test_bad_weights_are_refused_in_one_line_before_anything_is_written(source, 
         unsaved: "this run has no checkpoint yet",
         text: "notes.txt",
         tmp_path / "missing": "does not exist: give the directory of a run, or a file of weights",
-        source[0]: r"--width 8: the weights of --init-from \S+ have 4",
+        source[0]: r"--width 8: that of --init-from \S+ is 4",
     }
     for path, words in refusals.items():
         config = dataclasses.replace(TUNED, width=8) if path == source[0] else TUNED

@@ -141,7 +141,7 @@ def test_frozen_stages_are_those_of_the_network_and_need_weights():
     for stages in ((-1,), (11,)):
         with pytest.raises(InputError, match=r"^--freeze -?1+: must be 0, the stem, or numbers"):
             Config(init_from="run", freeze=stages)
-    with pytest.raises(InputError, match=r"^--freeze 0: needs --init-from"):
+    with pytest.raises(InputError, match=r"^--freeze 0: must come with --init-from"):
         Config(freeze=(0,))
     for rate in (0.0, -1.0, float("inf"), float("nan"), 1e39):
         with pytest.raises(InputError, match=r"^--head-learning-rate \S+: must "):
