@@ -20,7 +20,7 @@ class Result:
     seed: Count
     """the run's seed"""
     parameters: Count
-    """trainable parameters"""
+    """trainable parameters, those that `--freeze` keeps included"""
     epochs: Count
     """epochs trained"""
     train_loss: NonNegative

@@ -156,7 +156,7 @@ class Trainer:
       steps_per_epoch: updates in one epoch.
       seconds: training time of the current epoch so far, without compilation; the same in all processes.
       shapes: of `state` and `metrics` on one device.
-      parameters: parameters of the network.
+      parameters: trainable parameters of the network, those of frozen stages included.
       program: called with a number of steps or None, the compiled `train_program` for calls of that length or any.
       compile_seconds: time spent on compiling the training program in this session.
       stop_signal: the signal that any process received, as of the latest call; None if there was none.

@@ -193,6 +193,11 @@ def test_every_option_is_part_of_the_identity_or_not():
     assert not set(OTHER) & set(CHANGEABLE)
 
 
+def test_a_run_without_new_options_has_the_fingerprint_that_its_checkpoints_have():
+    """As the version before those options computed it; another would make its checkpoints another run's."""
+    assert make_run().fingerprint == "e7996817933873506896f95062eb99616ca20f5adbb42c9ab52e588ef9bead57"
+
+
 @pytest.mark.parametrize("name", CHANGEABLE)
 def test_the_datas_path_and_the_input_may_change(workdir, name):
     assert check(workdir, make_run(**{name: CHANGEABLE[name]}), resume=True) is None
