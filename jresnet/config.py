@@ -14,7 +14,9 @@ from typing import Any, ClassVar, Literal, get_args, get_origin
 from jresnet.errors import InputError
 
 BatchNorm = Literal["synchronised", "local"]
+ClassWeights = Literal["balanced"]
 Input = Literal["auto", "resident", "tfds"]
+KeepBest = Literal["validation"]
 Model = Literal[
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "preact_resnet18",
     "resnet20", "resnet32", "resnet44", "resnet56", "resnet110",
@@ -153,6 +155,16 @@ class TrainingConfig:
     """Learning rate schedule; step divides the rate by 10 after one half and after three quarters of the run."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from 0 at the start of the run."""
+    init_from: str | None = None
+    """Start from the weights of a run's directory or a file, and with their network's options where none are given."""
+    freeze: tuple[int, ...] = ()
+    """Stages that keep the weights and batch statistics of --init-from: 0, the stem, and 1, 2, ..., the stages."""
+    head_learning_rate: float | None = None
+    """Peak learning rate of the linear layer (default: --learning-rate)."""
+    class_weights: ClassWeights | None = None
+    """balanced: weigh each image's loss by images / (classes x images of its class), as for classes of unequal size."""
+    keep_best: KeepBest | None = None
+    """validation: keep the checkpoint of the epoch with the highest validation accuracy, too, in best/."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,15 +218,26 @@ class Config(DeviceConfig, TrainingConfig, NetworkConfig, DataConfig):
         require(self, "learning_rate", 0 < self.learning_rate < math.inf, "must be a finite number above 0")
         require(self, "weight_decay", 0 <= self.weight_decay < math.inf, "must be finite and not negative")
         require(self, "warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, "must lie between 0 and --epochs")
+        self._check_fine_tuning()
         if self.nesterov:
             require(self, "momentum", self.momentum > 0, "must be above 0 with --nesterov")
-        scales = ("dropout", "epsilon", "momentum", "learning_rate", "weight_decay", "warmup_epochs")
-        for name in ("flip", "grayscale", *scales):
+        rates = ("learning_rate", "head_learning_rate", "weight_decay", "warmup_epochs")
+        for name in ("flip", "grayscale", "dropout", "epsilon", "momentum", *rates):
             size = getattr(self, name) or FLOAT32_SMALLEST  # 0 and None are exempt
             small = not isinstance(size, int) or size < 2**31
             require(self, name, small, "must be a float at this size, as in 1e10, for JAX's 32-bit integers end here")
             rule = "must lie from 1.2e-38 to 3.4e+38, the range of JAX's 32-bit numbers"
             require(self, name, FLOAT32_SMALLEST <= size <= FLOAT32_LARGEST, rule)
+
+    def _check_fine_tuning(self) -> None:
+        """Check the options that start from weights, and bring the frozen stages into their order."""
+        object.__setattr__(self, "freeze", tuple(sorted(set(self.freeze))))
+        within = all(0 <= stage <= MAX_STAGES for stage in self.freeze)
+        require(self, "freeze", within, f"must be 0, the stem, or numbers of stages, at most {MAX_STAGES}")
+        rule = "must come with --init-from: random weights would stay random"
+        require(self, "freeze", not self.freeze or self.init_from is not None, rule)
+        rate = self.head_learning_rate
+        require(self, "head_learning_rate", rate is None or 0 < rate < math.inf, "must be a finite number above 0")
 
     def steps_per_epoch(self, images: int) -> int:
         """Number of steps in an epoch over `images` images; a smaller last batch counts as a step."""

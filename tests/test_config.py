@@ -44,6 +44,10 @@ BAD = {
     "shortcut": ["identity", ""],
     "stem": ["cifar", ""],
     "epsilon": [0.0, -1e-5, NAN, INF, 1e39, 1e-38],
+    "freeze": [(0,), (-1,), (11,)],
+    "head_learning_rate": [0.0, -0.1, NAN, INF, 1e39, 1e-38, 2**31],
+    "class_weights": ["none", ""],
+    "keep_best": ["test", "train"],
 }
 
 LIMITS = {
@@ -78,6 +82,10 @@ LIMITS = {
     "shortcut": [None, "projection", "padding"],
     "stem": [None, "small", "small-pool", "imagenet"],
     "epsilon": [None, 1.2e-38, 1e-3, 3.4e38],
+    "freeze": [()],
+    "head_learning_rate": [None, 1.2e-38, 3.4e38, 2**31 - 1],
+    "class_weights": [None, "balanced"],
+    "keep_best": [None, "validation"],
 }
 
 
@@ -105,7 +113,7 @@ def test_the_limits_of_a_rule_are_valid(name, value):
 
 
 def test_every_field_with_a_rule_is_tested():
-    free = {"dataset", "data_dir", "skip_unreadable", "nesterov", "deterministic"}
+    free = {"dataset", "data_dir", "init_from", "skip_unreadable", "nesterov", "deterministic"}
     assert set(BAD) == set(LIMITS) == {field.name for field in dataclasses.fields(Config)} - free
 
 

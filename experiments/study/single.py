@@ -24,7 +24,7 @@ from jresnet.records import run_directory
 from jresnet.records.epoch import METRICS
 from jresnet.records.files import Record, local_path, write_bytes
 from jresnet.records.lock import hold
-from jresnet.train import loop
+from jresnet.train import initial, loop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +87,13 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
     check_layout(workdir, options.seeds)
     if options.seeds > 1:  # every directory, before the first run is trained
         held_out = dataset.hold_out(options.validation, options.first_seed)
-        models.check_network(options.config, len(dataset.classes), dataset.image_size)
-        models.check_training(options.config, held_out, Devices(options.config).count)
-        config = models.fill_defaults(options.config)
+        start = initial.read(options.config, directories[options.first_seed])
+        config = initial.adopted(options.config, start)
+        models.check_network(config, len(dataset.classes), dataset.image_size)
+        models.check_training(config, held_out, Devices(config).count)
+        config = models.fill_defaults(config)
         for seed, directory in directories.items():
-            run_directory.check(directory, config, seed, dataset.sha256, options.resume)
+            run_directory.check(directory, config, seed, dataset.sha256, options.resume, start and start.record)
     command = options.resuming(program, arguments, workdir)
     # A single run's directory is held by `fit`.
     held = hold(workdir) if options.seeds > 1 and distributed.is_primary() else contextlib.nullcontext()

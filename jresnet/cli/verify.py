@@ -9,10 +9,10 @@ import tyro.conf
 from jresnet.cli.program import make_console
 from jresnet.errors import InputError, visible
 from jresnet.records import run_directory
-from jresnet.records.epoch import METRICS, read_metrics
+from jresnet.records.epoch import METRICS, best_epoch, read_metrics
 from jresnet.records.files import local_path
 from jresnet.records.lock import is_held
-from jresnet.train.checkpoint import Checkpoints
+from jresnet.train.checkpoint import Checkpoints, Meta
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,18 +58,24 @@ def verified(directory: pathlib.Path) -> str:
     if not (directory / run_directory.CONFIG).exists():
         run_directory.read_copy(directory)
         return "copy of a result, sound"
-    fingerprints = run_directory.read_run(directory).fingerprints
+    run = run_directory.read_run(directory)
     finished = (directory / run_directory.RESULT).exists()
     if finished:
         run_directory.read_result(directory)
     path = directory / METRICS
     epochs = read_metrics(path) if path.exists() else []
     records = "finished, records sound" if finished else "not finished, records readable"
-    with Checkpoints(directory / run_directory.CHECKPOINTS, read_only=True, runs=fingerprints) as checkpoints:
-        metas = {step: checkpoints.restore(step)[1] for step in checkpoints.steps()}
-    for step, meta in metas.items():
+    metas: dict[str, Meta] = {}
+    for place in (run_directory.CHECKPOINTS, run_directory.BEST):
+        with Checkpoints(directory / place, read_only=True, runs=run.fingerprints) as checkpoints:
+            metas |= {f"{place}/{step}": checkpoints.restore(step)[1] for step in checkpoints.steps()}
+    for name, meta in metas.items():
         if meta.history is not None and list(meta.history) != epochs[: len(meta.history)]:
-            raise InputError(f"{path}: does not begin with the epochs of checkpoint {step}: --resume writes it again")
+            raise InputError(f"{path}: does not begin with the epochs of {name}: --resume writes it again")
+    if finished and run.config.keep_best and (epoch := best_epoch(epochs)) is not None:
+        step = (epoch + 1) * run.config.steps_per_epoch(run.dataset["train"])
+        if f"{run_directory.BEST}/{step}" not in metas:
+            raise InputError(f"{directory / run_directory.BEST}: lacks the checkpoint of epoch {epoch}: restore it")
     old = sum(meta.history is None for meta in metas.values())
     unverified = f", {old} of them without digests to verify" if old else ""
     return f"{records}; {len(metas)} checkpoints sound{unverified}" if metas else records

@@ -44,9 +44,13 @@ def from_config(config: Config, num_classes: int) -> ResNet:
     if config.pool_size == 0:
         given["pool_size"] = None  # of `ResNet`: the whole feature map
     model = variant(
-        num_classes=num_classes, dtype=jnp.dtype(config.precision), local_norm=config.batch_norm == "local", **given
-    )
+        num_classes=num_classes, dtype=jnp.dtype(config.precision), local_norm=config.batch_norm == "local",
+        frozen=config.freeze, **given,
+    )  # fmt: skip
     check_options(model)
+    stages = len(model.stage_sizes)
+    within = all(stage <= stages for stage in config.freeze)
+    require(config, "freeze", within, f"must be 0, the stem, or numbers of stages, of which there are {stages}")
     # Otherwise the padded network would add and drop other channels.
     same = config.channel_multiple == 1 or (
         model.shortcut == "projection" and model.dropout == model.block_dropout == 0

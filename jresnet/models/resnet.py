@@ -42,6 +42,7 @@ class ResNet(nn.Module):
       final_norm: BatchNorm and ReLU after the last PreactBlock.
       squeeze: reduction of a squeeze-and-excitation after the stem; None: none.
       epsilon: that every batch normalisation adds to the variance; the default is PyTorch's.
+      frozen: stages whose batch normalisation and dropout are those of evaluation in training too; 0 is the stem.
       dtype: of the arithmetic.
       param_dtype: of parameters, statistics and logits.
       axis_name: mapped axis whose devices share one batch.
@@ -65,6 +66,7 @@ class ResNet(nn.Module):
     final_norm: bool = False
     squeeze: int | None = None
     epsilon: float = 1e-5
+    frozen: tuple[int, ...] = ()
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
@@ -116,11 +118,12 @@ class ResNet(nn.Module):
             torch_conv, dtype=self.dtype, param_dtype=self.param_dtype,
             conv_general_dilated_cls=self.conv_general_dilated_cls,
         )  # fmt: skip
-        norm = partial(
-            self.norm_cls, use_running_average=not train, axis_name=None if self.local_norm else self.axis_name,
-            epsilon=self.epsilon, param_dtype=self.param_dtype,
+        norms = partial(
+            self.norm_cls, axis_name=None if self.local_norm else self.axis_name, epsilon=self.epsilon,
+            param_dtype=self.param_dtype,
         )  # fmt: skip
-        dropout = partial(Dropout, axis_name=self.axis_name, deterministic=not train)
+        fixed = [not train or stage in self.frozen for stage in range(len(self.stage_sizes) + 1)]
+        norm = partial(norms, use_running_average=fixed[0])
 
         kernel_size, strides = (7, 2) if self.stem == "imagenet" else (self.kernel_sizes[0], 1)
         x = conv(self.stem_width or self.width, kernel_size, strides, name="conv1")(images)
@@ -132,6 +135,8 @@ class ResNet(nn.Module):
             x = SqueezeExcitation(self.squeeze, self.dtype, self.param_dtype, name="se")(x)
 
         for stage, (blocks, kernel_size) in enumerate(zip(self.stage_sizes, self.kernel_sizes, strict=True)):
+            norm = partial(norms, use_running_average=fixed[stage + 1])
+            dropout = partial(Dropout, self.block_dropout, axis_name=self.axis_name, deterministic=fixed[stage + 1])
             for block in range(blocks):
                 x = self.block_cls(
                     features=self.width * 2**stage,
@@ -140,17 +145,17 @@ class ResNet(nn.Module):
                     conv=conv,
                     norm=norm,
                     shortcut=self.shortcut,
-                    dropout=partial(dropout, self.block_dropout),
+                    dropout=dropout,
                     name=f"layer{stage + 1}_{block}",
                 )(x, mask=mask)
         if self.final_norm:
-            x = norm(name="bn")(x, mask=mask, relu=True)
+            x = norms(use_running_average=not train, name="bn")(x, mask=mask, relu=True)
 
         window = x.shape[1:3] if self.pool_size is None else (self.pool_size, self.pool_size)
         # nn.avg_pool divides by an integer array, which strict dtype promotion refuses.
         x = nn.pooling.pool(x, 0.0, jax.lax.add, window, window, "VALID") / math.prod(window)
         # Flatten in PyTorch's order, channels before rows and columns, so that its linear weights fit unchanged.
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1).astype(self.param_dtype)
-        x = dropout(self.dropout)(x)
+        x = Dropout(self.dropout, axis_name=self.axis_name, deterministic=not train)(x)
         linear = partial(torch_dense, dtype=self.param_dtype, param_dtype=self.param_dtype)
         return linear(self.num_classes, x.shape[-1], name="linear")(x)

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 
 from jresnet.errors import InputError
 from jresnet.records import schema
@@ -10,6 +11,8 @@ from jresnet.records.files import Record, parse_json
 from jresnet.records.schema import Count, Fraction, NonNegative
 
 METRICS = "metrics.jsonl"
+METRIC_PREFIXES = ("train_", "validation_", "test_")
+"""How the names of the metrics in an epoch's record begin."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +22,7 @@ class Epoch:
     epoch: Count
     """counted from 0"""
     train_loss: NonNegative
-    """average over the epoch as it was trained, on augmented images"""
+    """average over the epoch as it was trained, on augmented images; with class weights each step's weighted mean"""
     train_accuracy: Fraction
     """likewise"""
     validation_loss: NonNegative | None = None
@@ -33,11 +36,28 @@ class Epoch:
     test_accuracy_batch_mean: Fraction | None = None
     """mean of the accuracies of test batches of the training batch's size, as the report computed it"""
     learning_rate: NonNegative
-    """at the end of the epoch"""
+    """at the end of the epoch, of all layers that have no rate of their own"""
     images_per_second: NonNegative
     """training images over the seconds of training"""
     seconds: NonNegative
     """training and evaluation"""
+
+
+def best_epoch(history: Sequence[Record]) -> int | None:
+    """The epoch with the highest validation accuracy, the earliest of equal ones; None if no record has one."""
+    accuracies = [record.get("validation_accuracy", -1.0) for record in history]
+    best = max(accuracies, default=-1.0)
+    return accuracies.index(best) if best >= 0 else None
+
+
+def best_figures(history: Sequence[Record]) -> Record:
+    """What a `result.json` says of the best epoch: which it is, and its figures on validation and test images."""
+    epoch = best_epoch(history)
+    if epoch is None:
+        return {}
+    names = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
+    figures = {f"best_{name}": history[epoch][name] for name in names if name in history[epoch]}
+    return {"best_epoch": epoch} | figures
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[Record]:

@@ -33,11 +33,11 @@ class Result:
     seed: Count
     """the run's seed"""
     parameters: Count
-    """trainable parameters"""
+    """trainable parameters, those that `--freeze` keeps included"""
     epochs: Count
     """epochs trained"""
     train_loss: NonNegative
-    """average over the last epoch as it was trained, on augmented images"""
+    """average over the last epoch as it was trained, on augmented images; with class weights, see metrics.jsonl"""
     train_accuracy: Fraction
     """likewise"""
     validation_loss: NonNegative | None = None
@@ -50,6 +50,16 @@ class Result:
     """likewise"""
     test_accuracy_batch_mean: Fraction | None = None
     """mean of the accuracies of test batches of the training batch's size, as the report computed it"""
+    best_epoch: Count | None = None
+    """that of the highest validation accuracy, the earliest of equal ones, if `best/` keeps its checkpoint"""
+    best_validation_loss: NonNegative | None = None
+    """of the parameters after the best epoch, not the final ones"""
+    best_validation_accuracy: Fraction | None = None
+    """likewise; the best epoch was chosen by it"""
+    best_test_loss: NonNegative | None = None
+    """of the parameters after the best epoch, on test images, which had no part in the choice"""
+    best_test_accuracy: Fraction | None = None
+    """likewise"""
     dataset: DataJson
     """name, numbers of images and classes, and the sha256 of all pixels and labels"""
     device: str

@@ -12,11 +12,11 @@ from jresnet.records import schema
 from jresnet.records.files import Record
 from jresnet.records.schema import Checked, Count, NonNegative
 
-# Options that may change when a run is resumed: where the data come from, how they reach the device, and how it
-# computes the same function. The data are identified by their sha256. How images are resized stays, for prediction.
+# Options that may change when a run is resumed: where data and initial weights, which their sha256 identifies, come
+# from, how they reach the device, and how it computes the same function. How images are resized stays, for prediction.
 CHANGEABLE = (
     "dataset", "data_dir", "image_size", "skip_unreadable", "test_from", "holdout_test", "input", "parallel",
-    "channel_multiple",
+    "channel_multiple", "init_from",
 )  # fmt: skip
 
 
@@ -44,6 +44,16 @@ class Data:
     def to_json(self) -> Record:
         """The data as records hold them."""
         return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The weights that a run has started from."""
+
+    name: str
+    """of the run's directory or the file that they were read from"""
+    sha256: str
+    """of the names, dtypes, shapes and numbers of all arrays"""
 
 
 DataJson = Annotated[Mapping[str, Any], Checked(Data)]
@@ -74,6 +84,8 @@ class Run:
     """the epochs that it was to have before their number was changed"""
     jresnet: str | None = None
     """the version of jresnet that began it"""
+    initial_weights: Weights | None = None
+    """those of `--init-from`; left out if it has started from random ones"""
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == 3 or 0 in self.std or max(*self.mean, *self.std) > 1:
@@ -90,7 +102,9 @@ class Run:
         """What tells the run from others in its checkpoints: a digest of all that `config.json` says of it."""
         # The same data may have several names.
         data = {name: value for name, value in self.dataset.items() if name not in ("name", "sha256", "skipped")}
-        rest = (self.seed, data, self.classes, self.image_size, self.mean, self.std)
+        rest: tuple[Any, ...] = (self.seed, data, self.classes, self.image_size, self.mean, self.std)
+        if self.initial_weights is not None:
+            rest += (self.initial_weights.sha256,)
         content = json.dumps([digest(self.config, self.dataset.get("sha256", "")), *rest], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jresnet.config import Config
 from jresnet.errors import InputError
-from jresnet.records.epoch import METRICS, read_metrics
+from jresnet.records.epoch import METRIC_PREFIXES, METRICS, best_figures, read_metrics
 from jresnet.records.files import (
     Record,
     atomic_write,
@@ -26,16 +26,21 @@ from jresnet.records.files import (
 )  # fmt: skip
 from jresnet.records.lock import LOCK
 from jresnet.records.result import Result
-from jresnet.records.run import Run, config_from_json, differences, is_replanned
+from jresnet.records.run import Run, Weights, config_from_json, differences, is_replanned
 
 CONFIG, RESULT, CURVES, CHECKPOINTS = "config.json", "result.json", "curves.png", "checkpoints"
 PREDICTIONS, SUMS, EARLIER = "predictions.npz", "sha256sums.txt", "earlier"
+BEST = "best"
+"""Directory of the checkpoint of the best epoch."""
 
 
-def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume: bool) -> Result | None:
+def check(
+    workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume: bool, weights: Weights | None = None
+) -> Result | None:
     """Check, without writing, that `workdir` can be the directory of this run; with `resume` it may already hold it.
 
-    `config` is the run's, its defaults filled in, `sha256` that of the data before validation images are held out.
+    `config` is the run's, its defaults filled in, `sha256` that of the data before validation images are held out,
+    `weights` those it starts from.
 
     Returns:
       The verified result if the run is finished there, else None.
@@ -52,7 +57,10 @@ def check(workdir: pathlib.Path, config: Config, seed: int, sha256: str, resume:
     run = read_run(workdir)
     replanned = is_replanned(config, run.config) and _can_replan(workdir, run, config.epochs)
     planned = dataclasses.replace(config, epochs=run.config.epochs) if replanned else config
-    if different := differences(run.to_json(), planned, seed, sha256):
+    different = differences(run.to_json(), planned, seed, sha256)
+    if (recorded := run.initial_weights and run.initial_weights.sha256) != (given := weights and weights.sha256):
+        different.append(f"initial weights {recorded or 'random'}, not {given or 'random'}")
+    if different:
         raise InputError(
             f"--workdir {workdir}: holds another run ({'; '.join(different)}): "
             "choose another directory, or that run's own options with --resume"
@@ -210,17 +218,19 @@ def finish(workdir: pathlib.Path, result: Record, history: Sequence[Record]) -> 
 
 def contradictions(result: Record, history: Sequence[Record]) -> list[str]:
     """Where the content of a `result.json` contradicts that of the `metrics.jsonl` beside it; empty if nowhere."""
-    epochs = config_from_json(result["config"]).epochs
-    if not len(history) == result["epochs"] == epochs:
-        return [f"epochs is {result['epochs']} of {epochs}, {METRICS} has {len(history)}"]
-    expected = {name: history[-1].get(name) for name in result if name.endswith(("_loss", "_accuracy", "_batch_mean"))}
+    config = config_from_json(result["config"])
+    if not len(history) == result["epochs"] == config.epochs:
+        return [f"epochs is {result['epochs']} of {config.epochs}, {METRICS} has {len(history)}"]
+    expected = {name: history[-1].get(name) for name in result if name.startswith(METRIC_PREFIXES)}
+    expected |= {name: None for name in result if name.startswith("best_")}
+    expected |= best_figures(history) if config.keep_best else {}
     seconds = sum(record["seconds"] for record in history)
     # How a sum of floats rounds depends on Python's version.
     expected["seconds"] = result["seconds"] if math.isclose(result["seconds"], seconds, rel_tol=1e-14) else seconds
     return [
-        f"{name} is {result[name]}, its epochs give {value}"
+        f"{name} is {result.get(name)}, its epochs give {value}"
         for name, value in expected.items()
-        if result[name] != value
+        if result.get(name) != value
     ]
 
 

@@ -30,7 +30,7 @@ from jresnet.records.run_directory import steps
 from jresnet.records.schema import Checked, Count, NonNegative
 
 DAMAGED = "checkpoints-damaged"
-"""Beside the directory of the checkpoints: those that were found damaged by a run that has continued without them."""
+"""Beside the directory of the checkpoints: those with which a run has not gone on, as they are damaged or too late."""
 
 _log = logging.getLogger(__name__)
 _NO_ROOM = "RESOURCE_EXHAUSTED"  # TensorStore's status of a full disk, and XLA's of a full memory
@@ -117,6 +117,11 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(record))
         self._write(lambda: self._open().save(step, args=args))
 
+    def wait(self) -> None:
+        """Wait until what was saved is on disk; CannotWrite if that fails. A collective."""
+        if self._manager is not None:
+            self._write(self._manager.wait_until_finished)
+
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, ascending."""
         return steps(self._directory)
@@ -176,7 +181,7 @@ class Checkpoints:
         for problem in problems.values():
             _log.warning(f"{problem}: going on from an older one")
         if problems and not self._options.read_only:
-            self._set_aside(problems)
+            self.set_aside(problems)
         return restored
 
     def close(self) -> None:
@@ -218,14 +223,14 @@ class Checkpoints:
         alias.symlink_to(self._directory)
         return alias
 
-    def _set_aside(self, damaged: Iterable[int]) -> None:
-        """Move checkpoints into the directory DAMAGED; nothing is deleted."""
+    def set_aside(self, steps: Iterable[int]) -> None:
+        """Move checkpoints into the directory DAMAGED; nothing is deleted. A collective."""
         self.close()
         if distributed.is_primary():
             aside = self._directory.with_name(DAMAGED)
             with writing(aside):
                 aside.mkdir(exist_ok=True)
-                for step in damaged:
+                for step in steps:
                     (self._directory / str(step)).rename(free_name(aside / str(step)))
         distributed.process_max([0.0])  # no process goes on before
 

@@ -42,6 +42,10 @@ class Layout:
         """The `params` of a packed state after an update of `master`."""
         return master
 
+    def spread(self, marks: Any) -> Any:
+        """Booleans, one for every array in the network's tree of parameters, as conditions for those of `master`."""
+        return marks
+
 
 TREES = Layout()
 
@@ -105,6 +109,11 @@ class VectorLayout(Layout):
     def updated(self, master: jax.Array) -> Packed:
         """See `Layout.updated`."""
         return Packed(master, tuple(p.astype(self._dtype) for p in self._pieces(master) if p.ndim == 4))
+
+    def spread(self, marks: Any) -> jax.Array:
+        """See `Layout.spread`."""
+        pairs = zip(self._shapes, jax.tree.leaves(marks), strict=True)
+        return jnp.concatenate([jnp.full(math.prod(shape), mark) for shape, mark in pairs])
 
     def _is_params(self, tree: Any) -> bool:
         """Whether this part of an optimizer's state has an array for every parameter."""

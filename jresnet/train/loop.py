@@ -6,9 +6,9 @@ import logging
 import math
 import os
 import pathlib
-import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import jax
 import rich.console
@@ -16,28 +16,26 @@ import rich.console
 from jresnet import models
 from jresnet.config import Config, flag, require
 from jresnet.data.datasets import Dataset, dataset_record
-from jresnet.errors import CannotWrite, Diverged, InputError, Interrupted
+from jresnet.errors import CannotWrite, InputError, Interrupted
 from jresnet.parallel import distributed
 from jresnet.parallel.compiler import enable_compile_cache
 from jresnet.parallel.devices import Devices
 from jresnet.records import environment, run_directory
-from jresnet.records.epoch import Epoch
 from jresnet.records.figures import curves
 from jresnet.records.files import Record, local_path
 from jresnet.records.lock import Lock, check_free, hold
 from jresnet.records.log import RunLog
 from jresnet.records.result import Result
-from jresnet.records.run import Run
-from jresnet.train import memory
+from jresnet.records.run import Run, Weights
+from jresnet.train import best, initial, memory
 from jresnet.train.checkpoint import Checkpoints, has_brackets
-from jresnet.train.evaluate import Outputs, summarise
+from jresnet.train.evaluate import Outputs
+from jresnet.train.figures import epoch_record, summarise_run
 from jresnet.train.signals import StopSignal, catch_stop_signals
 from jresnet.train.trainer import Trainer
 
 CHECKPOINT_SECONDS = 30.0
 """Minimum seconds of training between two checkpoints: writing one takes tenths of a second, as a short epoch does."""
-METRIC_PREFIXES = ("train_", "validation_", "test_")
-"""How the names of the metrics in an epoch's record begin."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +60,7 @@ def fit(
     keep: int | None = 2,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     console: rich.console.Console | None = None,
+    on_epoch: Callable[[Record], None] | None = None,
 ) -> Result:
     """Train one network, evaluate it after every epoch, and record the run in `workdir`.
 
@@ -91,6 +90,8 @@ def fit(
       checkpoint_seconds: at least so many seconds of training lie between two checkpoints, so that epochs that take
         longer are all saved; the first epoch, the last and the state at a stop signal are saved in any case.
       console: where to print progress; None for nowhere.
+      on_epoch: called in process 0 with the record of each epoch, as in `metrics.jsonl`, that is recorded in this
+        call. What it raises ends the run, which can be resumed from its latest checkpoint.
 
     Raises:
       InputError: config, data and workdir do not go together; nothing was written.
@@ -105,6 +106,8 @@ def fit(
         raise InputError(f"seed {seed}: must lie from 0 to 2**32 - 1")
     if has_brackets(directory) and jax.process_count() > 1:
         raise InputError(f"--workdir {workdir}: several processes cannot share a path with brackets: choose another")
+    start = initial.read(config, directory)
+    config = initial.adopted(config, start)
     parameters = models.check_network(config, len(dataset.classes), dataset.image_size)
     devices = Devices(config)
     pooled = devices.platform == "gpu" and models.from_config(config, 2).pools_first
@@ -112,8 +115,10 @@ def fit(
     require(config, "deterministic", not (config.deterministic and pooled), rule, value="")
     sha256, dataset = dataset.sha256, dataset.hold_out(config.validation, seed)
     models.check_training(config, dataset, devices.count)
-    run = describe(config, dataset, sha256, seed, experiment)
-    finished = run_directory.check(directory, run.config, seed, sha256, resume)
+    best.check_validation(config, dataset)
+    run = describe(config, dataset, sha256, seed, experiment, start and start.record)
+    check = partial(run_directory.check, directory, run.config, seed, sha256, resume, run.initial_weights)
+    finished = check()
     check_processes_agree(run, directory, finished)
     if finished is not None:
         return finished
@@ -125,17 +130,20 @@ def fit(
     enable_compile_cache(config.deterministic)
     with catch_stop_signals() as signal, memory.limited():
         trainer = Trainer(run, dataset.train, devices)
-        trainer.start()
+        goes_on = bool(run_directory.steps(directory / run_directory.CHECKPOINTS))
+        trainer.start(None if goes_on else initial.parts(start, trainer.shapes[0].variables, run.classes))
         trainer.prepare()
         held = hold(directory) if distributed.is_primary() else contextlib.nullcontext()
         with held as lock:
             # Another process may have used the directory since the first check.
-            finished = run_directory.check(directory, run.config, seed, sha256, resume) if lock else None
+            finished = check() if lock else None
             if distributed.process_max([finished is not None]) == [1.0]:
                 return finished or run_directory.read_result(directory)
             create_directory(directory, run, trainer)
             try:
-                return train(trainer, dataset, directory, commit, lock, keep, checkpoint_seconds, console, signal)
+                return train(
+                    trainer, dataset, directory, commit, lock, keep, checkpoint_seconds, console, signal, on_epoch
+                )
             except CannotWrite as error:
                 if lock and lock.lost:  # what is there now is not this run's
                     raise
@@ -152,12 +160,14 @@ def train(
     checkpoint_seconds: float,
     console: rich.console.Console | None,
     signal: StopSignal,
+    on_epoch: Callable[[Record], None] | None,
 ) -> Result:
     """Train from where the directory, which this process or another of the run holds, says; see `fit`."""
     run, config = trainer.run, trainer.run.config
     runs = run_directory.read_run(directory).fingerprints
     with (
         Checkpoints(directory / run_directory.CHECKPOINTS, keep, runs=runs) as checkpoints,
+        Checkpoints(directory / run_directory.BEST, 1, runs=runs) as best_checkpoint,
         RunLog(
             directory,
             epochs=config.epochs,
@@ -169,6 +179,8 @@ def train(
     ):
         history = trainer.resume(checkpoints)
         log.begin(trainer.epoch, trainer.step_in_epoch, history)
+        if config.keep_best:
+            best.begin(best_checkpoint, trainer, log.history)
         unsaved = math.inf  # seconds of training since the latest checkpoint, the same in all processes
         for epoch in range(trainer.epoch, config.epochs):
             trainer.train_epoch(epoch, log, signal)
@@ -191,6 +203,10 @@ def train(
                     directory, found.predictions, found.confidences, test.labels, test.names
                 )
             log.epoch(epoch_record(trainer, dataset, epoch, outputs, time.perf_counter() - started))
+            if config.keep_best:
+                best.keep(best_checkpoint, checkpoints, trainer, log.history)
+            if on_epoch and distributed.is_primary():
+                on_epoch(dict(log.history[-1]))
         result = summarise_run(trainer, log.history, commit).at(directory)
     if distributed.is_primary():
         if lock:
@@ -208,14 +224,19 @@ def what_is_left(directory: pathlib.Path) -> str:
     return f"its checkpoint of update {complete[-1]} is complete: go on from there with --resume"
 
 
-def describe(config: Config, dataset: Dataset, sha256: str, seed: int, experiment: str) -> Run:
-    """The run on a data set whose validation images are held out already; `sha256` is that of the data before."""
+def describe(
+    config: Config, dataset: Dataset, sha256: str, seed: int, experiment: str, weights: Weights | None = None
+) -> Run:
+    """The run on a data set whose validation images are held out already; `sha256` is that of the data before.
+
+    `weights` are those that it starts from, None for random ones.
+    """
     mean, std = dataset.channel_statistics
     source = {} if dataset.source is None else vars(dataset.source)
     config = dataclasses.replace(models.fill_defaults(config), **source | {"dataset": dataset.name})
     return Run(
         experiment, seed, config, dataset_record(dataset, sha256), dataset.classes, dataset.image_size, mean, std,
-        jresnet=environment.versions().get("jresnet"),
+        jresnet=environment.versions().get("jresnet"), initial_weights=weights,
     )  # fmt: skip
 
 
@@ -233,12 +254,13 @@ def check_processes_agree(run: Run, directory: pathlib.Path, finished: Result | 
 
     A collective: every process calls it.
     """
-    # The data's sha256 decides, not the path at which each process finds them.
-    paths = ("dataset", "data_dir")
+    # The sha256 of data and weights decide, not the paths at which each process finds them.
+    paths = ("dataset", "data_dir", "init_from")
     options = {flag(name): value for name, value in vars(run.config).items() if name not in paths}
     settings = options | {
         "the seed": run.seed,
         "the data's sha256": run.dataset["sha256"],
+        "the initial weights' sha256": run.initial_weights and run.initial_weights.sha256,
         f"the list of checkpoints in {directory}": run_directory.steps(directory / run_directory.CHECKPOINTS),
         f"the existence of {directory / run_directory.RESULT}": finished is not None,
     }
@@ -282,49 +304,3 @@ def evaluate(
     splits = {"validation": dataset.validation, "test": dataset.test}
     variables = trainer.state.variables
     return {name: trainer.evaluator(variables, split, after_call) for name, split in splits.items() if len(split)}
-
-
-def epoch_record(
-    trainer: Trainer, dataset: Dataset, epoch: int, outputs: dict[str, Outputs], eval_seconds: float
-) -> Epoch:
-    """The record of a finished epoch; raises Diverged if one of its losses is not finite."""
-    train_loss, train_accuracy = trainer.epoch_metrics()
-    if not math.isfinite(train_loss):  # finite losses of steps may have an infinite sum
-        raise Diverged(f"the train loss is not finite over epoch {epoch}: lower --learning-rate")
-    metrics: dict[str, float] = {}
-    for name, output in outputs.items():
-        correct = output.predictions == getattr(dataset, name).labels
-        loss, accuracy, batch_mean = summarise(output.losses, correct, trainer.run.config.batch_size)
-        if not math.isfinite(loss):
-            raise Diverged(f"the {name} loss is not finite after epoch {epoch}: lower --learning-rate")
-        metrics |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
-        if name == "test":
-            metrics["test_accuracy_batch_mean"] = batch_mean
-    return Epoch(
-        epoch=epoch,
-        train_loss=train_loss,
-        train_accuracy=train_accuracy,
-        **metrics,
-        learning_rate=trainer.learning_rate(epoch),
-        images_per_second=trainer.images / trainer.seconds,
-        seconds=trainer.seconds + eval_seconds,
-    )
-
-
-def summarise_run(trainer: Trainer, history: list[Record], commit: str | None) -> Result:
-    """The result of a finished run, with the metrics of its last epoch."""
-    record: Record = trainer.run.to_json()
-    metrics = {name: value for name, value in history[-1].items() if name.startswith(METRIC_PREFIXES)}
-    return Result(
-        **{name: record[name] for name in ("experiment", "config", "seed", "dataset")},
-        **metrics,
-        parameters=trainer.parameters,
-        epochs=len(history),
-        device=environment.device(),
-        execution=trainer.devices.execution,
-        versions=environment.versions(),
-        commit=commit,
-        seconds=sum(record["seconds"] for record in history),
-        compile_seconds=trainer.compile_seconds,
-        images_per_second=statistics.median(record["images_per_second"] for record in history),
-    )

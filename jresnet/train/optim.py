@@ -13,39 +13,51 @@ from jresnet.config import Config
 def optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
     """SGD with momentum, weight decay added to the gradient, and the configured schedule.
 
-    Learning rate and weight decay are data in the optimizer's state: runs that differ only in them share one compiled
-    program.
+    Learning rates and weight decay are data in the optimizer's state: runs that differ only in them share one compiled
+    program. The linear layer's own rate, if it has one, is there for `head_factor` alone: the step knows where in a
+    `Layout` that layer lies.
     """
 
-    def sgd(learning_rate: jax.Array, weight_decay: jax.Array) -> optax.GradientTransformation:
+    def sgd(
+        learning_rate: jax.Array, weight_decay: jax.Array, head_learning_rate: jax.Array | None
+    ) -> optax.GradientTransformation:
         return optax.chain(
             optax.add_decayed_weights(weight_decay),
             optax.sgd(learning_rate, config.momentum, config.nesterov),
         )
 
     return optax.chain(
-        optax.inject_hyperparams(sgd)(config.learning_rate, config.weight_decay),
+        optax.inject_hyperparams(sgd)(config.learning_rate, config.weight_decay, config.head_learning_rate),
         optax.scale_by_schedule(schedule(config, steps_per_epoch)),
     )
 
 
 def shared_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The same optimizer object for all configurations that differ only in learning rate and weight decay.
+    """The same optimizer object for all configurations that differ only in learning rates and weight decay.
 
     A program compiled for it serves all of them; `with_rates` puts a run's own rates into the initial state.
     """
     fields = ("momentum", "nesterov", "schedule", "epochs", "warmup_epochs")
-    return _cached_optimizer(Config(**{name: getattr(config, name) for name in fields}), steps_per_epoch)
+    head = None if config.head_learning_rate is None else 1.0
+    shared = Config(**{name: getattr(config, name) for name in fields}, head_learning_rate=head)
+    return _cached_optimizer(shared, steps_per_epoch)
 
 
 _cached_optimizer = functools.lru_cache(maxsize=64)(optimizer)
 
 
-def with_rates(opt_state: Any, learning_rate: Any, weight_decay: Any) -> Any:
-    """The state of an `optimizer` with these rates, which may be traced."""
-    dtype = optax.tree.get(opt_state, "hyperparams")["learning_rate"].dtype
-    rates = {"learning_rate": jnp.asarray(learning_rate, dtype), "weight_decay": jnp.asarray(weight_decay, dtype)}
-    return optax.tree.set(opt_state, hyperparams=rates)
+def with_rates(opt_state: Any, learning_rate: Any, weight_decay: Any, head_learning_rate: Any = None) -> Any:
+    """The state of an `optimizer` with these rates, which may be traced; None for a linear layer without its own."""
+    before = optax.tree.get(opt_state, "hyperparams")
+    given = {"learning_rate": learning_rate, "weight_decay": weight_decay, "head_learning_rate": head_learning_rate}
+    rates = {name: jnp.asarray(rate, before[name].dtype) for name, rate in given.items() if rate is not None}
+    return optax.tree.set(opt_state, hyperparams=before | rates)
+
+
+def head_factor(opt_state: Any) -> jax.Array | None:
+    """What the linear layer's updates are to be multiplied by; None if it has no rate of its own."""
+    rates = optax.tree.get(opt_state, "hyperparams", {})
+    return rates["head_learning_rate"] / rates["learning_rate"] if "head_learning_rate" in rates else None
 
 
 def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:

@@ -30,11 +30,13 @@ class Trained(NamedTuple):
     step: int
 
 
-def restore(directory: pathlib.Path) -> Trained:
+def restore(directory: pathlib.Path, best: bool = False) -> Trained:
     """Restore the newest sound checkpoint in a run's directory, finished or not; damaged ones are named in a warning.
 
+    With `best` it is that of the best epoch on the validation images, as of then if the run is not finished.
+
     Raises:
-      InputError: the directory holds no run or no sound checkpoint.
+      InputError: the directory holds no run or no sound checkpoint, or with `best` none of the best epoch.
     """
     run = run_directory.read_run(directory)
     try:
@@ -45,8 +47,11 @@ def restore(directory: pathlib.Path) -> Trained:
     # The shapes depend neither on the seed nor on the number of steps.
     program = init_program(network, optim.shared_optimizer(run.config, 1), (*run.image_size, 3))
     shapes = jax.eval_shape(program, 0, run.config.learning_rate, run.config.weight_decay)
-    with Checkpoints(directory / run_directory.CHECKPOINTS, read_only=True, runs=run.fingerprints) as checkpoints:
+    place = directory / (run_directory.BEST if best else run_directory.CHECKPOINTS)
+    with Checkpoints(place, read_only=True, runs=run.fingerprints) as checkpoints:
         restored = checkpoints.restore_newest(shapes)
+    if restored is None and best:
+        raise InputError(f"{place}: this run has kept no best epoch: train it with --keep-best validation")
     if restored is None:
         raise InputError(f"{directory}: this run has no checkpoint yet: let it train for an epoch first")
     (state, _), _ = restored

@@ -1,19 +1,22 @@
 """One training step and one evaluation step: pure functions whose metrics are sums and counts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
 from jresnet.data.pipeline import Batch
 from jresnet.models import ResNet
 from jresnet.models.layers import psum_over
+from jresnet.train.freeze import HEAD, frozen_parts, kept, marks, stopped
 from jresnet.train.layout import TREES, Layout
+from jresnet.train.optim import head_factor
 from jresnet.train.state import TrainState, check_state
 
 
@@ -21,7 +24,8 @@ class Metrics(NamedTuple):
     """Sums over training steps.
 
     Attributes:
-      loss: float32 [], sum of the images' cross-entropies in nats.
+      loss: float32 [], sum of the images' cross-entropies in nats; with class weights, of the steps' weighted means
+        times their images.
       correct: int32 [], images classified correctly.
       images: int32 [], images seen.
       bad_step: int32 [], first update whose loss was not finite; -1 if there was none.
@@ -44,8 +48,9 @@ class Metrics(NamedTuple):
 
 
 def make_train_step(
-    model: ResNet, tx: optax.GradientTransformation, axis_name: str | None = None, layout: Layout = TREES
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    model: ResNet, tx: optax.GradientTransformation, axis_name: str | None = None, layout: Layout = TREES,
+    class_weights: Sequence[float] | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:  # fmt: skip
     """Make `train_step(state, batch) -> (state, metrics)`, a pure function.
 
     The batch is a dict: images, float32 [batch, height, width, channels], normalised; labels, int32 [batch]; optionally
@@ -55,7 +60,10 @@ def make_train_step(
     those of the whole batch. With the model's `local_norm` each device normalises by the statistics of its own share,
     and the running ones are the first device's, as under torch.nn.DataParallel.
 
-    The state is packed in `layout`, by default the state as it is.
+    Stages that the model has `frozen` keep their parameters and statistics, bit for bit, and have no gradients.
+
+    The state is packed in `layout`, by default the state as it is. With `class_weights`, [classes], the loss is that of
+    torch.nn.CrossEntropyLoss(weight): each image weighs as its class does, and the sum is divided by the weights' sum.
     """
 
     total = partial(psum_over, axis_name=axis_name)
@@ -63,41 +71,70 @@ def make_train_step(
     def of_first_device(tree: Any) -> Any:
         return total(jax.tree.map(lambda a: jnp.where(lax.axis_index(axis_name) == 0, a, jnp.zeros_like(a)), tree))
 
+    def mean_of(losses: jax.Array, labels: jax.Array, counted: jax.Array, images: jax.Array) -> jax.Array:
+        """This device's part of the batch's mean loss."""
+        if class_weights is None:
+            return jnp.sum(jnp.where(counted, losses, 0)) / images.astype(losses.dtype)
+        weights = jnp.where(counted, jnp.asarray(class_weights, losses.dtype)[labels], 0)
+        return jnp.sum(weights * losses) / total(weights.sum())
+
+    def updated(grads: Any, state: TrainState, head: Any, frozen: Any) -> tuple[Any, Any]:
+        """The packed parameters and the optimizer's state after an update; `head` and `frozen` are `marks`."""
+        master = layout.master(state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, master)
+        if (factor := head_factor(opt_state)) is not None:
+            scaled = jax.tree.map(lambda update: update * factor.astype(update.dtype), updates)
+            updates = jax.tree.map(jnp.where, layout.spread(head), scaled, updates)
+        after = optax.apply_updates(master, updates)
+        if model.frozen:
+            after = jax.tree.map(jnp.where, layout.spread(frozen), master, after)
+        return layout.updated(after), opt_state
+
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         check_batch(batch)
         check_state(state)
-        mask = batch.get("mask")
-        weights = jnp.ones(batch["labels"].shape, bool) if mask is None else mask
-        images = total(weights.sum())
+        labels, mask = batch["labels"], batch.get("mask")
+        counted = jnp.ones(labels.shape, bool) if mask is None else mask
+        images = total(counted.sum())
+        params = layout.params(state.params)
+        frozen = frozen_parts(params, model.frozen)
 
         def mean_loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             rngs = {"dropout": jax.random.fold_in(state.key, state.step)}
             logits, updates = model.apply(
-                {"params": params, "batch_stats": state.batch_stats}, batch["images"],
+                {"params": stopped(params, frozen), "batch_stats": state.batch_stats}, batch["images"],
                 train=True, mask=mask, mutable=["batch_stats"], rngs=rngs,
             )  # fmt: skip
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
-            loss = jnp.sum(jnp.where(weights, losses, 0)) / images.astype(losses.dtype)
-            return loss, (logits, updates["batch_stats"])
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return mean_of(losses, labels, counted, images), (logits, updates["batch_stats"])
 
-        (loss, (logits, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(layout.params(state.params))
+        (loss, (logits, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
         loss, grads = total((loss, layout.gradients(grads)))
         if model.local_norm and axis_name is not None:
             batch_stats = of_first_device(batch_stats)
-        master = layout.master(state.params)
-        updates, opt_state = tx.update(grads, state.opt_state, master)
-        params = layout.updated(optax.apply_updates(master, updates))
-        correct = total(jnp.sum((logits.argmax(-1).astype(jnp.int32) == batch["labels"]) & weights))
+        new_params, opt_state = updated(grads, state, marks(params, {HEAD}), marks(params, frozen))
+        correct = total(jnp.sum((logits.argmax(-1).astype(jnp.int32) == labels) & counted))
         metrics = Metrics(
             (loss * images.astype(loss.dtype)).astype(jnp.float32),
             correct.astype(jnp.int32),
             images.astype(jnp.int32),
             jnp.where(jnp.isfinite(loss), -1, state.step),
         )
-        state = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+        batch_stats = kept(state.batch_stats, batch_stats, frozen)
+        state = state.replace(step=state.step + 1, params=new_params, batch_stats=batch_stats, opt_state=opt_state)
         return state, metrics
 
     return train_step
+
+
+def balanced_weights(labels: np.ndarray, classes: int) -> tuple[float, ...]:
+    """A weight for each class, images / (classes x images of the class); every class must have some.
+
+    >>> balanced_weights(np.array([0, 1, 1, 1]), 2)
+    (2.0, 0.6666666666666666)
+    """
+    counts = np.bincount(labels, minlength=classes)
+    return tuple((len(labels) / (classes * counts)).tolist())
 
 
 def make_predict_step(model: ResNet) -> Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:

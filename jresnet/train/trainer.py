@@ -32,7 +32,7 @@ from jresnet.train.optim import schedule, shared_optimizer, with_rates
 from jresnet.train.pace import next_steps
 from jresnet.train.signals import StopSignal
 from jresnet.train.state import TrainState, create_train_state
-from jresnet.train.step import Metrics, make_train_step
+from jresnet.train.step import Metrics, balanced_weights, make_train_step
 
 _log = logging.getLogger(__name__)
 
@@ -41,14 +41,14 @@ _log = logging.getLogger(__name__)
 def init_program(
     model: ResNet, tx: optax.GradientTransformation, image_shape: tuple[int, int, int]
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Compile `(seed, learning_rate, weight_decay) -> (state, metrics)`: the start of a run, or a checkpoint's shapes.
+    """Compile `(seed, *rates) -> (state, metrics)`: the start of a run, or a checkpoint's shapes; see `with_rates`.
 
     The model has no mapped axis, and `tx` holds its rates in its state, see `optim.shared_optimizer`.
     """
 
-    def program(seed: jax.Array, learning_rate: jax.Array, weight_decay: jax.Array) -> tuple[TrainState, Metrics]:
+    def program(seed: jax.Array, *rates: jax.Array | None) -> tuple[TrainState, Metrics]:
         state = create_train_state(model, tx, seed, image_shape)
-        return state.replace(opt_state=with_rates(state.opt_state, learning_rate, weight_decay)), Metrics.zero()
+        return state.replace(opt_state=with_rates(state.opt_state, *rates)), Metrics.zero()
 
     return jax.jit(program, compiler_options=run_once_options())
 
@@ -61,9 +61,12 @@ def train_program(
     devices: Devices,
     channel_multiple: int = 1,
     steps: int | None = None,
+    class_weights: tuple[float, ...] | None = None,
 ) -> jax.stages.Wrapped:
     """Compile the function that `make_train_program` makes for these devices; the state is donated."""
-    program = make_train_program(model, tx, get_batch, devices.platform, devices.axis_name, channel_multiple, steps)
+    program = make_train_program(
+        model, tx, get_batch, devices.platform, devices.axis_name, channel_multiple, steps, class_weights
+    )
     return devices.compile(program, donate=(0,), broadcast=(3, 4))
 
 
@@ -75,6 +78,7 @@ def make_train_program(
     axis_name: str | None = None,
     channel_multiple: int = 1,
     steps: int | None = None,
+    class_weights: tuple[float, ...] | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Make `(state, metrics, arrays, first, last) -> (state, metrics)`: training steps `first` to `last`, exclusive.
 
@@ -91,6 +95,7 @@ def make_train_program(
       channel_multiple: pad the network's channels to a multiple of this with zeros, which stay zero.
       steps: the number of steps of every call, `last - first`, if it is fixed. On a GPU the loop then need not wait for
         the host, which otherwise looks at the loop's condition before every step.
+      class_weights: of the loss, see `make_train_step`; None: all classes weigh the same.
     """
     wide = models.padded(model, channel_multiple)
     network = wide.clone(
@@ -102,7 +107,7 @@ def make_train_program(
         image_shape = jax.eval_shape(get_batch, arrays, first)["images"].shape[1:]
         padded_state = resized(state, jax.eval_shape(lambda: create_train_state(wide, tx, 0, image_shape)))
         layout = VectorLayout(padded_state, model.dtype) if platform == "gpu" else TREES
-        train_step = make_train_step(network, tx, axis_name, layout)
+        train_step = make_train_step(network, tx, axis_name, layout, class_weights)
 
         def body(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, metrics = carry
@@ -150,7 +155,8 @@ class Trainer:
       step: updates done.
       steps_per_epoch: updates in one epoch.
       seconds: training time of the current epoch so far, without compilation; the same in all processes.
-      parameters: trainable parameters of the network.
+      shapes: of `state` and `metrics` on one device.
+      parameters: trainable parameters of the network, those of frozen stages included.
       program: called with a number of steps or None, the compiled `train_program` for calls of that length or any.
       compile_seconds: time spent on compiling the training program in this session.
       stop_signal: the signal that any process received, as of the latest call; None if there was none.
@@ -165,11 +171,15 @@ class Trainer:
         model = model or models.from_config(config, len(run.classes))
         self.source = source or make_input(split, config, run.seed, statistics, devices)
         tx = shared_optimizer(config, self.steps_per_epoch)
-        self.program = partial(train_program, model, tx, self.source.get_batch, devices, config.channel_multiple)
+        weights = balanced_weights(split.labels, len(run.classes)) if config.class_weights else None
+        self.program = partial(
+            train_program, model, tx, self.source.get_batch, devices, config.channel_multiple, class_weights=weights
+        )
         self.evaluator = Evaluator(model, statistics, devices)
         self._init = init_program(model, tx, (*run.image_size, 3))
         # JAX takes Python's integers for int32, and seeds go beyond.
-        self._init_arguments = (np.uint32(run.seed), config.learning_rate, config.weight_decay)
+        rates = (config.learning_rate, config.weight_decay, config.head_learning_rate)
+        self._init_arguments = (np.uint32(run.seed), *rates)
         self._steps_per_call = 1
         self._fixes = fixes_steps(config, devices)
         # Steps of the calls whose loop has a fixed number of them; None while their duration is not known.
@@ -177,14 +187,17 @@ class Trainer:
         # Keys of the programs, see `_key`.
         self._compiled: set[tuple[Any, ...]] = set()
         self._called: set[tuple[Any, ...]] = set()
-        self._shapes = jax.eval_shape(self._init, *self._init_arguments)
-        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self._shapes[0].params))
+        self.shapes = jax.eval_shape(self._init, *self._init_arguments)
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.shapes[0].params))
         self.compile_seconds = 0.0
         self.stop_signal: int | None = None
 
-    def start(self) -> None:
-        """Start from the initial state."""
-        self._begin_at(self._init(*self._init_arguments), seconds=0.0)
+    def start(self, weights: Any = None) -> None:
+        """Start from the initial state, or from it with these parts of `params` and `batch_stats` in their place."""
+        state, metrics = self._init(*self._init_arguments)
+        if weights is not None:
+            state = state.replace(**{name: parts | weights[name] for name, parts in state.variables.items()})
+        self._begin_at((state, metrics), seconds=0.0)
 
     def prepare(self) -> None:
         """Compile the program of the first call; InputError if a call needs more memory than there is. A collective."""
@@ -197,7 +210,7 @@ class Trainer:
         Returns:
           The records of the epochs before the current one; None if the checkpoint does not have them.
         """
-        restored = checkpoints.restore_newest(self._shapes)
+        restored = checkpoints.restore_newest(self.shapes)
         if restored is None:
             return ()
         state, meta = restored

@@ -86,7 +86,7 @@ class Classifier:
     def load(
         cls, path: str | os.PathLike[str], *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
         classes: Sequence[str] | None = None, key: str | None = None, model: Model | None = None,
-        image_size: tuple[int, int] | None = None, **network: Any,
+        image_size: tuple[int, int] | None = None, best: bool = False, **network: Any,
     ) -> "Classifier":  # fmt: skip
         """Load the newest sound checkpoint of a run, finished or not, or a file of weights.
 
@@ -99,6 +99,7 @@ class Classifier:
           key: where the file holds several state dicts, the dotted path of one.
           model: the network that the weights belong to; None: the one that fits.
           image_size: (height, width) of the images in pixels; None: as usual for the network.
+          best: load the checkpoint of the run's best epoch, which `keep_best` has kept, not the newest.
           **network: options of the network by their names in `Config`, which replace what the weights tell.
 
         Raises:
@@ -106,7 +107,7 @@ class Classifier:
         """
         place = local_path(path)
         if place.is_dir() or not place.exists():
-            trained = restore(place)
+            trained = restore(place, best)
             return cls(trained.network, trained.variables, trained.run, place, trained.step)
         mean, std = check_normalisation(mean, std)
         weights = weights_file.read(str(place), key, model, image_size, network)

@@ -15,7 +15,7 @@ from jresnet.records.files import read_json
 from jresnet.train.loop import describe
 from tests.support.studies import as_nobody, unprivileged
 
-CONFIG = Config(dataset="made", width=3, blocks=(1, 2), learning_rate=0.1, epochs=2)
+CONFIG = Config(dataset="made", width=3, blocks=(1, 2), learning_rate=0.1, epochs=2, init_from="weights")
 OTHER = {
     "model": "resnet34",
     "validation": 5,
@@ -43,11 +43,15 @@ OTHER = {
     "shortcut": "padding",
     "stem": "small-pool",
     "epsilon": 1e-3,
+    "freeze": (0, 2),
+    "head_learning_rate": 0.1,
+    "class_weights": "balanced",
+    "keep_best": "validation",
 }
 CHANGEABLE = {
     "dataset": "other", "data_dir": "elsewhere", "image_size": (8, 8), "skip_unreadable": True,
     "test_from": "validation", "holdout_test": 5, "epochs": 7, "input": "tfds", "parallel": "pmap",
-    "channel_multiple": 8,
+    "channel_multiple": 8, "init_from": None,
 }  # fmt: skip
 
 
@@ -187,6 +191,11 @@ def test_another_configuration_is_refused_naming_the_difference(workdir, name, r
 def test_every_option_is_part_of_the_identity_or_not():
     assert set(OTHER) | set(CHANGEABLE) == {field.name for field in dataclasses.fields(Config)}
     assert not set(OTHER) & set(CHANGEABLE)
+
+
+def test_a_run_without_new_options_has_the_fingerprint_that_its_checkpoints_have():
+    """As the version before those options computed it; another would make its checkpoints another run's."""
+    assert make_run().fingerprint == "e7996817933873506896f95062eb99616ca20f5adbb42c9ab52e588ef9bead57"
 
 
 @pytest.mark.parametrize("name", CHANGEABLE)

@@ -169,7 +169,7 @@ def test_the_network_is_padded_and_made_for_the_platform(platform, dtype, monkey
     """Equal results do not show it."""
     seen = []
 
-    def watched(network, tx, axis_name, layout):
+    def watched(network, tx, axis_name, layout, _):
         seen.append((network, type(layout)))
         return make_train_step(network, tx, axis_name, layout)
 
