@@ -11,10 +11,10 @@ from jresnet.errors import InputError
 
 PROGRAM = "jresnet"
 COMMANDS = {
-    "evaluate": "evaluate runs/final --tta flip --page evaluation.html",
     "inspect": "inspect resnet18 --width 42 --figure resnet18.svg",
     "convert": "convert resnet18.pth resnet18.safetensors --layout torchvision",
     "verify": "verify runs/final",
+    "evaluate": "evaluate runs/final --tta flip --page evaluation.html",
 }
 """An example of each command."""
 USAGE = "\n".join(f"{PROGRAM} {example}" for example in COMMANDS.values())
