@@ -14,6 +14,7 @@ from jresnet.config import require
 from jresnet.data.datasets import load_dataset
 from jresnet.data.progress import warn
 from jresnet.errors import InputError
+from jresnet.models.summary import by
 from jresnet.parallel.compiler import enable_compile_cache
 from jresnet.records.files import json_bytes, local_path, write_bytes, write_json
 from jresnet.use import tables
@@ -99,9 +100,9 @@ def _load_one(path: str, options: Options) -> Classifier:
     if _is_file(path):
         return options.load(path)
     classifier = Classifier.load(path)
-    height, width = classifier.image_size
     fits = options.image_size in (None, classifier.image_size)
-    require(options, "image_size", fits, f"the images of {path} are {height} x {width}: leave it out, or give that")
+    rule = f"the images of {path} are {by(classifier.image_size)}: leave it out, or give that"
+    require(options, "image_size", fits, rule)
     return classifier
 
 
@@ -110,10 +111,8 @@ def _check_alike(models: Mapping[str, Classifier], options: Options) -> None:
     path, first = next(iter(models.items()))
     for other, model in models.items():
         if model.image_size != first.image_size:
-            sizes = f"{model.image_size[0]} x {model.image_size[1]}, those of {path} {first.image_size[0]} x "
-            raise InputError(
-                f"{other}: its images are {sizes}{first.image_size[1]}: evaluate models of equal images together"
-            )
+            sizes = f"its images are {by(model.image_size)}, those of {path} {by(first.image_size)}"
+            raise InputError(f"{other}: {sizes}: evaluate models of equal images together")
     configs = (model.run.config for model in models.values())
     ways = {(config.resize, config.background) for config in configs if config.image_size}
     if len(ways) > 1 and not (options.resize and options.background):
@@ -122,11 +121,11 @@ def _check_alike(models: Mapping[str, Classifier], options: Options) -> None:
 
 
 def _evaluate(options: Options, models: Mapping[str, Classifier], console: rich.console.Console) -> Evaluation:
-    """Evaluate on the first run's own data, its validation images held out as in training, or on those given."""
+    """Evaluate on the first run's own data, or on those given; of its own its validation images are held out again."""
     first, run = options.models[0], models[options.models[0]].run
     dataset = load_dataset(options.source(run), console=console)
     sha256 = dataset.sha256
-    if options.dataset is None and sha256 == run.dataset.get("sha256"):
+    if sha256 == run.dataset.get("sha256"):
         dataset = dataset.hold_out(run.config.validation, run.seed)
     elif options.dataset is None:
         part = "a part of" if sha256 == run.dataset.get("cut_from") else "other pixels or labels than"

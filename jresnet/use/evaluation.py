@@ -163,7 +163,7 @@ def evaluate(
 
     Raises:
       InputError: there are no images, or their size or classes are not those of the classifiers, which may resize
-        images if their runs did.
+        images if their runs did; or the probabilities are not finite.
     """
     first = _named(classifiers, "model")
     second = _named(against, "other model") if against is not None else {}
@@ -178,6 +178,9 @@ def evaluate(
     _check_images(name, part, classes, models)
     plain = {name: _probabilities(model, part.images, False, console) for name, model in models.items()}
     mirrored = {name: _probabilities(model, part.images, True, console) for name, model in models.items() if tta}
+    for name, found in [*plain.items(), *mirrored.items()]:
+        if not np.isfinite(found).all():
+            raise InputError(f"{name}: its probabilities are not numbers: its weights overflow: choose sound ones")
     systems = _systems([*first], plain, mirrored)
     others = {f"against: {name}": found for name, found in _systems([*second], plain, mirrored).items()}
     name, probabilities = list(systems.items())[-1]

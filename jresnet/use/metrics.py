@@ -118,8 +118,9 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
 
 def top_share(probabilities: np.ndarray, labels: np.ndarray, most: int) -> float:
     """The share of images whose label is among the `most` most probable classes; of equal ones the first count."""
-    ranked = np.argsort(-probabilities, axis=1, kind="stable")[:, :most]
-    return float((ranked == labels[:, None]).any(1).mean())
+    own, index = np.take_along_axis(probabilities, labels[:, None], 1), np.arange(probabilities.shape[1])
+    ahead = (probabilities > own) | ((probabilities == own) & (index < labels[:, None]))
+    return float((ahead.sum(1) < most).mean())
 
 
 def class_aucs(probabilities: np.ndarray, labels: np.ndarray) -> list[float | None]:

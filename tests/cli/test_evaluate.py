@@ -12,7 +12,7 @@ from PIL import Image
 
 import jresnet
 from jresnet import models
-from jresnet.cli import commands
+from jresnet.cli import commands, data
 from jresnet.records import run_directory
 from jresnet.train import optim
 from jresnet.train.checkpoint import Checkpoints, Meta
@@ -115,10 +115,10 @@ def test_a_file_of_weights_in_one_step(capsys, photos, tmp_path):
     capsys.readouterr()
     record = json.loads((root / "run-0" / "config.json").read_text())
     words = [path, "--image-size", 8, 8, "--pool-size", 8, "--model", "resnet18", "--width", 2, "--blocks", 1]
-    given, data = ["--mean", *record["mean"], "--std", *record["std"]], ["--dataset", f"folder:{root / 'photos'}"]
+    given, named = ["--mean", *record["mean"], "--std", *record["std"]], ["--dataset", f"folder:{root / 'photos'}"]
     assert "--dataset: must be given, as weights from elsewhere" in refusal(capsys, *words, *given)
-    assert "--mean and --std: weights from a file need" in refusal(capsys, *words, *data)
-    status, out, err = run(capsys, *words, *data, *given, "--json", "-")
+    assert "--mean and --std: weights from a file need" in refusal(capsys, *words, *named)
+    status, out, err = run(capsys, *words, *named, *given, "--json", "-")
     assert status == 0 and err.startswith(f"{path}: read as resnet18 --width 2")
     found, part = json.loads(out), dataset.test
     expected = metrics.figures(jresnet.Classifier.load(str(root / "run-0")).predict(part.images), part.labels)
@@ -194,6 +194,18 @@ def test_runs_of_other_images_are_no_ensemble(capsys, photos, monkeypatch, chang
 
     monkeypatch.setattr(jresnet.Classifier, "load", load)
     assert message in refusal(capsys, "a", "b", *words.split())
+
+
+def test_other_data_are_resized_as_the_runs_own_and_not_otherwise_read_as_they_were(photos):
+    own = jresnet.Source("npz:a", "here", (8, 8), "pad", (1, 2, 3), holdout_test=5)
+    dataset = dataclasses.replace(photos[1], name="npz:a", source=own)
+    made = describe(CONFIG, dataset, "abc", 0, "made")
+    assert data.DataOptions().source(made) == own
+    assert data.DataOptions(resize="crop", data_dir="there").source(made) == dataclasses.replace(
+        own, resize="crop", data_dir="there"
+    )
+    other = data.DataOptions(dataset="npz:b", background=(0, 0, 0), test_from="validation").source(made)
+    assert other == jresnet.Source("npz:b", None, (8, 8), "pad", (0, 0, 0), test_from="validation")
 
 
 @pytest.fixture(scope="module")

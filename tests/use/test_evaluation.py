@@ -226,3 +226,18 @@ def test_two_classifiers_of_one_name_are_refused_and_one_may_be_on_both_sides():
 
 def test_a_run_that_resized_its_images_takes_others():
     assert jresnet.evaluate(Fake(0, image_size=SIZE, resize="pad"), split(size=(8, 6))).figures.images == 50
+
+
+def test_probabilities_that_are_not_numbers_are_refused():
+    model = Fake(0)
+    model.weights[:] = np.nan
+    with pytest.raises(InputError, match=r"^broken: its probabilities are not numbers"):
+        jresnet.evaluate({"broken": model}, split())
+
+
+def test_the_reliability_figure_has_the_bins():
+    found = jresnet.evaluate(Fake(0), split())
+    diagonal, line = figures.reliability(found.reliability).axes[0].lines
+    assert len(found.reliability) > 10 and diagonal.get_xydata().tolist() == [[0, 0], [100, 100]]
+    expected = [(100 * part.confidence, 100 * part.accuracy) for part in found.reliability]
+    np.testing.assert_allclose(line.get_xydata(), expected)
