@@ -57,7 +57,7 @@ PROGRAMS = {
     cross_validation.Options: cross_validation.parse_options,
     **{
         kind: functools.partial(lambda kind, words: cli.parse(kind, words, "jresnet"), kind)
-        for kind, _ in commands.COMMANDS.values()
+        for kind in (commands.module(name).Options for name in commands.COMMANDS)
     },
 }
 
@@ -94,8 +94,8 @@ def test_an_accepted_value_is_the_one_that_was_typed(examples):
 
     def check(case):
         kind, name, word = case
-        positional = ["resnet18"] if kind is commands.COMMANDS["inspect"][0] else []
-        if kind in (commands.COMMANDS["convert"][0], commands.COMMANDS["verify"][0]):
+        positional = ["resnet18"] if kind is commands.module("inspect").Options else []
+        if kind in (commands.module("convert").Options, commands.module("verify").Options):
             return
         found, message = refused(lambda: PROGRAMS[kind]([*positional, f"{flag(name)}={word}"]))
         if found is None:
