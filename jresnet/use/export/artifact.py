@@ -13,7 +13,7 @@ from jresnet.errors import InputError
 from jresnet.models import torch_weights
 from jresnet.records.files import check_creatable, local_path, write_bytes, write_json
 from jresnet.use.classifier import Classifier
-from jresnet.use.export import card
+from jresnet.use.export import card, stablehlo
 
 Format = Literal["stablehlo", "onnx", "safetensors"]
 """Each is also the suffix of its files."""
@@ -72,23 +72,34 @@ def check_target(
       InputError: as `export`.
     """
     given = local_path(path)
-    own = given.suffix.removeprefix(".").lower()
-    suffixes = ", ".join(f".{name}" for name in FORMATS)
-    if format is not None and format not in FORMATS:
-        raise InputError(f"--format {format!s:.80}: must be one of {', '.join(FORMATS)}")
-    if format is None and own not in FORMATS:
-        raise InputError(f"{given}: must end in one of {suffixes}: choose another name, or give --format")
-    if format is not None and own in FORMATS and own != format:
-        raise InputError(f"--format {format}: {given} ends in the suffix of another: leave it out, or change the name")
-    found = next(name for name in FORMATS if name == (format or own))
+    found = _format_of(given, format)
     if layout is not None and found != "safetensors":
         raise InputError(f"--layout {layout}: only .safetensors files have names of tensors: leave it out")
-    target = given if own in FORMATS else given.with_name(f"{given.name}.{found}")
-    library, remedy = _NEEDS.get(found, ("jax", ""))
-    if importlib.util.find_spec(library) is None:
-        raise InputError(f"{target}: writing it needs {library}, which is not installed: install {remedy}")
+    target = given if _suffix(given) == found else given.with_name(f"{given.name}.{found}")
+    if found in _NEEDS:
+        library, remedy = _NEEDS[found]
+        if importlib.util.find_spec(library) is None:
+            raise InputError(f"{target}: writing it needs {library}, which is not installed: install {remedy}")
     _check_place(target)
     return target, found
+
+
+def _format_of(given: pathlib.Path, format: Format | None) -> Format:
+    """The format that is asked for by its name, by the path's suffix, or by both alike; InputError for neither."""
+    if format is not None and format not in FORMATS:
+        raise InputError(f"--format {format!s:.80}: must be one of {', '.join(FORMATS)}")
+    own = next((name for name in FORMATS if name == _suffix(given)), None)
+    if format is not None and own not in (None, format):
+        raise InputError(f"--format {format}: {given} ends in the suffix of another: leave it out, or change the name")
+    found = format or own
+    if found is None:
+        suffixes = ", ".join(f".{name}" for name in FORMATS)
+        raise InputError(f"{given}: must end in one of {suffixes}: choose another name, or give --format")
+    return found
+
+
+def _suffix(path: pathlib.Path) -> str:
+    return path.suffix.removeprefix(".").lower()
 
 
 def _check_place(target: pathlib.Path) -> None:
@@ -123,12 +134,10 @@ def _write(
         torch_weights.save(target, tensors)
         return f"safetensors, weights in {layout}'s layout", card.outside(classifier)
     if format == "onnx":
-        from jresnet.use.export import onnx  # of the extra
+        from jresnet.use.export import onnx  # which needs the extra
 
         write_bytes(target, onnx.model(classifier))
         return f"ONNX, opset {onnx.OPSET}, IR version {onnx.IR_VERSION}", card.inside(classifier)
-    from jresnet.use.export import stablehlo  # as onnx, where it is used
-
     write_bytes(target, stablehlo.program(classifier))
     return f"StableHLO by jax.export, for {' and '.join(stablehlo.PLATFORMS)}", card.inside(classifier)
 
