@@ -5,6 +5,7 @@ Numbers depend on the processor's rounding, and with them which class is found, 
 
 import contextlib
 import io
+import itertools
 import pathlib
 import re
 import shlex
@@ -29,7 +30,7 @@ def sessions(text):
 
 
 def words(output):
-    """What of an output is compared: a list of its lines."""
+    """What of an output is compared: its lines, and one for several alike, of which others may have more."""
     patterns = {
         rf"\b({'|'.join(CLASSES)})\b": "CLASS",
         r"\b[0-9a-f]{7,64}\b": "#",
@@ -39,7 +40,7 @@ def words(output):
     }
     for pattern, replacement in patterns.items():
         output = re.sub(pattern, replacement, output)
-    return [line.strip() for line in output.strip().splitlines()]
+    return [line for line, _ in itertools.groupby(line.strip() for line in output.strip().splitlines())]
 
 
 def printed(command):

@@ -47,7 +47,7 @@ def run(options: Options) -> None:
     if from_run and to_run:
         raise InputError(f"{options.target}: both are directories: copy the run, or name a file to write")
     if from_run:
-        classifier = Classifier.load(options.source)
+        classifier = Classifier.load(options.source, best=options.best)
         state_dict = torch_weights.to_state_dict(
             classifier.variables, classifier.model, options.layout, classifier.image_size
         )

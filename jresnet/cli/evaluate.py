@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import rich.console
 import tyro.conf
@@ -99,7 +99,7 @@ def _is_file(path: str) -> bool:
 def _load_one(path: str, options: Options) -> Classifier:
     if _is_file(path):
         return options.load(path)
-    classifier = Classifier.load(path)
+    classifier = Classifier.load(path, best=options.best)
     fits = options.image_size in (None, classifier.image_size)
     rule = f"the images of {path} are {by(classifier.image_size)}: leave it out, or give that"
     require(options, "image_size", fits, rule)
@@ -120,6 +120,11 @@ def _check_alike(models: Mapping[str, Classifier], options: Options) -> None:
         raise InputError(f"{path} and another {rule}")
 
 
+def _named(paths: Sequence[str], models: Mapping[str, Classifier], options: Options) -> dict[str, Classifier]:
+    """The models at these paths by the names that figures have."""
+    return {f"{path}, best epoch" if options.best else path: models[path] for path in paths}
+
+
 def _evaluate(options: Options, models: Mapping[str, Classifier], console: rich.console.Console) -> Evaluation:
     """Evaluate on the first run's own data, or on those given; of its own its validation images are held out again."""
     first, run = options.models[0], models[options.models[0]].run
@@ -131,6 +136,6 @@ def _evaluate(options: Options, models: Mapping[str, Classifier], console: rich.
         part = "a part of" if sha256 == run.dataset.get("cut_from") else "other pixels or labels than"
         warn(f"{first} was trained on {part} {dataset.name}")
     return evaluate(
-        {path: models[path] for path in options.models}, dataset, split=options.split, tta=options.tta,
-        against={path: models[path] for path in options.against} or None, sha256=sha256, console=console,
+        _named(options.models, models, options), dataset, split=options.split, tta=options.tta,
+        against=_named(options.against, models, options) or None, sha256=sha256, console=console,
     )  # fmt: skip

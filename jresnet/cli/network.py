@@ -71,6 +71,8 @@ class WeightsOptions(NetworkOptions):
     """Of a file: standard deviation of each channel, on the same scale."""
     classes: tuple[str, ...] | None = None
     """Of a file: names of the classes (default: 0 1 2 ...)."""
+    best: bool = False
+    """Of a run: the weights of its best epoch on the validation images, which --keep-best has kept."""
 
     def refuse(self, names: Collection[str], rule: str) -> None:
         """Raise InputError with this rule if an option of these names is given."""
@@ -87,5 +89,5 @@ class WeightsOptions(NetworkOptions):
 
         return Classifier.load(
             path, mean=self.mean, std=self.std, classes=self.classes, key=self.key, model=self.model,
-            image_size=self.image_size, **self.given,
+            image_size=self.image_size, best=self.best, **self.given,
         )  # fmt: skip

@@ -106,9 +106,13 @@ class Classifier:
           InputError: there is no run, no sound checkpoint, or no file of weights of a network of the family.
         """
         place = local_path(path)
-        if place.is_dir() or not place.exists():
+        if not place.exists():
+            raise InputError(f"{path}: there is no such run or file of weights: choose another")
+        if place.is_dir():
             trained = restore(place, best)
             return cls(trained.network, trained.variables, trained.run, place, trained.step)
+        if best:
+            raise InputError("--best: a file of weights has no best epoch, only a run: leave it out")
         mean, std = check_normalisation(mean, std)
         weights = weights_file.read(str(place), key, model, image_size, network)
         names = tuple(classes or map(str, range(weights.num_classes)))

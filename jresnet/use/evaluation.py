@@ -43,6 +43,8 @@ class Model:
     """trainable"""
     weights_sha256: str
     """of the names and values of its parameters and batch statistics"""
+    updates: int | None = None
+    """after which the run had these weights: the last ones, or with --best those of its best epoch"""
     run: str | None = None
     """the run's fingerprint; of weights from elsewhere none"""
     jresnet: str | None = None
@@ -323,6 +325,7 @@ def _model(name: str, classifier: Classifier) -> Model:
         network=recognise.as_words(run.config),
         parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
         weights_sha256=_digest(variables),
+        updates=None if run.experiment == CONVERTED else classifier.step,
         run=None if run.experiment == CONVERTED else run.fingerprint,
         jresnet=None if run.experiment == CONVERTED else run.jresnet,
     )

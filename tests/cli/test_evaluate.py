@@ -148,7 +148,7 @@ def test_images_of_other_data_are_resized_as_they_are_asked_to_be(capsys, photos
     ("words", "message"),
     [
         ("", "MODELS: must be given"),
-        ("RUN none", "none/config.json: cannot be read"),
+        ("RUN none", "none: there is no such run or file of weights"),
         ("FOLDER", "photos/config.json: cannot be read (No such file or directory): choose a run's directory"),
         ("RUN RUN", "run-0: one is given twice: an ensemble needs different ones"),
         ("RUN --mean 0 0 0", "--mean 0.0 0.0 0.0: the run's own record says it: leave it out"),
@@ -187,7 +187,7 @@ def test_runs_of_a_later_version_are_refused(capsys, photos, tmp_path):
     ],
 )  # fmt: skip
 def test_runs_of_other_images_are_no_ensemble(capsys, photos, monkeypatch, changes, words, message):
-    def load(path):
+    def load(path, best=False):
         options = {"image_size": (8, 8)} | (changes if path == "b" else {})
         config = dataclasses.replace(CONFIG, **options)
         return types.SimpleNamespace(image_size=config.image_size, run=types.SimpleNamespace(config=config))

@@ -49,7 +49,7 @@ def refusal(capsys, words):
         ("run carded.onnx", "carded.onnx.json: exists already"),
         ("run none/a.onnx", "none/a.onnx: none is not a directory: make it, or choose another"),
         ("run s3://bucket/a.onnx", "s3://bucket/a.onnx: is a URL, and jresnet reads and writes local files"),
-        ("none a.stablehlo", "none/config.json: cannot be read"),
+        ("none a.stablehlo", "none: there is no such run or file of weights"),
         (
             "empty a.stablehlo",
             "empty/config.json: cannot be read (No such file or directory)",
