@@ -92,6 +92,8 @@ class Source:
 class DataConfig(Source):
     """How the training images become batches."""
 
+    GROUP: ClassVar = Source.GROUP
+
     validation: int = 0
     """Number of training images held out for validation, the same share of every class."""
     input: Input = "auto"

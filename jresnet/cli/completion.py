@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 from typing import Annotated, Any, Literal, Union
 
@@ -13,7 +14,7 @@ from jresnet.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Print a shell's completion script, which `source <(jresnet completion bash)` in ~/.bashrc turns on."""
+    """Print the script with which a shell completes commands, options, their choices and paths."""
 
     shell: tyro.conf.Positional[Literal["bash", "zsh"]]
     """Which shell."""
@@ -35,7 +36,8 @@ def script(shell: str) -> str:
     if not output.getvalue():
         raise InputError(f"{shell}: tyro has no completion for it: choose bash or zsh")
     # Where no option fits, as after a command, there are files to complete.
-    return output.getvalue().replace("complete -F", "complete -o default -F")
+    fallbacks = {"complete -F": "complete -o default -F", " completion_array\n}": " completion_array || _files\n}"}
+    return functools.reduce(lambda text, pair: text.replace(*pair), fallbacks.items(), output.getvalue())
 
 
 def _with_config(options: type) -> type:

@@ -17,7 +17,7 @@ _OPTION = "--config"
 def with_config(options: type, words: Sequence[str]) -> list[str]:
     """The words of a command line with those of the file that --config names, which are last.
 
-    Those that the command line gives itself are left out, so that they come before the file's.
+    A file's options that the command line gives itself are left out: it overrides the file.
 
     Args:
       options: the dataclass of the program's options.

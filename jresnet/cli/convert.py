@@ -1,8 +1,9 @@
-"""`python -m jresnet convert`: weights between PyTorch's files and the directories of runs."""
+"""`jresnet convert`: weights between PyTorch's files and the directories of runs."""
 
 import dataclasses
 import os
 import pathlib
+from typing import ClassVar
 
 import tyro.conf
 
@@ -25,6 +26,8 @@ class Options(WeightsOptions):
     Files hold a state dict with the names of kuangliu/pytorch-cifar, torchvision or, as a source, of
     weiaicunzai/pytorch-cifar100. Options of the network that are not given are those of the weights.
     """
+
+    GROUP: ClassVar = "weights"
 
     source: tyro.conf.Positional[str]
     """A file, or a run's directory."""

@@ -1,8 +1,9 @@
-"""`python -m jresnet evaluate`: what a run, a file of weights or an ensemble of them gets right on a data set."""
+"""`jresnet evaluate`: what a run, a file of weights or an ensemble of them gets right on a data set."""
 
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import rich.console
 import tyro.conf
@@ -29,6 +30,8 @@ class Options(WeightsOptions, DataOptions):
     The data are the run's own unless others are given. Options of the network, the normalisation and the classes are
     for files of weights, as a run has recorded its own.
     """
+
+    GROUP: ClassVar = "evaluation"
 
     models: tyro.conf.Positional[tuple[str, ...]]
     """Directories of runs, or files of weights; the probabilities of several are averaged."""

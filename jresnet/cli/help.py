@@ -18,7 +18,7 @@ from rich.text import Text
 from jresnet.config import as_typed, choices, flag
 
 EVERYWHERE = {
-    "--config FILE.toml": "Read options from a file; those on the command line come before them.",
+    "--config FILE.toml": "Read options from a file; those on the command line override them.",
     "--help": "Show this.",
 }
 """Options of every program."""
@@ -73,7 +73,7 @@ def grouped(options: type, default: Any = None) -> dict[str, list[Option]]:
     owners = {name: base for base in reversed(options.__mro__) for name in inspect.get_annotations(base)}
     for field in dataclasses.fields(options):
         owner = owners[field.name]
-        group = getattr(owner, "GROUP", _OTHERS)
+        group = vars(owner).get("GROUP", _OTHERS)
         value = field.default if default is None else getattr(default, field.name)
         option = _option(field, field_docstrings(owner).get(field.name, ""), value)
         groups.setdefault(group, []).append(option)

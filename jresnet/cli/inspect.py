@@ -1,6 +1,7 @@
-"""`python -m jresnet inspect`: a network layer by layer, and its figure."""
+"""`jresnet inspect`: a network layer by layer, and its figure."""
 
 import dataclasses
+from typing import ClassVar
 
 import tyro.conf
 
@@ -14,6 +15,8 @@ from jresnet.models import diagram, summary
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(NetworkOptions):
     """Show a network layer by layer: output shapes, kernels, parameters and multiply-adds."""
+
+    GROUP: ClassVar = "network"
 
     model: tyro.conf.Positional[Model]
     """Which network."""

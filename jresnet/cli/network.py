@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jresnet import models
 from jresnet.config import Config, Model, Shortcut, Stem, numbers, require
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
     """Options that replace a network's own values; None keeps them."""
+
+    GROUP: ClassVar = "network"
 
     width: int | None = None
     """Channels of the first stage (default, here and below: the network's own)."""
@@ -60,6 +62,8 @@ class NetworkOptions:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WeightsOptions(NetworkOptions):
     """Options that describe a file of weights; the record of a run says as much by itself."""
+
+    GROUP: ClassVar = "weights"
 
     model: Model | None = None
     """Network that a file of weights belongs to (default: the one that fits); --width and the like say more of it."""

@@ -1,5 +1,6 @@
 """Command-line options from a frozen dataclass; a mistake in them is reported in one plain line."""
 
+import dataclasses
 import difflib
 import itertools
 import types
@@ -15,8 +16,8 @@ from tyro import _errors
 
 from jresnet.cli.config_file import with_config
 from jresnet.cli.help import print_help
-from jresnet.cli.program import make_console
-from jresnet.config import flag
+from jresnet.cli.program import command, make_console
+from jresnet.config import as_typed, flag
 from jresnet.errors import InputError
 
 Options = TypeVar("Options")
@@ -49,6 +50,20 @@ def parse(
 
     with _errors.on_parse_error(refuse):
         return tyro.cli(options, prog=program, args=words, default=tyro.MISSING_NONPROP if default is None else default)
+
+
+def command_line(program: str, options: Any) -> str:
+    """The command line that gives these options, of which none is positional, quoted for a shell."""
+    words = []
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value == field.default:
+            continue
+        if isinstance(value, bool):
+            words.append(flag(field.name) if value else f"--no-{flag(field.name)[2:]}")
+        else:
+            words += [flag(field.name), *map(as_typed, value if isinstance(value, tuple) else [value])]
+    return command(program, words)
 
 
 def _message(event: Any, hints: dict[str, Any], words: Sequence[str]) -> str:

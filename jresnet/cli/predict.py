@@ -1,4 +1,4 @@
-"""`python -m jresnet predict`: the classes of images in files, as a table, JSON or CSV."""
+"""`jresnet predict`: the classes of images in files, as a table, JSON or CSV."""
 
 import dataclasses
 import glob

@@ -4,13 +4,17 @@ import dataclasses
 import pathlib
 from typing import ClassVar
 
-from jresnet.cli.program import command, make_console
+import jax
+
+from jresnet.cli.options import command_line
+from jresnet.cli.program import make_console
 from jresnet.cli.runs import ConfigOptions, check_workdir, default_directory, resumable
 from jresnet.config import require
 from jresnet.parallel import distributed
 from jresnet.parallel.distributed import ProcessOptions
 from jresnet.records.files import local_path
 from jresnet.records.result import Result
+from jresnet.records.run_directory import BEST
 from jresnet.train import loop
 
 EXPERIMENT = "train"
@@ -40,10 +44,13 @@ def run(options: Options) -> None:
     """Train the network and print what it reached."""
     distributed.initialize(options)
     given = options.workdir
+    rule = "must be given where several processes train a run, which would choose different directories"
+    require(options, "workdir", given is not None or jax.process_count() == 1, rule, value="")
     workdir = local_path(given, "--workdir") if given else default_directory(EXPERIMENT, options.resume)
     console = make_console(quiet=not distributed.is_primary())
     dataset = options.load(console)
-    with resumable(f"the same command with {command('--workdir', [str(workdir)])} --resume"):
+    again = dataclasses.replace(options, workdir=str(workdir), resume=True)
+    with resumable(command_line("jresnet train", again)):
         result = loop.fit(
             options.config, dataset, workdir,
             seed=options.seed, experiment=EXPERIMENT, resume=options.resume, console=console,
@@ -52,6 +59,10 @@ def run(options: Options) -> None:
 
 
 def summary(result: Result, workdir: pathlib.Path) -> str:
-    """What a finished run has reached, and where it is."""
-    accuracy = f"test accuracy {result.test_accuracy:.2%} of {result.dataset['test']:,} images"
-    return f"{workdir}: {accuracy}, {result.parameters:,} parameters, {result.seconds:.1f} s"
+    """What a finished run has reached, after which epoch, and where it is."""
+    accuracy = f"test accuracy {result.test_accuracy:.2%} of {result.dataset['test']:,} images after the last epoch"
+    lines = [f"{workdir}: {accuracy}, {result.parameters:,} parameters, {result.seconds:.1f} s"]
+    if result.best_epoch is not None:
+        best = f"{result.best_validation_accuracy:.2%}, test accuracy {result.best_test_accuracy:.2%}"
+        lines.append(f"{workdir}/{BEST}: of epoch {result.best_epoch}, the best on validation: {best}")
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`python -m jresnet verify`: whether runs are as they were written."""
+"""`jresnet verify`: whether runs are as they were written."""
 
 import dataclasses
 import os

@@ -18,7 +18,7 @@ from jresnet.records.files import Record, parse_json
 from jresnet.records.lock import LOCK, is_held
 from jresnet.records.result import Result
 from jresnet.records.run import Run
-from jresnet.records.run_directory import CHECKPOINTS, CONFIG, EARLIER, RESULT
+from jresnet.records.run_directory import BEST, CHECKPOINTS, CONFIG, EARLIER, RESULT
 
 COLUMNS = (
     "train_loss", "validation_loss", "test_loss", "train_accuracy", "validation_accuracy", "test_accuracy", "seconds",
@@ -236,7 +236,8 @@ class Watcher:
             folders += 1
             directory = pathlib.Path(path)
             if CONFIG in files and (key := _key(directory / CONFIG)):
-                below[:] = {*below} - {CHECKPOINTS, EARLIER}  # the latter holds copies of the run's own records
+                # Arrays, and in the last copies of the run's own records; sorted, as the limit cuts what comes last.
+                below[:] = sorted({*below} - {CHECKPOINTS, f"{CHECKPOINTS}-damaged", BEST, EARLIER})
                 times = [key[2], (_key(directory / METRICS) or key)[2]]
                 changed[str(directory.relative_to(self._directory))] = max(times)
         notes = []

@@ -29,6 +29,15 @@ def test_bash_completes_commands_options_and_choices():
     assert "complete -o default -F" in script, "files are offered where nothing else fits"
 
 
+@pytest.mark.skipif(not shutil.which("zsh"), reason="needs zsh")
+def test_zsh_finds_the_script_in_its_path(tmp_path):
+    (tmp_path / "_jresnet").write_text(completion.script("zsh"))
+    program = f"fpath=('{tmp_path}' $fpath); autoload -Uz compinit && compinit -D && print $_comps[jresnet]"
+    done = subprocess.run(["zsh", "-fc", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "_jresnet\n"
+    assert "completion_array || _files" in completion.script("zsh"), "files are offered where nothing else fits"
+
+
 def test_the_command_prints_a_script(capsys):
     assert cli.run_program(commands.run, ["completion", "zsh"]) == 0
     assert capsys.readouterr().out.startswith("#compdef jresnet\n")

@@ -1,4 +1,4 @@
-"""`--config FILE.toml`: a file's options are those of the command line, which come before them."""
+"""`--config FILE.toml`: a file's options are those of the command line, which override them."""
 
 import dataclasses
 

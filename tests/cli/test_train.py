@@ -1,6 +1,8 @@
 """`jresnet train`: a run in a directory of its own, which the same command resumes."""
 
+import dataclasses
 import pathlib
+import shlex
 
 from jresnet import cli
 from jresnet.cli import commands, runs
@@ -21,7 +23,9 @@ def test_a_run_is_recorded_and_resumed(tmp_path, monkeypatch, capsys):
     result = run_directory.read_result(pathlib.Path("runs/train"))
     assert epoch.startswith("Epoch 0, ") and (result.seed, result.experiment) == (3, "train")
     assert result.dataset["train"] == 64 and result.config["width"] == 2
-    assert last.startswith(f"runs/train: test accuracy {result.test_accuracy:.2%} of 40 images, 168 parameters, ")
+    assert last.startswith(
+        f"runs/train: test accuracy {result.test_accuracy:.2%} of 40 images after the last epoch, 168 parameters, "
+    )
     assert cli.run_program(commands.run, [*LINE, "--seed", "3", "--resume"]) == 0
     assert capsys.readouterr().out.splitlines() == [last]
     assert cli.run_program(commands.run, [*LINE, "--workdir", "runs/train"]) == 2
@@ -35,8 +39,11 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loop, "fit", stop)
     assert cli.run_program(commands.run, [*LINE, "--workdir", "a b"]) == 143
-    message = "the state is saved; go on with: the same command with --workdir 'a b' --resume\n"
-    assert capsys.readouterr().err.endswith(message)
+    _, command = capsys.readouterr().err.split("the state is saved; go on with: jresnet ")
+    name, *words = shlex.split(command)
+    again = cli.parse(commands.module(name).Options, words, name)
+    given = cli.parse(commands.module("train").Options, [*LINE[1:], "--workdir", "a b"], "train")
+    assert again == dataclasses.replace(given, resume=True)
 
 
 def test_the_default_directory_is_the_first_free_one(tmp_path, monkeypatch):
