@@ -20,21 +20,19 @@ from experiments.study import committed, statistics
 from experiments.study.committed import Setting, Study
 from experiments.study.experiment import ExperimentRecord, SettingRecord, StudyRecord
 from experiments.study.results import data_name, provenance
+from experiments.study.stopped import STOPPED, Stopped, read_stopped
 from jresnet import cli
 from jresnet.cli.help import field_docstrings
 from jresnet.errors import InputError
 from jresnet.records import schema
 from jresnet.records.environment import Execution
-from jresnet.records.epoch import Epoch, read_metrics
+from jresnet.records.epoch import Epoch
 from jresnet.records.files import write_bytes
 from jresnet.records.result import Result
 from jresnet.records.run import CHANGEABLE, Data, Run, config_from_json
 from jresnet.records.tables import Column, Row, Table, interval, number, spread, text
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-STOPPED = pathlib.Path("experiments", "results", "final-h200-stopped.jsonl")
-"""Epochs of the final model, seed 0, at full scale, as a run logged them until it was stopped."""
-_STOPPED_DATA = "CIFAR-10 (93 of 60,000 images from a JPEG copy)"
 
 _COLUMNS = (
     text("experiment", "experiment"),
@@ -71,13 +69,13 @@ class Records(NamedTuple):
       studies: the finished runs.
       speed: of a training step.
       published: accuracies of published weights.
-      stopped: the epochs of the final model at full scale, which was stopped.
+      stopped: the final model at full scale, which was stopped.
     """
 
     studies: Sequence[Study]
     speed: dict
     published: published.Record
-    stopped: Sequence[dict]
+    stopped: Stopped
 
 
 class Block(NamedTuple):
@@ -133,7 +131,7 @@ def read(root: pathlib.Path) -> Records:
       InputError: one is missing or damaged.
     """
     studies, speed = committed.read_studies(root), committed.read_speed(root)
-    return Records(studies, speed, published.read(root), read_metrics(root / STOPPED))
+    return Records(studies, speed, published.read(root), read_stopped(root))
 
 
 def record_drifts(records: Records, root: pathlib.Path) -> list[str]:
@@ -197,12 +195,11 @@ def headline(records: Records) -> list[str]:
         rows.append({"source": "jresnet", "device": device, "data": data} | _summaries(runs))
     state = "Time is that of one run."
     if not groups:
-        last, seconds = records.stopped[-1], sum(epoch["seconds"] for epoch in records.stopped)
-        state = (
-            f"Here it was trained for {len(records.stopped)} of its {report.FINAL.epochs} epochs on one NVIDIA H200, "
-            f"when the time on that machine ended: {last[report.COMPARED]:.2%} on {_STOPPED_DATA} after "
-            f"{seconds:.0f} s ({STOPPED.as_posix()})."
-        )
+        run, epochs = records.stopped, records.stopped.epochs
+        accuracy, seconds = epochs[-1].test_accuracy_batch_mean, sum(epoch.seconds for epoch in epochs)
+        place = f"{data_name(dict(run.dataset))}, {run.device}, {STOPPED.as_posix()}"
+        done = f"{len(epochs)} of {run.planned} epochs in {seconds:.0f} s"
+        state = f"Here it was stopped at {accuracy:.2%}, after {done}: {place}."
     cases = [case for case in records.speed["cases"] if case["width"] == report.FINAL.width]
     return [
         "", *_markdown(_FINAL_COLUMNS, rows), "",
