@@ -196,10 +196,10 @@ def headline(records: Records) -> list[str]:
     state = "Time is that of one run."
     if not groups:
         run, epochs = records.stopped, records.stopped.epochs
-        accuracy, seconds = epochs[-1].test_accuracy_batch_mean, sum(epoch.seconds for epoch in epochs)
+        reached, seconds = epochs[-1].test_accuracy_batch_mean, sum(epoch.seconds for epoch in epochs)
         place = f"{data_name(dict(run.dataset))}, {run.device}, {STOPPED.as_posix()}"
         done = f"{len(epochs)} of {run.planned} epochs in {seconds:.0f} s"
-        state = f"Here it was stopped at {accuracy:.2%}, after {done}: {place}."
+        state = f"Here it was stopped at {reached:.2%}, after {done}: {place}."
     cases = [case for case in records.speed["cases"] if case["width"] == report.FINAL.width]
     return [
         "", *_markdown(_FINAL_COLUMNS, rows), "",
