@@ -57,6 +57,8 @@ class Options(WeightsOptions):
         require(self, "csv", not self.json == self.csv == STDOUT, rule)
         if not self.images:
             raise InputError("IMAGES: must be given: files, folders, patterns, or - for paths on standard input")
+        if "" in self.images:  # a variable of a shell that is not set, not the working directory
+            raise InputError("IMAGES '': names nothing: give files, folders, patterns, or - for standard input")
 
 
 def run(options: Options) -> None:
@@ -80,41 +82,43 @@ def run(options: Options) -> None:
     if not records:
         raise _none(refused)
     show(records, options, outputs)
-    for message in refused:
+    for message in refused.values():
         warn(message)
     if refused:
-        done, left = (f"{len(these):,} {'is' if len(these) == 1 else 'are'}" for these in (records, refused))
-        raise Incomplete(f"of the images {done} done, and {left} left out, named above, as unreadable")
+        count = f"{len(refused):,} of {len(records) + len(refused):,} images"
+        raise Incomplete(f"{count} could not be read (named above): repair them or leave them out")
 
 
-def find(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The files that words of the command line name, each once, and a line for each that cannot be read."""
+def find(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The files that words of the command line name, each once, and path -> message for those that cannot be read."""
     files: list[str] = []
-    refused: list[str] = []
+    refused: dict[str, str] = {}
     for word in words:
-        try:
-            for path in _from_stdin() if word == "-" else [word]:
+        for path in _from_stdin(refused) if word == "-" else [word]:
+            try:
                 files += _below(os.fspath(local_path(path)), refused)
-        except InputError as error:
-            refused.append(str(error))
-    return list(dict.fromkeys(files)), refused
+            except InputError as error:
+                refused[path] = str(error)
+    return [file for file in dict.fromkeys(files) if file not in refused], refused
 
 
-def _from_stdin() -> list[str]:
+def _from_stdin(refused: dict[str, str]) -> list[str]:
     data = sys.stdin.buffer.read()
     if b"\0" in data:
-        raise InputError("-: standard input must be paths, one a line: to classify one image, give its path")
+        refused["-"] = "-: standard input must be paths, one a line: to classify one image, give its path"
+        return []
     return [os.fsdecode(line) for line in data.splitlines() if line]
 
 
-def _below(path: str, refused: list[str]) -> list[str]:
+def _below(path: str, refused: dict[str, str]) -> list[str]:
     """The files at a path or, sorted, below it, or at those that match it as a pattern; else the path itself."""
     if os.path.isdir(path):
         found = layout.Layout(path)
         files = layout.walk(found, path)
-        refused += [f"{place} cannot be read ({reason})" for place, reason in (found.lost | found.refused).items()]
+        for place, reason in (found.lost | found.refused).items():
+            refused[place] = f"{place} cannot be read ({reason}): repair it, or leave it out"
         if not files:
-            refused.append(f"{path}: there are no files in this folder")
+            refused[path] = f"{path}: there are no files in this folder: give one with images, or leave it out"
         return files
     if not os.path.lexists(path) and glob.has_magic(path):
         matches = sorted(glob.glob(path, recursive=True))
@@ -122,14 +126,14 @@ def _below(path: str, refused: list[str]) -> list[str]:
     return [path]
 
 
-def classify(classifier: Classifier, files: Sequence[str], options: Options, refused: list[str]) -> list[Record]:
+def classify(classifier: Classifier, files: Sequence[str], options: Options, refused: dict[str, str]) -> list[Record]:
     """A record of each file that can be read; the messages of the others go into `refused`."""
     form, records = classifier.form(options.resize), []
     starts = range(0, len(files), MAX_BATCH_SIZE)
     for start in tracked(starts, len(starts), f"batches of {MAX_BATCH_SIZE} images", make_console()):
         piece = files[start : start + MAX_BATCH_SIZE]
         fitted = dict(zip(piece, form.fit_all(piece), strict=True))
-        refused += [str(result) for result in fitted.values() if isinstance(result, InputError)]
+        refused |= {file: str(result) for file, result in fitted.items() if isinstance(result, InputError)}
         images = {file: result for file, result in fitted.items() if not isinstance(result, InputError)}
         probabilities = classifier.predict(np.stack([*images.values()])) if images else ()
         for file, row in zip(images, probabilities, strict=True):
@@ -154,5 +158,5 @@ def show(records: Sequence[Record], options: Options, outputs: Mapping[str, path
         write_bytes(path, contents[name])
 
 
-def _none(refused: Sequence[str]) -> InputError:
-    return InputError(f"no image could be read: {listed(refused, _NAMED, longest=None)}")
+def _none(refused: Mapping[str, str]) -> InputError:
+    return InputError(f"no image could be read: {listed(refused.values(), _NAMED, longest=None)}")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shlex
 import sys
 
 import jax
@@ -63,14 +64,30 @@ def loaded(monkeypatch, classifier):
 )
 def test_files_folders_and_patterns_name_each_file_once(photos, words):
     files, refused = find(words)
-    assert (sorted(files), refused) == (photos, [])
+    assert (sorted(files), refused) == (photos, {})
 
 
 def test_paths_are_read_from_standard_input(photos, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"photos/b\n\nphotos/a.png\n")))
-    assert find(["-"]) == ([*photos[1:], photos[0]], [])
+    assert find(["-"]) == ([*photos[1:], photos[0]], {})
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\x89PNG\0\0")))
-    assert find(["-"])[1] == ["-: standard input must be paths, one a line: to classify one image, give its path"]
+    message = "-: standard input must be paths, one a line: to classify one image, give its path"
+    assert find(["-", "photos/a.png"]) == (["photos/a.png"], {"-": message})
+
+
+def test_a_bad_line_of_standard_input_costs_no_other(photos, monkeypatch):
+    lines = b"s3://x\n~nobody-of-that-name/a.png\nphotos/a.png\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    files, refused = find(["-"])
+    assert files == ["photos/a.png"] and [*refused] == ["s3://x", "~nobody-of-that-name/a.png"]
+
+
+@pytest.mark.parametrize("words", [["photos", "photos"], ["photos/**"], ["photos/*", "./photos/", "photos/link"]])
+def test_what_several_words_name_is_refused_once(photos, tmp_path, words):
+    (tmp_path / "photos" / "link").symlink_to("nothing")
+    files, refused = find(words)
+    message = "photos/link cannot be read (a link to nothing): repair it, or leave it out"
+    assert (sorted(files), refused) == (photos, {"photos/link": message})
 
 
 def test_the_table_has_the_most_probable_class_of_each_image(capsys, photos, loaded, classifier):
@@ -106,11 +123,11 @@ def test_unreadable_files_are_named_and_the_others_done(capsys, photos, loaded, 
     status, out, err = run(capsys, "runs/mine", "photos", "none/*.png", "s3://bucket/a.png", "--csv", "-")
     assert status == 5 and [line.split(",")[0] for line in out.splitlines()[1:]] == photos
     assert err.splitlines() == [
-        "photos/link cannot be read (a link to nothing)",
+        "photos/link cannot be read (a link to nothing): repair it, or leave it out",
         "s3://bucket/a.png: is a URL, and jresnet reads and writes local files: mount it, or copy the files",
         "photos/notes.txt cannot be read as an image (it is no image of a known format): repair it, or leave it out",
         "none/*.png cannot be read as an image (No such file or directory): repair it, or leave it out",
-        "of the images 3 are done, and 4 are left out, named above, as unreadable",
+        "4 of 7 images could not be read (named above): repair them or leave them out",
     ]
 
 
@@ -118,7 +135,8 @@ def test_nothing_readable_is_one_line(capsys, photos, loaded, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").write_text("no image")
     for words, reason in (
-        (["empty"], "empty: there are no files in this folder"),
+        (["empty"], "empty: there are no files in this folder: give one with images, or leave it out"),
+        (["x" * 300], f"{'x' * 300} cannot be read as an image (File name too long): repair it, or leave it out"),
         (["text", "none.png"], "text cannot be read as an image (it is no image of a known format): repair it, or"),
     ):
         status, out, err = run(capsys, "runs/mine", *words)
@@ -130,6 +148,7 @@ def test_nothing_readable_is_one_line(capsys, photos, loaded, tmp_path):
     ("words", "message"),
     [
         ("runs/mine", "IMAGES: must be given"),
+        ("runs/mine photos ''", "IMAGES '': names nothing: give files, folders, patterns"),
         ("runs/mine photos --top 0", "--top 0: must be at least 1"),
         ("runs/mine photos --top 4", "--top 4: the network has 3 classes: choose at most 3"),
         ("runs/mine photos --json - --csv -", "--csv -: has --json already: give a file"),
@@ -139,7 +158,7 @@ def test_nothing_readable_is_one_line(capsys, photos, loaded, tmp_path):
     ],
 )
 def test_bad_options_are_one_line(capsys, photos, loaded, words, message):
-    status, out, err = run(capsys, *words.split())
+    status, out, err = run(capsys, *shlex.split(words))
     assert (status, out, err.count("\n")) == (2, "", 1) and err.startswith(message)
 
 
