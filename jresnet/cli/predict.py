@@ -62,15 +62,13 @@ class Options(WeightsOptions):
 
 
 def run(options: Options) -> None:
-    """Classify the images, print the table and write the files.
+    """Classify the images, write the files and print the table.
 
     Raises:
       InputError: no image could be read, or the network could not.
       Incomplete: only some could be read.
     """
     outputs = output_files(options, ("json", "csv"))
-    if not local_path(options.run).is_file():
-        options.refuse_for_run("key", "mean", "std", "classes", "image_size")
     files, refused = find(options.images)
     if not files:
         raise _none(refused)
@@ -85,8 +83,8 @@ def run(options: Options) -> None:
     for message in refused.values():
         warn(message)
     if refused:
-        count = f"{len(refused):,} of {len(records) + len(refused):,} images"
-        raise Incomplete(f"{count} could not be read (named above): repair them or leave them out")
+        share = f"{len(refused):,} of {len(records) + len(refused):,} images"
+        raise Incomplete(f"{share} could not be read (named above): repair them or leave them out")
 
 
 def find(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -144,18 +142,18 @@ def classify(classifier: Classifier, files: Sequence[str], options: Options, ref
 
 
 def show(records: Sequence[Record], options: Options, outputs: Mapping[str, pathlib.Path]) -> None:
-    """Print the table, or what is asked for in its place, and write the files."""
+    """Write the files, then print the table, or what is asked for in its place: a reader may leave at any line."""
     rows = [{"file": visible(record["file"]), **best} for record in records for best in record["top"]]
     columns = [text("file", "file"), text("class", "class"), number("probability", "probability", ".4f")]
     table = Table(columns, rows, group="file" if options.top > 1 else "")
     contents = {"json": json_bytes(records), "csv": table.csv().encode()}
+    for name, path in outputs.items():
+        write_bytes(path, contents[name])
     printed = [contents[name] for name in contents if getattr(options, name) == STDOUT]
     if printed:
         print(printed[0].decode(), end="")
     else:
         make_console().print(table)
-    for name, path in outputs.items():
-        write_bytes(path, contents[name])
 
 
 def _none(refused: Mapping[str, str]) -> InputError:

@@ -117,6 +117,21 @@ def test_json_and_csv_have_the_top_classes(capsys, photos, loaded, classifier, t
     np.testing.assert_allclose([float(row["probability"]) for row in rows], -np.sort(-best).ravel(), rtol=1e-6)
 
 
+class Closed(io.StringIO):
+    """A standard output whose reader is gone."""
+
+    def write(self, text):
+        raise BrokenPipeError
+
+
+def test_a_reader_that_leaves_costs_no_file(photos, loaded, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stdout", Closed())
+    words = ["--json", "out.json", "--csv", "out.csv"]
+    assert commands.main(["predict", "runs/mine", "photos", *words]) == 141
+    assert [record["file"] for record in json.loads((tmp_path / "out.json").read_text())] == photos
+    assert (tmp_path / "out.csv").read_text().count("\n") == 4
+
+
 def test_unreadable_files_are_named_and_the_others_done(capsys, photos, loaded, tmp_path):
     (tmp_path / "photos" / "notes.txt").write_text("no image")
     (tmp_path / "photos" / "link").symlink_to("nothing")
@@ -154,6 +169,7 @@ def test_nothing_readable_is_one_line(capsys, photos, loaded, tmp_path):
         ("runs/mine photos --json - --csv -", "--csv -: has --json already: give a file"),
         ("runs/mine photos --json a --csv a", "--csv a: is the file of --json too: choose another"),
         ("runs/mine photos --json none/a", "--json none/a: there is no directory none: name a file in a directory"),
+        (f"runs/mine photos --csv {'x' * 300}", f"--csv {'x' * 300}: cannot be reached (File name too long): check"),
         ("runs/mine photos --resize fit", "--resize fit: must be one of crop, pad, stretch"),
     ],
 )
@@ -173,5 +189,9 @@ def test_a_run_and_a_file_of_weights_predict_alike(capsys, photos, variables, tm
     assert of_run[0] == status == 0 and json.loads(out) == json.loads(of_run[1])
     assert err.count("\n") == 1 and err.startswith(f"{file}: read as resnet20 --width 2 --blocks 1")
     assert run(capsys, file, "photos")[2].startswith("--mean and --std: weights from a file need")
+    message = run(capsys, file, "photos", *normalisation, "--image-size", 8, 8, "--classes", "cat", "dog")[2]
+    assert message == f"--classes cat dog: {file} has 3 classes: give as many names\n"
+    message = run(capsys, "weihgts.safetensors", "photos", "--model", "resnet20")[2]
+    assert message == "weihgts.safetensors: there is no such run or file of weights: choose another\n"
     message = run(capsys, "run", "photos", *normalisation)[2]
     assert message.startswith("--mean 0.5 0.5 0.5: the run's own record says it: leave it out")
