@@ -182,11 +182,7 @@ def test_files_are_refused_in_a_line(tmp_path):
     jresnet.models.torch_weights.save(path, {"linear.weight": np.ones((3, 4), np.float32)})
     for given, arguments, message in (
         (path, {"dropout": 0.5}, "dropout: no option of a network: choose among width"),
-        (
-            tmp_path / ("x" * 300),
-            {},
-            f"{tmp_path / ('x' * 300)}: cannot be reached (File name too long): check the path",
-        ),
+        (tmp_path / long, {}, f"{tmp_path / long}: cannot be reached (File name too long): check the path"),
         (tmp_path / "none", {"width": 3}, f"{tmp_path / 'none'}: there is no such run or file of weights"),
     ):
         with pytest.raises(jresnet.InputError) as caught:
@@ -199,9 +195,7 @@ def test_a_path_below_a_closed_directory_is_refused_in_a_line(tmp_path, monkeypa
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(pathlib.Path, "stat", closed)  # for root no directory is closed
-    with pytest.raises(
-        jresnet.InputError, match=r"run: cannot be reached \(Permission denied\): check the path"
-    ):
+    with pytest.raises(jresnet.InputError, match=r"run: cannot be reached \(Permission denied\): check the path"):
         Classifier.load("closed/run")
 
 
