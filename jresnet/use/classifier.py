@@ -107,7 +107,7 @@ class Classifier:
           InputError: there is no run, no sound checkpoint, or no file of weights of a network of the family; or an
             argument that is not for what is there.
         """
-        for name in network.keys() - {*OPTIONS}:
+        for name in sorted(network.keys() - {*OPTIONS}):
             raise InputError(f"{name}: no option of a network: choose among {', '.join(OPTIONS)}")
         place = local_path(path)
         if not is_file(place):
