@@ -1,9 +1,12 @@
 """`--config FILE.toml`: options from a file, as words of the command line."""
 
+import contextlib
 import dataclasses
 import difflib
+import json
+import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jresnet.cli.help import is_positional
@@ -14,7 +17,7 @@ from jresnet.records.files import local_path
 _OPTION = "--config"
 
 
-def with_config(options: type, words: Sequence[str]) -> list[str]:
+def with_config(options: type, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The words of a command line with those of the file that --config names, which are last.
 
     A file's options that the command line gives itself are left out: it overrides the file.
@@ -23,16 +26,33 @@ def with_config(options: type, words: Sequence[str]) -> list[str]:
       options: the dataclass of the program's options.
       words: of the command line.
 
+    Returns:
+      The words; and option -> where it was read, "--config FILE", for those that are the file's.
+
     Raises:
       InputError: --config lacks its file, is given twice, or the file cannot be read, is no TOML, or has something
         that is no option.
     """
     path, rest = _split(words)
     if path is None:
-        return rest
+        return rest, {}
     given = {_name(word) for word in rest if word.startswith("--")}
-    values = _read(path, [field.name for field in dataclasses.fields(options) if not is_positional(field.type)])
-    return rest + [word for name, value in values.items() if name not in given for word in _words(name, value)]
+    fields = {field.name: field.type for field in dataclasses.fields(options) if not is_positional(field.type)}
+    values = {name: value for name, value in _read(path, fields).items() if name not in given}
+    words = rest + [word for name, value in values.items() for word in _words(name, value)]
+    return words, {flag(name): f"{_OPTION} {path}" for name in values}
+
+
+@contextlib.contextmanager
+def naming(places: Mapping[str, str]) -> Iterator[None]:
+    """Begin an InputError of the block with the place of the option that it is about, see `with_config`."""
+    try:
+        yield
+    except InputError as error:
+        option = re.match(r"--[a-z0-9-]+", str(error))
+        if option and option[0] in places:
+            raise InputError(f"{places[option[0]]}: {error}") from None
+        raise
 
 
 def _split(words: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -56,8 +76,8 @@ def _name(word: str) -> str:
     return word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
 
 
-def _read(path: str, fields: Sequence[str]) -> dict[str, Any]:
-    """The options in a TOML file by the names of their fields."""
+def _read(path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in a TOML file by the names of their fields, which have these types."""
     try:
         content = tomllib.loads(local_path(path, _OPTION).read_text(encoding="utf-8"))
     except OSError as error:
@@ -74,6 +94,9 @@ def _read(path: str, fields: Sequence[str]) -> dict[str, Any]:
         parts = value if isinstance(value, list) else [value]
         if not all(isinstance(part, bool | int | float | str) for part in parts) or value == []:
             raise InputError(f"{_OPTION} {path}: {key}: must be a text, a number, true, false, or a list of these")
+        if isinstance(value, bool) != (fields[name] is bool):  # a switch on the command line, which has no value
+            rule = "must be true or false" if fields[name] is bool else "must be a value, as --help has it, no switch"
+            raise InputError(f"{_OPTION} {path}: {key} = {json.dumps(value):.80}: {rule}")
         values[name] = value
     return values
 

@@ -9,14 +9,13 @@ import tyro.conf
 
 from jresnet.cli.network import WeightsOptions
 from jresnet.cli.program import make_console
-from jresnet.config import require
 from jresnet.data.checks import check_names
 from jresnet.errors import InputError
 from jresnet.models import torch_weights, weights_file
 from jresnet.models.weights.torch_files import SUFFIXES
 from jresnet.models.weights.torch_names import Layout
-from jresnet.records.files import local_path
-from jresnet.use.classifier import Classifier, check_normalisation, store
+from jresnet.records.files import kind, local_path
+from jresnet.use.classifier import Classifier, check_normalisation, class_names, is_file, refuse_for_run, store
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,16 +39,15 @@ class Options(WeightsOptions):
 def run(options: Options) -> None:
     """Convert the source; the target is written only once the weights have been read and checked."""
     source, target = local_path(options.source), local_path(options.target)
-    from_run, to_run = source.is_dir(), _is_directory(options.target, target)
+    to_run = _is_directory(options.target, target)
     options = dataclasses.replace(options, source=str(source), target=str(target))
     if not to_run:
         options.refuse(("mean", "std", "classes"), "only a target directory records it: leave it out")
-    if from_run:
-        options.refuse(("key",), "only in a file there are several: leave it out")
-        options.refuse_for_run("image_size")
+    from_run = not is_file(source)
     if from_run and to_run:
         raise InputError(f"{options.target}: both are directories: copy the run, or name a file to write")
     if from_run:
+        refuse_for_run(options.of_file)
         classifier = Classifier.load(options.source, best=options.best)
         state_dict = torch_weights.to_state_dict(
             classifier.variables, classifier.model, options.layout, classifier.image_size
@@ -62,7 +60,7 @@ def run(options: Options) -> None:
 
 def _is_directory(given: str, target: pathlib.Path) -> bool:
     """Whether a target is a run's directory: one that exists, or a name without the suffix of a file of weights."""
-    return given.endswith(os.sep) or target.suffix.lower() not in SUFFIXES or target.is_dir()
+    return kind(target) == "directory" or given.endswith(os.sep) or target.suffix.lower() not in SUFFIXES
 
 
 def convert_file(options: Options, to_run: bool) -> None:
@@ -76,11 +74,9 @@ def convert_file(options: Options, to_run: bool) -> None:
     weights = weights_file.read(
         options.source, options.key, options.model, options.image_size, options.given, strict=to_run
     )
-    count, image_size = weights.num_classes, weights.image_size
-    classes = options.classes or tuple(map(str, range(count)))
-    require(options, "classes", len(classes) == count, f"the weights have {count} classes: give {count} names")
+    image_size = weights.image_size
     if to_run:
-        mean, std = options.mean or (), options.std or ()
+        classes, mean, std = class_names(options.classes, weights), options.mean or (), options.std or ()
         store(options.target, weights.config, weights.variables(), classes, image_size, mean, std)
     else:
         tensors = torch_weights.relayout(weights.state_dict, weights.network, options.layout, image_size)

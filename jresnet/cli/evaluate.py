@@ -17,9 +17,9 @@ from jresnet.data.progress import warn
 from jresnet.errors import InputError
 from jresnet.models.summary import by
 from jresnet.parallel.compiler import enable_compile_cache
-from jresnet.records.files import json_bytes, local_path, write_bytes, write_json
+from jresnet.records.files import json_bytes, kind, local_path, write_bytes, write_json
 from jresnet.use import tables
-from jresnet.use.classifier import Classifier
+from jresnet.use.classifier import Classifier, refuse_for_run
 from jresnet.use.evaluation import Augmentation, Evaluation, SplitName, evaluate
 
 
@@ -50,23 +50,26 @@ class Options(WeightsOptions, DataOptions):
 
 
 def run(options: Options) -> None:
-    """Evaluate, print the tables and write the files; whatever can be wrong is looked for first."""
+    """Evaluate, write the files and print the tables, in this order, as a reader may leave at any line.
+
+    Whatever can be wrong is looked for first.
+    """
     outputs = _outputs(options)
     console = make_console(quiet=options.json == STDOUT)
     enable_compile_cache()
     evaluation = _evaluate(options, _load(options), console)
-    for index, table in enumerate(tables.tables(evaluation)):
-        if index:
-            console.print()
-        console.print(table)
-    if options.json == STDOUT:
-        print(json_bytes(evaluation.to_json()).decode(), end="")
     if "json" in outputs:
         write_json(outputs["json"], evaluation.to_json())
     if "page" in outputs:
         from jresnet.use.page import page  # with matplotlib, which takes a moment
 
         write_bytes(outputs["page"], page(evaluation))
+    for index, table in enumerate(tables.tables(evaluation)):
+        if index:
+            console.print()
+        console.print(table)
+    if options.json == STDOUT:
+        print(json_bytes(evaluation.to_json()).decode(), end="")
     for path in outputs.values():
         console.print(str(path), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
@@ -85,8 +88,8 @@ def _load(options: Options) -> dict[str, Classifier]:
     if not options.models:
         raise InputError("MODELS: must be given: see --help")
     both = dict.fromkeys([*options.models, *options.against])
-    if not any(map(_is_file, both)):
-        options.refuse_for_run("key", "mean", "std", "classes")
+    if all(kind(local_path(path)) == "directory" for path in both):
+        refuse_for_run({**options.of_file, "image_size": None})  # to which the data's images are resized
     if _is_file(options.models[0]):
         options.require_dataset()
     models = {path: _load_one(path, options) for path in both}
@@ -96,7 +99,7 @@ def _load(options: Options) -> dict[str, Classifier]:
 
 def _is_file(path: str) -> bool:
     """Whether a path is of a file of weights; anything else is taken for a run's directory."""
-    return local_path(path).is_file()
+    return kind(local_path(path)) == "file"
 
 
 def _load_one(path: str, options: Options) -> Classifier:

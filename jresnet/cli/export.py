@@ -8,7 +8,6 @@ import tyro.conf
 from jresnet.cli.network import WeightsOptions
 from jresnet.cli.program import make_console
 from jresnet.models.weights.torch_names import Layout
-from jresnet.records.files import local_path
 from jresnet.use.export.artifact import Format, check_target, export
 
 
@@ -33,8 +32,6 @@ class Options(WeightsOptions):
 def run(options: Options) -> None:
     """Print the files that were written."""
     check_target(options.target, options.format, options.layout)
-    if not local_path(options.run).is_file():
-        options.refuse_for_run("key", "mean", "std", "classes", "image_size")
     classifier = options.load(options.run)
     files = export(classifier, options.target, options.format, layout=options.layout, licence=options.licence)
     for file in files:

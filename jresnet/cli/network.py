@@ -83,15 +83,14 @@ class WeightsOptions(NetworkOptions):
         for name in names:
             require(self, name, getattr(self, name) is None, rule)
 
-    def refuse_for_run(self, *besides: str) -> None:
-        """Raise InputError if the network is described, or what these name: the record of a run says it."""
-        self.refuse(("model", *OPTIONS, *besides), "the run's own record says it: leave it out")
+    @property
+    def of_file(self) -> dict[str, Any]:
+        """The arguments of `Classifier.load` that describe a file; those that are not given are None."""
+        names = ("model", "key", "mean", "std", "classes", "image_size")
+        return {name: getattr(self, name) for name in names} | self.given
 
     def load(self, path: str) -> "Classifier":
-        """The network of a run or, as these options say, of a file of weights; InputError as `Classifier.load`."""
+        """The network of a run, or of a file as these options describe it; InputError as `Classifier.load`."""
         from jresnet.use.classifier import Classifier  # with Orbax, which not every command needs
 
-        return Classifier.load(
-            path, mean=self.mean, std=self.std, classes=self.classes, key=self.key, model=self.model,
-            image_size=self.image_size, best=self.best, **self.given,
-        )  # fmt: skip
+        return Classifier.load(path, best=self.best, **self.of_file)

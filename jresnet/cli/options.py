@@ -14,7 +14,7 @@ import tyro
 # version, and tests/cli/test_options.py pins every message.
 from tyro import _errors
 
-from jresnet.cli.config_file import with_config
+from jresnet.cli.config_file import naming, with_config
 from jresnet.cli.help import print_help
 from jresnet.cli.program import command, make_console
 from jresnet.config import as_typed, flag
@@ -41,14 +41,14 @@ def parse(
     if {"-h", "--help"} & {*words}:
         print_help(make_console(), options, program, default, example)
         raise SystemExit(0)
-    words = with_config(options, words)
+    words, places = with_config(options, words)
     if words and words[0].replace("_", "-").startswith("--tyro-"):  # tyro's own, which raise, or write where they like
         raise InputError(f"{words[0]}: no such option: see --help for all options")
 
     def refuse(event: _errors.ParseErrorEvent) -> None:
         raise InputError(_message(event, typing.get_type_hints(options), words))
 
-    with _errors.on_parse_error(refuse):
+    with naming(places), _errors.on_parse_error(refuse):
         return tyro.cli(options, prog=program, args=words, default=tyro.MISSING_NONPROP if default is None else default)
 
 

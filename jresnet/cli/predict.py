@@ -57,18 +57,18 @@ class Options(WeightsOptions):
         require(self, "csv", not self.json == self.csv == STDOUT, rule)
         if not self.images:
             raise InputError("IMAGES: must be given: files, folders, patterns, or - for paths on standard input")
+        if "" in self.images:  # a variable of a shell that is not set, not the working directory
+            raise InputError("IMAGES '': names nothing: give files, folders, patterns, or - for standard input")
 
 
 def run(options: Options) -> None:
-    """Classify the images, print the table and write the files.
+    """Classify the images, write the files and print the table.
 
     Raises:
       InputError: no image could be read, or the network could not.
       Incomplete: only some could be read.
     """
     outputs = output_files(options, ("json", "csv"))
-    if not local_path(options.run).is_file():
-        options.refuse_for_run("key", "mean", "std", "classes", "image_size")
     files, refused = find(options.images)
     if not files:
         raise _none(refused)
@@ -80,41 +80,43 @@ def run(options: Options) -> None:
     if not records:
         raise _none(refused)
     show(records, options, outputs)
-    for message in refused:
+    for message in refused.values():
         warn(message)
     if refused:
-        done, left = (f"{len(these):,} {'is' if len(these) == 1 else 'are'}" for these in (records, refused))
-        raise Incomplete(f"of the images {done} done, and {left} left out, named above, as unreadable")
+        share = f"{len(refused):,} of {len(records) + len(refused):,} images"
+        raise Incomplete(f"{share} could not be read (named above): repair them or leave them out")
 
 
-def find(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The files that words of the command line name, each once, and a line for each that cannot be read."""
+def find(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The files that words of the command line name, each once, and path -> message for those that cannot be read."""
     files: list[str] = []
-    refused: list[str] = []
+    refused: dict[str, str] = {}
     for word in words:
-        try:
-            for path in _from_stdin() if word == "-" else [word]:
+        for path in _from_stdin(refused) if word == "-" else [word]:
+            try:
                 files += _below(os.fspath(local_path(path)), refused)
-        except InputError as error:
-            refused.append(str(error))
-    return list(dict.fromkeys(files)), refused
+            except InputError as error:
+                refused[path] = str(error)
+    return [file for file in dict.fromkeys(files) if file not in refused], refused
 
 
-def _from_stdin() -> list[str]:
+def _from_stdin(refused: dict[str, str]) -> list[str]:
     data = sys.stdin.buffer.read()
     if b"\0" in data:
-        raise InputError("-: standard input must be paths, one a line: to classify one image, give its path")
+        refused["-"] = "-: standard input must be paths, one a line: to classify one image, give its path"
+        return []
     return [os.fsdecode(line) for line in data.splitlines() if line]
 
 
-def _below(path: str, refused: list[str]) -> list[str]:
+def _below(path: str, refused: dict[str, str]) -> list[str]:
     """The files at a path or, sorted, below it, or at those that match it as a pattern; else the path itself."""
     if os.path.isdir(path):
         found = layout.Layout(path)
         files = layout.walk(found, path)
-        refused += [f"{place} cannot be read ({reason})" for place, reason in (found.lost | found.refused).items()]
+        for place, reason in (found.lost | found.refused).items():
+            refused[place] = f"{place} cannot be read ({reason}): repair it, or leave it out"
         if not files:
-            refused.append(f"{path}: there are no files in this folder")
+            refused[path] = f"{path}: there are no files in this folder: give one with images, or leave it out"
         return files
     if not os.path.lexists(path) and glob.has_magic(path):
         matches = sorted(glob.glob(path, recursive=True))
@@ -122,14 +124,14 @@ def _below(path: str, refused: list[str]) -> list[str]:
     return [path]
 
 
-def classify(classifier: Classifier, files: Sequence[str], options: Options, refused: list[str]) -> list[Record]:
+def classify(classifier: Classifier, files: Sequence[str], options: Options, refused: dict[str, str]) -> list[Record]:
     """A record of each file that can be read; the messages of the others go into `refused`."""
     form, records = classifier.form(options.resize), []
     starts = range(0, len(files), MAX_BATCH_SIZE)
     for start in tracked(starts, len(starts), f"batches of {MAX_BATCH_SIZE} images", make_console()):
         piece = files[start : start + MAX_BATCH_SIZE]
         fitted = dict(zip(piece, form.fit_all(piece), strict=True))
-        refused += [str(result) for result in fitted.values() if isinstance(result, InputError)]
+        refused |= {file: str(result) for file, result in fitted.items() if isinstance(result, InputError)}
         images = {file: result for file, result in fitted.items() if not isinstance(result, InputError)}
         probabilities = classifier.predict(np.stack([*images.values()])) if images else ()
         for file, row in zip(images, probabilities, strict=True):
@@ -140,19 +142,19 @@ def classify(classifier: Classifier, files: Sequence[str], options: Options, ref
 
 
 def show(records: Sequence[Record], options: Options, outputs: Mapping[str, pathlib.Path]) -> None:
-    """Print the table, or what is asked for in its place, and write the files."""
+    """Write the files, then print the table, or what is asked for in its place: a reader may leave at any line."""
     rows = [{"file": visible(record["file"]), **best} for record in records for best in record["top"]]
     columns = [text("file", "file"), text("class", "class"), number("probability", "probability", ".4f")]
     table = Table(columns, rows, group="file" if options.top > 1 else "")
     contents = {"json": json_bytes(records), "csv": table.csv().encode()}
+    for name, path in outputs.items():
+        write_bytes(path, contents[name])
     printed = [contents[name] for name in contents if getattr(options, name) == STDOUT]
     if printed:
         print(printed[0].decode(), end="")
     else:
         make_console().print(table)
-    for name, path in outputs.items():
-        write_bytes(path, contents[name])
 
 
-def _none(refused: Sequence[str]) -> InputError:
-    return InputError(f"no image could be read: {listed(refused, _NAMED, longest=None)}")
+def _none(refused: Mapping[str, str]) -> InputError:
+    return InputError(f"no image could be read: {listed(refused.values(), _NAMED, longest=None)}")

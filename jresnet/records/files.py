@@ -11,9 +11,10 @@ import os
 import pathlib
 import re
 import secrets
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -178,6 +179,25 @@ def local_path(path: str | os.PathLike[str], option: str = "") -> pathlib.Path:
         raise InputError(f"{given}: there is no such home directory: give the full path") from None
 
 
+def kind(path: pathlib.Path, option: str = "") -> Literal["directory", "file"] | None:
+    """What is at a path, links followed; None if there is nothing, or a link to nothing.
+
+    Whatever is no directory is a "file". `option` begins the message of a refusal.
+
+    Raises:
+      InputError: the system does not tell, as its name is too long or a directory above it is closed to this user;
+        `pathlib`'s own methods let these errors of the system through.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last of a name with a null character
+        return None
+    except OSError as error:
+        given = f"{option} {path}".strip()
+        raise InputError(f"{given}: cannot be reached ({error.strerror}): check the path and its permissions") from None
+    return "directory" if stat.S_ISDIR(mode) else "file"
+
+
 def check_output(path: str, option: str) -> pathlib.Path:
     """The path of a file that an option names, checked before the work whose result goes there.
 
@@ -186,8 +206,9 @@ def check_output(path: str, option: str) -> pathlib.Path:
       CannotWrite: there is no room for it.
     """
     file = local_path(path, option)
-    if not path or file.is_dir() or not file.parent.is_dir():
-        problem = "is a directory" if file.is_dir() else f"there is no directory {file.parent}"
+    found = kind(file, option)
+    if not path or found == "directory" or kind(file.parent, option) != "directory":
+        problem = "is a directory" if found == "directory" else f"there is no directory {file.parent}"
         raise InputError(f"{option} {path}: {problem}: name a file in a directory that exists")
     check_creatable(file.parent, f"{option} {path}")
     return file

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import flax.linen as nn
@@ -11,15 +11,16 @@ import jax
 import numpy as np
 
 from jresnet import models
-from jresnet.config import FLOAT32_SMALLEST, Config, Model, Resize, as_typed
+from jresnet.config import FLOAT32_SMALLEST, Config, Model, Resize, as_typed, require
 from jresnet.data.augment import normalise
 from jresnet.data.checks import check_names
 from jresnet.data.pipeline import pad_rows
 from jresnet.errors import InputError, listed
 from jresnet.models import weights_file
+from jresnet.models.weights.recognise import OPTIONS
 from jresnet.parallel.compiler import compiler_options
 from jresnet.records import environment, run_directory
-from jresnet.records.files import local_path
+from jresnet.records.files import kind, local_path
 from jresnet.records.lock import hold
 from jresnet.records.run import Data, Run
 from jresnet.train import optim
@@ -103,21 +104,22 @@ class Classifier:
           **network: options of the network by their names in `Config`, which replace what the weights tell.
 
         Raises:
-          InputError: there is no run, no sound checkpoint, or no file of weights of a network of the family.
+          InputError: there is no run, no sound checkpoint, or no file of weights of a network of the family; or an
+            argument that is not for what is there.
         """
+        for name in sorted(network.keys() - {*OPTIONS}):
+            raise InputError(f"{name}: no option of a network: choose among {', '.join(OPTIONS)}")
         place = local_path(path)
-        if not place.exists():
-            raise InputError(f"{path}: there is no such run or file of weights: choose another")
-        if place.is_dir():
+        if not is_file(place):
+            arguments = {"mean": mean, "std": std, "classes": classes, "key": key, "model": model}
+            refuse_for_run({**arguments, "image_size": image_size, **network})
             trained = restore(place, best)
             return cls(trained.network, trained.variables, trained.run, place, trained.step)
         if best:
             raise InputError("--best: a file of weights has no best epoch, only a run: leave it out")
         mean, std = check_normalisation(mean, std)
         weights = weights_file.read(str(place), key, model, image_size, network)
-        names = tuple(classes or map(str, range(weights.num_classes)))
-        if len(names) != weights.num_classes:
-            raise InputError(f"--classes: {place} has {weights.num_classes} classes: give as many names")
+        names = class_names(classes, weights)
         run = described(weights.config, names, weights.image_size, mean, std)
         classifier = cls(weights.network, weights.variables(), run, place)
         weights.announce()
@@ -207,6 +209,28 @@ def inputs_of_linear(network: models.ResNet, variables: Any, images: jax.Array) 
     return inputs[0]
 
 
+def is_file(path: pathlib.Path) -> bool:
+    """Whether a path is of a file of weights, not of a run's directory; InputError if there is neither."""
+    found = kind(path)
+    if found is None:
+        raise InputError(f"{path}: there is no such run or file of weights: choose another")
+    return found == "file"
+
+
+def refuse_for_run(arguments: Mapping[str, Any]) -> None:
+    """Raise InputError for the first of these arguments of `Classifier.load` that is given, not None."""
+    for name, value in arguments.items():
+        require(None, name, value is None, "the run's own record says it: leave it out", value)
+
+
+def class_names(classes: Sequence[str] | None, weights: weights_file.Weights) -> tuple[str, ...]:
+    """The names of the classes of a file of weights, by default 0, 1, ...; InputError unless there are as many."""
+    names = tuple(classes or map(str, range(weights.num_classes)))
+    rule = f"{weights.path} has {weights.num_classes} classes: give as many names"
+    require(None, "classes", len(names) == weights.num_classes, rule, names)
+    return names
+
+
 def check_normalisation(
     mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -259,7 +283,8 @@ def store(
       CannotWrite: it cannot be written.
     """
     path = local_path(directory)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    found = kind(path)
+    if found == "file" or (found == "directory" and any(path.iterdir())):
         raise InputError(f"{path}: exists already: choose a new directory")
     model = models.from_config(config, len(classes))
     program = init_program(model, optim.shared_optimizer(config, 1), (*image_size, 3))

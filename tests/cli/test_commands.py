@@ -75,7 +75,12 @@ def test_inspect_reads_every_option(capsys, tmp_path):
         ("inspect resnet_se443 --width 8", "squeeze 16: exceeds the stem's channels, 8"),
         ("convert a.pth", "TARGET: must be given"),
         ("convert --layout kuangliu", "SOURCE and TARGET: must be given"),
-        ("convert none.pth b.pth", "none.pth: there is no such file"),
+        ("convert none.pth b.pth", "none.pth: there is no such run or file of weights"),
+        ("convert runs/mien run --width 3", "runs/mien: there is no such run or file of weights"),
+        (f"convert {'x' * 300} b.pth", f"{'x' * 300}: cannot be reached (File name too long): check the path and"),
+        (f"convert a.pth {'x' * 300}", f"{'x' * 300}: cannot be reached (File name too long): check the path and"),
+        ("convert . b.pth --key model", "--key model: the run's own record says it: leave it out"),
+        ("convert . b.pth --image-size 8 8", "--image-size 8 8: the run's own record says it: leave it out"),
         ("convert a.pth b.pth --layout keras", "--layout keras: must be one of kuangliu, torchvision"),
         ("convert a.pth b.pth --classes x y", "--classes x y: only a target directory records it"),
         ("convert a.pth b.pth --mean 0 0 0", "--mean 0.0 0.0 0.0: only a target directory records it"),
@@ -104,7 +109,9 @@ def test_inspect_reads_every_option(capsys, tmp_path):
         ("inspect resnet18 --stem small-pool", "--pool-size 4: exceeds the last feature map, 2 x 2"),
     ],
 )
-def test_bad_input_is_one_line(capsys, words, message):
+def test_bad_input_is_one_line(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.pth").touch()
     assert refusal(capsys, *words.split()).startswith(message)
 
 
@@ -182,11 +189,12 @@ def test_pooling_into_several_cells_is_asked_for(capsys, tmp_path):
 def test_a_name_without_a_suffix_of_weights_is_a_directory(capsys, tmp_path, monkeypatch, target, directory):
     """Only a directory needs the normalisation."""
     (tmp_path / "there.pth").mkdir()
+    (tmp_path / "empty.pth").touch()
     monkeypatch.chdir(tmp_path)
-    message = refusal(capsys, "convert", "none.pth", target)
+    message = refusal(capsys, "convert", "empty.pth", target)
     assert ("--mean and --std: weights from a file need" in message) == directory
-    assert "none.pth: there is no such file" in message or directory
-    assert [path.name for path in tmp_path.iterdir()] == ["there.pth"]
+    assert message.startswith("empty.pth: ") or directory
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.pth", "there.pth"]
 
 
 def test_the_home_directory_is_found_in_source_and_target(capsys, weights, monkeypatch):
@@ -260,4 +268,4 @@ def test_weights_of_another_network_are_refused_and_nothing_is_written(capsys, w
         assert "missing, as layer1.2.bn1.bias (4,)): they fit resnet18: --model resnet18 --width 4" in message
         assert not target.exists()
     message = refusal(capsys, "convert", weights, tmp_path / "run", "--width", 4, "--classes", "a", *NORMALISATION)
-    assert message.startswith("--classes a: the weights have 3 classes: give 3 names")
+    assert message.startswith(f"--classes a: {weights} has 3 classes: give as many names")

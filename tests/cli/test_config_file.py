@@ -63,13 +63,24 @@ def test_experiments_read_files_too(tmp_path):
         ("width = 1\nwidth = 2", "is not TOML"),
         ("width = 'many'", "--width many: must be a whole number"),
         ("width = 0", "--width 0: must be at least 1"),
-        ("nesterov = 1", "1: neither an option nor the value of one"),
+        ("crop_padding = -1", "--crop-padding -1: must be at least 0"),
+        ("blocks = [1, 'x']", "--blocks 1 x: must be whole numbers"),
+        ("nesterov = 1", "nesterov = 1: must be true or false"),
+        ("nesterov = 'no'", 'nesterov = "no": must be true or false'),
+        ("nesterov = [true]", "nesterov = [true]: must be true or false"),
+        ("width = true", "width = true: must be a value, as --help has it, no switch"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, content, message):
     with pytest.raises(InputError) as caught:
         parse(tmp_path, content)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    line = str(caught.value)
+    assert line.startswith(f"--config {tmp_path / 'run.toml'}: {message}") and "\n" not in line
+
+
+def test_mistakes_of_the_command_line_do_not_name_the_file(tmp_path):
+    with pytest.raises(InputError, match=r"^--width 0: must be at least 1"):
+        parse(tmp_path, "width = 8\nepochs = 4", "--width", "0")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import pathlib
+import shlex
 
 import jax
 import numpy as np
@@ -49,7 +50,15 @@ def refusal(capsys, words):
         ("run carded.onnx", "carded.onnx.json: exists already"),
         ("run none/a.onnx", "none/a.onnx: none is not a directory: make it, or choose another"),
         ("run s3://bucket/a.onnx", "s3://bucket/a.onnx: is a URL, and jresnet reads and writes local files"),
+        ("run . --format onnx", ".: is a directory: name a file in it"),
+        ("run / --format onnx", "/: is a directory: name a file in it"),
+        ("run '' --format onnx", "'': is a directory: name a file in it"),
+        ("run empty --format safetensors", "empty: is a directory: name a file in it"),
+        (f"run {'x' * 300}.onnx", f"{'x' * 300}.onnx: cannot be reached (File name too long): check the path and"),
+        (f"run {'x' * 250} --format onnx", f"{'x' * 250}.onnx"),
+        (f"{'x' * 300} a.stablehlo", f"{'x' * 300}: cannot be reached (File name too long): check the path and"),
         ("none a.stablehlo", "none: there is no such run or file of weights"),
+        ("none.th a.stablehlo --model resnet20", "none.th: there is no such run or file of weights"),
         (
             "empty a.stablehlo",
             "empty/config.json: cannot be read (No such file or directory)",
@@ -61,7 +70,7 @@ def refusal(capsys, words):
 )
 def test_bad_input_is_one_line_and_nothing_is_written(capsys, place, words, message):
     before = sorted(place.rglob("*"))
-    assert refusal(capsys, words.split()).startswith(message)
+    assert refusal(capsys, shlex.split(words)).startswith(message)
     assert sorted(place.rglob("*")) == before
 
 

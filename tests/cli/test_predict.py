@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shlex
 import sys
 
 import jax
@@ -63,14 +64,30 @@ def loaded(monkeypatch, classifier):
 )
 def test_files_folders_and_patterns_name_each_file_once(photos, words):
     files, refused = find(words)
-    assert (sorted(files), refused) == (photos, [])
+    assert (sorted(files), refused) == (photos, {})
 
 
 def test_paths_are_read_from_standard_input(photos, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"photos/b\n\nphotos/a.png\n")))
-    assert find(["-"]) == ([*photos[1:], photos[0]], [])
+    assert find(["-"]) == ([*photos[1:], photos[0]], {})
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\x89PNG\0\0")))
-    assert find(["-"])[1] == ["-: standard input must be paths, one a line: to classify one image, give its path"]
+    message = "-: standard input must be paths, one a line: to classify one image, give its path"
+    assert find(["-", "photos/a.png"]) == (["photos/a.png"], {"-": message})
+
+
+def test_a_bad_line_of_standard_input_costs_no_other(photos, monkeypatch):
+    lines = b"s3://x\n~nobody-of-that-name/a.png\nphotos/a.png\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    files, refused = find(["-"])
+    assert files == ["photos/a.png"] and [*refused] == ["s3://x", "~nobody-of-that-name/a.png"]
+
+
+@pytest.mark.parametrize("words", [["photos", "photos"], ["photos/**"], ["photos/*", "./photos/", "photos/link"]])
+def test_what_several_words_name_is_refused_once(photos, tmp_path, words):
+    (tmp_path / "photos" / "link").symlink_to("nothing")
+    files, refused = find(words)
+    message = "photos/link cannot be read (a link to nothing): repair it, or leave it out"
+    assert (sorted(files), refused) == (photos, {"photos/link": message})
 
 
 def test_the_table_has_the_most_probable_class_of_each_image(capsys, photos, loaded, classifier):
@@ -100,17 +117,32 @@ def test_json_and_csv_have_the_top_classes(capsys, photos, loaded, classifier, t
     np.testing.assert_allclose([float(row["probability"]) for row in rows], -np.sort(-best).ravel(), rtol=1e-6)
 
 
+class Closed(io.StringIO):
+    """A standard output whose reader is gone."""
+
+    def write(self, text):
+        raise BrokenPipeError
+
+
+def test_a_reader_that_leaves_costs_no_file(photos, loaded, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stdout", Closed())
+    words = ["--json", "out.json", "--csv", "out.csv"]
+    assert commands.main(["predict", "runs/mine", "photos", *words]) == 141
+    assert [record["file"] for record in json.loads((tmp_path / "out.json").read_text())] == photos
+    assert (tmp_path / "out.csv").read_text().count("\n") == 4
+
+
 def test_unreadable_files_are_named_and_the_others_done(capsys, photos, loaded, tmp_path):
     (tmp_path / "photos" / "notes.txt").write_text("no image")
     (tmp_path / "photos" / "link").symlink_to("nothing")
     status, out, err = run(capsys, "runs/mine", "photos", "none/*.png", "s3://bucket/a.png", "--csv", "-")
     assert status == 5 and [line.split(",")[0] for line in out.splitlines()[1:]] == photos
     assert err.splitlines() == [
-        "photos/link cannot be read (a link to nothing)",
+        "photos/link cannot be read (a link to nothing): repair it, or leave it out",
         "s3://bucket/a.png: is a URL, and jresnet reads and writes local files: mount it, or copy the files",
         "photos/notes.txt cannot be read as an image (it is no image of a known format): repair it, or leave it out",
         "none/*.png cannot be read as an image (No such file or directory): repair it, or leave it out",
-        "of the images 3 are done, and 4 are left out, named above, as unreadable",
+        "4 of 7 images could not be read (named above): repair them or leave them out",
     ]
 
 
@@ -118,7 +150,8 @@ def test_nothing_readable_is_one_line(capsys, photos, loaded, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").write_text("no image")
     for words, reason in (
-        (["empty"], "empty: there are no files in this folder"),
+        (["empty"], "empty: there are no files in this folder: give one with images, or leave it out"),
+        (["x" * 300], f"{'x' * 300} cannot be read as an image (File name too long): repair it, or leave it out"),
         (["text", "none.png"], "text cannot be read as an image (it is no image of a known format): repair it, or"),
     ):
         status, out, err = run(capsys, "runs/mine", *words)
@@ -130,16 +163,18 @@ def test_nothing_readable_is_one_line(capsys, photos, loaded, tmp_path):
     ("words", "message"),
     [
         ("runs/mine", "IMAGES: must be given"),
+        ("runs/mine photos ''", "IMAGES '': names nothing: give files, folders, patterns"),
         ("runs/mine photos --top 0", "--top 0: must be at least 1"),
         ("runs/mine photos --top 4", "--top 4: the network has 3 classes: choose at most 3"),
         ("runs/mine photos --json - --csv -", "--csv -: has --json already: give a file"),
         ("runs/mine photos --json a --csv a", "--csv a: is the file of --json too: choose another"),
         ("runs/mine photos --json none/a", "--json none/a: there is no directory none: name a file in a directory"),
+        (f"runs/mine photos --csv {'x' * 300}", f"--csv {'x' * 300}: cannot be reached (File name too long): check"),
         ("runs/mine photos --resize fit", "--resize fit: must be one of crop, pad, stretch"),
     ],
 )
 def test_bad_options_are_one_line(capsys, photos, loaded, words, message):
-    status, out, err = run(capsys, *words.split())
+    status, out, err = run(capsys, *shlex.split(words))
     assert (status, out, err.count("\n")) == (2, "", 1) and err.startswith(message)
 
 
@@ -154,5 +189,9 @@ def test_a_run_and_a_file_of_weights_predict_alike(capsys, photos, variables, tm
     assert of_run[0] == status == 0 and json.loads(out) == json.loads(of_run[1])
     assert err.count("\n") == 1 and err.startswith(f"{file}: read as resnet20 --width 2 --blocks 1")
     assert run(capsys, file, "photos")[2].startswith("--mean and --std: weights from a file need")
+    message = run(capsys, file, "photos", *normalisation, "--image-size", 8, 8, "--classes", "cat", "dog")[2]
+    assert message == f"--classes cat dog: {file} has 3 classes: give as many names\n"
+    message = run(capsys, "weihgts.safetensors", "photos", "--model", "resnet20")[2]
+    assert message == "weihgts.safetensors: there is no such run or file of weights: choose another\n"
     message = run(capsys, "run", "photos", *normalisation)[2]
     assert message.startswith("--mean 0.5 0.5 0.5: the run's own record says it: leave it out")

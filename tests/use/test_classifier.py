@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -157,6 +158,45 @@ def test_a_directory_without_a_run_is_refused(tmp_path, trained):
     with pytest.raises(jresnet.InputError, match="no checkpoint yet"):
         Classifier.load(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mean": (0.5, 0.5, 0.5)}, "--mean 0.5 0.5 0.5: the run's own record says it: leave it out"),
+        ({"classes": ["a", "b", "c"]}, "--classes a b c: the run's own record says it: leave it out"),
+        ({"image_size": (8, 8)}, "--image-size 8 8: the run's own record says it: leave it out"),
+        ({"width": 3}, "--width 3: the run's own record says it: leave it out"),
+        ({"widht": 3}, "widht: no option of a network: choose among width, blocks"),
+    ],
+)
+def test_arguments_that_are_not_read_are_refused(trained, arguments, message):
+    with pytest.raises(jresnet.InputError) as caught:
+        Classifier.load(trained[0], **arguments)
+    assert str(caught.value).startswith(message)
+
+
+def test_files_are_refused_in_a_line(tmp_path):
+    long = "x" * 300
+    path = tmp_path / "weights.safetensors"
+    jresnet.models.torch_weights.save(path, {"linear.weight": np.ones((3, 4), np.float32)})
+    for given, arguments, message in (
+        (path, {"dropout": 0.5}, "dropout: no option of a network: choose among width"),
+        (tmp_path / long, {}, f"{tmp_path / long}: cannot be reached (File name too long): check the path"),
+        (tmp_path / "none", {"width": 3}, f"{tmp_path / 'none'}: there is no such run or file of weights"),
+    ):
+        with pytest.raises(jresnet.InputError) as caught:
+            Classifier.load(given, **arguments)
+        assert str(caught.value).startswith(message)
+
+
+def test_a_path_below_a_closed_directory_is_refused_in_a_line(tmp_path, monkeypatch):
+    def closed(path, **_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pathlib.Path, "stat", closed)  # for root no directory is closed
+    with pytest.raises(jresnet.InputError, match=r"run: cannot be reached \(Permission denied\): check the path"):
+        Classifier.load("closed/run")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -11,7 +11,7 @@ import jax
 
 from jresnet.errors import InputError
 from jresnet.models import torch_weights
-from jresnet.records.files import check_creatable, local_path, write_bytes, write_json
+from jresnet.records.files import check_creatable, kind, local_path, write_bytes, write_json
 from jresnet.use.classifier import Classifier
 from jresnet.use.export import card, stablehlo
 
@@ -48,7 +48,8 @@ def export(
       The three files. The JSON card is written last: if it is there, all are complete.
 
     Raises:
-      InputError: a format that is none, a file that exists, or a library that is not installed.
+      InputError: a format that is none, a file that exists, a directory in its place, or a library that is not
+        installed.
       CannotWrite: a file cannot be written; then none is left.
     """
     target, format = check_target(path, format, layout)
@@ -72,6 +73,8 @@ def check_target(
       InputError: as `export`.
     """
     given = local_path(path)
+    if not given.name or kind(given) == "directory":
+        raise InputError(f"{os.fspath(path) or repr('')}: is a directory: name a file in it")
     found = _format_of(given, format)
     if layout is not None and found != "safetensors":
         raise InputError(f"--layout {layout}: only .safetensors files have names of tensors: leave it out")
@@ -104,10 +107,10 @@ def _suffix(path: pathlib.Path) -> str:
 
 def _check_place(target: pathlib.Path) -> None:
     """InputError unless the files can be written and are new."""
-    if not target.parent.is_dir():
+    if kind(target.parent) != "directory":
         raise InputError(f"{target}: {target.parent} is not a directory: make it, or choose another")
     for file in beside(target):
-        if os.path.lexists(file):
+        if kind(file) or os.path.lexists(file):  # a link to nothing too
             raise InputError(f"{file}: exists already: choose another name, or remove it")
     check_creatable(target.parent, str(target))
 
