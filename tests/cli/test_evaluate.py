@@ -19,7 +19,7 @@ from jresnet.train.checkpoint import Checkpoints, Meta
 from jresnet.train.loop import describe
 from jresnet.train.trainer import init_program
 from jresnet.use import metrics
-from tests.support.html import Page
+from tests.support.page_parser import Page
 from tests.support.runs import make_dataset
 
 CONFIG = jresnet.Config(

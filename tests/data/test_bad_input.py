@@ -19,6 +19,7 @@ from PIL import Image
 
 from experiments import final
 from experiments.study import single
+from jresnet.data.datasets import load_dataset
 from tests.support.studies import TINY, as_nobody, tiny_npz, tree, unprivileged
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -110,7 +111,7 @@ def test_data_sets(here, capfd, name):
 def test_data_without_permission_to_read(here, capfd, closed):
     name = "npz:tiny.npz" if closed == "tiny.npz" else "folder:folder"
     # Import what reading needs: the other user may not have access to it.
-    single.load_dataset(name)
+    load_dataset(name)
     with unprivileged() as home:
         for entry in ("tiny.npz", "folder"):
             (here / entry).rename(home / entry)

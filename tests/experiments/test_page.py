@@ -18,7 +18,7 @@ from experiments.study.experiment import Setting
 from jresnet import models
 from jresnet.errors import InputError
 from tests.support import pages as page_helpers
-from tests.support.html import Page, decoded
+from tests.support.page_parser import Page, decoded
 
 CLASSES = ("cat <b>bold</b>", 'dog & "co"', "it's $5 and $6")
 # Quantile 0.975 of Student's t with one degree of freedom, from printed tables.

@@ -140,7 +140,7 @@ SLOW = [pytest.param(what, marks=pytest.mark.slow) for what in ("renamed", "repl
 class Saboteur:
     """Stands for a run's console: does something to its directory after the first epoch."""
 
-    is_interactive = False
+    is_interactive = is_jupyter = False
 
     def __init__(self, act):
         self._act = act

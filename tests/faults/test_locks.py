@@ -171,7 +171,7 @@ def test_a_second_fit_is_refused_and_the_first_goes_on(tmp_path):
     class Console:
         """Stands for the console of a run, which tries to start the same run again after its first epoch."""
 
-        is_interactive = False
+        is_interactive = is_jupyter = False
 
         def print(self, *_, **__):
             with pytest.raises(InUse) as caught:

@@ -14,7 +14,7 @@ from jresnet.records.files import json_bytes
 from jresnet.use import classifier, evaluation, figures, metrics
 from jresnet.use.page import page
 from jresnet.use.tables import tables
-from tests.support.html import Page, decoded
+from tests.support.page_parser import Page, decoded
 
 CLASSES = ("cat", "dog <b>", "owl")
 SIZE = (4, 6)
