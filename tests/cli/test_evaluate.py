@@ -14,7 +14,7 @@ import jresnet
 from jresnet import models
 from jresnet.cli import commands, data, evaluate
 from jresnet.records import run_directory
-from jresnet.train import optim
+from jresnet.train import initial, optim
 from jresnet.train.checkpoint import Checkpoints, Meta
 from jresnet.train.loop import describe
 from jresnet.train.trainer import init_program
@@ -106,6 +106,8 @@ def test_an_ensemble_against_one_of_its_members_on_the_runs_own_data(capsys, pho
         assert found["cross_entropy"] == pytest.approx(figures.cross_entropy, rel=1e-6)
     assert sum(record["against"]["test"][name] for name in ("both", "first", "second", "neither")) == 15
     assert record["dataset"]["sha256"] == dataset.sha256 and record["split"] == "test"
+    started_from = initial.read(dataclasses.replace(CONFIG, init_from=paths[0]), tmp_path).record
+    assert record["models"][0]["weights_sha256"] == started_from.sha256
     assert {mistake["name"] for mistake in record["mistakes"]} <= {*dataset.test.names}
     assert f"folder:{root / 'photos'}, test: 15 images of 3 classes" in " ".join(out.split())
     assert out.endswith(f"{files[0]}\n{files[1]}\n") and "McNemar" in out

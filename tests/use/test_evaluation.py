@@ -193,7 +193,7 @@ def test_the_page_of_a_classifier_without_mistakes(monkeypatch):
     ],
 )
 def test_numbers_are_the_names_of_unnamed_classes(known, classes):
-    assert evaluation.common_classes({str(i): names for i, names in enumerate(known)}) == classes
+    assert evaluation.common_classes([("one", names) for names in known]) == classes
 
 
 @pytest.mark.parametrize(
@@ -208,6 +208,10 @@ def test_numbers_are_the_names_of_unnamed_classes(known, classes):
         (Fake(0), dataset(size=(4, 5)), "made: its images are 4 x 5, those of model 4 x 6 (height x width): resize"),
         (Fake(0), split(classes=5, n=200), "labels go from 0 to 4: give indices into the 3 classes"),
         ([], split(), "there are no classifiers: give at least one"),
+        ({}, split(), "there are no classifiers: give at least one"),
+        ({}, dataset(), "there are no classifiers: give at least one"),
+        ({"made": Fake(0)}, dataset(("a", "b", "c")), "made has the classes cat, dog <b>, owl, made a, b, c"),
+        ({"ensemble of 2": Fake(0), "b": Fake(1)}, split(), "ensemble of 2: figures of others have this name"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_evaluated_is_refused_in_a_line(models, data, message):
@@ -216,10 +220,25 @@ def test_what_cannot_be_evaluated_is_refused_in_a_line(models, data, message):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "val"}, "--split val: must be one of train, validation, test"),
+        ({"tta": "rotate"}, "--tta rotate: must be one of flip, None"),
+        ({"against": {}}, "there are no classifiers: give at least one"),
+        ({"against": {"a": Fake(1)}}, "against: a: figures of others have this name: give the classifier another"),
+    ],
+)  # fmt: skip
+def test_options_that_are_none_are_refused(options, message):
+    with pytest.raises(InputError) as caught:
+        jresnet.evaluate({"against: a": Fake(0)}, dataset(), **options)
+    assert str(caught.value) == message
+
+
 def test_two_classifiers_of_one_name_are_refused_and_one_may_be_on_both_sides():
-    with pytest.raises(InputError, match="two classifiers are called a: give them different names"):
-        jresnet.evaluate({"a": Fake(0)}, split(), against={"a": Fake(1)})
     one = Fake(0)
+    with pytest.raises(InputError, match="two classifiers are called a: give them different names"):
+        jresnet.evaluate({"b": one, "a": Fake(0)}, split(), against={"b": one, "a": Fake(1)})
     found = jresnet.evaluate({"a": one, "b": Fake(1)}, split(), against={"a": one})
     assert found.systems["a"] == found.systems["against: a"] and len(found.models) == 2
 
