@@ -13,8 +13,7 @@ from jresnet.cli.program import STDOUT, make_console, output_files
 from jresnet.config import flag, require
 from jresnet.data.datasets import load_dataset
 from jresnet.data.progress import warn
-from jresnet.errors import InputError
-from jresnet.models.summary import by
+from jresnet.errors import InputError, by
 from jresnet.parallel.compiler import enable_compile_cache
 from jresnet.records.files import json_bytes, local_path, write_bytes, write_json
 from jresnet.records.run import Run

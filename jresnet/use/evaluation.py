@@ -13,8 +13,7 @@ from jresnet.config import as_typed, flag
 from jresnet.data.datasets import Dataset, Split, dataset_record
 from jresnet.data.mapped import Images, size
 from jresnet.data.progress import tracked
-from jresnet.errors import InputError, listed
-from jresnet.models.summary import by
+from jresnet.errors import InputError, by, listed
 from jresnet.models.weights import recognise
 from jresnet.records import environment, schema
 from jresnet.records.files import Record

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jresnet.errors import InputError, listed
+from jresnet.errors import InputError
 from jresnet.records.picture import Picture
+from jresnet.use.figures import shortened
 
 MOST = 100
 """Images in a figure; more could not be told apart."""
@@ -35,6 +36,6 @@ def figure(images: np.ndarray, classes: Sequence[str], probabilities: np.ndarray
         axes.axis("off")
     for axes, image, row in zip(panels, images, probabilities, strict=False):
         axes.imshow(image, interpolation="nearest")
-        name = listed([classes[row.argmax()]], 1, longest=20)
+        name = shortened(classes[row.argmax()], 20)
         axes.set_title(f"{name}\n{row.max():.1%}", fontsize="small", parse_math=False)
     return drawn
