@@ -4,14 +4,14 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from jresnet.errors import visible
+from jresnet.errors import listed
 from jresnet.models import summary
 from jresnet.models.weights.recognise import as_words
 from jresnet.records import environment, run_directory, schema
 from jresnet.records.epoch import METRICS, read_metrics
 from jresnet.records.files import Record, file_sha256
 from jresnet.records.run import Run, identity
-from jresnet.records.tables import Table, text
+from jresnet.records.tables import Table, escaped, text
 from jresnet.use.classifier import CONVERTED, Classifier
 
 UNKNOWN = "not known: the weights are from elsewhere"
@@ -140,7 +140,7 @@ def _steps_per_epoch(run: Run) -> int:
 def markdown(card: Record) -> str:
     """The card as a page of Markdown: a heading and a table for each section."""
     sections = {name: section for name, section in card.items() if isinstance(section, Mapping)}
-    parts = [f"# {visible(card['artifact']['file'])}\n"]
+    parts = [f"# {escaped(_on_a_line(card['artifact']['file']))}\n"]
     for name, section in sections.items():
         rows = [{"field": _words(field), "value": _shown(value)} for field, value in section.items()]
         table = Table([text("", "field"), text("", "value")], rows)
@@ -160,4 +160,8 @@ def _shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int | float):
         return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
-    return "not stated" if value is None else visible(value)
+    return "not stated" if value is None else _on_a_line(value)
+
+
+def _on_a_line(name: str) -> str:
+    return listed([name], 1, longest=None)
