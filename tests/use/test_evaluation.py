@@ -11,7 +11,7 @@ from jresnet.config import Config
 from jresnet.data.mapped import MappedImages
 from jresnet.errors import InputError
 from jresnet.records.files import json_bytes
-from jresnet.use import classifier, evaluation, figures, metrics
+from jresnet.use import classifier, evaluation, figures, metrics, show
 from jresnet.use.page import page
 from jresnet.use.tables import tables
 from tests.support.html import Page, decoded
@@ -172,6 +172,7 @@ def test_the_page_loads_nothing_and_has_the_tables_and_pictures():
     for picture, mistake in zip(pictures, found.mistakes, strict=True):
         np.testing.assert_array_equal(decoded(picture["src"]), mistake.image)
         assert f"{mistake.name}: {mistake.label}, taken for {mistake.prediction}, " in shown.text("mistakes")
+    assert "numbered" not in shown.text("classes")
     assert found.dataset["sha256"] in shown.text() and "a & b: resnet18" in shown.text()
 
 
@@ -181,6 +182,21 @@ def test_the_page_of_a_classifier_without_mistakes(monkeypatch):
     right = dataclasses.replace(part, labels=Fake(0).predict(part.images).argmax(1).astype(np.int32))
     shown = Page(page(jresnet.evaluate(Fake(0), right)).decode())
     assert "None: every image was classified correctly." in shown.text("mistakes") and "against" not in shown.sections
+
+
+def test_classes_whose_letters_the_font_lacks_are_numbered_without_a_warning(monkeypatch):
+    """A warning would be an error here."""
+    names, drawn = ("猫", "dog", "ふくろう"), []
+    monkeypatch.setattr(figures, "svg", lambda name, figure: drawn.append(figure) or b"")
+    found = jresnet.evaluate(Fake(0, names), split())
+    shown = Page(page(found).decode())
+    assert [label.get_text() for label in drawn[0].axes[0].get_yticklabels()] == ["class 0", "dog", "class 2"]
+    drawn[0].draw_without_rendering()
+    assert [row[0] for row in shown.tables["classes"][0][1:]] == list(names)
+    assert "numbered from 0, in the order of the table" in shown.text("classes")
+    image = show.figure(split(1).images, names, np.array([[0.1, 0.2, 0.7]]))
+    assert image.axes[0].get_title() == "class 2\n70.0%"
+    image.draw_without_rendering()
 
 
 @pytest.mark.parametrize(
