@@ -15,9 +15,8 @@ from jresnet.data.datasets import load_dataset
 from jresnet.data.progress import warn
 from jresnet.errors import InputError, by
 from jresnet.parallel.compiler import enable_compile_cache
-from jresnet.records.files import json_bytes, local_path, write_bytes, write_json
+from jresnet.records.files import json_bytes, local_path, write_json
 from jresnet.records.run import Run
-from jresnet.use import tables
 from jresnet.use.classifier import CONVERTED, Classifier
 from jresnet.use.evaluation import Augmentation, Evaluation, SplitName, evaluate
 
@@ -52,7 +51,7 @@ def run(options: Options) -> None:
     console = make_console(quiet=options.json == STDOUT)
     enable_compile_cache()
     evaluation = _evaluate(options, _load(options), console)
-    for index, table in enumerate(tables.tables(evaluation)):
+    for index, table in enumerate(evaluation.tables()):
         if index:
             console.print()
         console.print(table)
@@ -61,9 +60,7 @@ def run(options: Options) -> None:
     if "json" in outputs:
         write_json(outputs["json"], evaluation.to_json())
     if "page" in outputs:
-        from jresnet.use.page import page  # with matplotlib, which takes a moment
-
-        write_bytes(outputs["page"], page(evaluation))
+        evaluation.save_page(outputs["page"])
     for path in outputs.values():
         console.print(str(path), markup=False, emoji=False, highlight=False, soft_wrap=True)
 

@@ -1,6 +1,7 @@
 """`evaluate`: what trained networks get right on a split, one of them, several together, or one against another."""
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
@@ -16,8 +17,9 @@ from jresnet.data.progress import tracked
 from jresnet.errors import InputError, by, listed
 from jresnet.models.weights import recognise
 from jresnet.records import environment, schema
-from jresnet.records.files import Record
+from jresnet.records.files import Record, write_bytes
 from jresnet.records.run import Data, DataJson
+from jresnet.records.tables import Table
 from jresnet.train.initial import digest
 from jresnet.use import metrics
 from jresnet.use.classifier import CONVERTED, MAX_BATCH_SIZE, Classifier
@@ -122,6 +124,22 @@ class Evaluation:
         for mistake in record["mistakes"]:
             del mistake["image"]
         return record
+
+    def tables(self) -> list[Table]:
+        """The figures, those of the classes, the confusion matrix, the worst mistakes and McNemar's test, for rich."""
+        from jresnet.use import tables  # which imports this module
+
+        return tables.tables(self)
+
+    def page(self) -> str:
+        """A page of HTML with the tables, figures and the worst mistakes, which loads nothing."""
+        from jresnet.use.page import page  # with matplotlib, which takes a moment
+
+        return page(self).decode()
+
+    def save_page(self, path: str | os.PathLike[str]) -> None:
+        """Write the page into a file; CannotWrite if that fails."""
+        write_bytes(path, self.page().encode())
 
     def __repr__(self) -> str:
         found = self.figures

@@ -135,6 +135,7 @@ def test_json_has_everything_but_pixels_and_the_repr_is_a_line():
 def test_tables_have_the_figures():
     found = jresnet.evaluate([Fake(0), Fake(1)], dataset(), tta="flip", against=Fake(1))
     systems, classes, confusion, mistakes, against = tables(found, most_mistakes=2)
+    assert [table.name for table in found.tables()] == ["figures", "classes", "confusion", "mistakes", "against"]
     assert systems.title == "made, test: 50 images of 3 classes" and "top-5 (%)" not in systems.headers
     for cells, (name, row) in zip(systems.cells, found.systems.items(), strict=True):
         assert cells[:2] == [name, f"{100 * row.accuracy:.2f}"] and cells[3:5] == [
@@ -157,7 +158,7 @@ def test_of_many_classes_the_lowest_are_shown_and_the_first_five_count():
     assert len(recalls) == 30 and recalls == sorted(recalls) and "30 classes of 40" in classes.caption
 
 
-def test_the_page_loads_nothing_and_has_the_tables_and_pictures():
+def test_the_page_loads_nothing_and_has_the_tables_and_pictures(tmp_path):
     found = jresnet.evaluate({"a & b": Fake(0), "c": Fake(1)}, dataset(), against={"d": Fake(2)})
     shown = Page(page(found).decode())
     assert all(address.startswith("data:") for address in shown.addresses)
@@ -173,6 +174,8 @@ def test_the_page_loads_nothing_and_has_the_tables_and_pictures():
         np.testing.assert_array_equal(decoded(picture["src"]), mistake.image)
         assert f"{mistake.name}: {mistake.label}, taken for {mistake.prediction}, " in shown.text("mistakes")
     assert "numbered" not in shown.text("classes")
+    found.save_page(tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_bytes() == page(found) == found.page().encode()
     assert found.dataset["sha256"] in shown.text() and "a & b: resnet18" in shown.text()
 
 
