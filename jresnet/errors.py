@@ -62,6 +62,11 @@ def listed(names: Iterable[str], most: int, longest: int | None = 100) -> str:
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 
+def by(shape: tuple[int, ...] | None) -> str:
+    """A shape in words, as "32 x 32 x 42"; empty for None."""
+    return " x ".join(map(str, shape or ()))
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or the name of its type if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

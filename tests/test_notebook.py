@@ -83,6 +83,6 @@ def test_the_quick_start_runs_from_top_to_bottom(tmp_path, monkeypatch):
     names = {}
     values = [value(code, names) for code in cells()]
     assert names["result"].test_accuracy > 0.8
-    assert names["correct"].mean() == pytest.approx(names["result"].test_accuracy)
+    assert names["evaluation"].figures.accuracy == names["result"].test_accuracy
     assert sum(hasattr(shown, "_repr_png_") for shown in values) == 3
     assert values[-1][0] == len(names["dataset"].test)

@@ -26,7 +26,7 @@ class DataOptions:
     background: tuple[int, int, int] | None = None
     """Red, green and blue, 0 to 255, behind transparent and around padded images (default: the run's own; white)."""
     skip_unreadable: bool = False
-    """Go on without the files of folder:DIR that are not readable images."""
+    """Go on without the files of folder:DIR that are not readable images, as with the data of a run that did."""
     test_from: Literal["validation"] | None = None
     """Take the validation images as test images, for data that have none."""
     holdout_test: int | None = None
@@ -49,4 +49,12 @@ class DataOptions:
         if self.dataset is not None:
             own = Source(image_size=own.image_size, resize=own.resize, background=own.background)
         names = (field.name for field in dataclasses.fields(Source))
-        return dataclasses.replace(own, **{name: value for name in names if (value := getattr(self, name))})
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        given["skip_unreadable"] = self.skip_unreadable or own.skip_unreadable  # a flag: False is "not given"
+        # Of the two options for test images, one that is given takes the place of the run's own.
+        own = dataclasses.replace(
+            own,
+            test_from=None if self.holdout_test else own.test_from,
+            holdout_test=0 if self.test_from else own.holdout_test,
+        )
+        return dataclasses.replace(own, **given)

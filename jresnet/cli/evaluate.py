@@ -11,15 +11,14 @@ import tyro.conf
 from jresnet.cli.data import DataOptions
 from jresnet.cli.network import WeightsOptions
 from jresnet.cli.program import STDOUT, make_console, output_files
-from jresnet.config import require
+from jresnet.config import flag, require
 from jresnet.data.datasets import load_dataset
 from jresnet.data.progress import warn
-from jresnet.errors import InputError
-from jresnet.models.summary import by
+from jresnet.errors import InputError, by
 from jresnet.parallel.compiler import enable_compile_cache
-from jresnet.records.files import json_bytes, kind, local_path, write_bytes, write_json
-from jresnet.use import tables
-from jresnet.use.classifier import Classifier, refuse_for_run
+from jresnet.records.files import json_bytes, kind, local_path, write_json
+from jresnet.records.run import Run
+from jresnet.use.classifier import CONVERTED, Classifier, refuse_for_run
 from jresnet.use.evaluation import Augmentation, Evaluation, SplitName, evaluate
 
 
@@ -61,10 +60,8 @@ def run(options: Options) -> None:
     if "json" in outputs:
         write_json(outputs["json"], evaluation.to_json())
     if "page" in outputs:
-        from jresnet.use.page import page  # with matplotlib, which takes a moment
-
-        write_bytes(outputs["page"], page(evaluation))
-    for index, table in enumerate(tables.tables(evaluation)):
+        evaluation.save_page(outputs["page"])
+    for index, table in enumerate(evaluation.tables()):
         if index:
             console.print()
         console.print(table)
@@ -133,15 +130,43 @@ def _named(paths: Sequence[str], models: Mapping[str, Classifier], options: Opti
 
 def _evaluate(options: Options, models: Mapping[str, Classifier], console: rich.console.Console) -> Evaluation:
     """Evaluate on the first run's own data, or on those given; of its own its validation images are held out again."""
-    first, run = options.models[0], models[options.models[0]].run
+    run = models[options.models[0]].run
     dataset = load_dataset(options.source(run), console=console)
     sha256 = dataset.sha256
+    if options.dataset is None:
+        _warn_of_other_data(models, dataset.name, sha256)
     if sha256 == run.dataset.get("sha256"):
+        if options.split == "validation":
+            _check_validation(models)
         dataset = dataset.hold_out(run.config.validation, run.seed)
-    elif options.dataset is None:
-        part = "a part of" if sha256 == run.dataset.get("cut_from") else "other pixels or labels than"
-        warn(f"{first} was trained on {part} {dataset.name}")
     return evaluate(
         _named(options.models, models, options), dataset, split=options.split, tta=options.tta,
         against=_named(options.against, models, options) or None, sha256=sha256, console=console,
     )  # fmt: skip
+
+
+def _warn_of_other_data(models: Mapping[str, Classifier], name: str, sha256: str) -> None:
+    """Name every run that was trained on other data than these; what files were trained on is not known."""
+    for path, model in models.items():
+        trained = model.run.dataset
+        if model.run.experiment != CONVERTED and trained.get("sha256") != sha256:
+            part = "a part of" if trained.get("cut_from") == sha256 else "other pixels or labels than"
+            warn(f"{path} was trained on {part} {name}")
+
+
+def _check_validation(models: Mapping[str, Classifier]) -> None:
+    """Raise InputError unless all runs have the same validation images: others may have been trained on them."""
+    runs = {path: model.run for path, model in models.items() if model.run.experiment != CONVERTED}
+    held = {path: (run.dataset.get("sha256"), _held_out(run)) for path, run in runs.items()}
+    first = next(iter(held))
+    for path, images in held.items():
+        if images != held[first]:
+            raise InputError(
+                f"{flag('split')} validation: {path} may have been trained on the validation images of {first}, as its "
+                f"data, {flag('validation')} or {flag('seed')} are others: choose another split, or runs that agree"
+            )
+
+
+def _held_out(run: Run) -> tuple[int, int] | None:
+    """What decides which training images a run held out; None where it held out none."""
+    return (run.config.validation, run.seed) if run.config.validation else None

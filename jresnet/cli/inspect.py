@@ -9,6 +9,7 @@ from jresnet import models
 from jresnet.cli.network import NetworkOptions
 from jresnet.cli.program import make_console
 from jresnet.config import Model, require
+from jresnet.errors import by
 from jresnet.models import diagram, summary
 
 
@@ -41,7 +42,7 @@ def run(options: Options) -> None:
     models.check_network(config, num_classes, image_size)
     network = models.from_config(config, num_classes)
     layers = summary.layers(network, image_size)
-    title = f"{options.model}, width {network.width}, {num_classes} classes, images of {summary.by(image_size)}"
+    title = f"{options.model}, width {network.width}, {num_classes} classes, images of {by(image_size)}"
     console = make_console()
     console.print(summary.table(layers, title, options.budget))
     if options.figure:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jresnet.errors import InputError
+from jresnet.errors import InputError, by
 
 # What is read at once: enough to hide what a call costs.
 _PIECE_BYTES = 2**22
@@ -87,8 +87,7 @@ Images = np.ndarray | MappedImages
 
 def size(images: Images) -> str:
     """ "height x width" of [..., height, width, channels], for messages."""
-    height, width = images.shape[-3:-1]
-    return f"{height} x {width}"
+    return by(images.shape[-3:-1])
 
 
 def select(images: Images, rows: np.ndarray | slice) -> Images:

@@ -5,8 +5,8 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from jresnet.errors import InputError
-from jresnet.models.summary import Layer, by
+from jresnet.errors import InputError, by
+from jresnet.models.summary import Layer
 from jresnet.records.files import atomic_write, local_path
 
 if TYPE_CHECKING:

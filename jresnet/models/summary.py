@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jresnet.errors import by
 from jresnet.models import ResNet
 from jresnet.models.layers import BatchNorm
 from jresnet.records.tables import Column, Table, number, text
@@ -113,8 +114,3 @@ def table(layers: list[Layer], title: str, budget: int = BUDGET) -> Table:
     )
     total = {"name": "total", "parameters": parameters, "macs": macs, "share": 1}
     return Table(columns, rows, caption, title, footer=total)
-
-
-def by(shape: tuple[int, ...] | None) -> str:
-    """A shape in words, as "32 x 32 x 42"; empty for None."""
-    return " x ".join(map(str, shape or ()))

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import hashlib
 import itertools
 import json
 import logging
@@ -85,6 +86,12 @@ def temporary_name(path: pathlib.Path) -> pathlib.Path:
 def free_name(path: pathlib.Path) -> pathlib.Path:
     """`path` with -1, -2, ... after its name: the first that does not exist."""
     return next(free for n in itertools.count(1) if not (free := path.with_name(f"{path.name}-{n}")).exists())
+
+
+def file_sha256(path: pathlib.Path) -> str:
+    """The SHA-256 of a file's content; OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 OLD = 24 * 3600.0

@@ -17,6 +17,7 @@ from jresnet.records.files import (
     Record,
     atomic_write,
     check_creatable,
+    file_sha256,
     json_bytes,
     read_json,
     temporary_name,
@@ -253,8 +254,7 @@ def altered(workdir: pathlib.Path, names: Sequence[str] | None = None) -> dict[s
     problems = {}
     for name in names:
         try:
-            with (workdir / name).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = file_sha256(workdir / name)
         except OSError:
             problems[name] = "missing"
             continue

@@ -107,7 +107,7 @@ class Table:
     def markdown(self) -> str:
         """The table in Markdown, with the caption's lines as a list below it."""
         rules = ["--:" if column.right else ":--" for column in self.columns]
-        lines = ["| " + " | ".join(map(_escaped, line)) + " |" for line in (self.headers, rules, *self.cells)]
+        lines = ["| " + " | ".join(map(escaped, line)) + " |" for line in (self.headers, rules, *self.cells)]
         notes = ["", *(f"- {line}" for line in self.caption.splitlines())] if self.caption else []
         return "\n".join([*lines, *notes]) + "\n"
 
@@ -150,9 +150,9 @@ class Table:
         return table
 
 
-def _escaped(cell: str) -> str:
-    """A cell on one line of Markdown, in which a name cannot become markup of HTML, a link or another cell."""
-    line = ", ".join(cell.splitlines()).replace("\\", "\\\\").replace("|", "\\|")
+def escaped(text: str) -> str:
+    """A text on one line of Markdown, in which a name cannot become markup of HTML, a link or another cell."""
+    line = ", ".join(text.splitlines()).replace("\\", "\\\\").replace("|", "\\|")
     return line.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
 
 

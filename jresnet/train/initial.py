@@ -93,8 +93,12 @@ def _recorded(place: pathlib.Path, directory: pathlib.Path) -> Initial:
 
 
 def _described(place: pathlib.Path, variables: Any) -> Weights:
-    content = json.dumps(digests(variables), sort_keys=True)
-    return Weights(place.resolve().name, hashlib.sha256(content.encode()).hexdigest())
+    return Weights(place.resolve().name, digest(variables))
+
+
+def digest(variables: Any) -> str:
+    """The SHA-256 of weights: of the names, dtypes, shapes and values of all arrays."""
+    return hashlib.sha256(json.dumps(digests(variables), sort_keys=True).encode()).hexdigest()
 
 
 def _numbered(classes: int) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from jresnet.config import FLOAT32_SMALLEST, Config, Model, Resize, as_typed, re
 from jresnet.data.augment import normalise
 from jresnet.data.checks import check_names
 from jresnet.data.pipeline import pad_rows
-from jresnet.errors import InputError, listed
+from jresnet.errors import InputError, by, listed
 from jresnet.models import weights_file
 from jresnet.models.weights.recognise import OPTIONS
 from jresnet.parallel.compiler import compiler_options
@@ -81,7 +81,9 @@ class Classifier:
     def __repr__(self) -> str:
         height, width = self.image_size
         classes = f"{len(self.classes)} classes ({listed(self.classes, 3, 20)})"
-        return f"Classifier({self.run.config.model}, width {self.model.width}, {classes}, images of {height} x {width})"
+        return (
+            f"Classifier({self.run.config.model}, width {self.model.width}, {classes}, images of {by(self.image_size)})"
+        )
 
     @classmethod
     def load(

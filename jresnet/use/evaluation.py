@@ -1,23 +1,26 @@
 """`evaluate`: what trained networks get right on a split, one of them, several together, or one against another."""
 
 import dataclasses
-import hashlib
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
 import rich.console
 
-from jresnet.config import flag
+from jresnet.config import as_typed, flag
 from jresnet.data.datasets import Dataset, Split, dataset_record
 from jresnet.data.mapped import Images, size
 from jresnet.data.progress import tracked
-from jresnet.errors import InputError, listed
+from jresnet.errors import InputError, by, listed
 from jresnet.models.weights import recognise
 from jresnet.records import environment, schema
-from jresnet.records.files import Record
+from jresnet.records.files import Record, write_bytes
 from jresnet.records.run import Data, DataJson
+from jresnet.records.tables import Table
+from jresnet.train.initial import digest
 from jresnet.use import metrics
 from jresnet.use.classifier import CONVERTED, MAX_BATCH_SIZE, Classifier
 from jresnet.use.metrics import Bin, ClassFigures, Figures, McNemar
@@ -42,7 +45,7 @@ class Model:
     parameters: int
     """trainable"""
     weights_sha256: str
-    """of the names and values of its parameters and batch statistics"""
+    """of its parameters and batch statistics, as a run records it of the weights that it starts from"""
     updates: int | None = None
     """after which the run had these weights: the last ones, or with --best those of its best epoch"""
     run: str | None = None
@@ -122,6 +125,22 @@ class Evaluation:
             del mistake["image"]
         return record
 
+    def tables(self) -> list[Table]:
+        """The figures, those of the classes, the confusion matrix, the worst mistakes and McNemar's test, for rich."""
+        from jresnet.use import tables  # which imports this module
+
+        return tables.tables(self)
+
+    def page(self) -> str:
+        """A page of HTML with the tables, figures and the worst mistakes, which loads nothing."""
+        from jresnet.use.page import page  # with matplotlib, which takes a moment
+
+        return page(self).decode()
+
+    def save_page(self, path: str | os.PathLike[str]) -> None:
+        """Write the page into a file; CannotWrite if that fails."""
+        write_bytes(path, self.page().encode())
+
     def __repr__(self) -> str:
         found = self.figures
         accuracy = f"{found.accuracy:.2%} [{found.accuracy_low:.2%}, {found.accuracy_high:.2%}]"
@@ -164,55 +183,87 @@ def evaluate(
       console: where to show progress.
 
     Raises:
-      InputError: there are no images, or their size or classes are not those of the classifiers, which may resize
-        images if their runs did; or the probabilities are not finite.
+      InputError: there are no classifiers, two of one name, or one with the name of what is shown beside them (an
+        ensemble, a comparison); `split` or `tta` is none of its choices; there are no images, or their size or classes
+        are not those of the classifiers, which may resize images if their runs did; or the probabilities are not
+        finite.
     """
+    _check_choice("split", split, get_args(SplitName))
+    _check_choice("tta", tta, (*get_args(Augmentation), None))
     first = _named(classifiers, "model")
-    second = _named(against, "other model") if against is not None else {}
-    models = first | second
-    if any(first[name] is not second[name] for name in {*first} & {*second}):
-        raise InputError(f"two classifiers are called {listed({*first} & {*second}, 1)}: give them different names")
+    second = {} if against is None else _named(against, "other model")
+    systems, others = _systems([*first], tta), _systems([*second], tta, "against: ")
+    _check_names(first, second, [*systems, *others])
+    models, source = first | second, data.name if isinstance(data, Dataset) else "images"
     part = getattr(data, split) if isinstance(data, Dataset) else data
-    name, known = (data.name, {data.name: data.classes}) if isinstance(data, Dataset) else ("images", {})
-    if not len(part):
-        raise InputError(f"--split {split}: {name} has no such images: choose another split")
-    classes = common_classes(known | {name: model.classes for name, model in models.items()})
-    _check_images(name, part, classes, models)
-    plain = {name: _probabilities(model, part.images, False, console) for name, model in models.items()}
-    mirrored = {name: _probabilities(model, part.images, True, console) for name, model in models.items() if tta}
-    for name, found in [*plain.items(), *mirrored.items()]:
-        if not np.isfinite(found).all():
-            raise InputError(f"{name}: its probabilities are not numbers: its weights overflow: choose sound ones")
-    systems = _systems([*first], plain, mirrored)
-    others = {f"against: {name}": found for name, found in _systems([*second], plain, mirrored).items()}
-    name, probabilities = list(systems.items())[-1]
-    counts = metrics.confusion(probabilities.argmax(1), part.labels, len(classes))
-    aucs = metrics.class_aucs(probabilities, part.labels)
+    known = [(source, data.classes)] if isinstance(data, Dataset) else []
+    classes = common_classes([*known, *((name, model.classes) for name, model in models.items())])
+    _check_images(source, split, part, classes, models)
+    found = _computed([*systems, *others], models, part.images, console)
+    answer = systems[-1].name
     return Evaluation(
         dataset=_data(data, sha256),
         split=split if isinstance(data, Dataset) else "given",
         models=tuple(_model(name, model) for name, model in models.items()),
-        name=name,
-        systems={name: metrics.figures(found, part.labels) for name, found in (systems | others).items()},
-        classes=tuple(metrics.per_class(counts, aucs, classes)),
-        confusion=tuple(map(tuple, counts.tolist())),
-        reliability=tuple(metrics.reliability(probabilities, part.labels)),
-        mistakes=_mistakes(probabilities, part, classes),
-        against=_comparison(probabilities, others, part.labels),
+        name=answer,
+        systems={name: metrics.figures(probabilities, part.labels) for name, probabilities in found.items()},
+        classes=_per_class(found[answer], part.labels, classes),
+        confusion=tuple(map(tuple, _confusion(found[answer], part.labels).tolist())),
+        reliability=tuple(metrics.reliability(found[answer], part.labels)),
+        mistakes=_mistakes(found[answer], part, classes),
+        against=_comparison(found, answer, others[-1].name, part.labels) if others else None,
         device=environment.device(),
         versions=environment.versions(),
         commit=environment.commit(),
     )
 
 
-def common_classes(known: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The class names that models and data, by their names, agree on; "0", "1", ... are those of unnamed classes.
+class _System(NamedTuple):
+    """What has figures of its own: models whose probabilities are averaged."""
+
+    name: str
+    members: tuple[str, ...]
+    flip: bool = False
+    """whether over mirror images too"""
+
+
+def _systems(members: Sequence[str], tta: Augmentation | None, prefix: str = "") -> list[_System]:
+    """Each model, all together, and these with mirror images; the last is the answer. None if there are no models."""
+    systems = [_System(prefix + name, (name,)) for name in members]
+    if len(members) > 1:
+        systems.append(_System(f"{prefix}ensemble of {len(members)}", (*members,)))
+    if members and tta == "flip":
+        answer = systems[-1]
+        systems.append(_System(f"{answer.name}, with flip", answer.members, flip=True))
+    return systems
+
+
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{flag(name)} {value!s:.80}: must be one of {', '.join(map(str, choices))}")
+
+
+def _check_names(first: Mapping[str, Classifier], second: Mapping[str, Classifier], systems: Sequence[_System]) -> None:
+    """InputError if a name is that of two models, or of a model and of what is made of several."""
+    twice = [name for name in first if name in second and first[name] is not second[name]]
+    if twice:
+        raise InputError(f"two classifiers are called {listed(twice, 1)}: give them different names")
+    counts = Counter(system.name for system in systems)
+    taken = [name for name, count in counts.items() if count > 1]
+    if taken:
+        raise InputError(f"{listed(taken, 1)}: figures of others have this name: give the classifier another")
+
+
+def common_classes(known: Sequence[tuple[str, tuple[str, ...]]]) -> tuple[str, ...]:
+    """The class names that models and data agree on; "0", "1", ... are those of unnamed classes.
+
+    Takes pairs of the name of a model or of data, and its classes; at least one pair.
 
     Raises:
       InputError: they have other classes, or the same in another order.
     """
-    owner, classes = next(iter(known.items()))
-    for name, other in known.items():
+    owner, classes = known[0]
+    for name, other in known:
         if len(other) != len(classes):
             raise InputError(
                 f"{name} has {len(other)} classes, {owner} {len(classes)}: only equal classes can be compared: "
@@ -235,67 +286,84 @@ def _are_unnamed(classes: tuple[str, ...]) -> bool:
 
 def _named(classifiers: Classifiers, word: str) -> dict[str, Classifier]:
     """Classifiers by their names; those without are called `word`, with a number if there are several."""
-    if isinstance(classifiers, Mapping):
-        return dict(classifiers)
     if isinstance(classifiers, Classifier):
         return {word: classifiers}
     if not classifiers:
         raise InputError("there are no classifiers: give at least one")
+    if isinstance(classifiers, Mapping):
+        return dict(classifiers)
     return {f"{word} {number}": classifier for number, classifier in enumerate(classifiers, 1)}
 
 
-def _check_images(name: str, part: Split, classes: tuple[str, ...], models: Mapping[str, Classifier]) -> None:
-    """InputError unless the models can classify the images, and the labels are among the classes."""
+def _check_images(
+    source: str, split: str, part: Split, classes: tuple[str, ...], models: Mapping[str, Classifier]
+) -> None:
+    """InputError unless there are images, the models take them, and the labels are among the classes."""
+    if not len(part):
+        raise InputError(f"{flag('split')} {split}: {source} has no such images: choose another split")
     if not 0 <= part.labels.min() <= part.labels.max() < len(classes):
         raise InputError(
             f"labels go from {part.labels.min()} to {part.labels.max()}: give indices into the {len(classes)} classes"
         )
-    for path, model in models.items():
+    for name, model in models.items():
         if part.images.shape[1:3] != model.image_size and model.run.config.image_size is None:
-            height, width = model.image_size
             raise InputError(
-                f"{name}: its images are {size(part.images)}, those of {path} {height} x {width} (height x width): "
-                f"resize them with {flag('image_size')} {height} {width}"
+                f"{source}: its images are {size(part.images)}, those of {name} {by(model.image_size)} (height x "
+                f"width): resize them with {flag('image_size')} {as_typed(model.image_size)}"
             )
 
 
-def _probabilities(model: Classifier, images: Images, flip: bool, console: rich.console.Console | None) -> np.ndarray:
+def _computed(
+    systems: Sequence[_System], models: Mapping[str, Classifier], images: Images, console: rich.console.Console | None
+) -> dict[str, np.ndarray]:
+    """Probabilities [n, classes] by the names of the systems; each model is given the images once.
+
+    Raises:
+      InputError: they are not finite.
+    """
+    plain = {name: _probabilities(name, model, images, False, console) for name, model in models.items()}
+    flipped = dict.fromkeys(member for system in systems if system.flip for member in system.members)
+    mirrored = {name: _probabilities(name, models[name], images, True, console) for name in flipped}
+    found = {}
+    for system in systems:
+        found[system.name] = _mean([plain[member] for member in system.members])
+        if system.flip:
+            found[system.name] = _mean([found[system.name], _mean([mirrored[member] for member in system.members])])
+    return found
+
+
+def _probabilities(
+    name: str, model: Classifier, images: Images, flip: bool, console: rich.console.Console | None
+) -> np.ndarray:
     """Probabilities of images, or of their mirror images; as many at once as the classifier takes."""
     starts = range(0, len(images), MAX_BATCH_SIZE)
     batches = (images[start : start + MAX_BATCH_SIZE] for start in tracked(starts, len(starts), "evaluating", console))
     found = np.concatenate([model.predict(batch[:, :, ::-1] if flip else batch) for batch in batches])
     if len(found) != len(images):
         raise AssertionError(f"evaluated {len(found)} of {len(images)} images")
+    if not np.isfinite(found).all():
+        raise InputError(f"{name}: its probabilities are not numbers: its weights overflow: choose sound ones")
     return found
 
 
-def _systems(
-    names: Sequence[str], plain: Mapping[str, np.ndarray], mirrored: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Probabilities of each model, of all together, and these with mirror images; the last are the answer.
-
-    Takes the probabilities [n, classes] of images and of their mirror images, if there are such, by a model's name.
-    """
-    systems = {name: plain[name] for name in names}
-    if len(names) > 1:
-        systems[f"ensemble of {len(names)}"] = _mean([*systems.values()])
-    if names and mirrored:
-        name, answer = list(systems.items())[-1]
-        systems[f"{name}, with flip"] = _mean([answer, _mean([mirrored[name] for name in names])])
-    return systems
-
-
 def _mean(probabilities: Sequence[np.ndarray]) -> np.ndarray:
-    return np.asarray(np.mean(probabilities, axis=0, dtype=np.float64))
+    """Their mean, in float64; a single one as it is."""
+    return probabilities[0] if len(probabilities) == 1 else np.asarray(np.mean(probabilities, axis=0, dtype=np.float64))
 
 
-def _comparison(probabilities: np.ndarray, others: Mapping[str, np.ndarray], labels: np.ndarray) -> Comparison | None:
-    """The answer against that of the others, the last; None if there are no others."""
-    if not others:
-        return None
-    name, second = list(others.items())[-1]
-    test = metrics.mcnemar(probabilities.argmax(1) == labels, second.argmax(1) == labels)
-    return Comparison(name=name, test=test)
+def _confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return metrics.confusion(probabilities.argmax(1), labels, probabilities.shape[1])
+
+
+def _per_class(probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> tuple[ClassFigures, ...]:
+    counts, aucs = _confusion(probabilities, labels), metrics.class_aucs(probabilities, labels)
+    return tuple(metrics.per_class(counts, aucs, classes))
+
+
+def _comparison(found: Mapping[str, np.ndarray], first: str, second: str, labels: np.ndarray) -> Comparison:
+    """Of two systems, by their names."""
+    test = metrics.mcnemar(*(found[name].argmax(1) == labels for name in (first, second)))
+    return Comparison(name=second, test=test)
 
 
 def _mistakes(probabilities: np.ndarray, part: Split, classes: tuple[str, ...]) -> tuple[Mistake, ...]:
@@ -324,15 +392,8 @@ def _model(name: str, classifier: Classifier) -> Model:
         name=name,
         network=recognise.as_words(run.config),
         parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
-        weights_sha256=_digest(variables),
+        weights_sha256=digest(variables),
         updates=None if run.experiment == CONVERTED else classifier.step,
         run=None if run.experiment == CONVERTED else run.fingerprint,
         jresnet=None if run.experiment == CONVERTED else run.jresnet,
     )
-
-
-def _digest(variables: Any) -> str:
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf, "<f4").tobytes())
-    return digest.hexdigest()

@@ -3,14 +3,16 @@
 Sizes are in inches of 96 CSS pixels: a figure 3.75 inches wide fills a phone's screen.
 """
 
+import functools
 import io
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParams
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from jresnet.records.figures import STYLES
 from jresnet.use.metrics import Bin
@@ -19,7 +21,7 @@ FONT_SIZE = 9
 WIDTH = 3.75
 DPI = 200  # of PNG files
 # The most classes for which a confusion matrix has room for names, for numbers.
-_MOST_NAMES, _MOST_NUMBERS = 30, 12
+MOST_NAMES, _MOST_NUMBERS = 30, 12
 # Text as outlines: another font's widths could make labels overlap where a reader lacks this one.
 styled = rc_context({"font.size": FONT_SIZE, "axes.titlesize": FONT_SIZE + 1, "svg.fonttype": "path"})
 
@@ -52,8 +54,8 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     axes.set_xlabel("predicted class")
     axes.xaxis.set_label_position("top")
     axes.xaxis.tick_top()
-    if count <= _MOST_NAMES:
-        names = [shortened(name) for name in classes]
+    if count <= MOST_NAMES:
+        names = drawable(classes)
         axes.set_xticks(range(count), names, rotation=90, fontsize=7.5, parse_math=False)
         axes.set_yticks(range(count), names, fontsize=7.5, parse_math=False)
     if count <= _MOST_NUMBERS:
@@ -78,6 +80,23 @@ def reliability(bins: Sequence[Bin]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper left", frameon=False)
     return figure
+
+
+def drawable(classes: Sequence[str], most: int = 14) -> list[str]:
+    """Names of classes, cut to `most` characters; "class 3", counted from 0, for one whose letters the font lacks."""
+    return [shortened(name, most) if can_draw(name) else f"class {index}" for index, name in enumerate(classes)]
+
+
+def can_draw(name: str) -> bool:
+    """Whether matplotlib's fonts have all letters of the name; for others it draws boxes, and warns."""
+    return {*map(ord, name)} <= _letters(tuple(rcParams["font.family"]))
+
+
+@functools.cache
+def _letters(families: tuple[str, ...]) -> set[int]:
+    return {
+        letter for family in families for letter in get_font(findfont(FontProperties(family=[family]))).get_charmap()
+    }
 
 
 def shortened(name: str, most: int = 14) -> str:

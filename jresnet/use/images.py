@@ -13,7 +13,7 @@ from jresnet.data.images import decoded, image_file
 from jresnet.data.images.color import Color
 from jresnet.data.images.resize import resized
 from jresnet.data.progress import warn
-from jresnet.errors import InputError
+from jresnet.errors import InputError, by
 from jresnet.records.files import local_path
 
 _SHAPES = "(height, width), (height, width, 1) or (height, width, 3)"
@@ -43,7 +43,7 @@ class Form:
         if pixels.shape[:2] != self.image_size and self.resize is None:
             name = image if is_path(image) else "it"
             raise InputError(
-                f"{name} has {_by(pixels.shape[:2])} pixels, and the network's images have {_by(self.image_size)} and "
+                f"{name} has {by(pixels.shape[:2])} pixels, and the network's images have {by(self.image_size)} and "
                 "were not resized: choose how to resize others with --resize crop, pad or stretch"
             )
         return resized(pixels, self.image_size, self.resize or "stretch", self.background)
@@ -141,11 +141,6 @@ def levels(array: np.ndarray) -> np.ndarray:
     elif array.dtype != np.uint8:
         raise InputError(f"{what}: give uint8 from 0 to 255, or floats from 0 to 1")
     return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2) if array.shape[2:] != (3,) else array
-
-
-def _by(size: Sequence[int]) -> str:
-    height, width = size
-    return f"{height} x {width}"
 
 
 def _remedy(shape: tuple[int, ...]) -> str:

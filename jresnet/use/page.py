@@ -22,6 +22,7 @@ def page(evaluation: Evaluation) -> bytes:
         figures=tables.figures(evaluation),
         classes=tables.classes(evaluation, _MOST_CLASSES),
         against=tables.against(evaluation.name, evaluation.against) if evaluation.against else None,
+        numbered=len(names) <= figures.MOST_NAMES and not all(map(figures.can_draw, names)),
         confusion=figures.svg("confusion", figures.confusion(np.array(evaluation.confusion), names)),
         reliability=figures.svg("reliability", figures.reliability(evaluation.reliability)),
     )

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jresnet.errors import InputError, listed
+from jresnet.errors import InputError
 from jresnet.records.picture import Picture
+from jresnet.use.figures import drawable
 
 MOST = 100
 """Images in a figure; more could not be told apart."""
@@ -31,10 +32,10 @@ def figure(images: np.ndarray, classes: Sequence[str], probabilities: np.ndarray
     rows = math.ceil(len(images) / columns)
     drawn = Picture(figsize=(_SIDE * columns, (_SIDE + 0.4) * rows), dpi=120, layout="constrained")
     panels = drawn.subplots(rows, columns, squeeze=False).flatten()
+    names = drawable(classes, 20)
     for axes in panels:
         axes.axis("off")
     for axes, image, row in zip(panels, images, probabilities, strict=False):
         axes.imshow(image, interpolation="nearest")
-        name = listed([classes[row.argmax()]], 1, longest=20)
-        axes.set_title(f"{name}\n{row.max():.1%}", fontsize="small", parse_math=False)
+        axes.set_title(f"{names[row.argmax()]}\n{row.max():.1%}", fontsize="small", parse_math=False)
     return drawn

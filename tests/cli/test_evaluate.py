@@ -12,9 +12,9 @@ from PIL import Image
 
 import jresnet
 from jresnet import models
-from jresnet.cli import commands, data
+from jresnet.cli import commands, data, evaluate
 from jresnet.records import run_directory
-from jresnet.train import optim
+from jresnet.train import initial, optim
 from jresnet.train.checkpoint import Checkpoints, Meta
 from jresnet.train.loop import describe
 from jresnet.train.trainer import init_program
@@ -65,13 +65,18 @@ def _load_once():
         yield
 
 
+@functools.cache
+def initial_program(network, size):
+    """Compiled once for all runs, which differ in what it is given."""
+    return init_program(network, optim.shared_optimizer(CONFIG, 1), (*size, 3))
+
+
 def write_run(directory, dataset, seed=0, **options):
     """The directory of a run that has not trained a step."""
     config = dataclasses.replace(CONFIG, **options)
     run = describe(config, dataset, dataset.sha256, seed, "made")
     network = models.from_config(run.config, len(run.classes))
-    program = init_program(network, optim.shared_optimizer(run.config, 1), (*run.image_size, 3))
-    state = program(seed, config.learning_rate, config.weight_decay)
+    state = initial_program(network, run.image_size)(seed, config.learning_rate, config.weight_decay)
     with Checkpoints(directory / "checkpoints", runs=run.fingerprints) as checkpoints:
         checkpoints.save(0, state, Meta(history=()))
     run_directory.create(directory, run)
@@ -101,6 +106,8 @@ def test_an_ensemble_against_one_of_its_members_on_the_runs_own_data(capsys, pho
         assert found["cross_entropy"] == pytest.approx(figures.cross_entropy, rel=1e-6)
     assert sum(record["against"]["test"][name] for name in ("both", "first", "second", "neither")) == 15
     assert record["dataset"]["sha256"] == dataset.sha256 and record["split"] == "test"
+    started_from = initial.read(dataclasses.replace(CONFIG, init_from=paths[0]), tmp_path).record
+    assert record["models"][0]["weights_sha256"] == started_from.sha256
     assert {mistake["name"] for mistake in record["mistakes"]} <= {*dataset.test.names}
     assert f"folder:{root / 'photos'}, test: 15 images of 3 classes" in " ".join(out.split())
     assert out.endswith(f"{files[0]}\n{files[1]}\n") and "McNemar" in out
@@ -175,7 +182,57 @@ def test_runs_of_a_later_version_are_refused(capsys, photos, tmp_path):
     shutil.copytree(photos[0] / "run-0", tmp_path / "run")
     path = tmp_path / "run" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 2}))
-    assert "version" in refusal(capsys, tmp_path / "run")
+    message = refusal(capsys, tmp_path / "run")
+    assert message.startswith(f"{path}: not a record of this version (its version is 2, and this jresnet reads 0 to 1")
+    assert message.endswith(": restore the file, or choose another directory")
+
+
+@pytest.fixture(scope="module")
+def held_out(photos):
+    """Directories of runs that held out validation images, by the seed and the number of them."""
+    root, dataset = photos
+    for seed, images in ((3, 6), (4, 6), (3, 9)):
+        write_run(root / f"held-{seed}-{images}", dataset, seed, validation=images)
+    return root
+
+
+@pytest.mark.parametrize("other", ["held-4-6", "held-3-9", "run-0"])
+@pytest.mark.parametrize("words", [[], ["--against"]])
+def test_validation_images_that_others_were_trained_on_are_refused(capsys, held_out, other, words):
+    first = held_out / "held-3-6"
+    message = refusal(capsys, first, *words, held_out / other, "--split", "validation")
+    assert message == (
+        f"--split validation: {held_out / other} may have been trained on the validation images of {first}, as its "
+        "data, --validation or --seed are others: choose another split, or runs that agree"
+    )
+
+
+@pytest.fixture
+def until_computed(monkeypatch):
+    """Let the command end, in a line on stderr, where it would begin to compute."""
+
+    def end(models, dataset, *, split, **_):
+        raise jresnet.InputError(f"{len(getattr(dataset, split))} images")
+
+    monkeypatch.setattr(evaluate, "evaluate", end)
+
+
+def test_runs_of_one_seed_share_their_validation_images(capsys, held_out, photos, tmp_path, until_computed):
+    write_run(tmp_path / "same", photos[1], 3, validation=6, learning_rate=0.1)
+    first = held_out / "held-3-6"
+    assert refusal(capsys, first, tmp_path / "same", "--split", "validation").endswith("6 images")
+    assert refusal(capsys, first, held_out / "held-4-6").endswith("15 images"), "both saw none of the test images"
+
+
+def test_every_run_of_other_data_is_named(capsys, photos, tmp_path, until_computed):
+    root, dataset = photos
+    write_run(tmp_path / "part", dataset.subset(train=12))
+    write_run(tmp_path / "other", dataclasses.replace(dataset, test=dataset.test.take(slice(9))))
+    _, _, err = run(capsys, root / "run-0", tmp_path / "part", "--against", tmp_path / "other")
+    assert err.splitlines()[:-1] == [
+        f"{tmp_path / 'part'} was trained on a part of {dataset.name}",
+        f"{tmp_path / 'other'} was trained on other pixels or labels than {dataset.name}",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -204,6 +261,10 @@ def test_other_data_are_resized_as_the_runs_own_and_not_otherwise_read_as_they_w
     assert data.DataOptions(resize="crop", data_dir="there").source(made) == dataclasses.replace(
         own, resize="crop", data_dir="there"
     )
+    validation = data.DataOptions(test_from="validation").source(made)
+    assert (validation.test_from, validation.holdout_test) == ("validation", 0), "in the place of the run's own"
+    assert data.DataOptions(holdout_test=0).source(made) == dataclasses.replace(own, holdout_test=0)
+    assert data.DataOptions(dataset="").source(made).dataset == ""
     other = data.DataOptions(dataset="npz:b", background=(0, 0, 0), test_from="validation").source(made)
     assert other == jresnet.Source("npz:b", None, (8, 8), "pad", (0, 0, 0), test_from="validation")
 

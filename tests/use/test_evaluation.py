@@ -11,7 +11,7 @@ from jresnet.config import Config
 from jresnet.data.mapped import MappedImages
 from jresnet.errors import InputError
 from jresnet.records.files import json_bytes
-from jresnet.use import classifier, evaluation, figures, metrics
+from jresnet.use import classifier, evaluation, figures, metrics, show
 from jresnet.use.page import page
 from jresnet.use.tables import tables
 from tests.support.page_parser import Page, decoded
@@ -135,6 +135,7 @@ def test_json_has_everything_but_pixels_and_the_repr_is_a_line():
 def test_tables_have_the_figures():
     found = jresnet.evaluate([Fake(0), Fake(1)], dataset(), tta="flip", against=Fake(1))
     systems, classes, confusion, mistakes, against = tables(found, most_mistakes=2)
+    assert [table.name for table in found.tables()] == ["figures", "classes", "confusion", "mistakes", "against"]
     assert systems.title == "made, test: 50 images of 3 classes" and "top-5 (%)" not in systems.headers
     for cells, (name, row) in zip(systems.cells, found.systems.items(), strict=True):
         assert cells[:2] == [name, f"{100 * row.accuracy:.2f}"] and cells[3:5] == [
@@ -157,7 +158,7 @@ def test_of_many_classes_the_lowest_are_shown_and_the_first_five_count():
     assert len(recalls) == 30 and recalls == sorted(recalls) and "30 classes of 40" in classes.caption
 
 
-def test_the_page_loads_nothing_and_has_the_tables_and_pictures():
+def test_the_page_loads_nothing_and_has_the_tables_and_pictures(tmp_path):
     found = jresnet.evaluate({"a & b": Fake(0), "c": Fake(1)}, dataset(), against={"d": Fake(2)})
     shown = Page(page(found).decode())
     assert all(address.startswith("data:") for address in shown.addresses)
@@ -172,6 +173,9 @@ def test_the_page_loads_nothing_and_has_the_tables_and_pictures():
     for picture, mistake in zip(pictures, found.mistakes, strict=True):
         np.testing.assert_array_equal(decoded(picture["src"]), mistake.image)
         assert f"{mistake.name}: {mistake.label}, taken for {mistake.prediction}, " in shown.text("mistakes")
+    assert "numbered" not in shown.text("classes")
+    found.save_page(tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_bytes() == page(found) == found.page().encode()
     assert found.dataset["sha256"] in shown.text() and "a & b: resnet18" in shown.text()
 
 
@@ -181,6 +185,21 @@ def test_the_page_of_a_classifier_without_mistakes(monkeypatch):
     right = dataclasses.replace(part, labels=Fake(0).predict(part.images).argmax(1).astype(np.int32))
     shown = Page(page(jresnet.evaluate(Fake(0), right)).decode())
     assert "None: every image was classified correctly." in shown.text("mistakes") and "against" not in shown.sections
+
+
+def test_classes_whose_letters_the_font_lacks_are_numbered_without_a_warning(monkeypatch):
+    """A warning would be an error here."""
+    names, drawn = ("猫", "dog", "ふくろう"), []
+    monkeypatch.setattr(figures, "svg", lambda name, figure: drawn.append(figure) or b"")
+    found = jresnet.evaluate(Fake(0, names), split())
+    shown = Page(page(found).decode())
+    assert [label.get_text() for label in drawn[0].axes[0].get_yticklabels()] == ["class 0", "dog", "class 2"]
+    drawn[0].draw_without_rendering()
+    assert [row[0] for row in shown.tables["classes"][0][1:]] == list(names)
+    assert "numbered from 0, in the order of the table" in shown.text("classes")
+    image = show.figure(split(1).images, names, np.array([[0.1, 0.2, 0.7]]))
+    assert image.axes[0].get_title() == "class 2\n70.0%"
+    image.draw_without_rendering()
 
 
 @pytest.mark.parametrize(
@@ -193,7 +212,7 @@ def test_the_page_of_a_classifier_without_mistakes(monkeypatch):
     ],
 )
 def test_numbers_are_the_names_of_unnamed_classes(known, classes):
-    assert evaluation.common_classes({str(i): names for i, names in enumerate(known)}) == classes
+    assert evaluation.common_classes([("one", names) for names in known]) == classes
 
 
 @pytest.mark.parametrize(
@@ -208,6 +227,10 @@ def test_numbers_are_the_names_of_unnamed_classes(known, classes):
         (Fake(0), dataset(size=(4, 5)), "made: its images are 4 x 5, those of model 4 x 6 (height x width): resize"),
         (Fake(0), split(classes=5, n=200), "labels go from 0 to 4: give indices into the 3 classes"),
         ([], split(), "there are no classifiers: give at least one"),
+        ({}, split(), "there are no classifiers: give at least one"),
+        ({}, dataset(), "there are no classifiers: give at least one"),
+        ({"made": Fake(0)}, dataset(("a", "b", "c")), "made has the classes cat, dog <b>, owl, made a, b, c"),
+        ({"ensemble of 2": Fake(0), "b": Fake(1)}, split(), "ensemble of 2: figures of others have this name"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_evaluated_is_refused_in_a_line(models, data, message):
@@ -216,10 +239,25 @@ def test_what_cannot_be_evaluated_is_refused_in_a_line(models, data, message):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "val"}, "--split val: must be one of train, validation, test"),
+        ({"tta": "rotate"}, "--tta rotate: must be one of flip, None"),
+        ({"against": {}}, "there are no classifiers: give at least one"),
+        ({"against": {"a": Fake(1)}}, "against: a: figures of others have this name: give the classifier another"),
+    ],
+)  # fmt: skip
+def test_options_that_are_none_are_refused(options, message):
+    with pytest.raises(InputError) as caught:
+        jresnet.evaluate({"against: a": Fake(0)}, dataset(), **options)
+    assert str(caught.value) == message
+
+
 def test_two_classifiers_of_one_name_are_refused_and_one_may_be_on_both_sides():
-    with pytest.raises(InputError, match="two classifiers are called a: give them different names"):
-        jresnet.evaluate({"a": Fake(0)}, split(), against={"a": Fake(1)})
     one = Fake(0)
+    with pytest.raises(InputError, match="two classifiers are called a: give them different names"):
+        jresnet.evaluate({"b": one, "a": Fake(0)}, split(), against={"b": one, "a": Fake(1)})
     found = jresnet.evaluate({"a": one, "b": Fake(1)}, split(), against={"a": one})
     assert found.systems["a"] == found.systems["against: a"] and len(found.models) == 2
 

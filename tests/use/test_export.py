@@ -173,6 +173,15 @@ def test_the_card_names_no_folder_of_this_machine(given, shown):
     assert card._without_folders(given) == shown
 
 
+def test_names_stay_text_on_one_line_in_markdown(finished, tmp_path):
+    told_of = told(finished, tmp_path, "CC0\n\n# mine")
+    told_of["artifact"]["file"] = "a\n# b <img src=c> [d](e)\x1b.onnx"
+    lines = card.markdown(told_of).splitlines()
+    assert lines[0] == r"# a\\n# b &lt;img src=c> [d]\(e)\\x1b.onnx"
+    assert r"| weights | CC0\\n\\n# mine |" in lines
+    assert [line for line in lines if line.startswith("# ")] == lines[:1]
+
+
 def test_what_fails_leaves_nothing(monkeypatch, tmp_path):
     classifier = classifier_of(Config(width=2, blocks=(1,), pool_size=8))
     monkeypatch.setattr(stablehlo, "program", lambda classifier: b"a program")

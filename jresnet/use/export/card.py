@@ -1,18 +1,17 @@
 """The model card of an artifact: what it is, on which data and how it was made, what it reaches and what it is for."""
 
-import hashlib
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from jresnet.errors import visible
+from jresnet.errors import listed
 from jresnet.models import summary
 from jresnet.models.weights.recognise import as_words
 from jresnet.records import environment, run_directory, schema
 from jresnet.records.epoch import METRICS, read_metrics
-from jresnet.records.files import Record
+from jresnet.records.files import Record, file_sha256
 from jresnet.records.run import Run, identity
-from jresnet.records.tables import Table, text
+from jresnet.records.tables import Table, escaped, text
 from jresnet.use.classifier import CONVERTED, Classifier
 
 UNKNOWN = "not known: the weights are from elsewhere"
@@ -39,7 +38,7 @@ def describe(classifier: Classifier, path: pathlib.Path, form: str, contract: Re
     layers = summary.layers(classifier.model, classifier.image_size)
     return {
         "version": schema.VERSION,
-        "artifact": {"file": path.name, "format": form, "bytes": path.stat().st_size, "sha256": _sha256(path)},
+        "artifact": {"file": path.name, "format": form, "bytes": path.stat().st_size, "sha256": file_sha256(path)},
         "network": {
             "name": as_words(classifier.run.config),
             "parameters": sum(layer.parameters for layer in layers),
@@ -90,16 +89,11 @@ def outside(classifier: Classifier) -> Record:
     return contract
 
 
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _provenance(classifier: Classifier) -> Record:
     """The sections "data", "figures" and "training"."""
     run, source, step = classifier.run, classifier.source, classifier.step
     if source is None or step is None or run.experiment == CONVERTED:
-        origin = {"source": source.name, "sha256": _sha256(source)} if source and source.is_file() else {}
+        origin = {"source": source.name, "sha256": file_sha256(source)} if source and source.is_file() else {}
         return {"data": {"note": UNKNOWN}, "figures": {"note": UNKNOWN}, "training": {"note": UNKNOWN} | origin}
     return {
         "data": {**run.dataset, "name": _without_folders(run.dataset["name"])},
@@ -146,7 +140,7 @@ def _steps_per_epoch(run: Run) -> int:
 def markdown(card: Record) -> str:
     """The card as a page of Markdown: a heading and a table for each section."""
     sections = {name: section for name, section in card.items() if isinstance(section, Mapping)}
-    parts = [f"# {visible(card['artifact']['file'])}\n"]
+    parts = [f"# {escaped(_on_a_line(card['artifact']['file']))}\n"]
     for name, section in sections.items():
         rows = [{"field": _words(field), "value": _shown(value)} for field, value in section.items()]
         table = Table([text("", "field"), text("", "value")], rows)
@@ -166,4 +160,8 @@ def _shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int | float):
         return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
-    return "not stated" if value is None else visible(value)
+    return "not stated" if value is None else _on_a_line(value)
+
+
+def _on_a_line(name: str) -> str:
+    return listed([name], 1, longest=None)
