@@ -79,11 +79,9 @@ class Classifier:
         self._features = jax.jit(features, compiler_options=compiler_options())
 
     def __repr__(self) -> str:
-        height, width = self.image_size
+        network = f"{self.run.config.model}, width {self.model.width}"
         classes = f"{len(self.classes)} classes ({listed(self.classes, 3, 20)})"
-        return (
-            f"Classifier({self.run.config.model}, width {self.model.width}, {classes}, images of {by(self.image_size)})"
-        )
+        return f"Classifier({network}, {classes}, images of {by(self.image_size)})"
 
     @classmethod
     def load(
