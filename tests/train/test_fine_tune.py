@@ -305,6 +305,14 @@ def test_verify_finds_what_is_wrong_with_the_best(tuned, tmp_path):
     assert "best_test_accuracy is None" in run_directory.contradictions(result, history)[0]
 
 
+def test_the_records_that_more_epochs_set_aside_are_sound_without_a_best_checkpoint(tuned, tmp_path):
+    shutil.copytree(tuned[0], tmp_path / "run")
+    run = run_directory.read_run(tuned[0])
+    run_directory.create(tmp_path / "run", dataclasses.replace(run, config=dataclasses.replace(run.config, epochs=5)))
+    assert verified(tmp_path / "run" / "earlier" / "3-epochs") == "finished, records sound"
+    assert verified(tmp_path / "run") == "not finished, records readable; 4 checkpoints sound"
+
+
 def five_of_ten(first, train, test):
     """Five classes of the synthetic data, as images of 16 x 16, with at most so many of each split."""
     arrays = synthetic.draw(4000, 1000, image_size=16)
