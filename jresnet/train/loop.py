@@ -106,6 +106,8 @@ def fit(
         raise InputError(f"seed {seed}: must lie from 0 to 2**32 - 1")
     if has_brackets(directory) and jax.process_count() > 1:
         raise InputError(f"--workdir {workdir}: several processes cannot share a path with brackets: choose another")
+    sha256, dataset = dataset.sha256, dataset.hold_out(config.validation, seed)
+    best.check_validation(config, dataset)
     start = initial.read(config, directory)
     config = initial.adopted(config, start)
     parameters = models.check_network(config, len(dataset.classes), dataset.image_size)
@@ -113,9 +115,7 @@ def fit(
     pooled = devices.platform == "gpu" and models.from_config(config, 2).pools_first
     rule = "max pooling has no deterministic gradient on GPUs: choose another --model, or --stem small"
     require(config, "deterministic", not (config.deterministic and pooled), rule, value="")
-    sha256, dataset = dataset.sha256, dataset.hold_out(config.validation, seed)
     models.check_training(config, dataset, devices.count)
-    best.check_validation(config, dataset)
     run = describe(config, dataset, sha256, seed, experiment, start and start.record)
     check = partial(run_directory.check, directory, run.config, seed, sha256, resume, run.initial_weights)
     finished = check()
@@ -131,7 +131,8 @@ def fit(
     with catch_stop_signals() as signal, memory.limited():
         trainer = Trainer(run, dataset.train, devices)
         goes_on = bool(run_directory.steps(directory / run_directory.CHECKPOINTS))
-        trainer.start(None if goes_on else initial.parts(start, trainer.shapes[0].variables, run.classes))
+        trainer.start(None if goes_on else initial.starting_weights(start, trainer.shapes[0].variables, run.classes))
+        del start  # a copy of all weights, for which a long run has no use
         trainer.prepare()
         held = hold(directory) if distributed.is_primary() else contextlib.nullcontext()
         with held as lock:

@@ -180,6 +180,34 @@ def test_the_weights_decide_which_run_it_is_and_not_their_path(source, tuned, tm
         loop.fit(plain, DATA, tuned[0])
 
 
+@pytest.mark.parametrize("became", ["weights of another training", "unreadable"])
+def test_a_run_goes_on_by_its_own_command_whatever_became_of_its_source(tuned, tmp_path, became):
+    rewind(tuned[0], tmp_path / "run", 6)
+    write_source(tmp_path / "others", ("a", "b", "c"), seed=1)
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    record["config"]["init_from"] = str(tmp_path / "others")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record))
+    if became == "unreadable":
+        (tmp_path / "others" / "config.json").write_text("{")
+    found = initial.read(dataclasses.replace(TUNED, init_from=str(tmp_path / "others")), tmp_path / "run")
+    assert (found.record, found.variables) == (run_directory.read_run(tuned[0]).initial_weights, None)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    if became == "unreadable":
+        with pytest.raises(InputError, match=r"^--init-from \S+others/config\.json: "):
+            initial.read(dataclasses.replace(TUNED, init_from=str(tmp_path / "others")), tmp_path / "run")
+    else:
+        again = initial.read(dataclasses.replace(TUNED, init_from=str(tmp_path / "others")), tmp_path / "run")
+        assert again.record.sha256 != found.record.sha256 and again.variables is not None
+
+
+def test_a_run_may_start_from_the_best_epoch_of_another(tuned, tmp_path, caplog):
+    found = initial.read(dataclasses.replace(CONFIG, init_from=str(tuned[0] / "best")), tmp_path)
+    best_one = restore(tuned[0], best=True)
+    chex.assert_trees_all_equal(found.variables, jax.device_get(best_one.variables))
+    assert (found.record.name, found.record.updates) == ("best", best_one.step)
+    assert caplog.messages == [f"--init-from {tuned[0] / 'best'}: resnet18, width 4, after {best_one.step} updates"]
+
+
 def test_options_of_the_network_are_those_of_the_weights_or_agree(source):
     config = Config(init_from=str(source[0]), dropout=0.3)
     weights = initial.read(config, pathlib.Path("nowhere"))
@@ -214,7 +242,9 @@ def test_weights_from_a_file(tmp_path, caplog):
     assert "read as resnet20" in caplog.text
     found = initial.adopted(config, weights)
     assert (found.model, found.width, found.blocks) == ("resnet20", 4, (1, 1))
-    with pytest.raises(InputError, match=r"^--init-from the weights do not fit the network .* they fit resnet20"):
+    with pytest.raises(
+        InputError, match=r"^--init-from \S+w\.safetensors: the weights do not fit the network .* they fit resnet20"
+    ):
         initial.read(dataclasses.replace(config, model="resnet34"), tmp_path)
 
 
@@ -235,9 +265,11 @@ def head(inputs, outputs):
 )
 def test_another_head_is_a_new_one_which_a_line_says(theirs, inputs, classes, reason, caplog):
     weights = Initial(run_directory.Weights("mine", ""), Config(), theirs, head(8, len(theirs)))
-    found = initial.parts(weights, head(inputs, len(classes)), classes)
+    found = initial.starting_weights(weights, head(inputs, len(classes)), classes)
     assert ("linear" in found["params"]) == (reason is None) and "conv1" in found["params"]
     expected = [] if reason is None else [f"--init-from mine: the linear layer is a new one, as {reason}"]
+    if reason is None and theirs != classes:
+        expected = ["--init-from mine: the linear layer is kept: one side numbers its classes only"]
     assert caplog.messages == expected and "linear" in weights.variables["params"]
 
 
