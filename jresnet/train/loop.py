@@ -88,7 +88,8 @@ def fit(
         from the start.
       keep: how many checkpoints to keep; None for all.
       checkpoint_seconds: at least so many seconds of training lie between two checkpoints, so that epochs that take
-        longer are all saved; the first epoch, the last and the state at a stop signal are saved in any case.
+        longer are all saved; the first epoch, the last, with `keep_best` every one that is the best so far, and the
+        state at a stop signal are saved in any case.
       console: where to print progress; None for nowhere.
       on_epoch: called in process 0 with the record of each epoch, as in `metrics.jsonl`, that is recorded in this
         call. What it raises ends the run, which can be resumed from its latest checkpoint.
@@ -204,8 +205,8 @@ def train(
                     directory, found.predictions, found.confidences, test.labels, test.names
                 )
             log.epoch(epoch_record(trainer, dataset, epoch, outputs, time.perf_counter() - started))
-            if config.keep_best:
-                best.keep(best_checkpoint, checkpoints, trainer, log.history)
+            if config.keep_best and best.keep(best_checkpoint, checkpoints, trainer, log.history):
+                unsaved = 0.0
             if on_epoch and distributed.is_primary():
                 on_epoch(dict(log.history[-1]))
         result = summarise_run(trainer, log.history, commit).at(directory)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import types
 from functools import partial
 
 import chex
@@ -22,6 +23,7 @@ from jresnet.models import torch_weights
 from jresnet.records import run_directory
 from jresnet.records.epoch import best_epoch, read_metrics
 from jresnet.train import best, initial, loop
+from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.initial import Initial
 from jresnet.train.restore import restore
 from jresnet.use.classifier import store
@@ -330,6 +332,10 @@ def test_verify_finds_what_is_wrong_with_the_best(tuned, tmp_path):
     shutil.rmtree(kept)
     with pytest.raises(InputError, match=r"best: lacks the checkpoint of epoch \d: restore it"):
         verified(tmp_path / "run")
+    with pytest.raises(
+        InputError, match=r"best: lacks the checkpoint of epoch \d: restore it from a copy, or use the "
+    ):
+        restore(tmp_path / "run", best=True)
     result = json.loads((tuned[0] / "result.json").read_text()) | {"best_test_accuracy": 1.0}
     history = read_metrics(tuned[0] / "metrics.jsonl")
     assert "best_test_accuracy is 1.0" in run_directory.contradictions(result, history)[0]
@@ -343,6 +349,25 @@ def test_the_records_that_more_epochs_set_aside_are_sound_without_a_best_checkpo
     run_directory.create(tmp_path / "run", dataclasses.replace(run, config=dataclasses.replace(run.config, epochs=5)))
     assert verified(tmp_path / "run" / "earlier" / "3-epochs") == "finished, records sound"
     assert verified(tmp_path / "run") == "not finished, records readable; 4 checkpoints sound"
+
+
+def test_the_best_checkpoint_is_that_of_the_records_and_no_other(tuned, tmp_path, caplog):
+    """Also where a kill between two checkpoints has left another, and where it is damaged."""
+    shutil.copytree(tuned[0], tmp_path / "run")
+    place = tmp_path / "run" / "best"
+    kept = int(next(place.iterdir()).name)
+    other = next(step for step in (9, 3) if step != kept)
+    shutil.copytree(tmp_path / "run" / "checkpoints" / str(other), place / str(other))
+    assert restore(tmp_path / "run", best=True).step == kept
+    position = types.SimpleNamespace(step=8, steps_per_epoch=3)  # within the last epoch
+    with Checkpoints(place, 1) as best_checkpoint:
+        best.begin(best_checkpoint, position, read_metrics(tmp_path / "run" / "metrics.jsonl"))
+        assert best_checkpoint.steps() == [kept]
+    assert caplog.messages == ["best/: checkpoints of other epochs than the best one so far are set aside"]
+    assert (tmp_path / "run" / "checkpoints-damaged" / str(other)).is_dir()
+    shutil.rmtree(place / str(kept) / "state")
+    with pytest.raises(InputError, match=r"cannot be restored .*: restore it from a copy, or use the last epoch$"):
+        restore(tmp_path / "run", best=True)
 
 
 def five_of_ten(first, train, test):
