@@ -30,7 +30,7 @@ from jresnet.records.run_directory import steps
 from jresnet.records.schema import Checked, Count, NonNegative
 
 DAMAGED = "checkpoints-damaged"
-"""Beside the directory of the checkpoints: those with which a run has not gone on, as they are damaged or superseded."""
+"""Beside the directory of the checkpoints: those that a run does not go on with, as they are damaged or superseded."""
 
 _log = logging.getLogger(__name__)
 _NO_ROOM = "RESOURCE_EXHAUSTED"  # TensorStore's status of a full disk, and XLA's of a full memory
