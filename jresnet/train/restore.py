@@ -50,7 +50,7 @@ def restore(directory: pathlib.Path, best: bool = False) -> Trained:
         raise InputError(f"{directory / run_directory.CONFIG}: {error}") from None
     # The shapes depend neither on the seed nor on the number of steps.
     program = init_program(network, optim.shared_optimizer(run.config, 1), (*run.image_size, 3))
-    shapes = jax.eval_shape(program, 0, run.config.learning_rate, run.config.weight_decay)
+    shapes = jax.eval_shape(program, 0, *optim.rates(run.config))
     place = directory / (run_directory.CHECKPOINTS if best_step is None else run_directory.BEST)
     with Checkpoints(place, read_only=True, runs=run.fingerprints) as checkpoints:
         restored = (

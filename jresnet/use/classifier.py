@@ -263,7 +263,7 @@ def store(
         raise InputError(f"{path}: exists already: choose a new directory")
     model = models.from_config(config, len(classes))
     program = init_program(model, optim.shared_optimizer(config, 1), (*image_size, 3))
-    state, metrics = program(0, config.learning_rate, config.weight_decay)
+    state, metrics = program(0, *optim.rates(config))
     state = state.replace(params=variables["params"], batch_stats=variables["batch_stats"])
     run = described(config, classes, image_size, mean, std)
     with hold(path):

@@ -71,7 +71,7 @@ def write_run(directory, dataset, seed=0, **options):
     run = describe(config, dataset, dataset.sha256, seed, "made")
     network = models.from_config(run.config, len(run.classes))
     program = init_program(network, optim.shared_optimizer(run.config, 1), (*run.image_size, 3))
-    state = program(seed, config.learning_rate, config.weight_decay)
+    state = program(seed, *optim.rates(config))
     with Checkpoints(directory / "checkpoints", runs=run.fingerprints) as checkpoints:
         checkpoints.save(0, state, Meta(history=()))
     run_directory.create(directory, run)

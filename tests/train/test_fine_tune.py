@@ -20,12 +20,14 @@ from jresnet.data import synthetic
 from jresnet.data.datasets import Dataset, Split
 from jresnet.errors import InputError
 from jresnet.models import torch_weights
+from jresnet.parallel.devices import Devices
 from jresnet.records import run_directory
 from jresnet.records.epoch import best_epoch, read_metrics
 from jresnet.train import best, initial, loop
 from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.initial import Initial
 from jresnet.train.restore import restore
+from jresnet.train.trainer import Trainer
 from jresnet.use.classifier import store
 from tests.support.runs import CONFIG, final_state, make_dataset, strip
 
@@ -37,7 +39,16 @@ TUNED = dataclasses.replace(
     validation=15, keep_best="validation", learning_rate=0.02,
 )  # fmt: skip
 
-DATA = make_dataset(train=60, test=15)
+
+def unbalanced():
+    """Classes of 32, 16 and 12 training images: with equal ones all weights would be 1."""
+    dataset = make_dataset(train=96, test=15)
+    labels = dataset.train.labels
+    rows = np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c, count in enumerate((32, 16, 12))]))
+    return dataclasses.replace(dataset, train=Split(dataset.train.images[rows], labels[rows]))
+
+
+DATA = unbalanced()
 
 
 def drawn(classes, seed):
@@ -106,6 +117,24 @@ def test_frozen_stages_and_their_statistics_are_those_of_the_weights(source, tun
     assert all(jax.tree.leaves(moved)) and not np.array_equal(
         weights["params"]["linear"]["bias"], found["params"]["linear"]["bias"]
     )
+
+
+def test_the_heads_rate_and_the_classes_weights_reach_the_training(tuned):
+    with Checkpoints(tuned[0] / "checkpoints", read_only=True) as checkpoints:
+        (state, _), _ = checkpoints.restore(3)
+    rates = jax.device_get(state["opt_state"][0]["hyperparams"])
+    expected = {"learning_rate": 0.02, "weight_decay": 5e-4, "head_learning_rate": 0.2}
+    assert rates == {name: np.float32(rate) for name, rate in expected.items()}
+    run = run_directory.read_run(tuned[0])
+    trainer = Trainer(run, DATA.hold_out(15, 0).train, Devices(run.config))  # of 24, 12 and 9 images
+    assert trainer.program.keywords["class_weights"] == (45 / 72, 45 / 36, 45 / 27)
+
+
+@pytest.mark.slow
+def test_the_classes_weights_change_the_loss(source, tuned, tmp_path):
+    fit(tmp_path, source[0], dataclasses.replace(TUNED, class_weights=None, epochs=1))
+    losses = [read_metrics(path / "metrics.jsonl")[0]["train_loss"] for path in (tuned[0], tmp_path)]
+    assert abs(losses[0] - losses[1]) > 1e-3
 
 
 def test_the_best_epoch_is_kept_and_every_figure_says_which_it_is_of(tuned):
