@@ -84,7 +84,8 @@ def make_train_program(
 
     The bounds are data, unless `steps` is given: one program serves calls of any length. Learning rate, weight decay,
     seed and channel statistics are data too, so a study compiles one program per network, batch shape and crop, and on
-    GPUs a second one for calls of a fixed length. Nothing is fetched between steps.
+    GPUs a second one for calls of a fixed length; class weights are constants, so that one set of them has a program of
+    its own. Nothing is fetched between steps.
 
     Args:
       model: without a mapped axis.
