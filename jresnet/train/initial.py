@@ -72,6 +72,13 @@ def read(config: Config, directory: pathlib.Path) -> Initial | None:
     return _of_run(place) if place.is_dir() else _of_file(place, config)
 
 
+def has_begun(directory: pathlib.Path) -> bool:
+    """Whether the run in a directory goes on, or is finished, without the weights that it started from."""
+    return (
+        bool(run_directory.steps(directory / run_directory.CHECKPOINTS)) or (directory / run_directory.RESULT).exists()
+    )
+
+
 def _of_run(place: pathlib.Path) -> Initial:
     """The weights in a run's directory, or of its best epoch if the directory is the run's `best/`."""
     best = place.name == run_directory.BEST and not (place / run_directory.CONFIG).exists()
@@ -103,8 +110,7 @@ def _of_file(place: pathlib.Path, config: Config) -> Initial:
 
 def _recorded(place: pathlib.Path, directory: pathlib.Path) -> Initial | None:
     """What a run with checkpoints in this directory recorded of weights that it need not read, see `read`; or None."""
-    begun = run_directory.steps(directory / run_directory.CHECKPOINTS) or (directory / run_directory.RESULT).exists()
-    run = run_directory.read_run(directory) if begun else None
+    run = run_directory.read_run(directory) if has_begun(directory) else None
     if run is None or run.initial_weights is None or run.config.init_from is None:
         return None
     if place.exists() and place.resolve() != local_path(run.config.init_from).resolve():

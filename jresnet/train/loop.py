@@ -30,8 +30,8 @@ from jresnet.records.run import Run, Weights
 from jresnet.train import best, initial, memory
 from jresnet.train.checkpoint import Checkpoints, has_brackets
 from jresnet.train.evaluate import Outputs
-from jresnet.train.figures import epoch_record, summarise_run
 from jresnet.train.signals import StopSignal, catch_stop_signals
+from jresnet.train.summary import epoch_record, summarise_run
 from jresnet.train.trainer import Trainer
 
 CHECKPOINT_SECONDS = 30.0
@@ -91,8 +91,9 @@ def fit(
         longer are all saved; the first epoch, the last, with `keep_best` every one that is the best so far, and the
         state at a stop signal are saved in any case.
       console: where to print progress; None for nowhere.
-      on_epoch: called in process 0 with the record of each epoch, as in `metrics.jsonl`, that is recorded in this
-        call. What it raises ends the run, which can be resumed from its latest checkpoint.
+      on_epoch: called in process 0 with the record of each epoch, as in `metrics.jsonl` but without `version`, that is
+        recorded in this call. What it raises ends the run, which can be resumed from its latest checkpoint. With
+        several processes the others then end as `Lost`, and a checkpoint that is being written may be lost, too.
 
     Raises:
       InputError: config, data and workdir do not go together; nothing was written.
@@ -208,7 +209,7 @@ def train(
             if config.keep_best and best.keep(best_checkpoint, checkpoints, trainer, log.history):
                 unsaved = 0.0
             if on_epoch and distributed.is_primary():
-                on_epoch(dict(log.history[-1]))
+                on_epoch({name: value for name, value in log.history[-1].items() if name != "version"})
         result = summarise_run(trainer, log.history, commit).at(directory)
     if distributed.is_primary():
         if lock:

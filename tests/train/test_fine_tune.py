@@ -140,7 +140,8 @@ def test_the_classes_weights_change_the_loss(source, tuned, tmp_path):
 def test_the_best_epoch_is_kept_and_every_figure_says_which_it_is_of(tuned):
     workdir, seen = tuned
     history = read_metrics(workdir / "metrics.jsonl")
-    assert seen == history and len(history) == 3
+    assert [{"version": 1} | record for record in seen] == history and len(history) == 3
+    assert not any("version" in record for record in seen)
     accuracies = [record["validation_accuracy"] for record in history]
     result = run_directory.read_result(workdir)
     assert result.best_epoch == accuracies.index(max(accuracies))
@@ -193,6 +194,7 @@ def test_a_run_that_stops_around_a_best_checkpoint_loses_nothing(source, tuned, 
 def test_the_weights_decide_which_run_it_is_and_not_their_path(source, tuned, tmp_path):
     run = run_directory.read_run(tuned[0])
     assert run.initial_weights.name == "weights" and len(run.initial_weights.sha256) == 64
+    assert run_directory.read_result(tuned[0]).initial_weights == run.initial_weights
     shutil.copytree(source[0], tmp_path / "moved")
     moved = initial.read(dataclasses.replace(CONFIG, init_from=str(tmp_path / "moved")), tmp_path)
     assert (moved.record.name, moved.record.sha256) == ("moved", run.initial_weights.sha256)
@@ -395,6 +397,15 @@ def test_the_best_checkpoint_is_that_of_the_records_and_no_other(tuned, tmp_path
     shutil.rmtree(place / str(kept) / "state")
     with pytest.raises(InputError, match=r"cannot be restored .*: restore it from a copy, or use the last epoch$"):
         restore(tmp_path / "run", best=True)
+
+
+def test_a_result_of_other_weights_is_refused(tuned, tmp_path):
+    shutil.copytree(tuned[0], tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "result.json").read_text())
+    record["initial_weights"]["sha256"] = "0" * 64
+    run_directory.finish(tmp_path / "run", record, read_metrics(tuned[0] / "metrics.jsonl"))
+    with pytest.raises(InputError, match=r"contradicts the other records \(its initial weights are not those"):
+        run_directory.read_result(tmp_path / "run")
 
 
 def five_of_ten(first, train, test):
