@@ -93,7 +93,7 @@ def training_step(
         devices=shared,
         program=partial(train_program, model, tx, fed.get_batch, shared, config.channel_multiple),
         fixed=min(STEPS["gpu"], steps_per_epoch) if fixes_steps(config, shared) else None,
-        create=partial(init_program(model, tx, (*IMAGE_SIZE, 3)), seed, config.learning_rate, config.weight_decay),
+        create=partial(init_program(model, tx, (*IMAGE_SIZE, 3)), seed, *optim.rates(config)),
     )
 
 

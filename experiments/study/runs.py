@@ -13,7 +13,7 @@ from collections.abc import Container, Sequence
 import rich.console
 
 from jresnet import models
-from jresnet.config import Config
+from jresnet.config import Config, require
 from jresnet.data.datasets import Dataset
 from jresnet.errors import InputError, InUse
 from jresnet.parallel.devices import Devices
@@ -49,7 +49,13 @@ class StudyRun:
 
 
 def study_run(experiment: str, config: Config, seed: int, dataset: Dataset, study: pathlib.Path) -> StudyRun:
-    """The run of this configuration, seed and data in the study's directory; its network is checked."""
+    """The run of this configuration, seed and data in the study's directory; its network is checked.
+
+    Raises:
+      InputError: the network is impossible, or the run would start from weights, which directories do not tell apart.
+    """
+    rule = "the runs of a study start from random weights: leave it out, or fine-tune with jresnet train"
+    require(config, "init_from", config.init_from is None, rule)
     parameters = models.check_network(config, len(dataset.classes), dataset.image_size)
     config = models.fill_defaults(dataclasses.replace(config, budget=None))
     directory = seeds_directory(study, config, dataset.sha256) / f"seed-{seed}"

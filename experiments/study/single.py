@@ -87,7 +87,8 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
     check_layout(workdir, options.seeds)
     if options.seeds > 1:  # every directory, before the first run is trained
         held_out = dataset.hold_out(options.validation, options.first_seed)
-        start = initial.read(options.config, directories[options.first_seed])
+        needing = [directory for directory in directories.values() if not initial.has_begun(directory)]
+        start = initial.read(options.config, (needing or [workdir / f"seed-{options.first_seed}"])[0])
         config = initial.adopted(options.config, start)
         models.check_network(config, len(dataset.classes), dataset.image_size)
         models.check_training(config, held_out, Devices(config).count)

@@ -48,7 +48,7 @@ def run(options: Options) -> None:
         raise InputError(f"{options.target}: both are directories: copy the run, or name a file to write")
     if from_run:
         refuse_for_run(options.of_file)
-        classifier = Classifier.load(options.source, best=options.best)
+        classifier = Classifier.load(options.source)
         state_dict = torch_weights.to_state_dict(
             classifier.variables, classifier.model, options.layout, classifier.image_size
         )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import rich.console
@@ -102,7 +102,7 @@ def _is_file(path: str) -> bool:
 def _load_one(path: str, options: Options) -> Classifier:
     if _is_file(path):
         return options.load(path)
-    classifier = Classifier.load(path, best=options.best)
+    classifier = Classifier.load(path)
     fits = options.image_size in (None, classifier.image_size)
     rule = f"the images of {path} are {by(classifier.image_size)}: leave it out, or give that"
     require(options, "image_size", fits, rule)
@@ -123,11 +123,6 @@ def _check_alike(models: Mapping[str, Classifier], options: Options) -> None:
         raise InputError(f"{path} and another {rule}")
 
 
-def _named(paths: Sequence[str], models: Mapping[str, Classifier], options: Options) -> dict[str, Classifier]:
-    """The models at these paths by the names that figures have."""
-    return {f"{path}, best epoch" if options.best else path: models[path] for path in paths}
-
-
 def _evaluate(options: Options, models: Mapping[str, Classifier], console: rich.console.Console) -> Evaluation:
     """Evaluate on the first run's own data, or on those given; of its own its validation images are held out again."""
     run = models[options.models[0]].run
@@ -140,8 +135,8 @@ def _evaluate(options: Options, models: Mapping[str, Classifier], console: rich.
             _check_validation(models)
         dataset = dataset.hold_out(run.config.validation, run.seed)
     return evaluate(
-        _named(options.models, models, options), dataset, split=options.split, tta=options.tta,
-        against=_named(options.against, models, options) or None, sha256=sha256, console=console,
+        {path: models[path] for path in options.models}, dataset, split=options.split, tta=options.tta,
+        against={path: models[path] for path in options.against} or None, sha256=sha256, console=console,
     )  # fmt: skip
 
 

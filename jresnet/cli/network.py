@@ -75,8 +75,6 @@ class WeightsOptions(NetworkOptions):
     """Of a file: standard deviation of each channel, on the same scale."""
     classes: tuple[str, ...] | None = None
     """Of a file: names of the classes (default: 0 1 2 ...)."""
-    best: bool = False
-    """Of a run: the weights of its best epoch on the validation images, which --keep-best has kept."""
 
     def refuse(self, names: Collection[str], rule: str) -> None:
         """Raise InputError with this rule if an option of these names is given."""
@@ -93,4 +91,4 @@ class WeightsOptions(NetworkOptions):
         """The network of a run, or of a file as these options describe it; InputError as `Classifier.load`."""
         from jresnet.use.classifier import Classifier  # with Orbax, which not every command needs
 
-        return Classifier.load(path, best=self.best, **self.of_file)
+        return Classifier.load(path, **self.of_file)

@@ -72,7 +72,9 @@ def verified(directory: pathlib.Path) -> str:
     for name, meta in metas.items():
         if meta.history is not None and list(meta.history) != epochs[: len(meta.history)]:
             raise InputError(f"{path}: does not begin with the epochs of {name}: --resume writes it again")
-    if finished and run.config.keep_best and (epoch := best_epoch(epochs)) is not None:
+    # A copy of a run's records, as in earlier/, has no checkpoints at all.
+    whole = finished and (directory / run_directory.CHECKPOINTS).exists()
+    if whole and run.config.keep_best and (epoch := best_epoch(epochs)) is not None:
         step = (epoch + 1) * run.config.steps_per_epoch(run.dataset["train"])
         if f"{run_directory.BEST}/{step}" not in metas:
             raise InputError(f"{directory / run_directory.BEST}: lacks the checkpoint of epoch {epoch}: restore it")

@@ -10,7 +10,7 @@ from jresnet.records import figures, schema
 from jresnet.records.environment import Execution
 from jresnet.records.epoch import METRICS, read_metrics
 from jresnet.records.files import Record, local_path
-from jresnet.records.run import ConfigJson, DataJson
+from jresnet.records.run import ConfigJson, DataJson, Weights
 from jresnet.records.schema import Count, Fraction, NonNegative
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class Result:
     """likewise"""
     dataset: DataJson
     """name, numbers of images and classes, and the sha256 of all pixels and labels"""
+    initial_weights: Weights | None = None
+    """those of `--init-from`; left out if the run has started from random ones"""
     device: str
     """the devices, in words"""
     execution: Execution | None = None

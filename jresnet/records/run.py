@@ -54,6 +54,8 @@ class Weights:
     """of the run's directory or the file that they were read from"""
     sha256: str
     """of the names, dtypes, shapes and numbers of all arrays"""
+    updates: Count | None = None
+    """after which a run had these weights; null for those of a file"""
 
 
 DataJson = Annotated[Mapping[str, Any], Checked(Data)]

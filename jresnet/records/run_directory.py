@@ -160,6 +160,8 @@ def read_result(workdir: pathlib.Path) -> Result:
     run, result = read_run(workdir), Result.from_json(read_json(workdir / RESULT), workdir / RESULT)
     different = differences(result.to_json(), run.config, run.seed, run.dataset.get("sha256", ""))
     different += contradictions(result.to_json(), read_metrics(workdir / METRICS))
+    if result.initial_weights != run.initial_weights:
+        different.append(f"its initial weights are not those of {CONFIG}")
     if different:
         raise InputError(f"{workdir / RESULT}: contradicts the other records ({'; '.join(different)}): restore it")
     return result.at(workdir)

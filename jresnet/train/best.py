@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from jresnet.config import Config, require
 from jresnet.data.datasets import Dataset
+from jresnet.parallel import distributed
 from jresnet.records.epoch import best_epoch
 from jresnet.records.files import Record
 from jresnet.records.run_directory import BEST
@@ -20,27 +21,39 @@ def check_validation(config: Config, dataset: Dataset) -> None:
     require(config, "keep_best", config.keep_best is None or len(dataset.validation) > 0, rule)
 
 
-def begin(best: Checkpoints, trainer: Trainer, history: Sequence[Record]) -> None:
-    """Set aside checkpoints of epochs that the run, which goes on from where `trainer` is, is about to train again.
+def begin(best_checkpoint: Checkpoints, trainer: Trainer, history: Sequence[Record]) -> None:
+    """Set aside all but the checkpoint of the best epoch before the run, which goes on from where `trainer` is.
 
-    A warning says so, and if the checkpoint of the best epoch in `history` is gone. A collective.
+    Others are of epochs that are trained again, or were about to be deleted when the run was killed. A warning says so,
+    and if the checkpoint of the best epoch in `history` is gone. A collective.
     """
-    if later := [step for step in best.steps() if step > trainer.step]:
-        _log.warning(f"{BEST}/: has a checkpoint later than the one to go on from: it is set aside")
-        best.set_aside(later)
-    epoch = best_epoch(history)
+    saved, epoch = best_checkpoint.steps(), best_epoch(history)
     # The latest checkpoint's own epoch, which is evaluated again, may have replaced the best before it.
-    if epoch is not None and not {(epoch + 1) * trainer.steps_per_epoch, trainer.step} & {*best.steps()}:
-        _log.warning(f"{BEST}/: the checkpoint of epoch {epoch}, the best so far, is gone: restore it from a copy")
+    best_step = trainer.step if trainer.step in saved or epoch is None else (epoch + 1) * trainer.steps_per_epoch
+    others = [step for step in saved if step != best_step]
+    # Before any process moves one: each has listed the directory by itself.
+    if distributed.process_max([bool(others)]) == [1.0]:
+        _log.warning(f"{BEST}/: checkpoints of other epochs than the best one so far are set aside")
+        best_checkpoint.set_aside(others)
+    if epoch is not None and best_step not in saved:
+        _log.warning(
+            f"{BEST}/: the checkpoint of epoch {epoch}, the best so far, is gone: restore it from a copy, or go on "
+            "without it and use the last epoch, unless a later one is better"
+        )
 
 
-def keep(best: Checkpoints, checkpoints: Checkpoints, trainer: Trainer, history: Sequence[Record]) -> None:
+def keep(best_checkpoint: Checkpoints, checkpoints: Checkpoints, trainer: Trainer, history: Sequence[Record]) -> bool:
     """Save the state after the last epoch of `history` in place of the best one before, if it is better. A collective.
 
     It is among the run's own checkpoints first: a killed run goes on from there or later, not from before, where the
     best one is another that would be lost.
+
+    Returns:
+      Whether it was saved, among both.
     """
-    if best_epoch(history) == trainer.epoch:
-        trainer.save(checkpoints, history[:-1])
-        checkpoints.wait()
-        trainer.save(best, history[:-1])
+    if best_epoch(history) != trainer.epoch:
+        return False
+    trainer.save(checkpoints, history[:-1])
+    checkpoints.wait()
+    trainer.save(best_checkpoint, history[:-1])
+    return True

@@ -30,7 +30,7 @@ from jresnet.records.run_directory import steps
 from jresnet.records.schema import Checked, Count, NonNegative
 
 DAMAGED = "checkpoints-damaged"
-"""Beside the directory of the checkpoints: those with which a run has not gone on, as they are damaged or too late."""
+"""Beside the directory of the checkpoints: those that a run does not go on with, as they are damaged or superseded."""
 
 _log = logging.getLogger(__name__)
 _NO_ROOM = "RESOURCE_EXHAUSTED"  # TensorStore's status of a full disk, and XLA's of a full memory
@@ -223,14 +223,14 @@ class Checkpoints:
         alias.symlink_to(self._directory)
         return alias
 
-    def set_aside(self, steps: Iterable[int]) -> None:
+    def set_aside(self, unwanted: Iterable[int]) -> None:
         """Move checkpoints into the directory DAMAGED; nothing is deleted. A collective."""
         self.close()
         if distributed.is_primary():
             aside = self._directory.with_name(DAMAGED)
             with writing(aside):
                 aside.mkdir(exist_ok=True)
-                for step in steps:
+                for step in unwanted:
                     (self._directory / str(step)).rename(free_name(aside / str(step)))
         distributed.process_max([0.0])  # no process goes on before
 

@@ -31,7 +31,10 @@ def stopped(params: Any, parts: Collection[str]) -> Any:
 
 
 def kept(old: Any, new: Any, parts: Collection[str]) -> Any:
-    """The new `batch_stats`, with the old ones in these parts."""
+    """The new `batch_stats`, with the old ones in these parts.
+
+    The network leaves them, too, but summing over devices does not: -0.0 + 0.0 is 0.0, and a CPU may flush denormals.
+    """
     return {name: old[name] if name in parts else part for name, part in new.items()}
 
 

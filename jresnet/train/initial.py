@@ -27,7 +27,7 @@ from jresnet.train.restore import restore
 NETWORK = ("model", *OPTIONS, "dropout")
 """Options of the network, which a configuration that does not give them takes from the weights."""
 FREE = ("pool_size", "dropout")
-"""Of these, those with which other weights than the linear layer's fit as well."""
+"""Options that change no weights but the linear layer's; they may differ from the source's."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ class Initial(NamedTuple):
       record: what the run records of them.
       config: the configuration of their network, its defaults filled in.
       classes: names of their classes, in the order of the logits; numbers where there are no names.
-      variables: `params` and `batch_stats`, float32; None if they are gone and the run has checkpoints of its own.
+      variables: `params` and `batch_stats`, float32, on the host; None if the run goes on
+        without them, from a checkpoint of its own.
     """
 
     record: Weights
@@ -51,7 +52,8 @@ class Initial(NamedTuple):
 def read(config: Config, directory: pathlib.Path) -> Initial | None:
     """The weights that a configuration starts from, for a run in `directory`; None for random ones. A collective.
 
-    A run that has a checkpoint needs them no longer: if they are gone, what it recorded of them counts.
+    A run that has a checkpoint needs them no longer: what it recorded of them counts if they are gone, and whatever has
+    become of them since, as when their own run goes on training, if they are given by the path that it began with.
 
     Raises:
       InputError: there are none, or they cannot be read, are of a newer version or fit no network of the family.
@@ -59,41 +61,63 @@ def read(config: Config, directory: pathlib.Path) -> Initial | None:
     if config.init_from is None:
         return None
     place = local_path(config.init_from, "--init-from")
-    distributed.require_equal({f"the existence of --init-from {place}": place.exists()}, {})
-    try:
-        if not place.exists():
-            return _recorded(place, directory)
-        return _of_run(place) if place.is_dir() else _of_file(place, config)
-    except InputError as error:
-        raise InputError(f"--init-from {error}") from None
+    recorded = _recorded(place, directory)
+    kind = "recorded" if recorded else "a run's" if place.is_dir() else "a file's" if place.exists() else "missing"
+    # Restoring those of a run is a collective, too.
+    distributed.require_equal({"the kind of the weights of --init-from": kind}, {})
+    if recorded is not None:
+        return recorded
+    if not place.exists():
+        raise InputError(f"--init-from {place}: does not exist: give the directory of a run, or a file of weights")
+    return _of_run(place) if place.is_dir() else _of_file(place, config)
+
+
+def has_begun(directory: pathlib.Path) -> bool:
+    """Whether the run in a directory goes on, or is finished, without the weights that it started from."""
+    return (
+        bool(run_directory.steps(directory / run_directory.CHECKPOINTS)) or (directory / run_directory.RESULT).exists()
+    )
 
 
 def _of_run(place: pathlib.Path) -> Initial:
-    trained = restore(place)
-    return Initial(_described(place, trained.variables), trained.run.config, trained.run.classes, trained.variables)
+    try:
+        trained = restore(place)
+    except InputError as error:  # which begins with the path
+        raise InputError(f"--init-from {error}") from None
+    config, network = trained.run.config, trained.network
+    _log.warning(f"--init-from {place}: {config.model}, width {network.width}, after {trained.step:,} updates")
+    # On the host: the devices have room for what trains.
+    variables = jax.device_get(trained.variables)
+    return Initial(_described(place, variables, trained.step), config, trained.run.classes, variables)
 
 
 def _of_file(place: pathlib.Path, config: Config) -> Initial:
     given = {name: value for name in OPTIONS if name not in FREE and (value := getattr(config, name)) is not None}
     model = None if config.model == Config.model else config.model
-    weights = weights_file.read(str(place), model=model, given=given)
-    variables = weights.variables()
+    try:
+        weights = weights_file.read(str(place), model=model, given=given)
+        variables = jax.device_get(weights.variables())
+    except InputError as error:
+        problem = str(error).removeprefix(f"{place}: ")
+        convert = "; jresnet convert --key writes a file of one of them" if "--key" in problem else ""
+        raise InputError(f"--init-from {place}: {problem}{convert}") from None
     weights.announce()
     classes = _numbered(weights.num_classes)
     return Initial(_described(place, variables), models.fill_defaults(weights.config), classes, variables)
 
 
-def _recorded(place: pathlib.Path, directory: pathlib.Path) -> Initial:
-    """What a run in this directory recorded of weights that are gone; InputError if it cannot go on without them."""
-    begun = run_directory.steps(directory / run_directory.CHECKPOINTS) or (directory / run_directory.RESULT).exists()
-    run = run_directory.read_run(directory) if begun else None
-    if run is None or run.initial_weights is None:
-        raise InputError(f"{place}: does not exist: give the directory of a run, or a file of weights")
+def _recorded(place: pathlib.Path, directory: pathlib.Path) -> Initial | None:
+    """What a run with checkpoints in this directory recorded of weights that it need not read, see `read`; or None."""
+    run = run_directory.read_run(directory) if has_begun(directory) else None
+    if run is None or run.initial_weights is None or run.config.init_from is None:
+        return None
+    if place.exists() and place.resolve() != local_path(run.config.init_from).resolve():
+        return None
     return Initial(run.initial_weights, run.config, run.classes, None)
 
 
-def _described(place: pathlib.Path, variables: Any) -> Weights:
-    return Weights(place.resolve().name, digest(variables))
+def _described(place: pathlib.Path, variables: Any, updates: int | None = None) -> Weights:
+    return Weights(place.resolve().name, digest(variables), updates)
 
 
 def digest(variables: Any) -> str:
@@ -126,7 +150,7 @@ def adopted(config: Config, initial: Initial | None) -> Config:
     return config
 
 
-def parts(initial: Initial | None, shapes: Any, classes: Sequence[str]) -> Any:
+def starting_weights(initial: Initial | None, shapes: Any, classes: Sequence[str]) -> Any:
     """The weights with which a network starts: those of all its layers that do as before.
 
     Args:
@@ -136,7 +160,7 @@ def parts(initial: Initial | None, shapes: Any, classes: Sequence[str]) -> Any:
 
     Returns:
       `params` and `batch_stats`; None if there are none. If the linear layer is of other classes or of another shape,
-      it is left out, and a warning says so.
+      it is left out, and a warning says so; another says if classes that are only numbered are taken for the others.
     """
     if initial is None or initial.variables is None:
         return None
@@ -145,6 +169,8 @@ def parts(initial: Initial | None, shapes: Any, classes: Sequence[str]) -> Any:
     if reason:
         _log.warning(f"--init-from {initial.record.name}: the linear layer is a new one, as {reason}")
         del weights["params"][HEAD]
+    elif initial.classes != tuple(classes):
+        _log.warning(f"--init-from {initial.record.name}: the linear layer is kept: one side numbers its classes only")
     return weights
 
 

@@ -30,8 +30,8 @@ from jresnet.records.run import Run, Weights
 from jresnet.train import best, initial, memory
 from jresnet.train.checkpoint import Checkpoints, has_brackets
 from jresnet.train.evaluate import Outputs
-from jresnet.train.figures import epoch_record, summarise_run
 from jresnet.train.signals import StopSignal, catch_stop_signals
+from jresnet.train.summary import epoch_record, summarise_run
 from jresnet.train.trainer import Trainer
 
 CHECKPOINT_SECONDS = 30.0
@@ -88,10 +88,12 @@ def fit(
         from the start.
       keep: how many checkpoints to keep; None for all.
       checkpoint_seconds: at least so many seconds of training lie between two checkpoints, so that epochs that take
-        longer are all saved; the first epoch, the last and the state at a stop signal are saved in any case.
+        longer are all saved; the first epoch, the last, with `keep_best` every one that is the best so far, and the
+        state at a stop signal are saved in any case.
       console: where to print progress; None for nowhere.
-      on_epoch: called in process 0 with the record of each epoch, as in `metrics.jsonl`, that is recorded in this
-        call. What it raises ends the run, which can be resumed from its latest checkpoint.
+      on_epoch: called in process 0 with the record of each epoch, as in `metrics.jsonl` but without `version`, that is
+        recorded in this call. What it raises ends the run, which can be resumed from its latest checkpoint. With
+        several processes the others then end as `Lost`, and a checkpoint that is being written may be lost, too.
 
     Raises:
       InputError: config, data and workdir do not go together; nothing was written.
@@ -106,6 +108,8 @@ def fit(
         raise InputError(f"seed {seed}: must lie from 0 to 2**32 - 1")
     if has_brackets(directory) and jax.process_count() > 1:
         raise InputError(f"--workdir {workdir}: several processes cannot share a path with brackets: choose another")
+    sha256, dataset = dataset.sha256, dataset.hold_out(config.validation, seed)
+    best.check_validation(config, dataset)
     start = initial.read(config, directory)
     config = initial.adopted(config, start)
     parameters = models.check_network(config, len(dataset.classes), dataset.image_size)
@@ -113,9 +117,7 @@ def fit(
     pooled = devices.platform == "gpu" and models.from_config(config, 2).pools_first
     rule = "max pooling has no deterministic gradient on GPUs: choose another --model, or --stem small"
     require(config, "deterministic", not (config.deterministic and pooled), rule, value="")
-    sha256, dataset = dataset.sha256, dataset.hold_out(config.validation, seed)
     models.check_training(config, dataset, devices.count)
-    best.check_validation(config, dataset)
     run = describe(config, dataset, sha256, seed, experiment, start and start.record)
     check = partial(run_directory.check, directory, run.config, seed, sha256, resume, run.initial_weights)
     finished = check()
@@ -131,7 +133,8 @@ def fit(
     with catch_stop_signals() as signal, memory.limited():
         trainer = Trainer(run, dataset.train, devices)
         goes_on = bool(run_directory.steps(directory / run_directory.CHECKPOINTS))
-        trainer.start(None if goes_on else initial.parts(start, trainer.shapes[0].variables, run.classes))
+        trainer.start(None if goes_on else initial.starting_weights(start, trainer.shapes[0].variables, run.classes))
+        del start  # a copy of all weights, for which a long run has no use
         trainer.prepare()
         held = hold(directory) if distributed.is_primary() else contextlib.nullcontext()
         with held as lock:
@@ -203,10 +206,10 @@ def train(
                     directory, found.predictions, found.confidences, test.labels, test.names
                 )
             log.epoch(epoch_record(trainer, dataset, epoch, outputs, time.perf_counter() - started))
-            if config.keep_best:
-                best.keep(best_checkpoint, checkpoints, trainer, log.history)
+            if config.keep_best and best.keep(best_checkpoint, checkpoints, trainer, log.history):
+                unsaved = 0.0
             if on_epoch and distributed.is_primary():
-                on_epoch(dict(log.history[-1]))
+                on_epoch({name: value for name, value in log.history[-1].items() if name != "version"})
         result = summarise_run(trainer, log.history, commit).at(directory)
     if distributed.is_primary():
         if lock:

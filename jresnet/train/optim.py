@@ -11,11 +11,11 @@ from jresnet.config import Config
 
 
 def optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
-    """SGD with momentum, weight decay added to the gradient, and the configured schedule.
+    """SGD with momentum, weight decay added to the gradient, and the schedule; it moves all layers at the common rate.
 
     Learning rates and weight decay are data in the optimizer's state: runs that differ only in them share one compiled
-    program. The linear layer's own rate, if it has one, is there for `head_factor` alone: the step knows where in a
-    `Layout` that layer lies.
+    program. The linear layer's own rate, if it has one, is only kept there: `make_train_step` multiplies that layer's
+    updates by `head_factor`, as it knows where in a `Layout` the layer lies. A loop of one's own must do the same.
     """
 
     def sgd(
@@ -46,18 +46,29 @@ def shared_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTran
 _cached_optimizer = functools.lru_cache(maxsize=64)(optimizer)
 
 
-def with_rates(opt_state: Any, learning_rate: Any, weight_decay: Any, head_learning_rate: Any = None) -> Any:
-    """The state of an `optimizer` with these rates, which may be traced; None for a linear layer without its own."""
+def rates(config: Config) -> tuple[float, float, float | None]:
+    """A configuration's learning rate, weight decay, and rate of the linear layer, as `with_rates` takes them."""
+    return config.learning_rate, config.weight_decay, config.head_learning_rate
+
+
+def with_rates(opt_state: Any, learning_rate: Any, weight_decay: Any, head_learning_rate: Any) -> Any:
+    """The state of an `optimizer` with these rates, which may be traced; None for a linear layer without its own.
+
+    Raises:
+      ValueError: the linear layer has a rate of its own here and not there, or the reverse.
+    """
     before = optax.tree.get(opt_state, "hyperparams")
+    if (head_learning_rate is None) == ("head_learning_rate" in before):
+        raise ValueError("a rate of the linear layer must be given exactly for an optimizer that has one")
     given = {"learning_rate": learning_rate, "weight_decay": weight_decay, "head_learning_rate": head_learning_rate}
-    rates = {name: jnp.asarray(rate, before[name].dtype) for name, rate in given.items() if rate is not None}
-    return optax.tree.set(opt_state, hyperparams=before | rates)
+    own = {name: jnp.asarray(rate, before[name].dtype) for name, rate in given.items() if rate is not None}
+    return optax.tree.set(opt_state, hyperparams=before | own)
 
 
 def head_factor(opt_state: Any) -> jax.Array | None:
     """What the linear layer's updates are to be multiplied by; None if it has no rate of its own."""
-    rates = optax.tree.get(opt_state, "hyperparams", {})
-    return rates["head_learning_rate"] / rates["learning_rate"] if "head_learning_rate" in rates else None
+    found = optax.tree.get(opt_state, "hyperparams", {})
+    return found["head_learning_rate"] / found["learning_rate"] if "head_learning_rate" in found else None
 
 
 def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:

@@ -68,28 +68,6 @@ def make_train_step(
 
     total = partial(psum_over, axis_name=axis_name)
 
-    def of_first_device(tree: Any) -> Any:
-        return total(jax.tree.map(lambda a: jnp.where(lax.axis_index(axis_name) == 0, a, jnp.zeros_like(a)), tree))
-
-    def mean_of(losses: jax.Array, labels: jax.Array, counted: jax.Array, images: jax.Array) -> jax.Array:
-        """This device's part of the batch's mean loss."""
-        if class_weights is None:
-            return jnp.sum(jnp.where(counted, losses, 0)) / images.astype(losses.dtype)
-        weights = jnp.where(counted, jnp.asarray(class_weights, losses.dtype)[labels], 0)
-        return jnp.sum(weights * losses) / total(weights.sum())
-
-    def updated(grads: Any, state: TrainState, head: Any, frozen: Any) -> tuple[Any, Any]:
-        """The packed parameters and the optimizer's state after an update; `head` and `frozen` are `marks`."""
-        master = layout.master(state.params)
-        updates, opt_state = tx.update(grads, state.opt_state, master)
-        if (factor := head_factor(opt_state)) is not None:
-            scaled = jax.tree.map(lambda update: update * factor.astype(update.dtype), updates)
-            updates = jax.tree.map(jnp.where, layout.spread(head), scaled, updates)
-        after = optax.apply_updates(master, updates)
-        if model.frozen:
-            after = jax.tree.map(jnp.where, layout.spread(frozen), master, after)
-        return layout.updated(after), opt_state
-
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         check_batch(batch)
         check_state(state)
@@ -106,13 +84,15 @@ def make_train_step(
                 train=True, mask=mask, mutable=["batch_stats"], rngs=rngs,
             )  # fmt: skip
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return mean_of(losses, labels, counted, images), (logits, updates["batch_stats"])
+            mean = _mean_of(losses, labels, counted, images, class_weights, total)
+            return mean, (logits, updates["batch_stats"])
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
         loss, grads = total((loss, layout.gradients(grads)))
         if model.local_norm and axis_name is not None:
-            batch_stats = of_first_device(batch_stats)
-        new_params, opt_state = updated(grads, state, marks(params, {HEAD}), marks(params, frozen))
+            batch_stats = _of_first_device(batch_stats, axis_name)
+        head_marks, frozen_marks = marks(params, {HEAD}), marks(params, frozen) if model.frozen else None
+        new_params, opt_state = _updated(tx, layout, grads, state, head_marks, frozen_marks)
         correct = total(jnp.sum((logits.argmax(-1).astype(jnp.int32) == labels) & counted))
         metrics = Metrics(
             (loss * images.astype(loss.dtype)).astype(jnp.float32),
@@ -125,6 +105,38 @@ def make_train_step(
         return state, metrics
 
     return train_step
+
+
+def _mean_of(
+    losses: jax.Array, labels: jax.Array, counted: jax.Array, images: jax.Array,
+    class_weights: Sequence[float] | None, total: Callable[[jax.Array], jax.Array],
+) -> jax.Array:  # fmt: skip
+    """This device's part of the batch's mean loss; `images` counts those of all devices, over which `total` sums."""
+    if class_weights is None:
+        return jnp.sum(jnp.where(counted, losses, 0)) / images.astype(losses.dtype)
+    weights = jnp.where(counted, jnp.asarray(class_weights, losses.dtype)[labels], 0)
+    return jnp.sum(jnp.where(counted, weights * losses, 0)) / total(weights.sum())
+
+
+def _of_first_device(tree: Any, axis_name: str) -> Any:
+    """The arrays of the first device along a mapped axis, on all of them."""
+    first = jax.tree.map(lambda a: jnp.where(lax.axis_index(axis_name) == 0, a, jnp.zeros_like(a)), tree)
+    return psum_over(first, axis_name=axis_name)
+
+
+def _updated(
+    tx: optax.GradientTransformation, layout: Layout, grads: Any, state: TrainState, head_marks: Any, frozen_marks: Any
+) -> tuple[Any, Any]:
+    """The packed parameters and the optimizer's state after an update; see `marks`, None for nothing frozen."""
+    master = layout.master(state.params)
+    updates, opt_state = tx.update(grads, state.opt_state, master)
+    if (factor := head_factor(opt_state)) is not None:
+        scaled = jax.tree.map(lambda update: update * factor.astype(update.dtype), updates)
+        updates = jax.tree.map(jnp.where, layout.spread(head_marks), scaled, updates)
+    after = optax.apply_updates(master, updates)
+    if frozen_marks is not None:
+        after = jax.tree.map(jnp.where, layout.spread(frozen_marks), master, after)
+    return layout.updated(after), opt_state
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> tuple[float, ...]:

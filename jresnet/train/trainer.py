@@ -28,7 +28,7 @@ from jresnet.train import memory
 from jresnet.train.checkpoint import Checkpoints, Meta
 from jresnet.train.evaluate import CACHED_PROGRAMS, Evaluator
 from jresnet.train.layout import TREES, VectorLayout, resized
-from jresnet.train.optim import schedule, shared_optimizer, with_rates
+from jresnet.train.optim import rates, schedule, shared_optimizer, with_rates
 from jresnet.train.pace import next_steps
 from jresnet.train.signals import StopSignal
 from jresnet.train.state import TrainState, create_train_state
@@ -46,9 +46,9 @@ def init_program(
     The model has no mapped axis, and `tx` holds its rates in its state, see `optim.shared_optimizer`.
     """
 
-    def program(seed: jax.Array, *rates: jax.Array | None) -> tuple[TrainState, Metrics]:
+    def program(seed: jax.Array, *own: jax.Array | None) -> tuple[TrainState, Metrics]:
         state = create_train_state(model, tx, seed, image_shape)
-        return state.replace(opt_state=with_rates(state.opt_state, *rates)), Metrics.zero()
+        return state.replace(opt_state=with_rates(state.opt_state, *own)), Metrics.zero()
 
     return jax.jit(program, compiler_options=run_once_options())
 
@@ -84,7 +84,8 @@ def make_train_program(
 
     The bounds are data, unless `steps` is given: one program serves calls of any length. Learning rate, weight decay,
     seed and channel statistics are data too, so a study compiles one program per network, batch shape and crop, and on
-    GPUs a second one for calls of a fixed length. Nothing is fetched between steps.
+    GPUs a second one for calls of a fixed length; class weights are constants, so that one set of them has a program of
+    its own. Nothing is fetched between steps.
 
     Args:
       model: without a mapped axis.
@@ -178,8 +179,7 @@ class Trainer:
         self.evaluator = Evaluator(model, statistics, devices)
         self._init = init_program(model, tx, (*run.image_size, 3))
         # JAX takes Python's integers for int32, and seeds go beyond.
-        rates = (config.learning_rate, config.weight_decay, config.head_learning_rate)
-        self._init_arguments = (np.uint32(run.seed), *rates)
+        self._init_arguments = (np.uint32(run.seed), *rates(config))
         self._steps_per_call = 1
         self._fixes = fixes_steps(config, devices)
         # Steps of the calls whose loop has a fixed number of them; None while their duration is not known.

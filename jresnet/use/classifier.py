@@ -87,7 +87,7 @@ class Classifier:
     def load(
         cls, path: str | os.PathLike[str], *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
         classes: Sequence[str] | None = None, key: str | None = None, model: Model | None = None,
-        image_size: tuple[int, int] | None = None, best: bool = False, **network: Any,
+        image_size: tuple[int, int] | None = None, **network: Any,
     ) -> "Classifier":  # fmt: skip
         """Load the newest sound checkpoint of a run, finished or not, or a file of weights.
 
@@ -100,7 +100,6 @@ class Classifier:
           key: where the file holds several state dicts, the dotted path of one.
           model: the network that the weights belong to; None: the one that fits.
           image_size: (height, width) of the images in pixels; None: as usual for the network.
-          best: load the checkpoint of the run's best epoch, which `keep_best` has kept, not the newest.
           **network: options of the network by their names in `Config`, which replace what the weights tell.
 
         Raises:
@@ -113,10 +112,8 @@ class Classifier:
         if not is_file(place):
             arguments = {"mean": mean, "std": std, "classes": classes, "key": key, "model": model}
             refuse_for_run({**arguments, "image_size": image_size, **network})
-            trained = restore(place, best)
+            trained = restore(place)
             return cls(trained.network, trained.variables, trained.run, place, trained.step)
-        if best:
-            raise InputError("--best: a file of weights has no best epoch, only a run: leave it out")
         mean, std = check_normalisation(mean, std)
         weights = weights_file.read(str(place), key, model, image_size, network)
         names = class_names(classes, weights)
@@ -288,7 +285,7 @@ def store(
         raise InputError(f"{path}: exists already: choose a new directory")
     model = models.from_config(config, len(classes))
     program = init_program(model, optim.shared_optimizer(config, 1), (*image_size, 3))
-    state, metrics = program(0, config.learning_rate, config.weight_decay)
+    state, metrics = program(0, *optim.rates(config))
     state = state.replace(params=variables["params"], batch_stats=variables["batch_stats"])
     run = described(config, classes, image_size, mean, std)
     with hold(path):

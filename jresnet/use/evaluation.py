@@ -47,7 +47,7 @@ class Model:
     weights_sha256: str
     """of its parameters and batch statistics, as a run records it of the weights that it starts from"""
     updates: int | None = None
-    """after which the run had these weights: the last ones, or with --best those of its best epoch"""
+    """after which the run had these weights: the last ones, or of `best/` in it those of its best epoch"""
     run: str | None = None
     """the run's fingerprint; of weights from elsewhere none"""
     jresnet: str | None = None

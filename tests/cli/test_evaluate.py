@@ -76,7 +76,7 @@ def write_run(directory, dataset, seed=0, **options):
     config = dataclasses.replace(CONFIG, **options)
     run = describe(config, dataset, dataset.sha256, seed, "made")
     network = models.from_config(run.config, len(run.classes))
-    state = initial_program(network, run.image_size)(seed, config.learning_rate, config.weight_decay)
+    state = initial_program(network, run.image_size)(seed, *optim.rates(config))
     with Checkpoints(directory / "checkpoints", runs=run.fingerprints) as checkpoints:
         checkpoints.save(0, state, Meta(history=()))
     run_directory.create(directory, run)
@@ -244,7 +244,7 @@ def test_every_run_of_other_data_is_named(capsys, photos, tmp_path, until_comput
     ],
 )  # fmt: skip
 def test_runs_of_other_images_are_no_ensemble(capsys, photos, monkeypatch, changes, words, message):
-    def load(path, best=False):
+    def load(path):
         options = {"image_size": (8, 8)} | (changes if path == "b" else {})
         config = dataclasses.replace(CONFIG, **options)
         return types.SimpleNamespace(image_size=config.image_size, run=types.SimpleNamespace(config=config))

@@ -10,6 +10,7 @@ import pytest
 from experiments.study import runs
 from jresnet import models
 from jresnet.config import Config
+from jresnet.errors import InputError
 from jresnet.records import run_directory
 from jresnet.train.loop import describe
 from tests.support.studies import five_classes
@@ -61,6 +62,12 @@ def test_another_configuration_seed_or_data_set_has_another_directory(tmp_path):
         runs.study_run("width", CONFIG, 0, dataset.subset(train=10), tmp_path),
     ]
     assert len({run.directory for run in (first, *others)}) == 4
+
+
+def test_a_study_does_not_start_from_weights(tmp_path):
+    config = dataclasses.replace(CONFIG, init_from="source")
+    with pytest.raises(InputError, match=r"^--init-from source: the runs of a study start from random weights: leave"):
+        runs.study_run("width", config, 0, five_classes(), tmp_path)
 
 
 def test_options_at_their_defaults_do_not_enter_the_digest():

@@ -159,6 +159,7 @@ def test_the_grid():
         (["--grid", "width=2,2"], "--grid width=2,2: two of its settings are the same"),
         (["--grid", "width=0,2"], "--width 0: must be at least 1"),
         (["--grid", "width=two"], "--width two: must be a whole number"),
+        (["--grid", "init-from=a,b"], "--init-from a: the runs of a study start from random weights"),
         (["--grid", "pool-size=1,9"], "--pool-size 9: exceeds the last feature map"),
     ],
 )

@@ -18,7 +18,7 @@ def reduced(config):
     """Bytes of every all-reduce in the compiled step."""
     devices, model = Devices(config), models.from_config(config, 10)
     tx = optim.shared_optimizer(config, 10)
-    state, _ = init_program(model, tx, (32, 32, 3))(0, config.learning_rate, config.weight_decay)
+    state, _ = init_program(model, tx, (32, 32, 3))(0, *optim.rates(config))
     step = jax.pmap(make_train_step(model.clone(axis_name=devices.axis_name), tx, devices.axis_name), devices.axis_name)
     batch = {"images": jnp.zeros((2, 16, 32, 32, 3)), "labels": jnp.zeros((2, 16), jnp.int32)}
     text = step.lower(devices.replicate(state), batch).compile().as_text()

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import types
 from functools import partial
 
 import chex
@@ -19,11 +20,14 @@ from jresnet.data import synthetic
 from jresnet.data.datasets import Dataset, Split
 from jresnet.errors import InputError
 from jresnet.models import torch_weights
+from jresnet.parallel.devices import Devices
 from jresnet.records import run_directory
 from jresnet.records.epoch import best_epoch, read_metrics
 from jresnet.train import best, initial, loop
+from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.initial import Initial
 from jresnet.train.restore import restore
+from jresnet.train.trainer import Trainer
 from jresnet.use.classifier import store
 from tests.support.runs import CONFIG, final_state, make_dataset, strip
 
@@ -35,7 +39,16 @@ TUNED = dataclasses.replace(
     validation=15, keep_best="validation", learning_rate=0.02,
 )  # fmt: skip
 
-DATA = make_dataset(train=60, test=15)
+
+def unbalanced():
+    """Classes of 32, 16 and 12 training images: with equal ones all weights would be 1."""
+    dataset = make_dataset(train=96, test=15)
+    labels = dataset.train.labels
+    rows = np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c, count in enumerate((32, 16, 12))]))
+    return dataclasses.replace(dataset, train=Split(dataset.train.images[rows], labels[rows]))
+
+
+DATA = unbalanced()
 
 
 def drawn(classes, seed):
@@ -84,7 +97,7 @@ def rewind(tuned, target, step):
 def assert_same(one, other):
     chex.assert_trees_all_equal(final_state(one), final_state(other))
     assert strip(one) == strip(other)
-    chex.assert_trees_all_equal(restore(one, best=True).variables, restore(other, best=True).variables)
+    chex.assert_trees_all_equal(restore(one / "best").variables, restore(other / "best").variables)
     results = [json.loads((path / "result.json").read_text()) for path in (one, other)]
     figures = [
         {k: v for k, v in result.items() if k.startswith(("best_", "test_", "validation_"))} for result in results
@@ -106,10 +119,29 @@ def test_frozen_stages_and_their_statistics_are_those_of_the_weights(source, tun
     )
 
 
+def test_the_heads_rate_and_the_classes_weights_reach_the_training(tuned):
+    with Checkpoints(tuned[0] / "checkpoints", read_only=True) as checkpoints:
+        (state, _), _ = checkpoints.restore(3)
+    rates = jax.device_get(state["opt_state"][0]["hyperparams"])
+    expected = {"learning_rate": 0.02, "weight_decay": 5e-4, "head_learning_rate": 0.2}
+    assert rates == {name: np.float32(rate) for name, rate in expected.items()}
+    run = run_directory.read_run(tuned[0])
+    trainer = Trainer(run, DATA.hold_out(15, 0).train, Devices(run.config))  # of 24, 12 and 9 images
+    assert trainer.program.keywords["class_weights"] == (45 / 72, 45 / 36, 45 / 27)
+
+
+@pytest.mark.slow
+def test_the_classes_weights_change_the_loss(source, tuned, tmp_path):
+    fit(tmp_path, source[0], dataclasses.replace(TUNED, class_weights=None, epochs=1))
+    losses = [read_metrics(path / "metrics.jsonl")[0]["train_loss"] for path in (tuned[0], tmp_path)]
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
 def test_the_best_epoch_is_kept_and_every_figure_says_which_it_is_of(tuned):
     workdir, seen = tuned
     history = read_metrics(workdir / "metrics.jsonl")
-    assert seen == history and len(history) == 3
+    assert [{"version": 1} | record for record in seen] == history and len(history) == 3
+    assert not any("version" in record for record in seen)
     accuracies = [record["validation_accuracy"] for record in history]
     result = run_directory.read_result(workdir)
     assert result.best_epoch == accuracies.index(max(accuracies))
@@ -118,7 +150,7 @@ def test_the_best_epoch_is_kept_and_every_figure_says_which_it_is_of(tuned):
         assert (getattr(result, f"best_{name}"), getattr(result, name)) == (chosen[name], history[-1][name])
     assert [path.name for path in (workdir / "best").iterdir()] == [str(3 * (result.best_epoch + 1))]
     assert verified(workdir) == "finished, records sound; 4 checkpoints sound"
-    correct = jresnet.Classifier.load(workdir, best=True).predict(DATA.test.images).argmax(1)
+    correct = jresnet.Classifier.load(workdir / "best").predict(DATA.test.images).argmax(1)
     assert (correct == DATA.test.labels).mean() == pytest.approx(result.best_test_accuracy, abs=1e-12)
 
 
@@ -162,6 +194,7 @@ def test_a_run_that_stops_around_a_best_checkpoint_loses_nothing(source, tuned, 
 def test_the_weights_decide_which_run_it_is_and_not_their_path(source, tuned, tmp_path):
     run = run_directory.read_run(tuned[0])
     assert run.initial_weights.name == "weights" and len(run.initial_weights.sha256) == 64
+    assert run_directory.read_result(tuned[0]).initial_weights == run.initial_weights
     shutil.copytree(source[0], tmp_path / "moved")
     moved = initial.read(dataclasses.replace(CONFIG, init_from=str(tmp_path / "moved")), tmp_path)
     assert (moved.record.name, moved.record.sha256) == ("moved", run.initial_weights.sha256)
@@ -178,6 +211,34 @@ def test_the_weights_decide_which_run_it_is_and_not_their_path(source, tuned, tm
     plain = dataclasses.replace(TUNED, init_from=None, freeze=())
     with pytest.raises(InputError, match=r"freeze 0, not ; initial weights [0-9a-f]{64}, not random\)"):
         loop.fit(plain, DATA, tuned[0])
+
+
+@pytest.mark.parametrize("became", ["weights of another training", "unreadable"])
+def test_a_run_goes_on_by_its_own_command_whatever_became_of_its_source(tuned, tmp_path, became):
+    rewind(tuned[0], tmp_path / "run", 6)
+    write_source(tmp_path / "others", ("a", "b", "c"), seed=1)
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    record["config"]["init_from"] = str(tmp_path / "others")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record))
+    if became == "unreadable":
+        (tmp_path / "others" / "config.json").write_text("{")
+    found = initial.read(dataclasses.replace(TUNED, init_from=str(tmp_path / "others")), tmp_path / "run")
+    assert (found.record, found.variables) == (run_directory.read_run(tuned[0]).initial_weights, None)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    if became == "unreadable":
+        with pytest.raises(InputError, match=r"^--init-from \S+others/config\.json: "):
+            initial.read(dataclasses.replace(TUNED, init_from=str(tmp_path / "others")), tmp_path / "run")
+    else:
+        again = initial.read(dataclasses.replace(TUNED, init_from=str(tmp_path / "others")), tmp_path / "run")
+        assert again.record.sha256 != found.record.sha256 and again.variables is not None
+
+
+def test_a_run_may_start_from_the_best_epoch_of_another(tuned, tmp_path, caplog):
+    found = initial.read(dataclasses.replace(CONFIG, init_from=str(tuned[0] / "best")), tmp_path)
+    best_one = restore(tuned[0] / "best")
+    chex.assert_trees_all_equal(found.variables, jax.device_get(best_one.variables))
+    assert (found.record.name, found.record.updates) == ("best", best_one.step)
+    assert caplog.messages == [f"--init-from {tuned[0] / 'best'}: resnet18, width 4, after {best_one.step} updates"]
 
 
 def test_options_of_the_network_are_those_of_the_weights_or_agree(source):
@@ -214,7 +275,9 @@ def test_weights_from_a_file(tmp_path, caplog):
     assert "read as resnet20" in caplog.text
     found = initial.adopted(config, weights)
     assert (found.model, found.width, found.blocks) == ("resnet20", 4, (1, 1))
-    with pytest.raises(InputError, match=r"^--init-from the weights do not fit the network .* they fit resnet20"):
+    with pytest.raises(
+        InputError, match=r"^--init-from \S+w\.safetensors: the weights do not fit the network .* they fit resnet20"
+    ):
         initial.read(dataclasses.replace(config, model="resnet34"), tmp_path)
 
 
@@ -235,9 +298,11 @@ def head(inputs, outputs):
 )
 def test_another_head_is_a_new_one_which_a_line_says(theirs, inputs, classes, reason, caplog):
     weights = Initial(run_directory.Weights("mine", ""), Config(), theirs, head(8, len(theirs)))
-    found = initial.parts(weights, head(inputs, len(classes)), classes)
+    found = initial.starting_weights(weights, head(inputs, len(classes)), classes)
     assert ("linear" in found["params"]) == (reason is None) and "conv1" in found["params"]
     expected = [] if reason is None else [f"--init-from mine: the linear layer is a new one, as {reason}"]
+    if reason is None and theirs != classes:
+        expected = ["--init-from mine: the linear layer is kept: one side numbers its classes only"]
     assert caplog.messages == expected and "linear" in weights.variables["params"]
 
 
@@ -268,7 +333,7 @@ def test_bad_weights_are_refused_in_one_line_before_anything_is_written(source, 
     with pytest.raises(InputError, match=r"^--keep-best validation: there are no validation images: hold some out"):
         fit(tmp_path / "run", source[0], dataclasses.replace(TUNED, validation=0))
     with pytest.raises(InputError, match="this run has kept no best epoch: train it with --keep-best validation"):
-        restore(source[0], best=True)
+        restore(source[0] / "best")
     assert not (tmp_path / "run").exists()
 
 
@@ -298,11 +363,49 @@ def test_verify_finds_what_is_wrong_with_the_best(tuned, tmp_path):
     shutil.rmtree(kept)
     with pytest.raises(InputError, match=r"best: lacks the checkpoint of epoch \d: restore it"):
         verified(tmp_path / "run")
+    with pytest.raises(InputError, match=r"best: lacks the checkpoint of epoch \d: .* or use the last epoch"):
+        restore(tmp_path / "run" / "best")
     result = json.loads((tuned[0] / "result.json").read_text()) | {"best_test_accuracy": 1.0}
     history = read_metrics(tuned[0] / "metrics.jsonl")
     assert "best_test_accuracy is 1.0" in run_directory.contradictions(result, history)[0]
     del result["best_test_accuracy"]
     assert "best_test_accuracy is None" in run_directory.contradictions(result, history)[0]
+
+
+def test_the_records_that_more_epochs_set_aside_are_sound_without_a_best_checkpoint(tuned, tmp_path):
+    shutil.copytree(tuned[0], tmp_path / "run")
+    run = run_directory.read_run(tuned[0])
+    run_directory.create(tmp_path / "run", dataclasses.replace(run, config=dataclasses.replace(run.config, epochs=5)))
+    assert verified(tmp_path / "run" / "earlier" / "3-epochs") == "finished, records sound"
+    assert verified(tmp_path / "run") == "not finished, records readable; 4 checkpoints sound"
+
+
+def test_the_best_checkpoint_is_that_of_the_records_and_no_other(tuned, tmp_path, caplog):
+    """Also where a kill between two checkpoints has left another, and where it is damaged."""
+    shutil.copytree(tuned[0], tmp_path / "run")
+    place = tmp_path / "run" / "best"
+    kept = int(next(place.iterdir()).name)
+    other = next(step for step in (9, 3) if step != kept)
+    shutil.copytree(tmp_path / "run" / "checkpoints" / str(other), place / str(other))
+    assert restore(tmp_path / "run" / "best").step == kept
+    position = types.SimpleNamespace(step=8, steps_per_epoch=3)  # within the last epoch
+    with Checkpoints(place, 1) as best_checkpoint:
+        best.begin(best_checkpoint, position, read_metrics(tmp_path / "run" / "metrics.jsonl"))
+        assert best_checkpoint.steps() == [kept]
+    assert caplog.messages == ["best/: checkpoints of other epochs than the best one so far are set aside"]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints-damaged").iterdir()] == [f"{other}-1"]
+    shutil.rmtree(place / str(kept) / "state")
+    with pytest.raises(InputError, match=r"cannot be restored .*: restore it from a copy, or use the last epoch$"):
+        restore(tmp_path / "run" / "best")
+
+
+def test_a_result_of_other_weights_is_refused(tuned, tmp_path):
+    shutil.copytree(tuned[0], tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "result.json").read_text())
+    record["initial_weights"]["sha256"] = "0" * 64
+    run_directory.finish(tmp_path / "run", record, read_metrics(tuned[0] / "metrics.jsonl"))
+    with pytest.raises(InputError, match=r"contradicts the other records \(its initial weights are not those"):
+        run_directory.read_result(tmp_path / "run")
 
 
 def five_of_ten(first, train, test):

@@ -230,3 +230,15 @@ def test_balanced_weights_give_every_class_the_same_share():
     weights = np.array(balanced_weights(labels, 3))
     np.testing.assert_allclose(weights, [7 / 6, 7 / 3, 7 / 12], rtol=1e-15)
     np.testing.assert_allclose(np.bincount(labels, weights[labels]), 7 / 3, rtol=1e-15)
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS, pytest.param(None, marks=pytest.mark.slow)])
+def test_padding_does_not_enter_the_loss_whatever_it_holds(weights):
+    batch, found = jax.tree.map(itemgetter(0), draw(np.float32, 1, 4)), []
+    tx, params = optimizer(CONFIG, 3), jax.tree.map(np.float32, linear_params())
+    state = TrainState(jnp.int32(0), params, {}, tx.init(params), jax.random.key(0))
+    step = jax.jit(make_train_step(Linear(), tx, class_weights=weights))
+    for padding in (0.0, np.inf):
+        images = np.where(batch["mask"][:, None, None, None], batch["images"], np.float32(padding))
+        found.append(float(step(state, batch | {"images": images})[1].loss))
+    assert np.isfinite(found[0]) and found[0] == found[1]

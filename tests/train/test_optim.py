@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jresnet.config import Config
-from jresnet.train.optim import optimizer, schedule
+from jresnet.train.optim import optimizer, schedule, with_rates
 
 RUN = Config(epochs=4, learning_rate=0.05, weight_decay=5e-4)
 STEPS = 5  # per epoch: 20 updates in all
@@ -148,3 +148,10 @@ def test_a_program_follows_the_learning_rate_in_its_state():
     small, large = (update(params, tx.init(params), params)[0]["w"] for tx in (optimizer(RUN, STEPS), tenfold))
     np.testing.assert_allclose(large, 10 * small, rtol=1e-6)
     np.testing.assert_allclose(small, -0.05 * (1 + 5e-4), rtol=1e-6)
+
+
+def test_the_rate_of_the_linear_layer_is_given_for_its_optimizer_alone():
+    for config, rate in ((Config(), 0.1), (Config(head_learning_rate=0.1), None)):
+        state = optimizer(config, 1).init({"linear": jnp.zeros(1)})
+        with pytest.raises(ValueError, match="rate of the linear layer must be given exactly"):
+            with_rates(state, 0.1, 0.0, rate)

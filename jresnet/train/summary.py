@@ -49,6 +49,7 @@ def summarise_run(trainer: Trainer, history: Sequence[Record], commit: str | Non
         **{name: record[name] for name in ("experiment", "config", "seed", "dataset")},
         **metrics,
         **(best_figures(history) if trainer.run.config.keep_best else {}),
+        initial_weights=trainer.run.initial_weights,
         parameters=trainer.parameters,
         epochs=len(history),
         device=environment.device(),
