@@ -73,7 +73,9 @@ def test_command_lines_parse(page):
         assert parse(re.sub(r"\s--shard \S+| &.*", "", command)), command
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "library.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [pytest.param(ROOT / "README.md", marks=pytest.mark.slow), DOCS / "library.md"], ids=lambda page: page.name
+)
 def test_examples_run(page, tmp_path, monkeypatch):
     """On few images, for one epoch."""
     monkeypatch.chdir(tmp_path)

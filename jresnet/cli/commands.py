@@ -12,12 +12,12 @@ from jresnet.errors import InputError
 PROGRAM = "jresnet"
 COMMANDS = {
     "train": "train --dataset folder:photos --image-size 32 32 --width 16 --epochs 20 --workdir runs/mine",
-    "evaluate": "evaluate runs/final --tta flip --page evaluation.html",
-    "predict": "predict runs/mine photos",
+    "evaluate": "evaluate runs/mine --tta flip --page evaluation.html",
+    "predict": "predict runs/mine holiday.jpg new-photos",
+    "export": "export runs/mine mine.onnx",
     "inspect": "inspect resnet18 --width 42 --figure resnet18.svg",
     "convert": "convert resnet18.pth resnet18.safetensors --layout torchvision",
-    "verify": "verify runs/final",
-    "export": "export runs/final final.onnx",
+    "verify": "verify runs/mine",
     "watch": "watch runs",
     "completion": "completion bash",
 }

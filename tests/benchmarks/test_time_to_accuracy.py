@@ -114,6 +114,7 @@ def test_a_bad_option_is_refused_in_one_line(folder, capsys, words, complaint):
     assert not (folder / "record.json").exists()
 
 
+@pytest.mark.slow
 def test_it_stops_at_the_first_evaluation_that_reaches_the_target(folder, capsys):
     """The epochs are those of `fit`, up to the first with its best accuracy."""
     config = Config(

@@ -77,6 +77,7 @@ def test_an_unknown_variant_is_refused_in_one_line(built, capsys):
     assert built == []
 
 
+@pytest.mark.slow
 def test_a_variant_that_fails_leaves_the_others(monkeypatch, tmp_path, capsys):
     """The library's own step, of one block: XLA refuses an option that it does not know."""
     real = variants.jax_rival

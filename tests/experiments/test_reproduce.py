@@ -66,6 +66,7 @@ def test_a_full_scale_study_says_so():
     assert reproduce.caption(study, ()).startswith("The report's scale: made; 60 training images")
 
 
+@pytest.mark.slow
 def test_a_shard_shows_what_is_finished_and_says_what_waits(fit, outcomes, capsys):
     words = ["--follow", "--seeds", "1", "--workdir", "shared", "--shard"]
     status, out, _ = main(capsys, *words, "1/2")

@@ -233,7 +233,9 @@ def test_options_in_float64(case):
     test_one_batch_in_float64((case, compile_fast(program(case.ours(jnp.float64)))))
 
 
-@pytest.mark.parametrize("case", KINDS, ids=str)
+@pytest.mark.parametrize(
+    "case", [KINDS[0], *(pytest.param(case, marks=pytest.mark.slow) for case in KINDS[1:])], ids=str
+)
 def test_one_batch_in_float32(case):
     batch = draw_batch(case.side, 0)
     ours = measure_ours(case, jnp.float32, compile_fast(program(case.ours(jnp.float32))), batch)

@@ -48,6 +48,7 @@ def shifted(params, tangent, step):
     return jax.tree.map(lambda value, direction: value + step * direction, params, tangent)
 
 
+@pytest.mark.slow
 def test_forward_mode_and_second_derivatives(problem):
     """Against reverse mode, and against finite differences of the gradient."""
     loss, params, tangent, images = problem

@@ -163,6 +163,7 @@ def plain(stderr):
     return [line for line in stderr.splitlines() if line.startswith(("process ", "127.0.0.1:", "interrupted"))]
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(here):
     found = end(begin([], []))
     assert [status for status, _, _ in found] == [0, 0], found
