@@ -464,7 +464,10 @@ def test_the_documented_port_is_the_default():
 
 @pytest.mark.slow
 def test_a_signal_ends_the_program(tmp_path):
-    program = [sys.executable, "-m", "jresnet", "watch", str(tmp_path), "--port", "0"]
+    # A shell starts what runs in its background with SIGINT ignored, which a child of the tests would inherit.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heeding}; from jresnet.__main__ import main; raise SystemExit(main())"
+    program = [sys.executable, "-c", code, "watch", str(tmp_path), "--port", "0"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout.readline().startswith("http://127.0.0.1:")
         process.send_signal(signal.SIGINT)
