@@ -91,7 +91,8 @@ def test_curves_grow_while_a_run_trains_dies_and_goes_on(tab, tmp_path):
             assert len(points(tab, "train")) == len(points(tab, "validation", "accuracy")) == len(points(tab))
             text = tab.evaluate("document.querySelector('article').innerText")
             assert re.search(r"running, [\d,]+ of 100000 epochs, [\d,]+ images/s, about .* left", text)
-            assert re.search(r"validation\s+[\d.]+\s+[\d.]+ %\s+[\d.]+ %, epoch \d+", text)
+            assert re.search(r"accuracy, epoch \d+ \(best on validation\)", text)
+            assert re.search(r"validation\s+[\d.]+\s+[\d.]+ %\s+[\d.]+ %", text)
         finally:
             process.kill()
             process.wait()
