@@ -350,6 +350,11 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def switch(name: str, on: bool) -> str:
+    """A field of a dataclass as a switch on the command line: "--resume" or "--no-resume"."""
+    return flag(name if on else f"no_{name}")
+
+
 def as_typed(value: object) -> str:
     """An option's value as on the command line."""
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

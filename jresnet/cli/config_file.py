@@ -2,15 +2,14 @@
 
 import contextlib
 import dataclasses
-import difflib
 import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jresnet.cli.help import is_positional
-from jresnet.config import flag
+from jresnet.cli.help import is_positional, see_help
+from jresnet.config import flag, switch
 from jresnet.errors import InputError, first_line
 from jresnet.records.files import local_path
 
@@ -88,9 +87,7 @@ def _read(path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in content.items():
         name = key.replace("-", "_")
         if name not in fields:
-            close = difflib.get_close_matches(name, fields, n=1, cutoff=0.75)
-            remedy = f"use {close[0]}, or see" if close else "see"
-            raise InputError(f"{_OPTION} {path}: {key}: no such option: {remedy} --help for all options")
+            raise InputError(f"{_OPTION} {path}: {key}: no such option: {see_help(name, fields)}")
         parts = value if isinstance(value, list) else [value]
         if not all(isinstance(part, bool | int | float | str) for part in parts) or value == []:
             raise InputError(f"{_OPTION} {path}: {key}: must be a text, a number, true, false, or a list of these")
@@ -104,7 +101,7 @@ def _read(path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 def _words(name: str, value: Any) -> Iterator[str]:
     """An option as the command line has it."""
     if isinstance(value, bool):
-        yield flag(name) if value else f"--no-{flag(name)[2:]}"
+        yield switch(name, value)
     elif isinstance(value, list):
         yield from (flag(name), *map(str, value))
     else:

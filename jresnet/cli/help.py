@@ -2,12 +2,13 @@
 
 import ast
 import dataclasses
+import difflib
 import inspect
 import itertools
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import rich.console
@@ -15,7 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from jresnet.config import as_typed, choices, flag
+from jresnet.config import as_typed, choices, flag, switch
 
 EVERYWHERE = {
     "--config FILE.toml": "Read options from a file; those on the command line override them.",
@@ -80,13 +81,19 @@ def grouped(options: type, default: Any = None) -> dict[str, list[Option]]:
     return groups
 
 
+def see_help(word: str, known: Iterable[str]) -> str:
+    """The remedy for an option that is not among the known ones."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.75)
+    return f"{f'use {close[0]}, or see' if close else 'see'} --help for all options"
+
+
 def _option(field: dataclasses.Field[Any], meaning: str, default: Any) -> Option:
     positional = is_positional(field.type)
     hint = typing.get_args(field.type)[0] if positional else field.type
     if positional:
         return Option(f"{field.name.upper()}{' ...' if _is_tuple(hint) else ''}", meaning, True)
     if hint is bool:
-        shown = f"{flag(field.name)}, --no-{flag(field.name)[2:]}" if default is True else flag(field.name)
+        shown = f"{flag(field.name)}, {switch(field.name, False)}" if default is True else flag(field.name)
         return Option(shown, meaning, False)
     if default not in (None, (), dataclasses.MISSING) and "(default" not in meaning:
         meaning += f" (default: {as_typed(default)})"

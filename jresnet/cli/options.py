@@ -1,7 +1,6 @@
 """Command-line options from a frozen dataclass; a mistake in them is reported in one plain line."""
 
 import dataclasses
-import difflib
 import itertools
 import types
 import typing
@@ -15,9 +14,9 @@ import tyro
 from tyro import _errors
 
 from jresnet.cli.config_file import naming, with_config
-from jresnet.cli.help import print_help
+from jresnet.cli.help import print_help, see_help
 from jresnet.cli.program import command, make_console
-from jresnet.config import as_typed, flag
+from jresnet.config import as_typed, flag, switch
 from jresnet.errors import InputError
 
 Options = TypeVar("Options")
@@ -60,7 +59,7 @@ def command_line(program: str, options: Any) -> str:
         if value == field.default:
             continue
         if isinstance(value, bool):
-            words.append(flag(field.name) if value else f"--no-{flag(field.name)[2:]}")
+            words.append(switch(field.name, value))
         else:
             words += [flag(field.name), *map(as_typed, value if isinstance(value, tuple) else [value])]
     return command(program, words)
@@ -71,9 +70,8 @@ def _message(event: Any, hints: dict[str, Any], words: Sequence[str]) -> str:
     flags = {name: flag(name) for name in hints}
     match event:
         case _errors.UnrecognizedArgs(tokens=[word, *_]) | _errors.MissingArgs(unrecognized_tokens=[word, *_]):
-            close = difflib.get_close_matches(word, flags.values(), n=1, cutoff=0.75)
             problem = "no such option" if word.startswith("-") else "neither an option nor the value of one"
-            return f"{word}: {problem}: {f'use {close[0]}, or see' if close else 'see'} --help for all options"
+            return f"{word}: {problem}: {see_help(word, flags.values())}"
         case _errors.MissingArgs(missing_arguments=missing):
             names = [context.arg.field.intern_name.upper() for context in missing]
             return f"{' and '.join(names)}: must be given: see --help"

@@ -8,23 +8,10 @@ import numpy as np
 import pytest
 
 import jresnet
-from jresnet.cli import commands
 from jresnet.models import torch_weights
+from tests.support.commands import refusal, run
 
 NORMALISATION = ["--mean", "0.5", "0.4", "0.3", "--std", "0.2", "0.25", "0.3"]
-
-
-def run(capsys, *words):
-    status = commands.main([str(word) for word in words])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def refusal(capsys, *words):
-    """The one line on stderr of a command that is refused."""
-    status, out, err = run(capsys, *words)
-    assert (status, out, err.count("\n")) == (2, "", 1), err
-    return err.strip()
 
 
 def test_inspect_prints_the_reports_counts(capsys):

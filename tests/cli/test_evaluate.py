@@ -19,25 +19,13 @@ from jresnet.train.checkpoint import Checkpoints, Meta
 from jresnet.train.loop import describe
 from jresnet.train.trainer import init_program
 from jresnet.use import metrics
+from tests.support.commands import refusal, run
 from tests.support.page_parser import Page
 from tests.support.runs import make_dataset
 
 CONFIG = jresnet.Config(
     width=2, blocks=(1,), pool_size=8, epochs=1, batch_size=12, parallel="jit", input="resident", learning_rate=0.05,
 )  # fmt: skip
-
-
-def run(capsys, *words):
-    status = commands.main(["evaluate", *map(str, words)])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def refusal(capsys, *words):
-    """The one line on stderr of a command that is refused."""
-    status, out, err = run(capsys, *words)
-    assert (status, out, err.count("\n")) == (2, "", 1), err
-    return err.strip()
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +74,7 @@ def test_an_ensemble_against_one_of_its_members_on_the_runs_own_data(capsys, pho
     root, dataset = photos
     paths, files = [str(root / f"run-{seed}") for seed in (0, 1)], [tmp_path / "found.json", tmp_path / "page.html"]
     words = [*paths, "--tta", "flip", "--against", paths[0], "--json", files[0], "--page", files[1]]
-    status, out, err = run(capsys, *words)
+    status, out, err = run(capsys, "evaluate", *words)
     assert (status, err) == (0, "")
     record = json.loads(files[0].read_text())
     models = [jresnet.Classifier.load(path) for path in paths]
@@ -123,9 +111,9 @@ def test_a_file_of_weights_in_one_step(capsys, photos, tmp_path):
     record = json.loads((root / "run-0" / "config.json").read_text())
     words = [path, "--image-size", 8, 8, "--pool-size", 8, "--model", "resnet18", "--width", 2, "--blocks", 1]
     given, named = ["--mean", *record["mean"], "--std", *record["std"]], ["--dataset", f"folder:{root / 'photos'}"]
-    assert "--dataset: must be given, as weights from elsewhere" in refusal(capsys, *words, *given)
-    assert "--mean and --std: weights from a file need" in refusal(capsys, *words, *named)
-    status, out, err = run(capsys, *words, *named, *given, "--json", "-")
+    assert "--dataset: must be given, as weights from elsewhere" in refusal(capsys, "evaluate", *words, *given)
+    assert "--mean and --std: weights from a file need" in refusal(capsys, "evaluate", *words, *named)
+    status, out, err = run(capsys, "evaluate", *words, *named, *given, "--json", "-")
     assert status == 0 and err.startswith(f"{path}: read as resnet18 --width 2")
     found, part = json.loads(out), dataset.test
     expected = metrics.figures(jresnet.Classifier.load(str(root / "run-0")).predict(part.images), part.labels)
@@ -139,15 +127,15 @@ def test_images_of_other_data_are_resized_as_they_are_asked_to_be(capsys, photos
     labels = {f"{name}_labels": getattr(dataset, name).labels for name in ("train", "test")}
     np.savez(tmp_path / "large.npz", **large, **labels, classes=np.array(dataset.classes))
     other = root / "run-0", "--dataset", f"npz:{tmp_path / 'large.npz'}"
-    message = refusal(capsys, *other)
+    message = refusal(capsys, "evaluate", *other)
     assert "images are 8 x 16, those of" in message
     assert "run-0 8 x 8 (height x width): resize them with --image-size 8 8" in message
-    status, out, _ = run(capsys, *other, "--image-size", 8, 8, "--resize", "stretch", "--json", "-")
+    status, out, _ = run(capsys, "evaluate", *other, "--image-size", 8, 8, "--resize", "stretch", "--json", "-")
     part = jresnet.load_dataset(other[2], image_size=(8, 8), resize="stretch").test
     expected = metrics.figures(jresnet.Classifier.load(str(other[0])).predict(part.images), part.labels)
     (found,) = json.loads(out)["systems"].values()
     assert status == 0 and found["cross_entropy"] == pytest.approx(expected.cross_entropy, rel=1e-6)
-    message = refusal(capsys, *other, "--image-size", 8, 8, "--split", "validation")
+    message = refusal(capsys, "evaluate", *other, "--image-size", 8, 8, "--split", "validation")
     assert message.startswith("--split validation: npz:") and message.endswith("choose another split")
 
 
@@ -174,7 +162,7 @@ def test_images_of_other_data_are_resized_as_they_are_asked_to_be(capsys, photos
 def test_bad_input_is_refused_in_a_line(capsys, photos, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     places = {"RUN": photos[0] / "run-0", "FOLDER": photos[0] / "photos"}
-    assert message in refusal(capsys, *(places.get(word, word) for word in words.split()))
+    assert message in refusal(capsys, "evaluate", *(places.get(word, word) for word in words.split()))
     assert not [*tmp_path.iterdir()]
 
 
@@ -182,7 +170,7 @@ def test_runs_of_a_later_version_are_refused(capsys, photos, tmp_path):
     shutil.copytree(photos[0] / "run-0", tmp_path / "run")
     path = tmp_path / "run" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 2}))
-    message = refusal(capsys, tmp_path / "run")
+    message = refusal(capsys, "evaluate", tmp_path / "run")
     assert message.startswith(f"{path}: not a record of this version (its version is 2, and this jresnet reads 0 to 1")
     assert message.endswith(": restore the file, or choose another directory")
 
@@ -200,7 +188,7 @@ def held_out(photos):
 @pytest.mark.parametrize("words", [[], ["--against"]])
 def test_validation_images_that_others_were_trained_on_are_refused(capsys, held_out, other, words):
     first = held_out / "held-3-6"
-    message = refusal(capsys, first, *words, held_out / other, "--split", "validation")
+    message = refusal(capsys, "evaluate", first, *words, held_out / other, "--split", "validation")
     assert message == (
         f"--split validation: {held_out / other} may have been trained on the validation images of {first}, as its "
         "data, --validation or --seed are others: choose another split, or runs that agree"
@@ -220,15 +208,17 @@ def until_computed(monkeypatch):
 def test_runs_of_one_seed_share_their_validation_images(capsys, held_out, photos, tmp_path, until_computed):
     write_run(tmp_path / "same", photos[1], 3, validation=6, learning_rate=0.1)
     first = held_out / "held-3-6"
-    assert refusal(capsys, first, tmp_path / "same", "--split", "validation").endswith("6 images")
-    assert refusal(capsys, first, held_out / "held-4-6").endswith("15 images"), "both saw none of the test images"
+    assert refusal(capsys, "evaluate", first, tmp_path / "same", "--split", "validation").endswith("6 images")
+    assert refusal(capsys, "evaluate", first, held_out / "held-4-6").endswith("15 images"), (
+        "both saw none of the test images"
+    )
 
 
 def test_every_run_of_other_data_is_named(capsys, photos, tmp_path, until_computed):
     root, dataset = photos
     write_run(tmp_path / "part", dataset.subset(train=12))
     write_run(tmp_path / "other", dataclasses.replace(dataset, test=dataset.test.take(slice(9))))
-    _, _, err = run(capsys, root / "run-0", tmp_path / "part", "--against", tmp_path / "other")
+    _, _, err = run(capsys, "evaluate", root / "run-0", tmp_path / "part", "--against", tmp_path / "other")
     assert err.splitlines()[:-1] == [
         f"{tmp_path / 'part'} was trained on a part of {dataset.name}",
         f"{tmp_path / 'other'} was trained on other pixels or labels than {dataset.name}",
@@ -250,7 +240,7 @@ def test_runs_of_other_images_are_no_ensemble(capsys, photos, monkeypatch, chang
         return types.SimpleNamespace(image_size=config.image_size, run=types.SimpleNamespace(config=config))
 
     monkeypatch.setattr(jresnet.Classifier, "load", load)
-    assert message in refusal(capsys, "a", "b", *words.split())
+    assert message in refusal(capsys, "evaluate", "a", "b", *words.split())
 
 
 def test_other_data_are_resized_as_the_runs_own_and_not_otherwise_read_as_they_were(photos):
@@ -282,7 +272,7 @@ def trained(photos):
 def test_a_run_gives_the_figures_that_it_recorded(capsys, trained, split):
     """On the validation images those that were held out by its seed."""
     path, result = trained
-    status, out, err = run(capsys, path, "--split", split, "--json", "-")
+    status, out, err = run(capsys, "evaluate", path, "--split", split, "--json", "-")
     record = json.loads(out)
     (figures,) = record["systems"].values()
     assert (status, err, figures["images"]) == (0, "", {"test": 15, "validation": 6}[split])
@@ -296,7 +286,7 @@ def test_a_run_gives_the_figures_that_it_recorded(capsys, trained, split):
 def test_data_that_are_not_those_of_the_training_are_named(capsys, trained, photos, tmp_path):
     root, dataset = photos
     write_run(tmp_path / "part", dataset.subset(train=12))
-    status, out, err = run(capsys, tmp_path / "part")
+    status, out, err = run(capsys, "evaluate", tmp_path / "part")
     assert status == 0 and "15 images of 3 classes" in " ".join(out.split())
     assert err == f"{tmp_path / 'part'} was trained on a part of {dataset.name}\n"
     shutil.copytree(root / "photos", tmp_path / "photos")
@@ -304,8 +294,8 @@ def test_data_that_are_not_those_of_the_training_are_named(capsys, trained, phot
     path = tmp_path / "run" / "config.json"
     path.write_text(path.read_text().replace(str(root), str(tmp_path)))
     next((tmp_path / "photos" / "test" / "left").iterdir()).unlink()
-    status, out, err = run(capsys, tmp_path / "run")
+    status, out, err = run(capsys, "evaluate", tmp_path / "run")
     assert status == 0 and "14 images of 3 classes" in " ".join(out.split())
     assert err == f"{tmp_path / 'run'} was trained on other pixels or labels than folder:{tmp_path / 'photos'}\n"
-    status, _, err = run(capsys, tmp_path / "run", "--split", "validation")
+    status, _, err = run(capsys, "evaluate", tmp_path / "run", "--split", "validation")
     assert status == 2 and "has no such images" in err, "which were held out is not known"

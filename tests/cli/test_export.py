@@ -15,6 +15,7 @@ from jresnet.cli import commands
 from jresnet.config import Config
 from jresnet.models import torch_weights
 from jresnet.use.classifier import store
+from tests.support.commands import refusal
 
 NORMALISATION = ("--mean", "0.5", "0.4", "0.3", "--std", "0.2", "0.25", "0.3")
 
@@ -27,13 +28,6 @@ def place(monkeypatch, tmp_path):
     (tmp_path / "carded.onnx.json").touch()
     (tmp_path / "empty").mkdir()
     return tmp_path
-
-
-def refusal(capsys, words):
-    status = commands.main(["export", *words])
-    out, err = capsys.readouterr()
-    assert (status, out, err.count("\n")) == (2, "", 1), err
-    return err.strip()
 
 
 @pytest.mark.parametrize(
@@ -70,7 +64,7 @@ def refusal(capsys, words):
 )
 def test_bad_input_is_one_line_and_nothing_is_written(capsys, place, words, message):
     before = sorted(place.rglob("*"))
-    assert refusal(capsys, shlex.split(words)).startswith(message)
+    assert refusal(capsys, "export", *shlex.split(words)).startswith(message)
     assert sorted(place.rglob("*")) == before
 
 
@@ -91,7 +85,7 @@ def test_an_absent_library_is_named_before_anything_is_read(capsys, place, monke
     find = importlib.util.find_spec
     absent = target.removeprefix("a.")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == absent else find(name, *rest))
-    assert refusal(capsys, ["none", target]).startswith(message)
+    assert refusal(capsys, "export", "none", target).startswith(message)
 
 
 def test_a_directory_that_cannot_be_written_is_refused(capsys, place, monkeypatch):
@@ -99,7 +93,7 @@ def test_a_directory_that_cannot_be_written_is_refused(capsys, place, monkeypatc
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(pathlib.Path, "touch", fail)  # for root every directory can be written
-    assert refusal(capsys, ["none", "a.stablehlo"]).startswith("a.stablehlo: . is not writable: choose another")
+    assert refusal(capsys, "export", "none", "a.stablehlo").startswith("a.stablehlo: . is not writable: choose another")
 
 
 @pytest.fixture(scope="module")

@@ -17,15 +17,10 @@ from jresnet.cli.network import WeightsOptions
 from jresnet.cli.predict import find
 from jresnet.config import Config
 from jresnet.use.classifier import Classifier, described, store
+from tests.support.commands import run
 
 CONFIG = Config(width=2, blocks=(1,), pool_size=8, image_size=(8, 8), resize="crop")
 CLASSES, MEAN, STD = ("cat", "dog", "=owl"), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
-
-
-def run(capsys, *words):
-    status = commands.main(["predict", *map(str, words)])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +86,7 @@ def test_what_several_words_name_is_refused_once(photos, tmp_path, words):
 
 
 def test_the_table_has_the_most_probable_class_of_each_image(capsys, photos, loaded, classifier):
-    status, out, err = run(capsys, "runs/mine", "photos")
+    status, out, err = run(capsys, "predict", "runs/mine", "photos")
     best = classifier.predict(photos)
     assert (status, err) == (0, "")
     rows = [line.split() for line in out.splitlines()[2:]]
@@ -100,7 +95,7 @@ def test_the_table_has_the_most_probable_class_of_each_image(capsys, photos, loa
 
 def test_json_and_csv_have_the_top_classes(capsys, photos, loaded, classifier, tmp_path):
     best = classifier.predict(photos)
-    status, out, err = run(capsys, "runs/mine", "photos", "--json", "-", "--top", 2)
+    status, out, err = run(capsys, "predict", "runs/mine", "photos", "--json", "-", "--top", 2)
     records = json.loads(out)
     assert (status, err) == (0, "") and [record["file"] for record in records] == photos
     for record, row in zip(records, best, strict=True):
@@ -108,7 +103,7 @@ def test_json_and_csv_have_the_top_classes(capsys, photos, loaded, classifier, t
         assert [top["class"] for top in record["top"]] == [CLASSES[label] for label in order]
         np.testing.assert_allclose([top["probability"] for top in record["top"]], row[order], rtol=1e-6)
         assert {name: record[name] for name in ("class", "probability")} == record["top"][0]
-    status, out, _ = run(capsys, "runs/mine", "photos", "--csv", "out.csv", "--top", 3, "--json", "out.json")
+    status, out, _ = run(capsys, "predict", "runs/mine", "photos", "--csv", "out.csv", "--top", 3, "--json", "out.json")
     assert (status, len(out.split("=owl"))) == (0, 4)  # the table is printed
     assert [len(record["top"]) for record in json.loads((tmp_path / "out.json").read_text())] == [3, 3, 3]
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
@@ -135,7 +130,7 @@ def test_a_reader_that_leaves_costs_no_file(photos, loaded, monkeypatch, tmp_pat
 def test_unreadable_files_are_named_and_the_others_done(capsys, photos, loaded, tmp_path):
     (tmp_path / "photos" / "notes.txt").write_text("no image")
     (tmp_path / "photos" / "link").symlink_to("nothing")
-    status, out, err = run(capsys, "runs/mine", "photos", "none/*.png", "s3://bucket/a.png", "--csv", "-")
+    status, out, err = run(capsys, "predict", "runs/mine", "photos", "none/*.png", "s3://bucket/a.png", "--csv", "-")
     assert status == 5 and [line.split(",")[0] for line in out.splitlines()[1:]] == photos
     assert err.splitlines() == [
         "photos/link cannot be read (a link to nothing): repair it, or leave it out",
@@ -154,7 +149,7 @@ def test_nothing_readable_is_one_line(capsys, photos, loaded, tmp_path):
         (["x" * 300], f"{'x' * 300} cannot be read as an image (File name too long): repair it, or leave it out"),
         (["text", "none.png"], "text cannot be read as an image (it is no image of a known format): repair it, or"),
     ):
-        status, out, err = run(capsys, "runs/mine", *words)
+        status, out, err = run(capsys, "predict", "runs/mine", *words)
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert err.startswith(f"no image could be read: {reason}")
 
@@ -174,7 +169,7 @@ def test_nothing_readable_is_one_line(capsys, photos, loaded, tmp_path):
     ],
 )
 def test_bad_options_are_one_line(capsys, photos, loaded, words, message):
-    status, out, err = run(capsys, *shlex.split(words))
+    status, out, err = run(capsys, "predict", *shlex.split(words))
     assert (status, out, err.count("\n")) == (2, "", 1) and err.startswith(message)
 
 
@@ -183,15 +178,15 @@ def test_a_run_and_a_file_of_weights_predict_alike(capsys, photos, variables, tm
     file, normalisation = "weights.safetensors", ["--mean", *MEAN, "--std", *STD]
     assert commands.main(["convert", "run", file]) == 0
     capsys.readouterr()
-    of_run = run(capsys, "run", "photos", "--json", "-")
+    of_run = run(capsys, "predict", "run", "photos", "--json", "-")
     given = [*normalisation, "--classes", *CLASSES, "--image-size", 8, 8, "--resize", "crop"]
-    status, out, err = run(capsys, file, "photos", "--json", "-", *given)
+    status, out, err = run(capsys, "predict", file, "photos", "--json", "-", *given)
     assert of_run[0] == status == 0 and json.loads(out) == json.loads(of_run[1])
     assert err.count("\n") == 1 and err.startswith(f"{file}: read as resnet20 --width 2 --blocks 1")
-    assert run(capsys, file, "photos")[2].startswith("--mean and --std: weights from a file need")
-    message = run(capsys, file, "photos", *normalisation, "--image-size", 8, 8, "--classes", "cat", "dog")[2]
+    assert run(capsys, "predict", file, "photos")[2].startswith("--mean and --std: weights from a file need")
+    message = run(capsys, "predict", file, "photos", *normalisation, "--image-size", 8, 8, "--classes", "cat", "dog")[2]
     assert message == f"--classes cat dog: {file} has 3 classes: give as many names\n"
-    message = run(capsys, "weihgts.safetensors", "photos", "--model", "resnet20")[2]
+    message = run(capsys, "predict", "weihgts.safetensors", "photos", "--model", "resnet20")[2]
     assert message == "weihgts.safetensors: there is no such run or file of weights: choose another\n"
-    message = run(capsys, "run", "photos", *normalisation)[2]
+    message = run(capsys, "predict", "run", "photos", *normalisation)[2]
     assert message.startswith("--mean 0.5 0.5 0.5: the run's own record says it: leave it out")

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -27,6 +26,7 @@ from jresnet.records.lock import hold
 from jresnet.records.result import Result
 from jresnet.records.run import Run
 from jresnet.use import watch
+from tests.support.watch_server import serving
 
 CONFIG = Config(dataset="made-up", epochs=9)
 DATA = {"name": "made-up", "train": 60, "validation": 0, "test": 30, "classes": 2, "sha256": "0" * 64}
@@ -65,18 +65,6 @@ def write_result(directory, epochs):
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch):
     monkeypatch.setattr(live, "PAUSE", 0)
-
-
-@contextlib.contextmanager
-def serving(directory):
-    with watch.Server(directory, 0) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def ask(server, path="/runs.json", method="GET", headers=None):

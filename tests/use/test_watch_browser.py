@@ -1,18 +1,16 @@
 """The page of `watch` in headless Chromium, while a real run is trained, killed and resumed."""
 
-import contextlib
 import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
-import threading
 
 import pytest
 
-from jresnet.use import watch
 from tests.support.chromium import chromium
+from tests.support.watch_server import serving
 
 pytestmark = pytest.mark.slow
 
@@ -33,18 +31,6 @@ def train(directory, epochs, rate=0.01):
         [sys.executable, "-c", PROGRAM, str(directory), str(epochs), str(rate)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-
-
-@contextlib.contextmanager
-def serving(directory, port=0):
-    with watch.Server(directory, port) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @pytest.fixture
