@@ -134,7 +134,8 @@ def variable_shapes(model: ResNet, image_size: tuple[int, int]) -> dict[str, Any
       InputError: options that do not go together, or pooling larger than the last feature map.
     """
     images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
-    shapes: dict[str, Any] = jax.eval_shape(init_fn(model), jax.random.key(0), images)
+    key = jax.eval_shape(lambda: jax.random.key(0))  # a key itself would be computed, by programs to compile
+    shapes: dict[str, Any] = jax.eval_shape(init_fn(model), key, images)
     return shapes
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 SIDE = 3
 # Points of evaluation, by tile. In float32, those for m = 4 have an error of 6e-7 of the result's norm, where the
@@ -104,7 +105,11 @@ def _wide(array: jax.Array) -> jax.Array:
 
 def _combine(rows: np.ndarray, parts: Sequence[jax.Array]) -> list[jax.Array]:
     """For each row, the sum of the parts weighted by its entries."""
-    return [sum(part * float(weight) for weight, part in zip(row, parts, strict=True) if weight) for row in rows]  # type: ignore[misc]
+    # Hundreds of operations: JAX traces lax's in a third of the time of the same operators of arrays.
+    return [
+        functools.reduce(lax.add, [lax.mul(part, float(x)) for x, part in zip(row, parts, strict=True) if x])
+        for row in rows
+    ]
 
 
 def _images_in(x: jax.Array, m: int) -> jax.Array:
@@ -137,7 +142,7 @@ def _overlap(rows: Sequence[jax.Array], axis: int) -> list[jax.Array]:
 
 def _shift(x: jax.Array, by: int, axis: int) -> jax.Array:
     """x shifted by `by` entries along `axis`, filled with zeros."""
-    return jax.lax.pad(x, jnp.zeros((), x.dtype), [(by, -by, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)])
+    return lax.pad(x, jnp.zeros((), x.dtype), [(by, -by, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)])
 
 
 def _kernel_in(kernel: jax.Array, m: int) -> jax.Array:

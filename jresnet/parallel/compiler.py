@@ -38,6 +38,9 @@ _TRAINING: dict[str, dict[str, str]] = {
 # Without these cuDNN and XLA may add in another order in every run, and choose kernels by timing them.
 _PROMISES = {"xla_gpu_deterministic_ops": "True", "xla_gpu_exclude_nondeterministic_ops": "True"}
 
+_CACHED_SECONDS = 0.05
+"""Programs that take so long to compile are cached."""
+
 
 @functools.cache
 def compiler_options(platform: str | None = None, deterministic: bool = False) -> dict[str, str] | None:
@@ -102,3 +105,6 @@ def enable_compile_cache(deterministic: bool = False) -> None:
     if not chosen and (directory := cache_directory()):
         name = "xla-deterministic" if deterministic else "xla"
         jax.config.update("jax_compilation_cache_dir", str(directory / name))
+        # By default JAX keeps programs that take a second to compile: a start has some of half a second.
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", _CACHED_SECONDS)

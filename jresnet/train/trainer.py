@@ -197,7 +197,7 @@ class Trainer:
         state, metrics = self._init(*self._init_arguments)
         if weights is not None:
             state = state.replace(**{name: parts | weights[name] for name, parts in state.variables.items()})
-        self._begin_at((state, metrics), seconds=0.0)
+        self._begin_at((state, metrics), step=0, seconds=0.0)
 
     def prepare(self) -> None:
         """Compile the program of the first call; InputError if a call needs more memory than there is. A collective."""
@@ -214,13 +214,13 @@ class Trainer:
         if restored is None:
             return ()
         state, meta = restored
-        self._begin_at(state, meta.seconds)
+        self._begin_at(state, int(state[0].step), meta.seconds)
         if meta.execution and (different := meta.execution.differences(self.devices.execution)):
             _log.warning(f"resumed with {', '.join(different)}: sums may round otherwise, and the last bits differ")
         return meta.history
 
-    def _begin_at(self, state: tuple[TrainState, Metrics], seconds: float) -> None:
-        self.step, self.seconds = int(state[0].step), seconds
+    def _begin_at(self, state: tuple[TrainState, Metrics], step: int, seconds: float) -> None:
+        self.step, self.seconds = step, seconds
         self.state, self.metrics = self.devices.replicate(state)
 
     @property
