@@ -180,20 +180,22 @@ def test_on_a_cpu_deterministic_changes_nothing():
 
 
 CACHE = "from jresnet.parallel.compiler import enable_compile_cache; import jax; enable_compile_cache(DETERMINISTIC); "
-CACHE += "print(jax.config.jax_compilation_cache_dir)"
+CACHE += "print(jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs)"
 
 
 @pytest.mark.parametrize(
     ("variables", "deterministic", "expected"),
     [
-        ({"XDG_CACHE_HOME": "/somewhere"}, False, "/somewhere/jresnet/xla"),
-        ({"XDG_CACHE_HOME": "/somewhere"}, True, "/somewhere/jresnet/xla-deterministic"),
-        ({"HOME": "/home/user"}, False, "/home/user/.cache/jresnet/xla"),
-        ({"HOME": "/home/user", "JAX_COMPILATION_CACHE_DIR": "/mine"}, False, "/mine"),
+        ({"XDG_CACHE_HOME": "/somewhere"}, False, "/somewhere/jresnet/xla 0.05"),
+        ({"XDG_CACHE_HOME": "/somewhere"}, True, "/somewhere/jresnet/xla-deterministic 0.05"),
+        ({"HOME": "/home/user"}, False, "/home/user/.cache/jresnet/xla 0.05"),
+        ({"HOME": "/home/user", "JAX_COMPILATION_CACHE_DIR": "/mine"}, False, "/mine 1.0"),
+        ({"HOME": "/user", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "3"}, False, "/user/.cache/jresnet/xla 3.0"),
     ],
 )
 def test_the_compile_cache_is_the_users(variables, deterministic, expected):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_COMPILATION", "XDG_CACHE"))}
+    unset = ("JAX_COMPILATION", "JAX_PERSISTENT", "XDG_CACHE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(unset)}
     program = CACHE.replace("DETERMINISTIC", str(deterministic))
     done = subprocess.run(
         [sys.executable, "-c", program], env=kept | {"PYTHONPATH": str(ROOT)} | variables, cwd=ROOT,
