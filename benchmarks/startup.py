@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks import timing
 from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from jresnet.errors import InputError
+from jresnet.records.run import without_folders
 from jresnet.records.tables import number, text
 
 REACHED = 75
@@ -80,9 +81,8 @@ def measure(options: Options) -> dict[str, list[float]]:
 def run(options: Options) -> None:
     """Time everything, write the record and print the table."""
     select_device(options.device)
-    kind, _, path = options.dataset.partition(":")
-    named = f"{kind}:{Path(path).name}" if path else kind  # no path of this machine in the record
-    record: dict[str, Any] = new_record("startup", dataclasses.replace(options, dataset=named))
+    values = dataclasses.replace(options, dataset=without_folders(options.dataset))
+    record: dict[str, Any] = new_record("startup", values)
     record["starts"] = [
         {"start": start, "seconds": seconds, "summary": dataclasses.asdict(timing.summary(seconds))}
         for start, seconds in measure(options).items()

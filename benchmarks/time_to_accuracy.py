@@ -33,6 +33,7 @@ from jresnet.data.datasets import Dataset, dataset_record, load_dataset
 from jresnet.errors import Diverged, Interrupted
 from jresnet.parallel.devices import Devices
 from jresnet.records import environment
+from jresnet.records.run import without_folders
 from jresnet.records.tables import Column, number, text
 from jresnet.train import signals
 
@@ -127,11 +128,10 @@ def start_record(options: Options, dataset: Dataset) -> dict[str, Any]:
     free = ("dataset", "data_dir", "seeds", "first_seed", "output", "resume")
     values = dataclasses.asdict(options) | dataclasses.asdict(models.fill_defaults(options.config))
     data = dataset_record(dataset.hold_out(options.validation, options.first_seed), dataset.sha256)
-    kind, colon, path = data_name(data).partition(":")
     record: dict[str, Any] = {
         "benchmark": "time-to-accuracy",
         "options": {name: value for name, value in values.items() if name not in free},
-        "dataset": data | {"name": f"{kind}:{Path(path).name}" if colon else kind},
+        "dataset": data | {"name": without_folders(data_name(data))},
         "environment": records.environment("cpu" if jax.default_backend() == "cpu" else "gpu"),
         "devices": environment.device(),
         "training_flops_per_image": training_flops(options.config, len(dataset.classes), dataset.image_size),

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -44,6 +45,12 @@ class Data:
     def to_json(self) -> Record:
         """The data as records hold them."""
         return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def without_folders(dataset: str) -> str:
+    """A data set's name, of `folder:` and `npz:` without the folders of this machine that its own is in."""
+    kind, colon, path = dataset.partition(":")
+    return f"{kind}{colon}{pathlib.PurePath(path).name}"
 
 
 @dataclasses.dataclass(frozen=True)

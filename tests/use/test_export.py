@@ -20,6 +20,7 @@ from jresnet import models
 from jresnet.config import Config
 from jresnet.errors import CannotWrite, InputError
 from jresnet.records import run_directory
+from jresnet.records.run import without_folders
 from jresnet.train.loop import describe
 from jresnet.use.classifier import Classifier, described
 from jresnet.use.export import artifact, card, stablehlo
@@ -170,7 +171,7 @@ def test_figures_are_only_those_of_the_same_weights(finished, tmp_path):
     ("given", "shown"), [("folder:/home/me/flowers", "folder:flowers"), ("npz:a/b.npz", "npz:b.npz"), ("tiny", "tiny")]
 )
 def test_the_card_names_no_folder_of_this_machine(given, shown):
-    assert card._without_folders(given) == shown
+    assert without_folders(given) == shown
 
 
 def test_names_stay_text_on_one_line_in_markdown(finished, tmp_path):

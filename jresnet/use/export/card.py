@@ -10,7 +10,7 @@ from jresnet.models.weights.recognise import as_words
 from jresnet.records import environment, run_directory, schema
 from jresnet.records.epoch import METRICS, read_metrics
 from jresnet.records.files import Record, file_sha256
-from jresnet.records.run import Run, identity
+from jresnet.records.run import Run, identity, without_folders
 from jresnet.records.tables import Table, escaped, text
 from jresnet.use.classifier import CONVERTED, Classifier
 
@@ -96,16 +96,10 @@ def _provenance(classifier: Classifier) -> Record:
         origin = {"source": source.name, "sha256": file_sha256(source)} if source and source.is_file() else {}
         return {"data": {"note": UNKNOWN}, "figures": {"note": UNKNOWN}, "training": {"note": UNKNOWN} | origin}
     return {
-        "data": {**run.dataset, "name": _without_folders(run.dataset["name"])},
+        "data": {**run.dataset, "name": without_folders(run.dataset["name"])},
         "figures": _figures(run, source, step),
         "training": _training(run, source, step),
     }
-
-
-def _without_folders(name: str) -> str:
-    """A data set's name, of `folder:` and `npz:` without the folders of this machine that its own is in."""
-    kind, colon, path = name.partition(":")
-    return f"{kind}{colon}{pathlib.Path(path).name}"
 
 
 def _figures(run: Run, directory: pathlib.Path, step: int) -> Record:
