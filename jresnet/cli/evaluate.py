@@ -19,7 +19,7 @@ from jresnet.parallel.compiler import enable_compile_cache
 from jresnet.records.files import json_bytes, kind, local_path, write_json
 from jresnet.records.run import Run
 from jresnet.use.classifier import CONVERTED, Classifier, refuse_for_run
-from jresnet.use.evaluation import Augmentation, Evaluation, SplitName, evaluate
+from jresnet.use.evaluation import Augmentation, Evaluation, SplitName, common_classes, evaluate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,8 @@ def _check_alike(models: Mapping[str, Classifier], options: Options) -> None:
 def _evaluate(options: Options, models: Mapping[str, Classifier], console: rich.console.Console) -> Evaluation:
     """Evaluate on the first run's own data, or on those given; of its own its validation images are held out again."""
     run = models[options.models[0]].run
-    dataset = load_dataset(options.source(run), console=console)
+    classes = common_classes([(path, model.classes) for path, model in models.items()])
+    dataset = load_dataset(options.source(run), console=console, classes=classes)
     sha256 = dataset.sha256
     if options.dataset is None:
         _warn_of_other_data(models, dataset.name, sha256)

@@ -32,11 +32,10 @@ def check_test(source: Source, splits: Collection[str]) -> None:
         rule = "it has no validation images: use --holdout-test N"
         require(source, "test_from", "validation" in splits, rule)
     elif not source.holdout_test:
-        there = " and validation (val)" if "validation" in splits else ""
-        choices = "--test-from validation, or --holdout-test N" if there else "--holdout-test N"
-        raise InputError(
-            f"it has no test images, only train{there}: choose what to test on: {choices} of the training images"
-        )
+        choices = {"train": "--holdout-test N of the training images", "validation": "--test-from validation"}
+        there = [split for split in choices if split in splits]
+        remedy = ", or ".join(choices[split] for split in reversed(there))
+        raise InputError(f"it has no test images, only {' and '.join(there)}: choose what to test on: {remedy}")
 
 
 def checked_arrays(split: str, images: Images, labels: np.ndarray) -> tuple[Images, np.ndarray]:

@@ -237,7 +237,11 @@ class Dataset:
 
 
 def load_dataset(
-    source: str | Source, data_dir: str | None = None, console: rich.console.Console | None = None, **options: Any
+    source: str | Source,
+    data_dir: str | None = None,
+    console: rich.console.Console | None = None,
+    classes: tuple[str, ...] | None = None,
+    **options: Any,
 ) -> Dataset:
     """Load a data set by name.
 
@@ -254,6 +258,8 @@ def load_dataset(
       data_dir: directory of prepared TFDS data sets, or of CIFAR's archives (default: $TFDS_DATA_DIR, or
         ~/tensorflow_datasets).
       console: where to show progress while many images are decoded; None for nowhere.
+      classes: names of the classes of a folder that has no training images, in the order of the labels: then the folder
+        needs only test/<class>/*, or <class>/*, and the training split is empty. Unused otherwise.
       **options: the other fields of `Source`: image_size, resize, background, skip_unreadable, test_from, holdout_test.
 
     Returns:
@@ -266,18 +272,19 @@ def load_dataset(
     source = Source(source, data_dir, **options) if isinstance(source, str) else source.source
     name = source.dataset
     try:
-        contents = _read(source, console)
+        contents = _read(source, console, classes)
         names = contents.names
         splits = {
             split: Split(*checked_arrays(split, *pair), names.get(split)) for split, pair in contents.splits.items()
         }
         splits = {split: _resized(part, source, console) for split, part in splits.items()}
         labels = {split: part.labels for split, part in splits.items()}
-        classes = checked_classes(labels, contents.classes, contents.columns)
+        if "train" in splits or classes is None:
+            classes = checked_classes(labels, contents.classes, contents.columns)
         splits = _with_test(source, splits, classes)
-        empty = splits["train"].take(slice(0))
-        parts = (splits["train"], splits.get("validation", empty), splits["test"])
-        return Dataset(name, *parts, classes, source=source, skipped=contents.skipped)
+        empty = splits["test"].take(slice(0))
+        train, validation, test = (splits.get(split, empty) for split in ("train", "validation", "test"))
+        return Dataset(name, train, validation, test, classes, source=source, skipped=contents.skipped)
     except InputError as error:
         # On one line, even if a quoted error or file name has several.
         raise InputError(" ".join(f"--dataset {name}: {error}".splitlines())) from None
@@ -288,7 +295,7 @@ def load_dataset(
         ) from None
 
 
-def _read(source: Source, console: rich.console.Console | None) -> Contents:
+def _read(source: Source, console: rich.console.Console | None, classes: tuple[str, ...] | None) -> Contents:
     name = source.dataset
     folder = name.startswith("folder:")
     require(source, "skip_unreadable", folder or not source.skip_unreadable, "applies to folder:DIR only: leave it out")
@@ -300,7 +307,7 @@ def _read(source: Source, console: rich.console.Console | None) -> Contents:
     if name.startswith("npz:"):
         return read_npz(name.removeprefix("npz:"))
     if folder:
-        return read_folder(source, console)
+        return read_folder(source, console, classes)
     directory = directory_of(source)
     archive = cifar.find(name, directory)
     if archive is None or is_prepared(name, directory):
@@ -320,7 +327,7 @@ def _with_test(source: Source, splits: dict[str, Split], classes: tuple[str, ...
     """The splits with a test split: the data's own, or as --test-from or --holdout-test say."""
     check_test(source, splits)
     if source.test_from:
-        return {"train": splits["train"], "test": splits["validation"]}
+        return {"test" if split == "validation" else split: part for split, part in splits.items()}
     if n := source.holdout_test:
         train = splits["train"]
         require(source, "holdout_test", n < len(train), f"must lie below {len(train)}, the training images")

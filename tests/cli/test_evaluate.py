@@ -102,6 +102,22 @@ def test_an_ensemble_against_one_of_its_members_on_the_runs_own_data(capsys, pho
     assert "Evaluation of ensemble of 2, with flip" in Page(files[1].read_text()).text()
 
 
+def test_a_folder_of_test_images_alone_has_the_runs_classes(capsys, photos, tmp_path):
+    root, dataset = photos
+    words = ["evaluate", str(root / "run-0"), "--json", "-", "--dataset"]
+    status, own, _ = run(capsys, *words, f"folder:{root / 'photos'}")
+    assert status == 0
+    shutil.copytree(root / "photos/test", tmp_path / "new/test")
+    for directory, said in ((tmp_path / "new", ""), (tmp_path / "new/test", "the classes of test images")):
+        status, out, err = run(capsys, *words, f"folder:{directory}")
+        alone = json.loads(out)
+        assert status == 0 and said in err and alone["dataset"]["train"] == 0 and alone["dataset"]["test"] == 15
+        assert alone["systems"] == json.loads(own)["systems"] and alone["confusion"] == json.loads(own)["confusion"]
+    shutil.copytree(tmp_path / "new/test" / dataset.classes[0], tmp_path / "new/test/unknown")
+    said = refusal(capsys, *words, f"folder:{tmp_path / 'new'}")
+    assert dataset.classes[0] in said and said.endswith("unknown: rename or remove them")
+
+
 def test_a_file_of_weights_in_one_step(capsys, photos, tmp_path):
     pytest.importorskip("safetensors")
     root, dataset = photos

@@ -392,6 +392,34 @@ def test_classes_that_train_lacks(folder):
     refusal(root, "1 of 3 classes", "(bird)", "add some")
 
 
+def test_without_train_the_classes_are_those_given(folder, caplog):
+    """In splits, or in the folder itself, whose images are then to be tested on."""
+    root, _ = folder
+    given, everything = ("bird", "cat", "dog"), load(root, classes=("other", "names"))
+    assert everything.classes == ("cat", "dog")  # train's
+    (root / "train").rename(root / "val")
+    refusal(root, root / "train", "beside test, val")
+    dataset = load(root, classes=given)
+    assert dataset.classes == given and len(dataset.train) == 0 and dataset.image_size == (6, 5)
+    assert dataset.validation.labels.tolist() == [1, 1, 2, 2, 2, 2] and dataset.test.labels.tolist() == [2]
+    assert np.array_equal(dataset.validation.images, everything.train.images) and caplog.messages == []
+    flat = load(root / "val", classes=given)
+    assert np.array_equal(flat.test.images, dataset.validation.images) and len(flat.validation) == 0
+    assert flat.test.names[0] == "cat/a.png" and flat.test.labels.tolist() == [1, 1, 2, 2, 2, 2]
+    assert "its folders are taken as the classes of test images" in caplog.text
+    (root / "test").rename(root / "elsewhere")
+    refusal(root, "no test images, only validation", "--test-from validation", classes=given)
+    assert load(root, classes=given, test_from="validation").test.labels.tolist() == [1, 1, 2, 2, 2, 2]
+
+
+def test_without_train_images_of_other_classes_are_refused(folder):
+    root, _ = folder
+    refusal(root / "train", "none of the classes (cat, bird)", "dog: rename or remove them", classes=("cat", "bird"))
+    refusal(root / "train", "none of the classes", "cat, dog: rename cat to Cat", classes=("Cat", "Dog"))
+    refusal(root / "test", "dog/ are in no folders of the classes (a, b)", "sort them into such", classes=("a", "b"))
+    refusal(root / "test/dog", "are in no folders of the classes (cat, dog)", classes=("cat", "dog"))
+
+
 def test_classes_that_differ_in_case_within_train_are_two(folder):
     root, _ = folder
     write(root / "train/Cat/1.png", pixels(6, 5, 3))

@@ -24,12 +24,15 @@ _NAMED = 10
 _RULES = 1
 
 
-def read_folder(source: Source, console: rich.console.Console | None = None) -> Contents:
+def read_folder(
+    source: Source, console: rich.console.Console | None = None, classes: tuple[str, ...] | None = None
+) -> Contents:
     """Read image files from train/<class>/, and from validation/<class>/ and test/<class>/ if there are such.
 
     The classes are the sub-folders of train in sorted order, the files of a class those in its folder and below. What
     lies there is read or refused; hidden files, those that systems leave, and lists beside the classes are passed over,
-    which a warning says. Symbolic links are followed.
+    which a warning says. Symbolic links are followed. Without train, `classes` are the classes, if they are given, and
+    if there are no splits at all, their folders hold test images.
 
     Raises:
       InputError: no such layout, folders that cannot be read, files that are no readable images, all named at once,
@@ -37,7 +40,7 @@ def read_folder(source: Source, console: rich.console.Console | None = None) -> 
     """
     root = os.path.abspath(local_path(source.dataset.removeprefix("folder:")))
     with readable(root):
-        found = layout.find(root, flat=source.holdout_test > 0)
+        found = layout.find(root, flat=source.holdout_test > 0, classes=classes)
     _check_labels(found, source)
     check_test(source, found.files)
     return _Reading(found, source, console).contents()
@@ -47,9 +50,10 @@ def _check_labels(found: layout.Layout, source: Source) -> None:
     """Refuse test images without classes, unless others are to be tested on."""
     if found.unlabelled:
         if not (source.test_from or source.holdout_test):
+            others = ", or test on others with --test-from validation or --holdout-test N"
             raise InputError(
-                f"the images in {found.unlabelled} are in no folders of train's classes, so they have no labels: "
-                "sort them into such, or test on others with --test-from validation or --holdout-test N"
+                f"the images in {found.unlabelled} are in no folders of {found.expected}, so they have no labels: "
+                f"sort them into such{others if 'train' in found.files else ''}"
             )
         warn(f"the images in {found.unlabelled} have no labels and are left out")
 
@@ -179,7 +183,9 @@ class _Reading:
         """Warn of what was passed over, and of what was read in a way that a user may not expect."""
         found = self.found
         if found.flat:
-            warn(f"{found.root} has no train: its folders are taken as the classes of training images")
+            (split,) = found.files
+            kind = "training" if split == "train" else split
+            warn(f"{found.root} has no train: its folders are taken as the classes of {kind} images")
         if found.litter or found.others:
             kind = "hidden or system file" + "s" * (found.litter > 1)
             litter = [f"{found.litter:,} {kind}"] if found.litter else []

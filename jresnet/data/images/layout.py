@@ -26,14 +26,14 @@ class Layout:
 
     Attributes:
       root: absolute path of the folder.
-      classes: names of the sub-folders of train, in Unicode's composed form (NFC), sorted.
+      classes: names of the sub-folders of train, in Unicode's composed form (NFC), sorted; without train those given.
       directories: split -> its absolute path.
       files: split -> absolute paths of its images, class by class, each class sorted by path, and their labels.
       refused: absolute path of a file -> why it is no image of a class.
       lost: absolute path of a folder, or of a link where one may belong -> why it cannot be read.
       litter: how many hidden files and folders, and those that systems leave, were passed over.
       others: absolute paths of files and folders beside splits and classes, which are passed over too.
-      flat: whether the classes lie in the folder itself, which is then train.
+      flat: whether the classes lie in the folder itself, which is then train, or without training images test.
       unlabelled: the folder of test images without classes, if there is one; it is no split.
     """
 
@@ -48,13 +48,20 @@ class Layout:
     flat: bool = False
     unlabelled: str | None = None
 
+    @property
+    def expected(self) -> str:
+        """The classes that images may have, in words."""
+        whose = "train's" if "train" in self.directories else "the"
+        return f"{whose} classes ({listed(self.classes, 10)})"
 
-def find(root: str, flat: bool) -> Layout:
+
+def find(root: str, flat: bool, classes: tuple[str, ...] | None = None) -> Layout:
     """Look where the images of a folder are, without reading them.
 
     Args:
       root: absolute path.
-      flat: whether classes may lie in the folder itself, instead of in splits.
+      flat: whether the classes of training images may lie in the folder itself, instead of in splits.
+      classes: of a folder that has no training images, which name them otherwise.
 
     Raises:
       InputError: the folder or one in it cannot be read, splits and classes may be missing behind links that lead
@@ -73,16 +80,23 @@ def find(root: str, flat: bool) -> Layout:
             parts[split] = name
     if split_files := [name for name in files if name.casefold() in SPLITS]:
         raise InputError(f"{os.path.join(root, split_files[0])} is a file: make it a folder, or rename it")
-    if "train" not in parts:
+    if "train" not in parts and (flat or classes is None):
         _flat(found, folders, files, parts, flat)
         return found
+    if not parts and classes is not None:
+        found.flat, found.classes = True, classes
+        _read_split(found, "test", root, folders, files)
+        return found
     found.others += [os.path.join(root, name) for name in (*folders, *files) if name not in parts.values()]
-    train = os.path.join(root, parts["train"])
-    folders, files = _scan_level(found, train)
-    _read_train(found, train, folders, files)
+    if "train" in parts:
+        train = os.path.join(root, parts["train"])
+        _read_train(found, train, *_scan_level(found, train))
+    else:
+        found.classes = classes or ()
     for split in ("validation", "test"):
         if split in parts:
-            _read_split(found, split, os.path.join(root, parts[split]))
+            directory = os.path.join(root, parts[split])
+            _read_split(found, split, directory, *_scan_level(found, directory))
     return found
 
 
@@ -110,8 +124,7 @@ def _read_train(found: Layout, directory: str, folders: list[str], files: list[s
     _read_classes(found, "train", directory, names)
 
 
-def _read_split(found: Layout, split: str, directory: str) -> None:
-    folders, files = _scan_level(found, directory)
+def _read_split(found: Layout, split: str, directory: str, folders: list[str], files: list[str]) -> None:
     names = _composed(directory, folders)
     known = names.keys() & set(found.classes)
     if split == "validation" and annotations.NAME in files and not known:
@@ -124,13 +137,16 @@ def _read_split(found: Layout, split: str, directory: str) -> None:
             found.unlabelled = place
             return
         raise InputError(
-            f"the images in {place} are in no folders of train's classes ({listed(found.classes, 10)}): sort them "
-            "into such, or remove them"
+            f"the images in {place} are in no folders of {found.expected}: sort them into such, or remove them"
         )
     if unknown := sorted(names.keys() - known):
         same = other_case.get(unknown[0].casefold())
-        hint = f"rename {unknown[0]} to {same}" if same else "add training images of them or remove them"
-        raise InputError(f"{directory} has classes that train lacks: {listed(unknown, 10)}: {hint}")
+        if "train" in found.directories:
+            what, remedy = "classes that train lacks", "add training images of them or remove them"
+        else:
+            what, remedy = f"folders that are none of {found.expected}", "rename or remove them"
+        hint = f"rename {unknown[0]} to {same}" if same else remedy
+        raise InputError(f"{directory} has {what}: {listed(unknown, 10)}: {hint}")
     _beside(found, directory, files)
     _read_classes(found, split, directory, names)
 
