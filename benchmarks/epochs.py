@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jresnet.config import Config
 from jresnet.data.datasets import Dataset
 from jresnet.parallel.devices import Devices
@@ -35,6 +37,7 @@ class Stopwatch:
         raised.number = signal.SIGINT
         self.trainer.train_epoch(0, self._log, raised)
         self.trainer.start()
+        jax.block_until_ready(self.trainer.state)
         self.setup_seconds = time.perf_counter() - started
 
     def epoch(self, epoch: int, received: StopSignal) -> float:

@@ -127,7 +127,8 @@ def _evaluate(options: Options, models: Mapping[str, Classifier], console: rich.
     """Evaluate on the first run's own data, or on those given; of its own its validation images are held out again."""
     run = models[options.models[0]].run
     classes = common_classes([(path, model.classes) for path, model in models.items()])
-    dataset = load_dataset(options.source(run), console=console, classes=classes)
+    # A run's own folder has training images; without them it is damaged.
+    dataset = load_dataset(options.source(run), console=console, classes=classes if options.dataset else None)
     sha256 = dataset.sha256
     if options.dataset is None:
         _warn_of_other_data(models, dataset.name, sha256)

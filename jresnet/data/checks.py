@@ -29,7 +29,7 @@ def check_test(source: Source, splits: Collection[str]) -> None:
         require(source, "test_from", source.test_from is None, own)
         require(source, "holdout_test", source.holdout_test == 0, own)
     elif source.test_from:
-        rule = "it has no validation images: use --holdout-test N"
+        rule = f"it has no validation images: {'use --holdout-test N' if 'train' in splits else 'leave it out'}"
         require(source, "test_from", "validation" in splits, rule)
     elif not source.holdout_test:
         choices = {"train": "--holdout-test N of the training images", "validation": "--test-from validation"}
@@ -127,7 +127,17 @@ def checked_classes(
                 f"{split}_labels reach {indices.max()}, train_labels only {count - 1}: "
                 "add training images of those classes or remove their test images"
             )
-    return classes or tuple(map(str, range(count)))
+    return classes or numbered(count)
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """The names of classes that have none: "0", "1", and so on."""
+    return tuple(map(str, range(count)))
+
+
+def unnamed(classes: tuple[str, ...]) -> bool:
+    """Whether classes have no names but their numbers."""
+    return classes == numbered(len(classes))
 
 
 def used_classes(contents: Contents, name: str) -> Contents:

@@ -8,7 +8,7 @@ import numpy as np
 from jresnet.data.mapped import Images
 
 Arrays = Mapping[str, tuple[Images, np.ndarray]]
-"""Images and labels as stored, by split: "train" and, if the source has them, "validation" and "test"."""
+"""Images and labels as stored, by split: those of "train", "validation" and "test" that the source has."""
 
 
 SPLITS = {

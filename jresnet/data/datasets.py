@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from jresnet.data import memory, synthetic
 from jresnet.data.arrays import cifar
 from jresnet.data.arrays.cifar import read_cifar
 from jresnet.data.arrays.reader import read_npz
-from jresnet.data.checks import check_test, checked_arrays, checked_classes
+from jresnet.data.checks import check_names, check_test, checked_arrays, checked_classes
 from jresnet.data.contents import Contents
 from jresnet.data.images.folder import read_folder
 from jresnet.data.images.resize import resized_all
@@ -240,7 +241,7 @@ def load_dataset(
     source: str | Source,
     data_dir: str | None = None,
     console: rich.console.Console | None = None,
-    classes: tuple[str, ...] | None = None,
+    classes: Sequence[str] | None = None,
     **options: Any,
 ) -> Dataset:
     """Load a data set by name.
@@ -259,7 +260,7 @@ def load_dataset(
         ~/tensorflow_datasets).
       console: where to show progress while many images are decoded; None for nowhere.
       classes: names of the classes of a folder that has no training images, in the order of the labels: then the folder
-        needs only test/<class>/*, or <class>/*, and the training split is empty. Unused otherwise.
+        needs only test/<class>/*, or <class>/*, and the training split is empty. Ignored for other data.
       **options: the other fields of `Source`: image_size, resize, background, skip_unreadable, test_from, holdout_test.
 
     Returns:
@@ -271,20 +272,22 @@ def load_dataset(
     """
     source = Source(source, data_dir, **options) if isinstance(source, str) else source.source
     name = source.dataset
+    given = None if classes is None else tuple(classes)
+    check_names(given or ())
     try:
-        contents = _read(source, console, classes)
+        contents = _read(source, console, given)
         names = contents.names
         splits = {
             split: Split(*checked_arrays(split, *pair), names.get(split)) for split, pair in contents.splits.items()
         }
         splits = {split: _resized(part, source, console) for split, part in splits.items()}
         labels = {split: part.labels for split, part in splits.items()}
-        if "train" in splits or classes is None:
-            classes = checked_classes(labels, contents.classes, contents.columns)
-        splits = _with_test(source, splits, classes)
+        if "train" in splits or given is None:
+            given = checked_classes(labels, contents.classes, contents.columns)
+        splits = _with_test(source, splits, given)
         empty = splits["test"].take(slice(0))
         train, validation, test = (splits.get(split, empty) for split in ("train", "validation", "test"))
-        return Dataset(name, train, validation, test, classes, source=source, skipped=contents.skipped)
+        return Dataset(name, train, validation, test, given, source=source, skipped=contents.skipped)
     except InputError as error:
         # On one line, even if a quoted error or file name has several.
         raise InputError(" ".join(f"--dataset {name}: {error}".splitlines())) from None

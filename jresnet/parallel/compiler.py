@@ -38,8 +38,8 @@ _TRAINING: dict[str, dict[str, str]] = {
 # Without these cuDNN and XLA may add in another order in every run, and choose kernels by timing them.
 _PROMISES = {"xla_gpu_deterministic_ops": "True", "xla_gpu_exclude_nondeterministic_ops": "True"}
 
-_CACHED_SECONDS = 0.05
-"""Programs that take so long to compile are cached."""
+# Seconds of compilation from which on a program is cached; with JAX's own, the plan of an epoch would not be.
+_CACHED_SECONDS, _JAX_CACHED_SECONDS = 0.05, 1.0
 
 
 @functools.cache
@@ -98,6 +98,7 @@ def _user_flags() -> str:
 def enable_compile_cache(deterministic: bool = False) -> None:
     """Cache compiled programs in the user's cache directory, unless JAX is already configured otherwise.
 
+    Programs of which JAX by itself keeps none, as they take less than a second to compile, are kept from 0.05 s on.
     The cache also keeps which kernels were found fastest, and a deterministic run must not use what was tuned: its
     programs have a directory of their own.
     """
@@ -105,6 +106,5 @@ def enable_compile_cache(deterministic: bool = False) -> None:
     if not chosen and (directory := cache_directory()):
         name = "xla-deterministic" if deterministic else "xla"
         jax.config.update("jax_compilation_cache_dir", str(directory / name))
-        # By default JAX keeps programs that take a second to compile: a start has some of half a second.
-        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        if jax.config.values["jax_persistent_cache_min_compile_time_secs"] == _JAX_CACHED_SECONDS:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", _CACHED_SECONDS)

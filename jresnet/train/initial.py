@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jresnet import models
 from jresnet.config import Config, as_typed, require
+from jresnet.data.checks import numbered
 from jresnet.errors import InputError
 from jresnet.models import weights_file
 from jresnet.models.weights.recognise import OPTIONS
@@ -102,7 +103,7 @@ def _of_file(place: pathlib.Path, config: Config) -> Initial:
         convert = "; jresnet convert --key writes a file of one of them" if "--key" in problem else ""
         raise InputError(f"--init-from {place}: {problem}{convert}") from None
     weights.announce()
-    classes = _numbered(weights.num_classes)
+    classes = numbered(weights.num_classes)
     return Initial(_described(place, variables), models.fill_defaults(weights.config), classes, variables)
 
 
@@ -123,10 +124,6 @@ def _described(place: pathlib.Path, variables: Any, updates: int | None = None) 
 def digest(variables: Any) -> str:
     """The SHA-256 of weights: of the names, dtypes, shapes and values of all arrays."""
     return hashlib.sha256(json.dumps(digests(variables), sort_keys=True).encode()).hexdigest()
-
-
-def _numbered(classes: int) -> tuple[str, ...]:
-    return tuple(map(str, range(classes)))
 
 
 def adopted(config: Config, initial: Initial | None) -> Config:
@@ -179,7 +176,7 @@ def _why_new(initial: Initial, head: Any, like: Any, classes: tuple[str, ...]) -
     (inputs, outputs), (own_inputs, own_outputs) = head["kernel"].shape, like["kernel"].shape
     if outputs != own_outputs:
         return f"the weights are of {outputs} classes, the data of {own_outputs}"
-    if initial.classes != classes and _numbered(outputs) not in (initial.classes, classes):
+    if initial.classes != classes and numbered(outputs) not in (initial.classes, classes):
         return "the weights are of other classes than the data"
     if inputs != own_inputs:
         return f"that of the weights has {inputs} inputs, and images of this size make {own_inputs}"

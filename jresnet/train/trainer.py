@@ -193,7 +193,10 @@ class Trainer:
         self.stop_signal: int | None = None
 
     def start(self, weights: Any = None) -> None:
-        """Start from the initial state, or from it with these parts of `params` and `batch_stats` in their place."""
+        """Start from the initial state, or from it with these parts of `params` and `batch_stats` in their place.
+
+        Does not wait until it is computed.
+        """
         state, metrics = self._init(*self._init_arguments)
         if weights is not None:
             state = state.replace(**{name: parts | weights[name] for name, parts in state.variables.items()})

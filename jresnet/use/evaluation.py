@@ -11,6 +11,7 @@ import numpy as np
 import rich.console
 
 from jresnet.config import as_typed, flag
+from jresnet.data.checks import unnamed
 from jresnet.data.datasets import Dataset, Split, dataset_record
 from jresnet.data.mapped import Images, size
 from jresnet.data.progress import tracked
@@ -269,19 +270,15 @@ def common_classes(known: Sequence[tuple[str, tuple[str, ...]]]) -> tuple[str, .
                 f"{name} has {len(other)} classes, {owner} {len(classes)}: only equal classes can be compared: "
                 "choose data of the model's classes"
             )
-        if _are_unnamed(classes):
+        if unnamed(classes):
             owner, classes = name, other
-        if other != classes and not _are_unnamed(other):
+        if other != classes and not unnamed(other):
             order = " in another order" if {*other} == {*classes} else ""
             raise InputError(
                 f"{name} has the classes {listed(other, 5)}, {owner} {listed(classes, 5)}{order}: only equal classes "
                 "can be compared: choose data of the model's classes, or give a file's with --classes"
             )
     return classes
-
-
-def _are_unnamed(classes: tuple[str, ...]) -> bool:
-    return classes == tuple(map(str, range(len(classes))))
 
 
 def _named(classifiers: Classifiers, word: str) -> dict[str, Classifier]:

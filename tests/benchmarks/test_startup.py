@@ -9,6 +9,13 @@ from benchmarks import startup
 TINY = ("--rounds", "1", "--width", "2", "--batch", "8")
 
 
+def test_a_start_leaves_the_compiled_step_in_the_cache(tmp_path):
+    """So it has reached that, and a second start finds it."""
+    options = startup.Options(width=2, batch=8)
+    assert startup.seconds_to_first_step(options, tmp_path) > 0
+    assert [*(tmp_path / "jresnet/xla").glob("jit_program-*")]
+
+
 @pytest.mark.slow  # two commands
 def test_both_starts_are_timed(tmp_path, capsys):
     record = tmp_path / "record.json"

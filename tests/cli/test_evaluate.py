@@ -108,14 +108,27 @@ def test_a_folder_of_test_images_alone_has_the_runs_classes(capsys, photos, tmp_
     status, own, _ = run(capsys, *words, f"folder:{root / 'photos'}")
     assert status == 0
     shutil.copytree(root / "photos/test", tmp_path / "new/test")
-    for directory, said in ((tmp_path / "new", ""), (tmp_path / "new/test", "the classes of test images")):
+    for directory in (tmp_path / "new", tmp_path / "new/test"):
         status, out, err = run(capsys, *words, f"folder:{directory}")
         alone = json.loads(out)
-        assert status == 0 and said in err and alone["dataset"]["train"] == 0 and alone["dataset"]["test"] == 15
+        assert (
+            status == 0
+            and ("the classes of test images" in err) == (directory.name == "test")
+            and alone["dataset"]["train"] == 0
+            and alone["dataset"]["test"] == 15
+        )
         assert alone["systems"] == json.loads(own)["systems"] and alone["confusion"] == json.loads(own)["confusion"]
     shutil.copytree(tmp_path / "new/test" / dataset.classes[0], tmp_path / "new/test/unknown")
     said = refusal(capsys, *words, f"folder:{tmp_path / 'new'}")
     assert dataset.classes[0] in said and said.endswith("unknown: rename or remove them")
+
+
+def test_a_runs_own_folder_without_its_training_images_is_refused(capsys, photos, tmp_path):
+    root, _ = photos
+    shutil.copytree(root / "photos", tmp_path / "photos")
+    write_run(tmp_path / "run", jresnet.load_dataset(f"folder:{tmp_path / 'photos'}"))
+    shutil.rmtree(tmp_path / "photos/train")
+    assert f"there is no directory {tmp_path}/photos/train" in refusal(capsys, "evaluate", str(tmp_path / "run"))
 
 
 def test_a_file_of_weights_in_one_step(capsys, photos, tmp_path):

@@ -418,6 +418,25 @@ def test_without_train_images_of_other_classes_are_refused(folder):
     refusal(root / "train", "none of the classes", "cat, dog: rename cat to Cat", classes=("Cat", "Dog"))
     refusal(root / "test", "dog/ are in no folders of the classes (a, b)", "sort them into such", classes=("a", "b"))
     refusal(root / "test/dog", "are in no folders of the classes (cat, dog)", classes=("cat", "dog"))
+    refusal(root / "train", "none of the classes (0, 1; --classes names them)", classes=("0", "1"))
+    move(root, **{"train": "elsewhere/train"})
+    (root / "elsewhere").rename(root / "notes")
+    refusal(root, "no validation images: leave it out", test_from="validation", classes=("a", "b"))
+
+
+def test_without_train_the_folder_that_an_archive_leaves_around_is_named(folder):
+    root, _ = folder
+    move(root, **{"test": "unpacked/photos/test"})
+    refusal(root / "unpacked", "nothing but photos, which has test", "give folder:", classes=("cat", "dog"))
+    assert len(load(root / "unpacked/photos", classes=("cat", "dog")).test) == 1
+
+
+def test_given_classes_are_compared_as_they_look_and_checked(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    write(tmp_path / f"test/{composed}/1.png", pixels(6, 5, 3))
+    dataset = load(tmp_path, classes=["tea", decomposed])
+    assert dataset.classes == ("tea", decomposed) and dataset.test.labels.tolist() == [1]
+    refusal(tmp_path, "two classes have the name", classes=("tea", "tea"))
 
 
 def test_classes_that_differ_in_case_within_train_are_two(folder):

@@ -6,6 +6,7 @@ import pathlib
 import unicodedata
 from collections.abc import Iterable
 
+from jresnet.data.checks import unnamed
 from jresnet.data.contents import SPLITS
 from jresnet.data.files import check_readable
 from jresnet.data.images import annotations, image_file
@@ -33,7 +34,7 @@ class Layout:
       lost: absolute path of a folder, or of a link where one may belong -> why it cannot be read.
       litter: how many hidden files and folders, and those that systems leave, were passed over.
       others: absolute paths of files and folders beside splits and classes, which are passed over too.
-      flat: whether the classes lie in the folder itself, which is then train, or without training images test.
+      flat: whether the classes lie in the folder itself: of training images, or if classes were given of test images.
       unlabelled: the folder of test images without classes, if there is one; it is no split.
     """
 
@@ -51,8 +52,9 @@ class Layout:
     @property
     def expected(self) -> str:
         """The classes that images may have, in words."""
-        whose = "train's" if "train" in self.directories else "the"
-        return f"{whose} classes ({listed(self.classes, 10)})"
+        if "train" in self.directories:
+            return f"train's classes ({listed(self.classes, 10)})"
+        return f"the classes ({listed(self.classes, 10)}{'; --classes names them' if unnamed(self.classes) else ''})"
 
 
 def find(root: str, flat: bool, classes: tuple[str, ...] | None = None) -> Layout:
@@ -61,7 +63,7 @@ def find(root: str, flat: bool, classes: tuple[str, ...] | None = None) -> Layou
     Args:
       root: absolute path.
       flat: whether the classes of training images may lie in the folder itself, instead of in splits.
-      classes: of a folder that has no training images, which name them otherwise.
+      classes: names of the classes, used if the folder has no training images.
 
     Raises:
       InputError: the folder or one in it cannot be read, splits and classes may be missing behind links that lead
@@ -71,6 +73,30 @@ def find(root: str, flat: bool, classes: tuple[str, ...] | None = None) -> Layou
         raise InputError(f"there is no directory {root}: give one where {_WHERE}")
     found = Layout(root)
     folders, files = _scan_level(found, os.path.join(root, ""))
+    parts = _parts(root, folders, files)
+    if "train" not in parts:
+        _check_nested(root, folders, classes)
+        if flat or classes is None:
+            _flat(found, folders, files, parts, flat)
+            return found
+        found.classes = tuple(unicodedata.normalize("NFC", name) for name in classes)
+        if not parts:
+            found.flat = True
+            _read_split(found, "test", root, folders, files)
+            return found
+    found.others += [os.path.join(root, name) for name in (*folders, *files) if name not in parts.values()]
+    if "train" in parts:
+        train = os.path.join(root, parts["train"])
+        _read_train(found, train, *_scan_level(found, train))
+    for split in ("validation", "test"):
+        if split in parts:
+            directory = os.path.join(root, parts[split])
+            _read_split(found, split, directory, *_scan_level(found, directory))
+    return found
+
+
+def _parts(root: str, folders: list[str], files: list[str]) -> dict[str, str]:
+    """Split -> its folder."""
     parts: dict[str, str] = {}
     for name in folders:
         split = SPLITS.get(name.casefold())
@@ -80,31 +106,22 @@ def find(root: str, flat: bool, classes: tuple[str, ...] | None = None) -> Layou
             parts[split] = name
     if split_files := [name for name in files if name.casefold() in SPLITS]:
         raise InputError(f"{os.path.join(root, split_files[0])} is a file: make it a folder, or rename it")
-    if "train" not in parts and (flat or classes is None):
-        _flat(found, folders, files, parts, flat)
-        return found
-    if not parts and classes is not None:
-        found.flat, found.classes = True, classes
-        _read_split(found, "test", root, folders, files)
-        return found
-    found.others += [os.path.join(root, name) for name in (*folders, *files) if name not in parts.values()]
-    if "train" in parts:
-        train = os.path.join(root, parts["train"])
-        _read_train(found, train, *_scan_level(found, train))
-    else:
-        found.classes = classes or ()
-    for split in ("validation", "test"):
-        if split in parts:
-            directory = os.path.join(root, parts[split])
-            _read_split(found, split, directory, *_scan_level(found, directory))
-    return found
+    return parts
+
+
+def _check_nested(root: str, folders: list[str], classes: tuple[str, ...] | None) -> None:
+    """Refuse a folder around the one that is meant, as unpacking an archive makes."""
+    wanted = ("train",) if classes is None else ("train", "test")
+    if len(folders) == 1 and folders[0] not in (classes or ()):
+        inner = os.path.join(root, folders[0])
+        for name in _scan(Layout(root), inner)[0]:
+            if SPLITS.get(name.casefold()) in wanted:
+                raise InputError(f"{root} holds nothing but {folders[0]}, which has {name}: give folder:{inner}")
 
 
 def _flat(found: Layout, folders: list[str], files: list[str], parts: dict[str, str], allowed: bool) -> None:
     """The layout of a folder without train/: its folders are the classes."""
-    root, inner = found.root, folders[0] if len(folders) == 1 else ""
-    if inner and any(SPLITS.get(name.casefold()) == "train" for name in _scan(Layout(root), f"{root}/{inner}")[0]):
-        raise InputError(f"{root} holds nothing but {inner}, which has train: give folder:{os.path.join(root, inner)}")
+    root = found.root
     if parts or not folders:
         only = f" beside {', '.join(parts.values())}" if parts else ""
         raise InputError(f"there is no directory {os.path.join(root, 'train')}{only}: {_WHERE}")
