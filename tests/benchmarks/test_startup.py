@@ -9,6 +9,7 @@ from benchmarks import startup
 TINY = ("--rounds", "1", "--width", "2", "--batch", "8")
 
 
+@pytest.mark.slow  # a command
 def test_a_start_leaves_the_compiled_step_in_the_cache(tmp_path):
     """So it has reached that, and a second start finds it."""
     options = startup.Options(width=2, batch=8)
