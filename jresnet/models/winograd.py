@@ -107,7 +107,7 @@ def _combine(rows: np.ndarray, parts: Sequence[jax.Array]) -> list[jax.Array]:
     """For each row, the sum of the parts weighted by its entries."""
     # Hundreds of operations: JAX traces lax's in a third of the time of the same operators of arrays.
     return [
-        functools.reduce(lax.add, [lax.mul(part, float(x)) for x, part in zip(row, parts, strict=True) if x])
+        functools.reduce(lax.add, [lax.mul(part, part.dtype.type(x)) for x, part in zip(row, parts, strict=True) if x])
         for row in rows
     ]
 

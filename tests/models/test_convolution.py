@@ -212,5 +212,16 @@ def test_large_tiles_lose_little_in_float32():
     assert max(errors) < 1e-6, errors
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_with_x64_narrower_numbers_are_computed_as_without(dtype):
+    """Python's numbers in the code then count as float64."""
+    arrays = [jnp.asarray(a, dtype) for a in draw_conv(TILES_4)]
+    expected = winograd_of(*arrays)
+    with jax.enable_x64():
+        found = winograd_of(*arrays)
+    chex.assert_trees_all_equal_dtypes(found, expected)
+    chex.assert_trees_all_equal(found, expected)
+
+
 def winograd_of(x, kernel, dy):
     return winograd.forward(x, kernel, 4), *winograd.gradients(x, kernel, dy, 4)

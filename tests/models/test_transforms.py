@@ -37,7 +37,7 @@ def problem(request):
             logits, _ = model.apply(variables | {"params": params}, images, train=train, mutable=["batch_stats"])
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-        yield jax.tree_util.Partial(loss), params, tangent, images
+        return jax.tree_util.Partial(loss), params, tangent, images
 
 
 def dot(first, second):
