@@ -183,9 +183,8 @@ class _Reading:
         """Warn of what was passed over, and of what was read in a way that a user may not expect."""
         found = self.found
         if found.flat:
-            (split,) = found.files
-            kind = "training" if split == "train" else split
-            warn(f"{found.root} has no train: its folders are taken as the classes of {kind} images")
+            use = "training" if "train" in found.files else "test"
+            warn(f"{found.root} has no train: its folders are taken as the classes of {use} images")
         if found.litter or found.others:
             kind = "hidden or system file" + "s" * (found.litter > 1)
             litter = [f"{found.litter:,} {kind}"] if found.litter else []
