@@ -23,6 +23,7 @@ from benchmarks.exponents import AXES, Axis
 from benchmarks.jax_step import CLASSES, pool, training_flops
 from benchmarks.records import BenchmarkOptions, new_record, open_record, run_benchmark, select_device, write_record
 from jresnet.config import Config, Precision, require
+from jresnet.data.checks import numbered
 from jresnet.data.datasets import Dataset
 from jresnet.train.signals import StopSignal
 
@@ -100,7 +101,7 @@ def measure(point: Point, entry: dict[str, Any], options: Options) -> None:
     """
     config, split = point.config(options), pool(point.images)
     empty = split.take(slice(0))
-    dataset = Dataset("random", split, empty, empty, tuple(map(str, range(CLASSES))))
+    dataset = Dataset("random", split, empty, empty, numbered(CLASSES))
     watch = Stopwatch(config, dataset, 0)
     if not entry["seconds"]:
         entry["parameters"] = watch.trainer.parameters

@@ -27,6 +27,7 @@ from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, sele
 from benchmarks.timing import Case, Device, Rival
 from jresnet import models
 from jresnet.config import Config
+from jresnet.data.checks import numbered
 from jresnet.data.images import decoded, image_file
 from jresnet.data.images.resize import resized
 from jresnet.records.tables import number, text
@@ -68,7 +69,7 @@ def classifier(width: int) -> Classifier:
     config = Config(width=width, image_size=IMAGE_SIZE)
     network = models.from_config(config, CLASSES)
     variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, WEIGHT), models.variable_shapes(network, IMAGE_SIZE))
-    run = described(config, tuple(map(str, range(CLASSES))), IMAGE_SIZE, *STATISTICS)
+    run = described(config, numbered(CLASSES), IMAGE_SIZE, *STATISTICS)
     return Classifier(network, variables, run)
 
 

@@ -31,6 +31,7 @@ from benchmarks import timing
 from benchmarks.jax_step import CLASSES, pool
 from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from jresnet.config import Config, require
+from jresnet.data.checks import numbered
 from jresnet.data.datasets import Dataset
 from jresnet.records.log import RunLog
 from jresnet.records.tables import number, text
@@ -169,8 +170,7 @@ def measure(options: Options) -> list[dict[str, Any]]:
     config = Config(
         dataset="random", width=options.width, batch_size=options.batch, epochs=options.rounds + 1, parallel="jit"
     )
-    classes = tuple(map(str, range(CLASSES)))
-    dataset = Dataset("random", pool(options.images), pool(0), pool(options.test_images), classes)
+    dataset = Dataset("random", pool(options.images), pool(0), pool(options.test_images), numbered(CLASSES))
     watch = Stopwatch()
     console = rich.console.Console(file=io.StringIO())
     with tempfile.TemporaryDirectory(dir=options.below) as workdir, empty_steps(watch, options.epoch_seconds):

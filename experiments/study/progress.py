@@ -114,7 +114,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line without wrapping, highlighting or markup."""
-        self.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        self.console.out(line, highlight=False)
 
     def table(self, groups: Mapping[str, Sequence[StudyRun]], mine: Sequence[StudyRun]) -> Table:
         """Runs in all, done, running, failed and left, per experiment and together, and the time left for `mine`."""

@@ -115,7 +115,7 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
         write_bytes(workdir / "table.md", table.markdown().encode())
     console.print(table)
     for path in written(workdir, list(directories.values())):
-        console.print(str(path), markup=False, emoji=False, highlight=False, soft_wrap=True)
+        console.out(path, highlight=False)
 
 
 def check_runs_apart(options: SingleOptions) -> None:

@@ -55,7 +55,7 @@ def run(options: Options) -> None:
         torch_weights.save(options.target, state_dict)
     else:
         convert_file(options, to_run)
-    make_console().print(options.target, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    make_console().out(options.target, highlight=False)
 
 
 def _is_directory(given: str, target: pathlib.Path) -> bool:

@@ -68,7 +68,7 @@ def run(options: Options) -> None:
     if options.json == STDOUT:
         print(json_bytes(evaluation.to_json()).decode(), end="")
     for path in outputs.values():
-        console.print(str(path), markup=False, emoji=False, highlight=False, soft_wrap=True)
+        console.out(path, highlight=False)
 
 
 def _outputs(options: Options) -> dict[str, pathlib.Path]:

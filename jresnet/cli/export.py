@@ -35,4 +35,4 @@ def run(options: Options) -> None:
     classifier = options.load(options.run)
     files = export(classifier, options.target, options.format, layout=options.layout, licence=options.licence)
     for file in files:
-        make_console().print(str(file), markup=False, emoji=False, highlight=False, soft_wrap=True)
+        make_console().out(file, highlight=False)

@@ -47,4 +47,4 @@ def run(options: Options) -> None:
     console.print(summary.table(layers, title, options.budget))
     if options.figure:
         diagram.draw(layers, options.figure, title)
-        console.print(options.figure, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        console.out(options.figure, highlight=False)

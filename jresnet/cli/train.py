@@ -55,7 +55,7 @@ def run(options: Options) -> None:
             options.config, dataset, workdir,
             seed=options.seed, experiment=EXPERIMENT, resume=options.resume, console=console,
         )  # fmt: skip
-    console.print(summary(result, workdir), markup=False, emoji=False, highlight=False, soft_wrap=True)
+    console.out(summary(result, workdir), highlight=False)
 
 
 def summary(result: Result, workdir: pathlib.Path) -> str:

@@ -36,7 +36,7 @@ def run(options: Options) -> None:
             line = f"{path}: {verified(path)}"
         except InputError as error:
             damaged.append(line := str(error))
-        console.print(visible(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
+        console.out(visible(line), highlight=False)
     if damaged:
         raise InputError(f"{len(damaged)} of {len(runs)} runs in {directory} are damaged, the first: {damaged[0]}")
 

@@ -13,7 +13,7 @@ import numpy as np
 from jresnet import models
 from jresnet.config import FLOAT32_SMALLEST, Config, Model, Resize, as_typed, require
 from jresnet.data.augment import normalise
-from jresnet.data.checks import check_names
+from jresnet.data.checks import check_names, numbered
 from jresnet.data.pipeline import pad_rows
 from jresnet.errors import InputError, by, listed
 from jresnet.models import weights_file
@@ -222,7 +222,7 @@ def refuse_for_run(arguments: Mapping[str, Any]) -> None:
 
 def class_names(classes: Sequence[str] | None, weights: weights_file.Weights) -> tuple[str, ...]:
     """The names of the classes of a file of weights, by default 0, 1, ...; InputError unless there are as many."""
-    names = tuple(classes or map(str, range(weights.num_classes)))
+    names = tuple(classes or numbered(weights.num_classes))
     rule = f"{weights.path} has {weights.num_classes} classes: give as many names"
     require(None, "classes", len(names) == weights.num_classes, rule, names)
     return names
