@@ -29,13 +29,13 @@ from benchmarks import timing
 from benchmarks.campaign_steps import DONE, FAILED, HAD, KERNELS, LATE, LEFT, Records, Step, steps
 from benchmarks.records import BenchmarkOptions, environment, run_benchmark, select_device, write_record
 from jresnet import cli
-from jresnet.config import require
 from jresnet.errors import InputError, Interrupted
 from jresnet.records import run_directory
 from jresnet.records.environment import cpu_cores
 from jresnet.records.environment import device as devices_in_words
 from jresnet.records.files import read_json
 from jresnet.records.tables import number, text
+from jresnet.rules import require
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = "campaign.json"

@@ -19,9 +19,10 @@ from experiments.study.experiment import Setting
 from experiments.study.options import QUICK
 from experiments.study.progress import Progress
 from jresnet import models
-from jresnet.config import Config, Precision, flag
+from jresnet.config import Config, Precision
 from jresnet.data.datasets import load_dataset
 from jresnet.records.run import differences
+from jresnet.rules import flag
 
 Records = Sequence[Mapping[str, Any]]
 """Records of benchmarks and results of runs, all of one device."""

@@ -26,9 +26,9 @@ from benchmarks import timing
 from benchmarks.jax_step import Source, jax_rival, pool, training_step
 from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from benchmarks.timing import Case, Device, Rival, Timing
-from jresnet.config import require
 from jresnet.data.pipeline import STREAMED_IMAGES
 from jresnet.records.tables import Column, number, text
+from jresnet.rules import require
 
 DEVICE_MEMORY, TF_DATA, INPUT, GATHER = "device memory", "tf.data", "input without step", "numpy gather"
 TRAIN_IMAGES: dict[Device, int] = {"cpu": 256, "gpu": 50_000}

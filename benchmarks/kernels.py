@@ -25,11 +25,12 @@ from benchmarks.jax_step import CLASSES, IMAGE_SIZE
 from benchmarks.records import new_record, run_benchmark, write_record
 from benchmarks.timing import Device, print_table
 from jresnet import models
-from jresnet.config import Config, Precision, require
+from jresnet.config import Config, Precision
 from jresnet.data.pipeline import GatherAndAugment, batches_of, plan_for
 from jresnet.errors import InputError
 from jresnet.parallel.devices import Devices
 from jresnet.records.tables import number, text
+from jresnet.rules import require
 from jresnet.train import optim
 from jresnet.train.state import create_train_state
 from jresnet.train.step import Metrics

@@ -30,11 +30,12 @@ import rich.console
 from benchmarks import timing
 from benchmarks.jax_step import CLASSES, pool
 from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
-from jresnet.config import Config, require
+from jresnet.config import Config
 from jresnet.data.checks import numbered
 from jresnet.data.datasets import Dataset
 from jresnet.records.log import RunLog
 from jresnet.records.tables import number, text
+from jresnet.rules import require
 from jresnet.train import evaluate, loop, trainer
 from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.state import TrainState

@@ -15,10 +15,10 @@ import jax
 
 from benchmarks.timing import Device
 from jresnet import cli
-from jresnet.config import require
 from jresnet.errors import InputError, Interrupted
 from jresnet.records.environment import commit, cpu_cores, cpu_instructions, cpu_name, gpu_versions, versions
 from jresnet.records.files import read_json, write_json
+from jresnet.rules import require
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
 VARIABLES = ("XLA_FLAGS", "XLA_CLIENT_MEM_FRACTION", "OMP_NUM_THREADS")

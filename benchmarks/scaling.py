@@ -20,9 +20,10 @@ from benchmarks import figures, timing
 from benchmarks.jax_step import STEPS, jax_rival, training_flops
 from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from benchmarks.timing import Case, Device, Rival, Timing
-from jresnet.config import Config, Precision, require
+from jresnet.config import Config, Precision
 from jresnet.records.environment import cpu_cores
 from jresnet.records.tables import number, text
+from jresnet.rules import require
 
 Kind = Literal["weak", "strong"]
 KINDS: tuple[Kind, ...] = ("weak", "strong")

@@ -22,8 +22,9 @@ from benchmarks import timing
 from benchmarks.jax_step import STEPS, jax_rival, training_flops
 from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from benchmarks.timing import Case, Device, Rival
-from jresnet.config import Config, Precision, require
+from jresnet.config import Config, Precision
 from jresnet.records.tables import number, text
+from jresnet.rules import require
 
 Builders = Mapping[str, Callable[[], Rival]]
 COLUMNS = (

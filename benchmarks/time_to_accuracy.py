@@ -28,13 +28,13 @@ from experiments import final
 from experiments.study.options import SeedOptions
 from experiments.study.results import data_name
 from jresnet import models
-from jresnet.config import require
 from jresnet.data.datasets import Dataset, dataset_record, load_dataset
 from jresnet.errors import Diverged, Interrupted
 from jresnet.parallel.devices import Devices
 from jresnet.records import environment
 from jresnet.records.run import without_folders
 from jresnet.records.tables import Column, number, text
+from jresnet.rules import require
 from jresnet.train import signals
 
 MEASURES = ("epochs", "training_seconds", "evaluation_seconds", "petaflop")

@@ -16,9 +16,10 @@ from benchmarks import timing
 from benchmarks.jax_step import STEPS, jax_rival
 from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from benchmarks.timing import Case, Device, Rival
-from jresnet.config import Precision, require
+from jresnet.config import Precision
 from jresnet.parallel.compiler import GPU_OPTIONS
 from jresnet.records.tables import text
+from jresnet.rules import require
 
 DEFAULT = "default"
 

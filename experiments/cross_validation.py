@@ -26,11 +26,12 @@ from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from jresnet import cli
 from jresnet.cli.runs import ConfigOptions, check_workdir, resumable
-from jresnet.config import Config, Source, require
+from jresnet.config import Config, Source
 from jresnet.errors import InputError
 from jresnet.records.files import local_path, write_bytes
 from jresnet.records.lock import hold
 from jresnet.records.tables import Row, Table, interval, number
+from jresnet.rules import require
 
 NAME = "cross_validation"
 PROGRAM = f"python -m experiments.{NAME}"

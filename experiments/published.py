@@ -17,7 +17,7 @@ import tyro.conf
 
 from experiments.study.results import data_name
 from jresnet import cli
-from jresnet.config import Config, require
+from jresnet.config import Config
 from jresnet.data.datasets import Dataset, dataset_record, load_dataset
 from jresnet.errors import InputError, first_line
 from jresnet.models import parameter_count, weights_file
@@ -27,6 +27,7 @@ from jresnet.records import environment, schema
 from jresnet.records.files import read_json, write_json
 from jresnet.records.run import DataJson
 from jresnet.records.schema import Count, Fraction, NonNegative
+from jresnet.rules import require
 from jresnet.train.evaluate import Evaluator
 
 PROGRAM = "python -m experiments.published"

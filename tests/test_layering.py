@@ -15,7 +15,7 @@ from jresnet.config import Model
 PACKAGE = pathlib.Path(jresnet.__file__).parent
 # In the order of the data: sub-packages, and the modules beside them.
 ROOMS = [
-    "errors", "config", "records", "parallel", "data", "models", "torch_weights", "train", "use", "cli", "__main__",
+    "errors", "rules", "config", "records", "parallel", "data", "models", "torch_weights", "train", "use", "cli", "__main__",
 ]  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_a_module_imports_only_from_its_own_room_and_those_before_it():
 
 
 def test_config_needs_the_standard_library_alone():
-    for path in (PACKAGE / "config.py", PACKAGE / "errors.py"):
+    for path in (PACKAGE / name for name in ("config.py", "rules.py", "errors.py")):
         for name in imported(path):
             assert name.split(".")[0] in {*sys.stdlib_module_names, "jresnet"}, name
 

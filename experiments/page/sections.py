@@ -13,9 +13,9 @@ from experiments.study import statistics
 from experiments.study.experiment import Cell, Experiment, Outcome
 from experiments.study.plan import EXPERIMENTS
 from experiments.study.results import data_name
-from jresnet.config import as_typed
 from jresnet.data.datasets import dataset_record
 from jresnet.records.tables import Table
+from jresnet.rules import as_typed
 from jresnet.use import metrics
 from jresnet.use.figures import confusion
 

@@ -11,8 +11,8 @@ from experiments.study import statistics
 from experiments.study.experiment import Cell, Experiment, Outcome
 from experiments.study.statistics import Comparison, Summary
 from jresnet import models
-from jresnet.config import as_typed
 from jresnet.records.tables import Column, Row, Table, interval, number, spread, text
+from jresnet.rules import as_typed
 
 _SPREADS = {
     name: spread(header, f"{name}_mean", f"{name}_std", form, scale)

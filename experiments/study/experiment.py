@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from experiments.report import COMPARED
-from jresnet.config import Config, as_typed
+from jresnet.config import Config
 from jresnet.data.datasets import Dataset
+from jresnet.rules import as_typed
 
 OUTCOME = "outcome.json"
 """In a study's directory: a StudyRecord."""

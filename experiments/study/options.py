@@ -6,7 +6,8 @@ from typing import Any, ClassVar, TypeVar
 
 from jresnet import cli
 from jresnet.cli.runs import ConfigOptions
-from jresnet.config import Config, require
+from jresnet.config import Config
+from jresnet.rules import require
 
 MAX_RUNS = 10_000
 """Of one command, which checks every run before it trains the first."""

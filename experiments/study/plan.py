@@ -15,10 +15,11 @@ from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from jresnet import cli, models
 from jresnet.cli.runs import check_workdir
-from jresnet.config import Config, Input, Parallel, Precision, Source, flag, require
+from jresnet.config import Config, Input, Parallel, Precision, Source
 from jresnet.data.datasets import Dataset
 from jresnet.errors import InputError
 from jresnet.records.files import local_path
+from jresnet.rules import flag, require
 
 NAMES = (
     "initial", "augmentation", "grayscale", "learning_rate", "batch_size", "width",

@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from jresnet.config import as_typed
 from jresnet.records.tables import Column, Row, Table, number, spread, text
+from jresnet.rules import as_typed
 
 # sha256 -> name of copies of a data set that differ from the published one.
 COPIES = {

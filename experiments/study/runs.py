@@ -13,13 +13,14 @@ from collections.abc import Container, Sequence
 import rich.console
 
 from jresnet import models
-from jresnet.config import Config, require
+from jresnet.config import Config
 from jresnet.data.datasets import Dataset
 from jresnet.errors import InputError, InUse
 from jresnet.parallel.devices import Devices
 from jresnet.records import run_directory
 from jresnet.records.lock import is_held
 from jresnet.records.run import differences, digest
+from jresnet.rules import require
 from jresnet.train import loop
 
 RUNS = "runs"

@@ -14,7 +14,7 @@ from experiments.study.results import results_table
 from experiments.study.runs import StudyRun
 from jresnet import cli, models
 from jresnet.cli.runs import check_workdir, default_directory, resumable
-from jresnet.config import Config, require
+from jresnet.config import Config
 from jresnet.data.datasets import Dataset
 from jresnet.errors import InputError
 from jresnet.parallel import distributed
@@ -24,6 +24,7 @@ from jresnet.records import run_directory
 from jresnet.records.epoch import METRICS
 from jresnet.records.files import Record, local_path, write_bytes
 from jresnet.records.lock import hold
+from jresnet.rules import require
 from jresnet.train import initial, loop
 
 

@@ -19,10 +19,10 @@ from experiments.study.runs import StudyRun
 from experiments.study.single import Options
 from jresnet import cli
 from jresnet.cli.runs import resumable
-from jresnet.config import flag
 from jresnet.errors import InputError
 from jresnet.records.files import write_bytes
 from jresnet.records.lock import hold
+from jresnet.rules import flag
 
 
 def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:

@@ -25,9 +25,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from experiments.study.runs import StudyRun
-from jresnet.config import require
 from jresnet.errors import Interrupted
 from jresnet.records.environment import variable
+from jresnet.rules import require
 from jresnet.train.signals import catch_stop_signals
 
 COMMAND = (sys.executable, "-m", "experiments.study.worker")

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jresnet.cli.help import is_positional, see_help
-from jresnet.config import flag, switch
 from jresnet.errors import InputError, first_line
 from jresnet.records.files import local_path
+from jresnet.rules import flag, switch
 
 _OPTION = "--config"
 

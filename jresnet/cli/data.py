@@ -3,9 +3,10 @@
 import dataclasses
 from typing import ClassVar, Literal
 
-from jresnet.config import Resize, Source, flag
+from jresnet.config import Resize, Source
 from jresnet.errors import InputError
 from jresnet.records.run import Run
+from jresnet.rules import flag
 from jresnet.use.classifier import CONVERTED
 
 

@@ -11,13 +11,13 @@ import tyro.conf
 from jresnet.cli.data import DataOptions
 from jresnet.cli.network import WeightsOptions
 from jresnet.cli.program import STDOUT, make_console, output_files
-from jresnet.config import flag, require
 from jresnet.data.datasets import load_dataset
 from jresnet.data.progress import warn
 from jresnet.errors import InputError, by
 from jresnet.parallel.compiler import enable_compile_cache
 from jresnet.records.files import json_bytes, kind, local_path, write_json
 from jresnet.records.run import Run
+from jresnet.rules import flag, require
 from jresnet.use.classifier import CONVERTED, Classifier, refuse_for_run
 from jresnet.use.evaluation import Augmentation, Evaluation, SplitName, common_classes, evaluate
 

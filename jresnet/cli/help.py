@@ -16,7 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from jresnet.config import as_typed, choices, flag, switch
+from jresnet.rules import as_typed, choices, flag, switch
 
 EVERYWHERE = {
     "--config FILE.toml": "Read options from a file; those on the command line override them.",

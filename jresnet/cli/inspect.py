@@ -8,9 +8,10 @@ import tyro.conf
 from jresnet import models
 from jresnet.cli.network import NetworkOptions
 from jresnet.cli.program import make_console
-from jresnet.config import Model, require
+from jresnet.config import Model
 from jresnet.errors import by
 from jresnet.models import diagram, summary
+from jresnet.rules import require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,9 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from jresnet import models
-from jresnet.config import Config, Model, Shortcut, Stem, numbers, require
+from jresnet.config import Config, Model, Shortcut, Stem
 from jresnet.models.weights.recognise import OPTIONS
+from jresnet.rules import numbers, require
 
 if TYPE_CHECKING:
     from jresnet.use.classifier import Classifier

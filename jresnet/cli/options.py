@@ -16,8 +16,8 @@ from tyro import _errors
 from jresnet.cli.config_file import naming, with_config
 from jresnet.cli.help import print_help, see_help
 from jresnet.cli.program import command, make_console
-from jresnet.config import as_typed, flag, switch
 from jresnet.errors import InputError
+from jresnet.rules import as_typed, flag, switch
 
 Options = TypeVar("Options")
 

@@ -13,13 +13,14 @@ import tyro.conf
 
 from jresnet.cli.network import WeightsOptions
 from jresnet.cli.program import STDOUT, make_console, output_files
-from jresnet.config import Resize, require
+from jresnet.config import Resize
 from jresnet.data.images import layout
 from jresnet.data.progress import tracked, warn
 from jresnet.errors import Incomplete, InputError, listed, visible
 from jresnet.parallel.compiler import enable_compile_cache
 from jresnet.records.files import Record, json_bytes, local_path, write_bytes
 from jresnet.records.tables import Table, number, text
+from jresnet.rules import require
 from jresnet.use.classifier import MAX_BATCH_SIZE, Classifier
 
 _NAMED = 10

@@ -16,10 +16,10 @@ from typing import Any
 import jax
 import rich.console
 
-from jresnet.config import flag, require
 from jresnet.errors import CannotWrite, Diverged, Incomplete, InputError, Interrupted, Lost, visible
 from jresnet.parallel import distributed
 from jresnet.records.files import FULL, check_output
+from jresnet.rules import flag, require
 from jresnet.train.memory import exhausted, is_exhausted
 
 STDOUT = "-"

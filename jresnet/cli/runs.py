@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import rich.console
 
-from jresnet.config import Config, require
+from jresnet.config import Config
 from jresnet.data.datasets import Dataset, load_dataset
 from jresnet.errors import Interrupted
+from jresnet.rules import require
 
 
 @dataclasses.dataclass(frozen=True)

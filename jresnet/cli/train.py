@@ -9,12 +9,12 @@ import jax
 from jresnet.cli.options import command_line
 from jresnet.cli.program import make_console
 from jresnet.cli.runs import ConfigOptions, check_workdir, default_directory, resumable
-from jresnet.config import require
 from jresnet.parallel import distributed
 from jresnet.parallel.distributed import ProcessOptions
 from jresnet.records.files import local_path
 from jresnet.records.result import Result
 from jresnet.records.run_directory import BEST
+from jresnet.rules import require
 from jresnet.train import loop
 
 EXPERIMENT = "train"

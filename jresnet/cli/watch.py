@@ -6,9 +6,9 @@ import pathlib
 
 import tyro.conf
 
-from jresnet.config import require
 from jresnet.errors import InputError, visible
 from jresnet.records.files import local_path
+from jresnet.rules import require
 from jresnet.use.watch import HOST, Server
 
 PORT = 8642

@@ -7,11 +7,12 @@ from collections.abc import Collection
 
 import numpy as np
 
-from jresnet.config import Source, require
+from jresnet.config import Source
 from jresnet.data.contents import Contents
 from jresnet.data.mapped import Images, MappedImages
 from jresnet.data.progress import warn
 from jresnet.errors import InputError, listed
+from jresnet.rules import require
 
 # Unicode's categories of control characters, surrogates (undecodable bytes of file names) and line breaks, and the
 # characters that reorder the text around them.

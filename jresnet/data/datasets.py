@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import rich.console
 
-from jresnet.config import Source, require
+from jresnet.config import Source
 from jresnet.data import memory, synthetic
 from jresnet.data.arrays import cifar
 from jresnet.data.arrays.cifar import read_cifar
@@ -24,6 +24,7 @@ from jresnet.data.tfds_reader import directory_of, is_prepared, read_tfds
 from jresnet.errors import InputError, first_line, listed
 from jresnet.records.files import Record
 from jresnet.records.run import Data
+from jresnet.rules import require
 
 # Mixed into the seed, so that each use of a seed has its own random numbers.
 _HOLD_OUT_STREAM, _FOLD_STREAM, _SUBSET_STREAM, _TEST_STREAM = 0x486F6C64, 0x466F6C64, 0x53756273, 0x54657374

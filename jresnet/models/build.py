@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jresnet.config import Config, require
+from jresnet.config import Config
 from jresnet.data.datasets import Dataset
 from jresnet.errors import InputError
 from jresnet.models.options import check_options
 from jresnet.models.resnet import ResNet
 from jresnet.models.variants import VARIANTS
+from jresnet.rules import require
 
 MAX_PARAMETERS = 2**36
 """Of a network that is trained: parameters, gradients and momenta take 12 bytes each, 768 GiB for so many."""

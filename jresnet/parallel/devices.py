@@ -16,10 +16,11 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jresnet.config import Config, require
+from jresnet.config import Config
 from jresnet.errors import InputError
 from jresnet.parallel.compiler import compiler_options
 from jresnet.records.environment import Execution, cpu_cores
+from jresnet.rules import require
 
 AXIS_NAME = "devices"
 

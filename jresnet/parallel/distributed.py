@@ -22,8 +22,8 @@ import jax
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
-from jresnet.config import require
 from jresnet.errors import CannotWrite, InputError, Lost, first_line
+from jresnet.rules import require
 
 # Environment variables in which launchers give the process index; the first one set counts.
 _INDEX_VARIABLES = ("OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "JOB_COMPLETION_INDEX")

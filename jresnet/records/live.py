@@ -11,7 +11,6 @@ import stat
 import threading
 import time
 
-from jresnet.config import as_typed
 from jresnet.errors import InputError, visible
 from jresnet.records.epoch import METRICS, read_line
 from jresnet.records.files import Record, parse_json
@@ -19,6 +18,7 @@ from jresnet.records.lock import LOCK, is_held
 from jresnet.records.result import Result
 from jresnet.records.run import Run
 from jresnet.records.run_directory import BEST, CHECKPOINTS, CONFIG, EARLIER, RESULT
+from jresnet.rules import as_typed
 
 COLUMNS = (
     "train_loss", "validation_loss", "test_loss", "train_accuracy", "validation_accuracy", "test_accuracy", "seconds",

@@ -7,11 +7,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from jresnet.config import Config, as_typed, require
+from jresnet.config import Config
 from jresnet.errors import InputError
 from jresnet.records import schema
 from jresnet.records.files import Record
 from jresnet.records.schema import Checked, Count, NonNegative
+from jresnet.rules import as_typed, require
 
 # Options that may change when a run is resumed: where data and initial weights, which their sha256 identifies, come
 # from, how they reach the device, and how it computes the same function. How images are resized stays, for prediction.

@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Sequence
 
-from jresnet.config import Config, require
+from jresnet.config import Config
 from jresnet.data.datasets import Dataset
 from jresnet.parallel import distributed
 from jresnet.records.epoch import best_epoch
 from jresnet.records.files import Record
 from jresnet.records.run_directory import BEST
+from jresnet.rules import require
 from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.trainer import Trainer
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jresnet import models
-from jresnet.config import Config, as_typed, require
+from jresnet.config import Config
 from jresnet.data.checks import numbered
 from jresnet.errors import InputError
 from jresnet.models import weights_file
@@ -21,6 +21,7 @@ from jresnet.parallel import distributed
 from jresnet.records import run_directory
 from jresnet.records.files import local_path
 from jresnet.records.run import Weights
+from jresnet.rules import as_typed, require
 from jresnet.train.checkpoint import digests
 from jresnet.train.freeze import HEAD
 from jresnet.train.restore import restore

@@ -14,7 +14,7 @@ import jax
 import rich.console
 
 from jresnet import models
-from jresnet.config import Config, flag, require
+from jresnet.config import Config
 from jresnet.data.datasets import Dataset, dataset_record
 from jresnet.errors import CannotWrite, InputError, Interrupted
 from jresnet.parallel import distributed
@@ -27,6 +27,7 @@ from jresnet.records.lock import Lock, check_free, hold
 from jresnet.records.log import RunLog
 from jresnet.records.result import Result
 from jresnet.records.run import Run, Weights
+from jresnet.rules import flag, require
 from jresnet.train import best, initial, memory
 from jresnet.train.checkpoint import Checkpoints, has_brackets
 from jresnet.train.evaluate import Outputs

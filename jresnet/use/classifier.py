@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jresnet import models
-from jresnet.config import FLOAT32_SMALLEST, Config, Model, Resize, as_typed, require
+from jresnet.config import FLOAT32_SMALLEST, Config, Model, Resize
 from jresnet.data.augment import normalise
 from jresnet.data.checks import check_names, numbered
 from jresnet.data.pipeline import pad_rows
@@ -23,6 +23,7 @@ from jresnet.records import environment, run_directory
 from jresnet.records.files import kind, local_path
 from jresnet.records.lock import hold
 from jresnet.records.run import Data, Run
+from jresnet.rules import as_typed, require
 from jresnet.train import optim
 from jresnet.train.checkpoint import Checkpoints, Meta
 from jresnet.train.restore import restore

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import rich.console
 
-from jresnet.config import as_typed, flag
 from jresnet.data.checks import unnamed
 from jresnet.data.datasets import Dataset, Split, dataset_record
 from jresnet.data.mapped import Images, size
@@ -21,6 +20,7 @@ from jresnet.records import environment, schema
 from jresnet.records.files import Record, write_bytes
 from jresnet.records.run import Data, DataJson
 from jresnet.records.tables import Table
+from jresnet.rules import as_typed, flag
 from jresnet.train.initial import digest
 from jresnet.use import metrics
 from jresnet.use.classifier import CONVERTED, MAX_BATCH_SIZE, Classifier

@@ -10,8 +10,9 @@ from experiments import final
 from experiments.study import single
 from jresnet import cli
 from jresnet.cli import train
-from jresnet.config import Config, literals
+from jresnet.config import Config
 from jresnet.errors import InputError
+from jresnet.rules import literals
 
 
 def parse(tmp_path, content, *words):

@@ -31,12 +31,13 @@ from experiments.study import committed, options, plan, runs, single
 from jresnet import cli, models
 from jresnet.cli import commands, verify
 from jresnet.cli.help import is_positional
-from jresnet.config import Config, flag
+from jresnet.config import Config
 from jresnet.records import run_directory, schema
 from jresnet.records.epoch import METRICS, read_metrics
 from jresnet.records.files import read_json
 from jresnet.records.lock import check_free, hold, is_held
 from jresnet.records.log import RunLog
+from jresnet.rules import flag
 from jresnet.use.classifier import Classifier, store
 from tests.support.damage import WORDS, command_lines, damaged, every_edit, fuzz, put, refused, repeat, values
 from tests.support.studies import TINY, FakeFit, five_classes, tiny_npz

@@ -5,13 +5,14 @@ import re
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from jresnet.config import Config, Model, Stem, as_typed, flag
+from jresnet.config import Config, Model, Stem
 from jresnet.errors import InputError
 from jresnet.models.blocks import BasicBlock, Block, Bottleneck, PreactBlock
 from jresnet.models.build import from_config, usual_image_size
 from jresnet.models.resnet import ResNet
 from jresnet.models.variants import VARIANTS
 from jresnet.models.weights.torch_names import Shapes, expected, kuangliu_name, layout_of
+from jresnet.rules import as_typed, flag
 
 OPTIONS = ("width", "blocks", "kernel_size", "pool_size", "shortcut", "stem", "epsilon")
 """The fields of `Config` by which a network differs from the named one; dropout has no part in its function."""
