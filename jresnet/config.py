@@ -21,11 +21,14 @@ Model = Literal[
     "wide_resnet16_8", "wide_resnet28_10", "resnet_se443", "imagenet_resnet18", "imagenet_resnet50",
 ]  # fmt: skip
 Parallel = Literal["auto", "jit", "pmap"]
+Optimizer = Literal["sgd", "adamw", "muon"]
 Precision = Literal["float32", "bfloat16"]
 Resize = Literal["crop", "pad", "stretch"]
-Schedule = Literal["constant", "cosine", "linear", "step"]
+Schedule = Literal["constant", "cosine", "linear", "one-cycle", "step"]
 Shortcut = Literal["projection", "padding"]
 Stem = Literal["small", "small-pool", "imagenet"]
+TestAfter = Literal["epochs", "training"]
+WeightDecayOn = Literal["all", "kernels"]
 
 MAX_SIDE = 2**14
 """Pixels of an image's side that --image-size may ask for."""
@@ -101,6 +104,18 @@ class DataConfig(Source):
     """Probability of a horizontal flip (section 3.2)."""
     grayscale: float = 0.5
     """Probability of conversion to grayscale (section 3.2)."""
+    alternate_flip: bool = False
+    """Flip every image in every second epoch, half of them first in the first one (Jordan 2024, arXiv 2404.00498)."""
+    trivialaugment: bool = False
+    """One operator of random magnitude per image, after crop and flip (Mueller and Hutter 2021, arXiv 2103.10158)."""
+    randaugment: tuple[int, int] | None = None
+    """Operators per image and their magnitude, 0 to 30, as in 2 9 (Cubuk et al. 2019, arXiv 1909.13719)."""
+    cutout: int = 0
+    """Side in pixels of a square set to the mean colour at a random place (DeVries and Taylor 2017); 0: none."""
+    mixup: float = 0.0
+    """Alpha of the Beta distribution by which pairs of images are averaged (Zhang et al. 2017); 0: never."""
+    cutmix: float = 0.0
+    """Alpha of the Beta distribution of the areas that pairs of images exchange (Yun et al. 2019); 0: never."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +142,8 @@ class NetworkConfig:
     """small: one convolution; small-pool: and 3x3 max pooling of stride 2; imagenet: 7x7 of stride 2, and pooling."""
     epsilon: float | None = None
     """Added to the variance by every batch normalisation (1e-5)."""
+    zero_init: bool = False
+    """Begin with scale 0 in each block's last batch normalisation (Goyal et al. 2017, arXiv 1706.02677)."""
     budget: int | None = None
     """Maximum number of trainable parameters, checked before training (5,000,000 in the report)."""
 
@@ -141,18 +158,35 @@ class TrainingConfig:
     """Passes over the training set (section 4.1 logs epochs 0 to 99)."""
     batch_size: int = 64
     """Images per training step, over all devices."""
+    optimizer: Optimizer = "sgd"
+    """sgd; adamw; or muon for the kernels of convolutions, and sgd for the rest (Jordan et al. 2024)."""
     learning_rate: float = 0.01
-    """Peak learning rate of SGD."""
+    """Peak learning rate."""
+    muon_learning_rate: float = 0.02
+    """Peak learning rate of what --optimizer muon gives to Muon."""
     momentum: float = 0.9
-    """Momentum of SGD (section 3.3.3)."""
+    """Momentum of SGD (section 3.3.3) and of Muon; beta1 of AdamW."""
     nesterov: bool = False
     """Use Nesterov momentum."""
     weight_decay: float = 5e-4
-    """Weight decay of every parameter, added to the gradient as in torch.optim.SGD (section 3.3.3)."""
+    """Weight decay, added to the gradient as in torch.optim.SGD (section 3.3.3); AdamW and Muon scale the weights."""
+    weight_decay_on: WeightDecayOn = "all"
+    """all parameters, as in the report, or only the kernels of convolutions and of linear layers."""
     schedule: Schedule = "constant"
-    """Learning rate schedule; step divides the rate by 10 after one half and after three quarters of the run."""
+    """Learning rate schedule; step divides the rate by 10 after one half and after three quarters of the run;
+    one-cycle goes up from 1/25 of the peak, which --warmup-epochs places, and down to 0, both linearly."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from 0 at the start of the run."""
+    label_smoothing: float = 0.0
+    """Share of each label that is spread over all classes (Szegedy et al. 2015, arXiv 1512.00567, section 7)."""
+    ema_decay: float | None = None
+    """Evaluate and use averages of all updates' weights, the latest weighing 1 - ema_decay (default: no averages)."""
+    clip_norm: float | None = None
+    """Scale gradients down to this norm, over all parameters, where theirs is larger."""
+    accumulate: int = 1
+    """Compute each batch in so many parts, one after another: less memory, and batch statistics of each part."""
+    sam: float = 0.0
+    """Radius rho of sharpness-aware minimisation, with two gradients per step (Foret et al. 2020); 0: without."""
     init_from: str | None = None
     """Start from the weights of a run's directory or a file, and with their network's options where none are given."""
     freeze: tuple[int, ...] = ()
@@ -163,6 +197,8 @@ class TrainingConfig:
     """balanced: weigh each image's loss by images / (classes x images of its class), as for classes of unequal size."""
     keep_best: KeepBest | None = None
     """validation: keep the checkpoint of the epoch with the highest validation accuracy, too, in best/."""
+    test_after: TestAfter = "epochs"
+    """When to evaluate the test images: after all epochs, as the report does, or once, after training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,15 +230,16 @@ class Config(DeviceConfig, TrainingConfig, NetworkConfig, DataConfig):
     def __post_init__(self) -> None:
         """Check every value that can be checked without the data."""
         super().__post_init__()
-        smallest = dict.fromkeys(("width", "kernel_size", "blocks", "epochs", "batch_size", "channel_multiple"), 1)
-        for name, least in (smallest | {"validation": 0, "crop_padding": 0, "pool_size": 0}).items():
+        positive = ("width", "kernel_size", "blocks", "epochs", "batch_size", "channel_multiple", "accumulate")
+        smallest = dict.fromkeys(positive, 1) | dict.fromkeys(("validation", "crop_padding", "pool_size", "cutout"), 0)
+        for name, least in smallest.items():
             for number in numbers(getattr(self, name)):
                 require(self, name, number >= least, f"must be at least {least}")
                 require(self, name, number < 2**31, "must be below 2147483648, the limit of JAX's 32-bit integers")
         for name in ("flip", "grayscale"):
             require(self, name, 0 <= getattr(self, name) <= 1, "must be a probability from 0 to 1")
         rule = "must be at least 0 and below 1, also when it is rounded to 32 bits"
-        for name in ("dropout", "momentum"):
+        for name in ("dropout", "momentum", "label_smoothing", "ema_decay"):
             rate = getattr(self, name)
             require(self, name, rate is None or (0 <= rate < 1 and float32(rate) < 1), rule)
         require(self, "epsilon", self.epsilon is None or self.epsilon > 0, "must be above 0")
@@ -216,16 +253,64 @@ class Config(DeviceConfig, TrainingConfig, NetworkConfig, DataConfig):
         require(self, "learning_rate", 0 < self.learning_rate < math.inf, "must be a finite number above 0")
         require(self, "weight_decay", 0 <= self.weight_decay < math.inf, "must be finite and not negative")
         require(self, "warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, "must lie between 0 and --epochs")
+        self._check_augmentation()
+        self._check_optimizer()
         self._check_fine_tuning()
         if self.nesterov:
             require(self, "momentum", self.momentum > 0, "must be above 0 with --nesterov")
-        rates = ("learning_rate", "head_learning_rate", "weight_decay", "warmup_epochs")
-        for name in ("flip", "grayscale", "dropout", "epsilon", "momentum", *rates):
+        rates = (
+            "learning_rate",
+            "muon_learning_rate",
+            "head_learning_rate",
+            "weight_decay",
+            "warmup_epochs",
+            "clip_norm",
+        )
+        others = ("label_smoothing", "ema_decay", "mixup", "cutmix", "sam")
+        for name in ("flip", "grayscale", "dropout", "epsilon", "momentum", *rates, *others):
             size = getattr(self, name) or FLOAT32_SMALLEST  # 0 and None are exempt
             small = not isinstance(size, int) or size < 2**31
             require(self, name, small, "must be a float at this size, as in 1e10, for JAX's 32-bit integers end here")
             rule = "must lie from 1.2e-38 to 3.4e+38, the range of JAX's 32-bit numbers"
             require(self, name, FLOAT32_SMALLEST <= size <= FLOAT32_LARGEST, rule)
+
+    def _check_augmentation(self) -> None:
+        """Check the options of augmentations beyond the report's, and which of them go together."""
+        half = self.flip == 0.5 or not self.alternate_flip
+        require(self, "flip", half, "must be 0.5 with --alternate-flip: half of the images begin flipped")
+        count, magnitude = self.randaugment or (1, 0)
+        require(
+            self, "randaugment", 1 <= count <= 14 and 0 <= magnitude <= 30, "must be 1 to 14 operators, and 0 to 30"
+        )
+        one = self.randaugment is None or not self.trivialaugment
+        require(self, "randaugment", one, "leave it out, or --trivialaugment: each is a policy of its own")
+        for name in ("mixup", "cutmix"):
+            alpha = getattr(self, name)
+            require(self, name, 0 <= alpha < math.inf, "must be finite and not negative")
+            rule = "leave it out with --class-weights: a pair of images has no one class to weigh it by"
+            require(self, name, not (alpha and self.class_weights), rule)
+
+    def _check_optimizer(self) -> None:
+        """Check the options of optimizers beyond the report's, and which of them go together."""
+        finite = 0 < self.muon_learning_rate < math.inf
+        require(self, "muon_learning_rate", finite, "must be a finite number above 0")
+        require(self, "ema_decay", self.ema_decay is None or self.ema_decay > 0, "must be above 0 and below 1")
+        require(
+            self, "clip_norm", self.clip_norm is None or 0 < self.clip_norm < math.inf, "must be finite and above 0"
+        )
+        cycle = self.schedule != "one-cycle" or 0 < self.warmup_epochs < self.epochs
+        rule = "must be above 0 and below --epochs with --schedule one-cycle, whose peak it places"
+        require(self, "warmup_epochs", cycle, rule)
+        require(self, "sam", 0 <= self.sam < math.inf, "must be finite and not negative")
+        for name in ("mixup", "cutmix"):
+            rule = (
+                "leave it out with --sam, or --sam: the sharpness of a loss of mixed images is not that of the images'"
+            )
+            require(self, name, not (self.sam and getattr(self, name)), rule)
+        rule = "must be 1 with --sam, whose two gradients are those of whole batches"
+        require(self, "accumulate", self.accumulate == 1 or not self.sam, rule)
+        same = self.optimizer == "sgd" or not self.sam
+        require(self, "optimizer", same, "must be sgd with --sam")
 
     def _check_fine_tuning(self) -> None:
         """Check the options that start from weights, and bring the frozen stages into their order."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 from hypothesis import example, given
@@ -48,6 +49,19 @@ BAD = {
     "head_learning_rate": [0.0, -0.1, NAN, INF, 1e39, 1e-38, 2**31],
     "class_weights": ["none", ""],
     "keep_best": ["test", "train"],
+    "randaugment": [(0, 9), (15, 9), (2, -1), (2, 31)],
+    "cutout": [-1, 2**31],
+    "mixup": [-0.1, NAN, INF, 1e39, 1e-38],
+    "cutmix": [-0.1, NAN, INF, 1e39, 1e-38],
+    "optimizer": ["adam", "SGD"],
+    "muon_learning_rate": [0.0, -0.1, NAN, INF, 1e39, 1e-38, 2**31],
+    "weight_decay_on": ["biases", ""],
+    "label_smoothing": [-0.1, 1.0, NAN, INF, 1 - 1e-9, 1e-38],
+    "ema_decay": [-0.1, 0.0, 1.0, 1.5, NAN, INF, 1 - 1e-9, 1e-38],
+    "clip_norm": [0.0, -1.0, NAN, INF, 1e39, 1e-38],
+    "accumulate": [0, -2],
+    "sam": [-0.05, NAN, INF, 1e39, 1e-38],
+    "test_after": ["never", "epoch"],
 }
 
 LIMITS = {
@@ -86,6 +100,19 @@ LIMITS = {
     "head_learning_rate": [None, 1.2e-38, 3.4e38, 2**31 - 1],
     "class_weights": [None, "balanced"],
     "keep_best": [None, "validation"],
+    "randaugment": [None, (1, 0), (14, 30)],
+    "cutout": [0, 1, 2**31 - 1],
+    "mixup": [0.0, 1.2e-38, 1e9],
+    "cutmix": [0.0, 1.2e-38, 1e9],
+    "optimizer": ["sgd", "adamw", "muon"],
+    "muon_learning_rate": [1.2e-38, 3.4e38],
+    "weight_decay_on": ["all", "kernels"],
+    "label_smoothing": [0.0, 1.2e-38, 1 - 2**-24],
+    "ema_decay": [None, 1.2e-38, 1 - 2**-24],
+    "clip_norm": [None, 1.2e-38, 3.4e38],
+    "accumulate": [1, 8],
+    "sam": [0.0, 1.2e-38, 3.4e38],
+    "test_after": ["epochs", "training"],
 }
 
 
@@ -113,7 +140,8 @@ def test_the_limits_of_a_rule_are_valid(name, value):
 
 
 def test_every_field_with_a_rule_is_tested():
-    free = {"dataset", "data_dir", "init_from", "skip_unreadable", "nesterov", "deterministic"}
+    switches = {field.name for field in dataclasses.fields(Config) if field.type is bool}
+    free = {"dataset", "data_dir", "init_from", *switches}
     assert set(BAD) == set(LIMITS) == {field.name for field in dataclasses.fields(Config)} - free
 
 
@@ -127,6 +155,28 @@ def test_warmup_is_at_most_as_long_as_the_run():
     assert Config(epochs=3, warmup_epochs=3).warmup_epochs == 3
     with pytest.raises(InputError, match=r"--warmup-epochs 3\.5: must lie between 0 and --epochs"):
         Config(epochs=3, warmup_epochs=3.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"flip": 0.3, "alternate_flip": True}, "--flip 0.3: must be 0.5 with --alternate-flip"),
+        ({"trivialaugment": True, "randaugment": (2, 9)}, "--randaugment 2 9: leave it out, or --trivialaugment"),
+        ({"mixup": 0.2, "class_weights": "balanced"}, "--mixup 0.2: leave it out with --class-weights"),
+        ({"cutmix": 1.0, "class_weights": "balanced"}, "--cutmix 1.0: leave it out with --class-weights"),
+        ({"mixup": 0.2, "sam": 0.05}, "--mixup 0.2: leave it out with --sam"),
+        ({"accumulate": 2, "sam": 0.05}, "--accumulate 2: must be 1 with --sam"),
+        ({"optimizer": "muon", "sam": 0.05}, "--optimizer muon: must be sgd with --sam"),
+        (
+            {"schedule": "one-cycle"},
+            "--warmup-epochs 0.0: must be above 0 and below --epochs with --schedule one-cycle",
+        ),
+        ({"schedule": "one-cycle", "epochs": 3, "warmup_epochs": 3}, "--warmup-epochs 3.0: must be above 0 and below"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        Config(**options)
 
 
 @pytest.mark.parametrize(

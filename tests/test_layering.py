@@ -15,7 +15,8 @@ from jresnet.config import Model
 PACKAGE = pathlib.Path(jresnet.__file__).parent
 # In the order of the data: sub-packages, and the modules beside them.
 ROOMS = [
-    "errors", "rules", "config", "records", "parallel", "data", "models", "torch_weights", "train", "use", "cli", "__main__",
+    "errors", "rules", "config", "records", "parallel", "data", "models", "torch_weights", "train", "use", "cli",
+    "__main__",
 ]  # fmt: skip
 
 
