@@ -1,5 +1,6 @@
 """One training step and one evaluation step: pure functions whose metrics are sums and counts."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from jresnet.config import Config
 from jresnet.data.pipeline import Batch
 from jresnet.models import ResNet
 from jresnet.models.layers import psum_over
@@ -47,9 +49,30 @@ class Metrics(NamedTuple):
         return Metrics(self.loss + other.loss, self.correct + other.correct, self.images + other.images, bad_step)
 
 
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """What a step does beyond the report's; constants of its program, so that each set of them is compiled apart.
+
+    Attributes:
+      class_weights: [classes]: the loss is that of torch.nn.CrossEntropyLoss(weight): each image weighs as its class
+        does, and the sum is divided by the weights' sum; None: all weigh the same.
+    """
+
+    class_weights: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, config: Config, labels: np.ndarray, classes: int) -> "StepOptions":
+        """Those of a configuration, for training images with these labels, int32 [images]."""
+        return cls(class_weights=balanced_weights(labels, classes) if config.class_weights else None)
+
+
+PLAIN = StepOptions()
+"""The report's step."""
+
+
 def make_train_step(
     model: ResNet, tx: optax.GradientTransformation, axis_name: str | None = None, layout: Layout = TREES,
-    class_weights: Sequence[float] | None = None,
+    options: StepOptions = PLAIN,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:  # fmt: skip
     """Make `train_step(state, batch) -> (state, metrics)`, a pure function.
 
@@ -62,8 +85,7 @@ def make_train_step(
 
     Stages that the model has `frozen` keep their parameters and statistics, bit for bit, and have no gradients.
 
-    The state is packed in `layout`, by default the state as it is. With `class_weights`, [classes], the loss is that of
-    torch.nn.CrossEntropyLoss(weight): each image weighs as its class does, and the sum is divided by the weights' sum.
+    The state is packed in `layout`, by default the state as it is.
     """
 
     total = partial(psum_over, axis_name=axis_name)
@@ -84,7 +106,7 @@ def make_train_step(
                 train=True, mask=mask, mutable=["batch_stats"], rngs=rngs,
             )  # fmt: skip
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            mean = _mean_of(losses, labels, counted, images, class_weights, total)
+            mean = _mean_of(losses, labels, counted, images, options.class_weights, total)
             return mean, (logits, updates["batch_stats"])
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)

@@ -32,7 +32,7 @@ from jresnet.train.optim import rates, schedule, shared_optimizer, with_rates
 from jresnet.train.pace import next_steps
 from jresnet.train.signals import StopSignal
 from jresnet.train.state import TrainState, create_train_state
-from jresnet.train.step import Metrics, balanced_weights, make_train_step
+from jresnet.train.step import PLAIN, Metrics, StepOptions, make_train_step
 
 _log = logging.getLogger(__name__)
 
@@ -61,11 +61,11 @@ def train_program(
     devices: Devices,
     channel_multiple: int = 1,
     steps: int | None = None,
-    class_weights: tuple[float, ...] | None = None,
+    options: StepOptions = PLAIN,
 ) -> jax.stages.Wrapped:
     """Compile the function that `make_train_program` makes for these devices; the state is donated."""
     program = make_train_program(
-        model, tx, get_batch, devices.platform, devices.axis_name, channel_multiple, steps, class_weights
+        model, tx, get_batch, devices.platform, devices.axis_name, channel_multiple, steps, options
     )
     return devices.compile(program, donate=(0,), broadcast=(3, 4))
 
@@ -78,14 +78,13 @@ def make_train_program(
     axis_name: str | None = None,
     channel_multiple: int = 1,
     steps: int | None = None,
-    class_weights: tuple[float, ...] | None = None,
+    options: StepOptions = PLAIN,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Make `(state, metrics, arrays, first, last) -> (state, metrics)`: training steps `first` to `last`, exclusive.
 
     The bounds are data, unless `steps` is given: one program serves calls of any length. Learning rate, weight decay,
-    seed and channel statistics are data too, so a study compiles one program per network, batch shape and crop, and on
-    GPUs a second one for calls of a fixed length; class weights are constants, so that one set of them has a program of
-    its own. Nothing is fetched between steps.
+    seed and channel statistics are data too, so a study compiles one program per network, batch shape, augmentation and
+    options of the step, and on GPUs a second one for calls of a fixed length. Nothing is fetched between steps.
 
     Args:
       model: without a mapped axis.
@@ -96,7 +95,7 @@ def make_train_program(
       channel_multiple: pad the network's channels to a multiple of this with zeros, which stay zero.
       steps: the number of steps of every call, `last - first`, if it is fixed. On a GPU the loop then need not wait for
         the host, which otherwise looks at the loop's condition before every step.
-      class_weights: of the loss, see `make_train_step`; None: all classes weigh the same.
+      options: of the steps, see `make_train_step`.
     """
     wide = models.padded(model, channel_multiple)
     network = wide.clone(
@@ -108,7 +107,7 @@ def make_train_program(
         image_shape = jax.eval_shape(get_batch, arrays, first)["images"].shape[1:]
         padded_state = resized(state, jax.eval_shape(lambda: create_train_state(wide, tx, 0, image_shape)))
         layout = VectorLayout(padded_state, model.dtype) if platform == "gpu" else TREES
-        train_step = make_train_step(network, tx, axis_name, layout, class_weights)
+        train_step = make_train_step(network, tx, axis_name, layout, options)
 
         def body(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, metrics = carry
@@ -172,9 +171,9 @@ class Trainer:
         model = model or models.from_config(config, len(run.classes))
         self.source = source or make_input(split, config, run.seed, statistics, devices)
         tx = shared_optimizer(config, self.steps_per_epoch)
-        weights = balanced_weights(split.labels, len(run.classes)) if config.class_weights else None
+        options = StepOptions.of(config, split.labels, len(run.classes))
         self.program = partial(
-            train_program, model, tx, self.source.get_batch, devices, config.channel_multiple, class_weights=weights
+            train_program, model, tx, self.source.get_batch, devices, config.channel_multiple, options=options
         )
         self.evaluator = Evaluator(model, statistics, devices)
         self._init = init_program(model, tx, (*run.image_size, 3))

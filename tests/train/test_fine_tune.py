@@ -127,7 +127,7 @@ def test_the_heads_rate_and_the_classes_weights_reach_the_training(tuned):
     assert rates == {name: np.float32(rate) for name, rate in expected.items()}
     run = run_directory.read_run(tuned[0])
     trainer = Trainer(run, DATA.hold_out(15, 0).train, Devices(run.config))  # of 24, 12 and 9 images
-    assert trainer.program.keywords["class_weights"] == (45 / 72, 45 / 36, 45 / 27)
+    assert trainer.program.keywords["options"].class_weights == (45 / 72, 45 / 36, 45 / 27)
 
 
 @pytest.mark.slow

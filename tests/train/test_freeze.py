@@ -17,14 +17,14 @@ from jresnet.train.freeze import frozen_parts
 from jresnet.train.layout import TREES, VectorLayout
 from jresnet.train.optim import optimizer, shared_optimizer
 from jresnet.train.state import TrainState, create_train_state
-from jresnet.train.step import Metrics, balanced_weights, make_train_step
+from jresnet.train.step import Metrics, StepOptions, balanced_weights, make_train_step
 from jresnet.train.trainer import make_train_program
 
 SHAPE, CLASSES = (4, 4, 3), 3
 CONFIG = Config(learning_rate=0.05, head_learning_rate=0.4, schedule="cosine", nesterov=True, epochs=2)
 NETWORK = ResNet(stage_sizes=(1, 1), width=3, num_classes=CLASSES, pool_size=2)
 WEIGHTS = (0.25, 3.0, 1.5)
-PADDED = {"channel_multiple": 8, "class_weights": WEIGHTS}
+PADDED = {"channel_multiple": 8, "options": StepOptions(class_weights=WEIGHTS)}
 
 
 def draw(dtype, *shape):
@@ -95,7 +95,7 @@ def test_frozen_stages_keep_every_bit_through_the_training_program(platform, sta
 def test_frozen_stages_keep_every_bit_on_several_devices(local):
     network = NETWORK.clone(frozen=(0, 1), axis_name="devices", local_norm=local)
     tx, state = start(network.clone(axis_name=None), CONFIG)
-    step = make_train_step(network, tx, "devices", class_weights=WEIGHTS)
+    step = make_train_step(network, tx, "devices", options=StepOptions(class_weights=WEIGHTS))
     mapped = jax.jit(jax.vmap(step, in_axes=(None, 0), axis_name="devices"))
     states, _ = mapped(state, draw(np.float32, 4, 2))
     for device in range(4):
@@ -205,7 +205,7 @@ def test_the_heads_rate_and_the_classes_weights_are_torchs(layout, head, weights
         state = TrainState(jnp.int32(0), params, {}, tx.init(params), jax.random.key(0))
         chosen = VectorLayout(state, jnp.float64) if layout == "vector" else TREES
         axis = "devices" if layout == "devices" else None
-        step = make_train_step(Linear(), tx, axis, chosen, weights)
+        step = make_train_step(Linear(), tx, axis, chosen, StepOptions(class_weights=weights))
         if axis:  # four devices, each with two images of every batch
             step = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name=axis)
             batches = [jax.tree.map(lambda a: a.reshape(4, 2, *a.shape[1:]), batch) for batch in batches]
@@ -237,7 +237,7 @@ def test_padding_does_not_enter_the_loss_whatever_it_holds(weights):
     batch, found = jax.tree.map(itemgetter(0), draw(np.float32, 1, 4)), []
     tx, params = optimizer(CONFIG, 3), jax.tree.map(np.float32, linear_params())
     state = TrainState(jnp.int32(0), params, {}, tx.init(params), jax.random.key(0))
-    step = jax.jit(make_train_step(Linear(), tx, class_weights=weights))
+    step = jax.jit(make_train_step(Linear(), tx, options=StepOptions(class_weights=weights)))
     for padding in (0.0, np.inf):
         images = np.where(batch["mask"][:, None, None, None], batch["images"], np.float32(padding))
         found.append(float(step(state, batch | {"images": images})[1].loss))
