@@ -26,6 +26,7 @@ class Block(nn.Module):
       strides: of the block, in pixels.
       shortcut: of a block that changes the shape, see `ResNet`.
       dropout: makes the dropout between the convolutions of a PreactBlock.
+      zero_init: the last normalisation begins with scale 0; not of a PreactBlock.
     """
 
     features: int
@@ -35,8 +36,14 @@ class Block(nn.Module):
     strides: int = 1
     shortcut: Shortcut = "projection"
     dropout: ModuleDef = partial(Dropout, 0.0)
+    zero_init: bool = False
     expansion: ClassVar[int] = 1
     preactivated: ClassVar[bool] = False
+
+    @property
+    def last_norm(self) -> ModuleDef:
+        """Makes the normalisation before the skip connection is added."""
+        return partial(self.norm, scale_init=nn.initializers.zeros) if self.zero_init else self.norm
 
     def changes_shape(self, x: jax.Array) -> bool:
         """Whether the output's shape differs from that of x, [batch, height, width, inputs]."""
@@ -73,7 +80,7 @@ class BasicBlock(Block):
         y = self.conv(self.features, self.kernel_size, self.strides, name="conv1")(x)
         y = self.norm(name="bn1")(y, mask=mask, relu=True)
         y = self.conv(self.features, self.kernel_size, name="conv2")(y)
-        return self.norm(name="bn2")(y, mask=mask, residual=self.skip(x, mask), relu=True)
+        return self.last_norm(name="bn2")(y, mask=mask, residual=self.skip(x, mask), relu=True)
 
 
 class Bottleneck(Block):
@@ -89,7 +96,7 @@ class Bottleneck(Block):
         y = self.conv(self.features, self.kernel_size, self.strides, name="conv2")(y)
         y = self.norm(name="bn2")(y, mask=mask, relu=True)
         y = self.conv(self.features * self.expansion, 1, name="conv3")(y)
-        return self.norm(name="bn3")(y, mask=mask, residual=self.skip(x, mask), relu=True)
+        return self.last_norm(name="bn3")(y, mask=mask, residual=self.skip(x, mask), relu=True)
 
 
 class PreactBlock(Block):

@@ -86,6 +86,7 @@ class BatchNorm(nn.Module):
       epsilon: added to the variance, torch's default.
       axis_name: mapped axis whose devices share one batch, or None.
       param_dtype: of scale, bias and statistics.
+      scale_init: initialiser of the scale.
     """
 
     use_running_average: bool = False
@@ -93,6 +94,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     axis_name: str | None = None
     param_dtype: jnp.dtype = jnp.float32
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(
@@ -110,7 +112,7 @@ class BatchNorm(nn.Module):
           Activations of x's shape and dtype.
         """
         shape = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
+        scale = self.param("scale", self.scale_init, shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, self.param_dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, self.param_dtype)

@@ -27,6 +27,10 @@ def check_options(model: "ResNet", image_size: tuple[int, int] | None = None) ->
         (model.shortcut in get_args(Shortcut), f"shortcut {model.shortcut}: must be one of {get_args(Shortcut)}"),
         (preactivated or not model.block_dropout, "block_dropout: applies to PreactBlock only: use dropout"),
         (preactivated or not model.final_norm, "final_norm: applies to PreactBlock only: leave it out"),
+        (
+            not (preactivated and model.zero_init),
+            "zero_init: leave it out, for PreactBlocks end in a convolution, and a scale of 0 before a ReLU would stay",
+        ),
         (channels >= squeeze, f"squeeze {squeeze}: exceeds the stem's channels, {channels}: lower it, or raise width"),
     ]  # fmt: skip
     if image_size is not None and model.pool_size is not None:

@@ -42,6 +42,8 @@ class ResNet(nn.Module):
       final_norm: BatchNorm and ReLU after the last PreactBlock.
       squeeze: reduction of a squeeze-and-excitation after the stem; None: none.
       epsilon: that every batch normalisation adds to the variance; the default is PyTorch's.
+      zero_init: each block's last batch normalisation begins with scale 0, so that the block begins as its shortcut
+        (Goyal et al. 2017, arXiv 1706.02677; torchvision's `zero_init_residual`); not of PreactBlocks.
       frozen: stages whose batch normalisation and dropout are those of evaluation in training too; 0 is the stem.
       dtype: of the arithmetic.
       param_dtype: of parameters, statistics and logits.
@@ -66,6 +68,7 @@ class ResNet(nn.Module):
     final_norm: bool = False
     squeeze: int | None = None
     epsilon: float = 1e-5
+    zero_init: bool = False
     frozen: tuple[int, ...] = ()
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
@@ -146,6 +149,7 @@ class ResNet(nn.Module):
                     norm=norm,
                     shortcut=self.shortcut,
                     dropout=dropout,
+                    zero_init=self.zero_init,
                     name=f"layer{stage + 1}_{block}",
                 )(x, mask=mask)
         if self.final_norm:
