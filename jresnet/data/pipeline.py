@@ -102,16 +102,17 @@ def plan_for(config: Config, seed: int, epoch: int, images: int) -> Plan:
 
 # Jitted as one program: compiling its operations one by one would take a second at start-up.
 @partial(jax.jit, static_argnums=(1, 2))
-def batches_of(plan: Plan, batch_size: int, devices: int) -> tuple[Plan, Plan, jax.Array | None]:
+def batches_of(plan: Plan, batch_size: int, parts: int) -> tuple[Plan, Plan, jax.Array | None]:
     """Cut a plan into batches, every image in exactly one.
 
     Returns the full batches, [steps, batch_size, ...]; the last, smaller batch, [1, remainder, ...], empty if there is
-    no remainder; and the latter's mask, bool [1, remainder], if repeated images pad it to a multiple of `devices`.
+    no remainder; and the latter's mask, bool [1, remainder], if repeated images pad it to a multiple of `parts`, those
+    in which the devices compute it.
     """
     images = plan.order.shape[0]
     steps, remainder = divmod(images, batch_size)
     full = jax.tree.map(lambda a: a[: steps * batch_size].reshape(steps, batch_size, *a.shape[1:]), plan)
-    missing = -remainder % devices
+    missing = -remainder % parts
     last = np.minimum(np.arange(remainder + missing), remainder - 1) + steps * batch_size
     tail = jax.tree.map(lambda a: a[last][None], plan)
     return full, tail, (jnp.arange(remainder + missing) < remainder)[None] if missing else None
@@ -157,7 +158,7 @@ class Resident:
     def epoch(self, epoch: int, first_step: int, pace: Pace) -> Iterator[Chunk]:
         """See `Input.epoch`."""
         plan = plan_for(self.config, self.seed, epoch, self.images)
-        full, tail, mask = batches_of(plan, self.config.batch_size, self.devices.count)
+        full, tail, mask = batches_of(plan, self.config.batch_size, self.devices.count * self.config.accumulate)
         steps = len(full.order)
         arrays = (self.data, self.devices.split(self.devices.local_shard(full)), None)
         step = first_step
@@ -210,7 +211,7 @@ class Streamed:
     def epoch(self, epoch: int, first_step: int, pace: Pace) -> Iterator[Chunk]:
         """See `Input.epoch`; the host's buffers decide the size of a chunk, so `pace` is ignored."""
         plan = plan_for(self.config, self.seed, epoch, self.images)
-        full, tail, mask = batches_of(plan, self.config.batch_size, self.devices.count)
+        full, tail, mask = batches_of(plan, self.config.batch_size, self.devices.count * self.config.accumulate)
         left = max(0, len(full.order) - first_step)
         # Extra batches, of the first image, fill the last stack: all have one shape, and the programs compile once.
         rest = jax.tree.map(lambda a: pad_rows(np.asarray(a[first_step:]), left + -left % self.steps_per_chunk), full)

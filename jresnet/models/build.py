@@ -39,6 +39,7 @@ def from_config(config: Config, num_classes: int) -> ResNet:
         "shortcut": config.shortcut,
         "stem": config.stem,
         "epsilon": config.epsilon,
+        "zero_init": config.zero_init or None,
         dropout: config.dropout,
     }
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
@@ -59,6 +60,9 @@ def from_config(config: Config, num_classes: int) -> ResNet:
     require(config, "channel_multiple", same, "needs projection shortcuts and no dropout: choose 1")
     same = _begins_with_projection(model) == _begins_with_projection(padded(model, config.channel_multiple))
     require(config, "channel_multiple", same, "would change the first block's shortcut: choose 1, or another --width")
+    # Muon scales a kernel's update by its number of channels.
+    same = config.optimizer != "muon" or padded(model, config.channel_multiple) == model
+    require(config, "channel_multiple", same, "needs widths that it divides with --optimizer muon: choose 1")
     return model
 
 
@@ -224,8 +228,8 @@ def check_training(config: Config, dataset: Dataset, devices: int = 1) -> None:
     Raises:
       InputError: crops that may miss the image, fewer than two classes, a class without training images, training
         images of one colour only, no images to evaluate, a network beyond every memory, more updates than JAX can
-        count, or a batch with one value per channel, which batch normalisation would turn into its bias
-        (torch.nn.BatchNorm2d refuses it, too).
+        count, a batch that does not divide into the parts to compute it in, or one with one value per channel, which
+        batch normalisation would turn into its bias (torch.nn.BatchNorm2d refuses it, too).
     """
     images, side = len(dataset.train), min(dataset.image_size)
     rule = f"must be below {side}, the images' shorter side, as crops of the padding alone show nothing"
@@ -252,16 +256,32 @@ def check_training(config: Config, dataset: Dataset, devices: int = 1) -> None:
     updates = config.epochs * config.steps_per_epoch(images)
     rule = f"makes {updates:,} updates of {images:,} images by --batch-size {config.batch_size}"
     require(config, "epochs", updates < 2**31, f"{rule}, but JAX counts to 2,147,483,647: choose fewer")
+    _check_parts(config, images, devices)
     values = smallest_batch(config, images, devices) * math.prod(model.feature_map(dataset.image_size))
-    rule = f"leaves 1 of {images:,} training images for a batch, whose last feature map is 1 x 1"
+    together = "a batch" if config.accumulate == 1 else "a part of a batch"
+    rule = f"leaves 1 of {images:,} training images for {together}, whose last feature map is 1 x 1"
     remedy = "batch normalisation needs 2 values: choose another size"
     require(config, "batch_size", values > 1, f"{rule}: {remedy}")
 
 
-def smallest_batch(config: Config, images: int, devices: int = 1) -> int:
-    """The fewest images that are normalised together: of the last batch, or of a device's share of it."""
+def _check_parts(config: Config, images: int, devices: int) -> None:
+    """Raise InputError if --accumulate has a part without images, or does not divide the batch."""
+    parts = config.accumulate * devices
     last = images % config.batch_size or config.batch_size
+    rule = f"does not divide a --batch-size of {config.batch_size} on {devices} device{'s' * (devices > 1)}"
+    divides = config.accumulate == 1 or config.batch_size % parts == 0
+    require(config, "accumulate", divides, f"{rule}: choose another of either")
+    rule = (
+        f"is more than the last batch has images, {last} of {images:,}: choose at most {last}, or another --batch-size"
+    )
+    require(config, "accumulate", config.accumulate <= last, rule)
+
+
+def smallest_batch(config: Config, images: int, devices: int = 1) -> int:
+    """The fewest images that are normalised together: of the last batch, a device's share, or a part of either."""
+    last, parts = images % config.batch_size or config.batch_size, config.accumulate
     if config.batch_norm == "synchronised":
-        return last
-    share = -(-last // devices)
-    return last % share or share  # of the last device that has any
+        return last // parts
+    share = -(-last // (devices * parts)) * parts
+    rest = last % share or share  # of the last device that has any
+    return max(rest // parts, 1)  # parts that have none are not normalised

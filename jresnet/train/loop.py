@@ -247,8 +247,9 @@ def describe(
 def warn_of_single_images(config: Config, images: int, devices: int) -> None:
     """Say if batch normalisation has only one image somewhere; `check_training` refuses a single value per channel."""
     if models.smallest_batch(config, images, devices) == 1:
+        together = "a batch" if config.accumulate == 1 else "a part of a batch"
         _log.warning(
-            f"--batch-size {config.batch_size}: leaves 1 of {images:,} training images for a batch, which is "
+            f"--batch-size {config.batch_size}: leaves 1 of {images:,} training images for {together}, which is "
             "normalised by its own pixels alone"
         )
 

@@ -17,6 +17,7 @@ from jresnet.data.pipeline import Batch
 from jresnet.models import ResNet
 from jresnet.models.layers import psum_over
 from jresnet.train.freeze import HEAD, frozen_parts, kept, marks, stopped
+from jresnet.train.gradients import Evaluated, in_parts, sharpness_aware
 from jresnet.train.layout import TREES, Layout
 from jresnet.train.optim import head_factor
 from jresnet.train.state import TrainState, check_state
@@ -56,14 +57,28 @@ class StepOptions:
     Attributes:
       class_weights: [classes]: the loss is that of torch.nn.CrossEntropyLoss(weight): each image weighs as its class
         does, and the sum is divided by the weights' sum; None: all weigh the same.
+      kernel_decay: weight decay acts on kernels of convolutions and linear layers alone, arrays of at least two axes.
+      sam: radius of sharpness-aware minimisation, see `sharpness_aware`; 0: without.
+      accumulate: parts in which a batch is computed, see `in_parts`.
+      elementwise: the optimizer takes every number by itself, so that it may work on a vector of all parameters.
     """
 
     class_weights: tuple[float, ...] | None = None
+    kernel_decay: bool = False
+    sam: float = 0.0
+    accumulate: int = 1
+    elementwise: bool = True
 
     @classmethod
     def of(cls, config: Config, labels: np.ndarray, classes: int) -> "StepOptions":
         """Those of a configuration, for training images with these labels, int32 [images]."""
-        return cls(class_weights=balanced_weights(labels, classes) if config.class_weights else None)
+        return cls(
+            class_weights=balanced_weights(labels, classes) if config.class_weights else None,
+            kernel_decay=config.weight_decay_on == "kernels",
+            sam=config.sam,
+            accumulate=config.accumulate,
+            elementwise=config.optimizer != "muon",
+        )
 
 
 PLAIN = StepOptions()
@@ -85,6 +100,10 @@ def make_train_step(
 
     Stages that the model has `frozen` keep their parameters and statistics, bit for bit, and have no gradients.
 
+    With `accumulate` each device computes its share in parts, which must divide it, and batch statistics are those of
+    each part over all devices. With `sam` they, and the metrics, are those of the weights before the ascent; dropout
+    has the same masks in both passes.
+
     The state is packed in `layout`, by default the state as it is.
     """
 
@@ -98,23 +117,47 @@ def make_train_step(
         images = total(counted.sum())
         params = layout.params(state.params)
         frozen = frozen_parts(params, model.frozen)
+        weight = images
+        if options.class_weights is not None:
+            weight = total(_weights(labels, counted, options.class_weights, model.param_dtype).sum())
 
-        def mean_loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            rngs = {"dropout": jax.random.fold_in(state.key, state.step)}
+        def mean_loss(
+            params: Any, batch_stats: Any, part: Batch, number: jax.Array | None
+        ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+            """What the images of this part of the batch contribute to its mean loss."""
+            key = jax.random.fold_in(state.key, state.step)
+            rngs = {"dropout": key if number is None else jax.random.fold_in(key, number)}
             logits, updates = model.apply(
-                {"params": stopped(params, frozen), "batch_stats": state.batch_stats}, batch["images"],
-                train=True, mask=mask, mutable=["batch_stats"], rngs=rngs,
+                {"params": stopped(params, frozen), "batch_stats": batch_stats}, part["images"],
+                train=True, mask=part.get("mask"), mutable=["batch_stats"], rngs=rngs,
             )  # fmt: skip
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            mean = _mean_of(losses, labels, counted, images, options.class_weights, total)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, part["labels"])
+            mean = _mean_of(losses, part["labels"], part["counted"], weight, options.class_weights)
             return mean, (logits, updates["batch_stats"])
 
-        (loss, (logits, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
-        loss, grads = total((loss, layout.gradients(grads)))
+        def evaluate(params: Any) -> Evaluated:
+            """Of the whole batch, except for the logits and, with `local_norm`, the batch statistics."""
+
+            def evaluate_part(batch_stats: Any, part: Batch, number: jax.Array | None) -> Evaluated:
+                found, grads = jax.value_and_grad(mean_loss, has_aux=True)(params, batch_stats, part, number)
+                return found, layout.gradients(grads)
+
+            parts = in_parts(evaluate_part, options.accumulate)
+            (loss, rest), grads = parts(state.batch_stats, batch | {"counted": counted})
+            loss, grads = total((loss, grads))
+            return (loss, rest), grads
+
+        (loss, (logits, batch_stats)), grads = evaluate(params)
+        if options.sam:
+            master = layout.master(state.params)
+            grads = sharpness_aware(
+                options.sam, lambda other: evaluate(layout.params(layout.updated(other)))[1], master, grads
+            )
         if model.local_norm and axis_name is not None:
             batch_stats = _of_first_device(batch_stats, axis_name)
         head_marks, frozen_marks = marks(params, {HEAD}), marks(params, frozen) if model.frozen else None
-        new_params, opt_state = _updated(tx, layout, grads, state, head_marks, frozen_marks)
+        decayed = jax.tree.map(lambda array: array.ndim > 1, params) if options.kernel_decay else None
+        new_params, opt_state = _updated(tx, layout, grads, state, head_marks, frozen_marks, decayed)
         correct = total(jnp.sum((logits.argmax(-1).astype(jnp.int32) == labels) & counted))
         metrics = Metrics(
             (loss * images.astype(loss.dtype)).astype(jnp.float32),
@@ -129,15 +172,19 @@ def make_train_step(
     return train_step
 
 
+def _weights(labels: jax.Array, counted: jax.Array, class_weights: Sequence[float], dtype: Any) -> jax.Array:
+    """The weights of images, [batch]; 0 for padding."""
+    return jnp.where(counted, jnp.asarray(class_weights, dtype)[labels], 0)
+
+
 def _mean_of(
-    losses: jax.Array, labels: jax.Array, counted: jax.Array, images: jax.Array,
-    class_weights: Sequence[float] | None, total: Callable[[jax.Array], jax.Array],
-) -> jax.Array:  # fmt: skip
-    """This device's part of the batch's mean loss; `images` counts those of all devices, over which `total` sums."""
+    losses: jax.Array, labels: jax.Array, counted: jax.Array, weight: jax.Array, class_weights: Sequence[float] | None
+) -> jax.Array:
+    """What these images contribute to the batch's mean loss; `weight` is that of all its images on all devices."""
     if class_weights is None:
-        return jnp.sum(jnp.where(counted, losses, 0)) / images.astype(losses.dtype)
-    weights = jnp.where(counted, jnp.asarray(class_weights, losses.dtype)[labels], 0)
-    return jnp.sum(jnp.where(counted, weights * losses, 0)) / total(weights.sum())
+        return jnp.sum(jnp.where(counted, losses, 0)) / weight.astype(losses.dtype)
+    weights = _weights(labels, counted, class_weights, losses.dtype)
+    return jnp.sum(jnp.where(counted, weights * losses, 0)) / weight
 
 
 def _of_first_device(tree: Any, axis_name: str) -> Any:
@@ -147,11 +194,18 @@ def _of_first_device(tree: Any, axis_name: str) -> Any:
 
 
 def _updated(
-    tx: optax.GradientTransformation, layout: Layout, grads: Any, state: TrainState, head_marks: Any, frozen_marks: Any
-) -> tuple[Any, Any]:
-    """The packed parameters and the optimizer's state after an update; see `marks`, None for nothing frozen."""
+    tx: optax.GradientTransformation, layout: Layout, grads: Any, state: TrainState, head_marks: Any,
+    frozen_marks: Any, decayed: Any,
+) -> tuple[Any, Any]:  # fmt: skip
+    """The packed parameters and the optimizer's state after an update.
+
+    For the last arguments see `marks`: `frozen_marks` is None for nothing frozen, `decayed` for decay everywhere.
+    """
     master = layout.master(state.params)
-    updates, opt_state = tx.update(grads, state.opt_state, master)
+    shrinking = master
+    if decayed is not None:
+        shrinking = jax.tree.map(lambda mark, array: jnp.where(mark, array, 0), layout.spread(decayed), master)
+    updates, opt_state = tx.update(grads, state.opt_state, shrinking)
     if (factor := head_factor(opt_state)) is not None:
         scaled = jax.tree.map(lambda update: update * factor.astype(update.dtype), updates)
         updates = jax.tree.map(jnp.where, layout.spread(head_marks), scaled, updates)

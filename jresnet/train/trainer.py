@@ -88,7 +88,7 @@ def make_train_program(
 
     Args:
       model: without a mapped axis.
-      tx: the optimizer, elementwise.
+      tx: the optimizer; on a GPU it has all parameters in one vector if the options say that it is elementwise.
       get_batch: `(arrays, i) -> batch i`, see `pipeline.Input`.
       platform: of the devices, "cpu" or "gpu": it decides how the steps compute, not what.
       axis_name: the mapped axis whose devices share each batch, or None.
@@ -106,7 +106,8 @@ def make_train_program(
     def program(state: TrainState, metrics: Metrics, arrays: Any, first: jax.Array, last: jax.Array) -> Any:
         image_shape = jax.eval_shape(get_batch, arrays, first)["images"].shape[1:]
         padded_state = resized(state, jax.eval_shape(lambda: create_train_state(wide, tx, 0, image_shape)))
-        layout = VectorLayout(padded_state, model.dtype) if platform == "gpu" else TREES
+        vector = platform == "gpu" and options.elementwise
+        layout = VectorLayout(padded_state, model.dtype) if vector else TREES
         train_step = make_train_step(network, tx, axis_name, layout, options)
 
         def body(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
