@@ -33,6 +33,8 @@ def optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformat
     - sharpness-aware minimisation is a matter of the gradients.
     """
 
+    clip = () if config.clip_norm is None else (optax.clip_by_global_norm(config.clip_norm),)
+
     def at_rates(
         learning_rate: jax.Array,
         weight_decay: jax.Array,
@@ -40,9 +42,8 @@ def optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformat
         muon_learning_rate: jax.Array | None,
     ) -> optax.GradientTransformation:
         sgd = (optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, config.momentum, config.nesterov))
-        clip = () if config.clip_norm is None else (optax.clip_by_global_norm(config.clip_norm),)
         if config.optimizer == "adamw":
-            return optax.chain(*clip, optax.adamw(learning_rate, config.momentum, weight_decay=weight_decay))
+            return optax.chain(*clip, _mixing(optax.adamw(learning_rate, config.momentum, weight_decay=weight_decay)))
         if config.optimizer == "muon":
             muon = _muon(config, muon_learning_rate, weight_decay)
             return optax.chain(*clip, optax.partition({"muon": muon, "sgd": optax.chain(*sgd)}, _by_axes))
@@ -70,13 +71,25 @@ def _muon(config: Config, learning_rate: Any, weight_decay: Any) -> optax.Gradie
         return jax.tree.map(lambda a: a * max(1.0, a.shape[3] / math.prod(a.shape[:3])) ** 0.5, updates)
 
     return optax.chain(
-        optax.contrib.scale_by_muon(
-            beta=config.momentum, nesterov=config.nesterov, weight_dimension_numbers=numbers
+        _mixing(
+            optax.contrib.scale_by_muon(
+                beta=config.momentum, nesterov=config.nesterov, weight_dimension_numbers=numbers
+            )
         ),
         optax.stateless(by_shape),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )  # fmt: skip
+
+
+def _mixing(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same, under strict dtype promotion too: optax raises floats to integers where it corrects biases."""
+
+    def update(*arguments: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return tx.update(*arguments)
+
+    return optax.GradientTransformation(tx.init, update)
 
 
 def _by_axes(params: Any) -> Any:

@@ -117,9 +117,12 @@ def make_train_step(
         images = total(counted.sum())
         params = layout.params(state.params)
         frozen = frozen_parts(params, model.frozen)
-        weight = images
-        if options.class_weights is not None:
-            weight = total(_weights(labels, counted, options.class_weights, model.param_dtype).sum())
+
+        def weight(dtype: Any) -> jax.Array:
+            """Of all images of the batch, on all devices."""
+            if options.class_weights is None:
+                return images.astype(dtype)
+            return total(_weights(labels, counted, options.class_weights, dtype).sum())
 
         def mean_loss(
             params: Any, batch_stats: Any, part: Batch, number: jax.Array | None
@@ -132,7 +135,7 @@ def make_train_step(
                 train=True, mask=part.get("mask"), mutable=["batch_stats"], rngs=rngs,
             )  # fmt: skip
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, part["labels"])
-            mean = _mean_of(losses, part["labels"], part["counted"], weight, options.class_weights)
+            mean = _mean_of(losses, part["labels"], part["counted"], options.class_weights, weight)
             return mean, (logits, updates["batch_stats"])
 
         def evaluate(params: Any) -> Evaluated:
@@ -178,13 +181,13 @@ def _weights(labels: jax.Array, counted: jax.Array, class_weights: Sequence[floa
 
 
 def _mean_of(
-    losses: jax.Array, labels: jax.Array, counted: jax.Array, weight: jax.Array, class_weights: Sequence[float] | None
-) -> jax.Array:
-    """What these images contribute to the batch's mean loss; `weight` is that of all its images on all devices."""
-    if class_weights is None:
-        return jnp.sum(jnp.where(counted, losses, 0)) / weight.astype(losses.dtype)
-    weights = _weights(labels, counted, class_weights, losses.dtype)
-    return jnp.sum(jnp.where(counted, weights * losses, 0)) / weight
+    losses: jax.Array, labels: jax.Array, counted: jax.Array, class_weights: Sequence[float] | None,
+    weight: Callable[[Any], jax.Array],
+) -> jax.Array:  # fmt: skip
+    """What these images contribute to the batch's mean loss; `weight` gives that of the batch, in a dtype."""
+    if class_weights is not None:
+        losses = _weights(labels, counted, class_weights, losses.dtype) * losses
+    return jnp.sum(jnp.where(counted, losses, 0)) / weight(losses.dtype)
 
 
 def _of_first_device(tree: Any, axis_name: str) -> Any:

@@ -1,6 +1,7 @@
-"""SGD against torch.optim.SGD, schedules against their closed forms, and hyperparameters as data."""
+"""Optimizers and schedules against torch.optim and closed forms, and hyperparameters as data."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import optax
 import pytest
 
 from jresnet.config import Config
-from jresnet.train.optim import optimizer, schedule, with_rates
+from jresnet.train.optim import optimizer, rates, schedule, shared_optimizer, with_rates
 
 RUN = Config(epochs=4, learning_rate=0.05, weight_decay=5e-4)
 STEPS = 5  # per epoch: 20 updates in all
@@ -155,3 +156,170 @@ def test_the_rate_of_the_linear_layer_is_given_for_its_optimizer_alone():
         state = optimizer(config, 1).init({"linear": jnp.zeros(1)})
         with pytest.raises(ValueError, match="rate of the linear layer must be given exactly"):
             with_rates(state, 0.1, 0.0, rate)
+
+
+def cosine(**options):
+    return dataclasses.replace(RUN, schedule="cosine", **options)
+
+
+@pytest.mark.parametrize(("epochs", "steps", "warmup"), [(4, 5, 1.0), (3, 7, 0.5), (10, 1, 9.5), (2, 9, 0.1)])
+def test_one_cycle_is_torchs_in_every_step(epochs, steps, warmup):
+    torch = pytest.importorskip("torch")
+    config = dataclasses.replace(RUN, epochs=epochs, schedule="one-cycle", warmup_epochs=warmup)
+    sgd, rates = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0, momentum=0.9), []
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        sgd, 1.0, total_steps=epochs * steps, pct_start=warmup / epochs, anneal_strategy="linear"
+    )
+    for _ in range(epochs * steps):
+        rates.append(theirs.get_last_lr()[0])
+        sgd.step()
+        if len(rates) < epochs * steps:
+            theirs.step()
+    found = course(config, steps)[:-1]
+    np.testing.assert_allclose(found, rates, rtol=2e-6)
+    assert rates[-1] == pytest.approx(4e-6)
+    if warmup == 1.0:
+        assert (found[0], found[4]) == pytest.approx((0.04, 1))
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.5])
+def test_adamw_is_torchs(momentum):
+    """Gradients from 1e-9 to 1, so that the epsilon of 1e-8 counts."""
+    torch = pytest.importorskip("torch")
+    config = cosine(optimizer="adamw", momentum=momentum, weight_decay=0.1)
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=7) * 10, rng.normal(size=(20, 7)) * np.logspace(-9, 0, 7)
+    theirs = torch.nn.Parameter(torch.tensor(start))
+    adamw = torch.optim.AdamW([theirs], config.learning_rate, (momentum, 0.999), 1e-8, weight_decay=0.1)
+    scheduler = torch_course(torch, config, adamw)
+    for gradient in gradients:
+        theirs.grad = torch.tensor(gradient)
+        adamw.step()
+        scheduler.step()
+    with jax.enable_x64():
+        ours = update_repeatedly(config, start, gradients)
+        np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("optimizer_name", ["sgd", "adamw"])
+def test_gradients_are_clipped_by_the_norm_over_all_parameters_before_weight_decay(optimizer_name):
+    """As by torch.nn.utils.clip_grad_norm_, whose norm is 1e-6 larger."""
+    torch = pytest.importorskip("torch")
+    config = cosine(optimizer=optimizer_name, weight_decay=0.1, clip_norm=1.5)
+    rng = np.random.default_rng(0)
+    start = [rng.normal(size=(3, 2)), rng.normal(size=4)]
+    # Norms of about 0.3 and 3: half of the updates are clipped.
+    gradients = [[rng.normal(size=a.shape) * 10 ** -(step % 2) for a in start] for step in range(20)]
+    theirs = [torch.nn.Parameter(torch.tensor(array)) for array in start]
+    make = {"sgd": partial(torch.optim.SGD, momentum=0.9), "adamw": torch.optim.AdamW}[optimizer_name]
+    tx = make(theirs, config.learning_rate, weight_decay=0.1)
+    scheduler, clipped = torch_course(torch, config, tx), []
+    for step in gradients:
+        for parameter, gradient in zip(theirs, step, strict=True):
+            parameter.grad = torch.tensor(gradient)
+        clipped.append(torch.nn.utils.clip_grad_norm_(theirs, 1.5).item() > 1.5)
+        tx.step()
+        scheduler.step()
+    assert sum(clipped) == 10
+    with jax.enable_x64():
+        ours = update_trees(config, start, gradients)
+        unclipped = update_trees(dataclasses.replace(config, clip_norm=None), start, gradients)
+    for mine, other, array in zip(ours, unclipped, theirs, strict=True):
+        np.testing.assert_allclose(mine, array.detach().numpy(), rtol=0, atol=1e-6)
+        assert np.abs(mine - other).max() > 1e-3
+
+
+def update_trees(config, params, gradients):
+    """Parameters after one update per tree of gradients, in float64."""
+    tx = optimizer(config, STEPS)
+    params = jax.tree.map(jnp.asarray, params)
+    state, update = tx.init(params), jax.jit(tx.update)
+    for gradient in gradients:
+        updates, state = update(jax.tree.map(jnp.asarray, gradient), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+class JordansMuon:
+    """Muon of one kernel in float64 as https://kellerjordan.github.io/posts/muon/ describes it.
+
+    With Nesterov momentum, gradient and momentum have the weights of Nadam, as in optax (Dozat 2016).
+    """
+
+    def __init__(self, kernel, momentum, nesterov):
+        self.kernel, self.momentum, self.nesterov = kernel, momentum, nesterov
+        self.buffer, self.steps = np.zeros_like(kernel), 0
+
+    def update(self, gradient, rate, decay):
+        beta = self.momentum
+        self.buffer, self.steps = beta * self.buffer + gradient, self.steps + 1
+        direction = self.buffer
+        if self.nesterov:
+            ahead = (1 - beta) / (1 - beta ** (self.steps + 1)) * beta * self.buffer
+            direction = ahead + (1 - beta) / (1 - beta**self.steps) * gradient
+        # PyTorch's kernels are [outputs, inputs, height, width].
+        matrix = direction.transpose(3, 2, 0, 1).reshape(direction.shape[3], -1)
+        scale = max(1, matrix.shape[0] / matrix.shape[1]) ** 0.5
+        height, width, inputs, outputs = direction.shape
+        step = newton_schulz(matrix).reshape(outputs, inputs, height, width).transpose(2, 3, 1, 0)
+        self.kernel = (1 - rate * decay) * self.kernel - rate * scale * step
+
+
+def newton_schulz(matrix):
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix / (np.linalg.norm(matrix) + 1e-7)
+    x = x.T if len(matrix) > len(matrix.T) else x
+    for _ in range(5):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if len(matrix) > len(matrix.T) else x
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_muon_moves_kernels_of_convolutions_and_sgd_the_rest(nesterov):
+    """Of a wide kernel and of one with more outputs than inputs x 9, whose updates are larger."""
+    config = cosine(
+        optimizer="muon", nesterov=nesterov, weight_decay=0.1, muon_learning_rate=0.3, head_learning_rate=0.2
+    )
+    rng = np.random.default_rng(0)
+    shapes = {
+        "conv1": {"kernel": (3, 3, 1, 11)},
+        "layer": {"conv1": {"kernel": (3, 3, 4, 6)}, "bn1": {"scale": (6,)}},
+        "linear": {"kernel": (6, 5), "bias": (5,)},
+    }
+    start, *gradients = (
+        jax.tree.map(lambda shape: rng.normal(size=shape), shapes, is_leaf=lambda a: isinstance(a, tuple))
+        for _ in range(6)
+    )
+    with jax.enable_x64():
+        found = update_trees(config, start, gradients)
+        plain = update_trees(dataclasses.replace(config, optimizer="sgd"), start, gradients)
+    for path in (("conv1", "kernel"), ("layer", "conv1", "kernel")):
+        muon = JordansMuon(leaf(start, path), 0.9, nesterov)
+        for step, gradient in enumerate(gradients):
+            muon.update(leaf(gradient, path), 0.3 * (1 + np.cos(np.pi * step / 20)) / 2, 0.1)
+        np.testing.assert_allclose(leaf(found, path), muon.kernel, rtol=0, atol=1e-6)
+    for path in (("layer", "bn1", "scale"), ("linear", "kernel"), ("linear", "bias")):
+        np.testing.assert_array_equal(leaf(found, path), leaf(plain, path))
+
+
+def leaf(tree, path):
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def test_the_rate_of_muon_is_data_and_given_for_its_optimizer_alone():
+    config = dataclasses.replace(RUN, optimizer="muon", momentum=0.0)
+    params = {"conv1": {"kernel": jnp.ones((1, 1, 2, 2))}, "linear": {"bias": jnp.ones(2)}}
+    tx = shared_optimizer(config, 1)
+    assert tx is shared_optimizer(dataclasses.replace(config, muon_learning_rate=0.5, learning_rate=0.1), 1)
+    assert tx is not shared_optimizer(dataclasses.replace(config, clip_norm=1.0), 1)
+    state, update = tx.init(params), jax.jit(tx.update)
+    steps = [update(params, with_rates(state, 0.1, 0.0, None, rate), params)[0] for rate in (0.1, 0.3)]
+    np.testing.assert_allclose(steps[1]["conv1"]["kernel"], 3 * steps[0]["conv1"]["kernel"], rtol=1e-6)
+    np.testing.assert_array_equal(steps[1]["linear"]["bias"], steps[0]["linear"]["bias"])
+    assert rates(config) == (0.05, 5e-4, None, 0.02) and rates(RUN) == (0.05, 5e-4, None, None)
+    for other, rate in ((config, None), (RUN, 0.1)):
+        with pytest.raises(ValueError, match="rate of Muon must be given exactly"):
+            with_rates(optimizer(other, 1).init(params), 0.1, 0.0, None, rate)
