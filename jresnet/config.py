@@ -311,6 +311,8 @@ class Config(DeviceConfig, TrainingConfig, NetworkConfig, DataConfig):
         require(self, "accumulate", self.accumulate == 1 or not self.sam, rule)
         same = self.optimizer == "sgd" or not self.sam
         require(self, "optimizer", same, "must be sgd with --sam")
+        plain = self.optimizer != "adamw" or not self.nesterov
+        require(self, "optimizer", plain, "must be sgd or muon with --nesterov")
 
     def _check_fine_tuning(self) -> None:
         """Check the options that start from weights, and bring the frozen stages into their order."""

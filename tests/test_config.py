@@ -167,6 +167,7 @@ def test_warmup_is_at_most_as_long_as_the_run():
         ({"mixup": 0.2, "sam": 0.05}, "--mixup 0.2: leave it out with --sam"),
         ({"accumulate": 2, "sam": 0.05}, "--accumulate 2: must be 1 with --sam"),
         ({"optimizer": "muon", "sam": 0.05}, "--optimizer muon: must be sgd with --sam"),
+        ({"optimizer": "adamw", "nesterov": True}, "--optimizer adamw: must be sgd or muon with --nesterov"),
         (
             {"schedule": "one-cycle"},
             "--warmup-epochs 0.0: must be above 0 and below --epochs with --schedule one-cycle",

@@ -276,13 +276,24 @@ def test_a_first_shortcut_that_padding_would_add_or_drop_is_refused(width, multi
 
 
 @pytest.mark.parametrize(
-    "options", [{"model": "resnet20"}, {"dropout": 0.1}, {"model": "preact_resnet18", "dropout": 0.1}], ids=str
+    "options",
+    [
+        {"model": "resnet20"},
+        {"dropout": 0.1},
+        {"model": "preact_resnet18", "dropout": 0.1},
+        {"optimizer": "muon", "width": 42},
+    ],
+    ids=str,
 )
 def test_networks_that_padding_would_change_are_refused(options):
     config = Config(channel_multiple=8, **options)
     with pytest.raises(InputError, match=r"^--channel-multiple 8: needs .* choose 1$"):
         models.from_config(config, 10)
     models.from_config(dataclasses.replace(config, channel_multiple=1), 10)
+
+
+def test_muon_trains_networks_that_need_no_padding():
+    models.from_config(Config(channel_multiple=8, optimizer="muon", width=48), 10)
 
 
 def in_calls_of(steps, total=14):

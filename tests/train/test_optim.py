@@ -182,7 +182,7 @@ def test_one_cycle_is_torchs_in_every_step(epochs, steps, warmup):
         assert (found[0], found[4]) == pytest.approx((0.04, 1))
 
 
-@pytest.mark.parametrize("momentum", [0.9, 0.5])
+@pytest.mark.parametrize("momentum", [0.9, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_adamw_is_torchs(momentum):
     """Gradients from 1e-9 to 1, so that the epsilon of 1e-8 counts."""
     torch = pytest.importorskip("torch")
@@ -201,7 +201,7 @@ def test_adamw_is_torchs(momentum):
         np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("optimizer_name", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer_name", ["sgd", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_gradients_are_clipped_by_the_norm_over_all_parameters_before_weight_decay(optimizer_name):
     """As by torch.nn.utils.clip_grad_norm_, whose norm is 1e-6 larger."""
     torch = pytest.importorskip("torch")
@@ -275,7 +275,7 @@ def newton_schulz(matrix):
     return x.T if len(matrix) > len(matrix.T) else x
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("nesterov", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_muon_moves_kernels_of_convolutions_and_sgd_the_rest(nesterov):
     """Of a wide kernel and of one with more outputs than inputs x 9, whose updates are larger."""
     config = cosine(
