@@ -23,40 +23,35 @@ def images(*shape):
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("block", "features"), [(BasicBlock, 4), (Bottleneck, 1)])
 def test_a_block_without_a_shortcut_of_its_own_begins_as_relu(block, features):
     x = images(2, 3, 3, 4)
-    for zero_init in (True, False):
-        module = block(features, conv=torch_conv, norm=BatchNorm, zero_init=zero_init)
-        y, _ = jax.jit(module.init_with_output)(jax.random.key(0), x)
-        assert np.array_equal(y, np.maximum(x, 0)) == zero_init
+    module = block(features, conv=torch_conv, norm=BatchNorm, zero_init=True)
+    y, _ = jax.jit(module.init_with_output)(jax.random.key(0), x)
+    np.testing.assert_array_equal(y, np.maximum(x, 0))
 
 
 def test_the_last_scale_of_each_block_begins_at_zero_and_learns_at_once():
     """All other weights are those of a network without it, and so is their number."""
-    config = Config(width=3, blocks=(1, 1), pool_size=None, zero_init=True)
+    config = Config(width=3, blocks=(1,), pool_size=None, zero_init=True)
     zeroed, plain = (models.from_config(dataclasses.replace(config, zero_init=given), 5) for given in (True, False))
     assert (zeroed.zero_init, plain.zero_init) == (True, False)
     assert models.parameter_count(zeroed, (8, 8)) == models.parameter_count(plain, (8, 8))
     init = jax.jit(lambda key: [model.init(key, images(1, *SHAPE), train=False)["params"] for model in (zeroed, plain)])
     found, usual = jax.device_get(init(jax.random.key(0)))
-    for stage in ("layer1_0", "layer2_0"):
-        assert not found[stage]["bn2"]["scale"].any()
-        found[stage]["bn2"]["scale"] = np.ones_like(found[stage]["bn2"]["scale"])
+    last = found["layer1_0"]["bn2"]
+    assert not last["scale"].any()
+    last["scale"] = np.ones_like(last["scale"])
     chex.assert_trees_all_equal(found, usual)
 
-    def loss(scales):
-        params = {
-            name: part | ({"bn2": part["bn2"] | {"scale": scales[name]}} if name in scales else {})
-            for name, part in usual.items()
-        }
-        variables = {"params": params, "batch_stats": statistics}
+    def loss(scale):
+        last["scale"] = scale
+        variables = {"params": found, "batch_stats": statistics}
         return jnp.sum(jnp.sin(zeroed.apply(variables, images(4, *SHAPE), train=True, mutable=["batch_stats"])[0]))
 
     statistics = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), models.variable_shapes(zeroed, (8, 8))["batch_stats"])
-    scales = {"layer1_0": jnp.zeros(3), "layer2_0": jnp.zeros(6)}
-    for gradient in jax.tree.leaves(jax.jit(jax.grad(loss))(scales)):
-        assert np.abs(gradient).min() > 0
+    assert np.abs(jax.jit(jax.grad(loss))(jnp.zeros(3))).min() > 0
 
 
 @pytest.mark.slow

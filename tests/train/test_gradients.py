@@ -260,6 +260,7 @@ def test_padded_channels_decay_and_climb_as_if_they_were_not_there(optimizer_nam
     chex.assert_trees_all_close(found, jax.device_get((expected.variables, expected.opt_state)), rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_frozen_parts_neither_move_nor_count():
     """The stem stays in every bit; the linear layer takes the step that it takes on the stem's features, by hand."""
     batch, before = draw(0, 8), variables()
