@@ -1,7 +1,7 @@
 """One training step and one evaluation step: pure functions whose metrics are sums and counts."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,11 +13,13 @@ import optax
 from jax import lax
 
 from jresnet.config import Config
+from jresnet.data.mix import check_mix, mixed
 from jresnet.data.pipeline import Batch
 from jresnet.models import ResNet
 from jresnet.models.layers import psum_over
 from jresnet.train.freeze import HEAD, frozen_parts, kept, marks, stopped
 from jresnet.train.layout import TREES, Layout
+from jresnet.train.loss import balanced_weights, likeliest, mean_loss
 from jresnet.train.optim import head_factor
 from jresnet.train.state import TrainState, check_state
 
@@ -26,9 +28,10 @@ class Metrics(NamedTuple):
     """Sums over training steps.
 
     Attributes:
-      loss: float32 [], sum of the images' cross-entropies in nats; with class weights, of the steps' weighted means
-        times their images.
-      correct: int32 [], images classified correctly.
+      loss: float32 [], sum of the images' cross-entropies in nats, with smoothed labels if they are, and with those of
+        both images of a mixed one; with class weights, of the steps' weighted means times their images.
+      correct: int32 [], images classified correctly: mixed ones as that which has the larger share, the image itself
+        if the shares are equal.
       images: int32 [], images seen.
       bad_step: int32 [], first update whose loss was not finite; -1 if there was none.
     """
@@ -56,14 +59,17 @@ class StepOptions:
     Attributes:
       class_weights: [classes]: the loss is that of torch.nn.CrossEntropyLoss(weight): each image weighs as its class
         does, and the sum is divided by the weights' sum; None: all weigh the same.
+      label_smoothing: the share of each label that is spread over all classes, as in torch.nn.CrossEntropyLoss.
     """
 
     class_weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
 
     @classmethod
     def of(cls, config: Config, labels: np.ndarray, classes: int) -> "StepOptions":
         """Those of a configuration, for training images with these labels, int32 [images]."""
-        return cls(class_weights=balanced_weights(labels, classes) if config.class_weights else None)
+        weights = balanced_weights(labels, classes) if config.class_weights else None
+        return cls(class_weights=weights, label_smoothing=config.label_smoothing)
 
 
 PLAIN = StepOptions()
@@ -77,7 +83,8 @@ def make_train_step(
     """Make `train_step(state, batch) -> (state, metrics)`, a pure function.
 
     The batch is a dict: images, float32 [batch, height, width, channels], normalised; labels, int32 [batch]; optionally
-    mask, bool [batch], false for images that are padding. Shapes and dtypes are checked while tracing.
+    mask, bool [batch], false for images that are padding; and optionally mix, a `Mix` by which the images are mixed
+    first, with padding at the end alone, see `mix.mixed`. Shapes and dtypes are checked while tracing.
 
     Under the mapped axis `axis_name` each device gets its share of one batch; gradients, statistics and metrics are
     those of the whole batch. With the model's `local_norm` each device normalises by the statistics of its own share,
@@ -93,23 +100,24 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         check_batch(batch)
         check_state(state)
-        labels, mask = batch["labels"], batch.get("mask")
+        batch = mixed(batch, axis_name)
+        labels, mask = likeliest(batch), batch.get("mask")
         counted = jnp.ones(labels.shape, bool) if mask is None else mask
         images = total(counted.sum())
         params = layout.params(state.params)
         frozen = frozen_parts(params, model.frozen)
 
-        def mean_loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             rngs = {"dropout": jax.random.fold_in(state.key, state.step)}
             logits, updates = model.apply(
                 {"params": stopped(params, frozen), "batch_stats": state.batch_stats}, batch["images"],
                 train=True, mask=mask, mutable=["batch_stats"], rngs=rngs,
             )  # fmt: skip
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            mean = _mean_of(losses, labels, counted, images, options.class_weights, total)
+            beyond = options.class_weights, options.label_smoothing
+            mean = mean_loss(logits, batch, counted, images, total, *beyond)
             return mean, (logits, updates["batch_stats"])
 
-        (loss, (logits, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
+        (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         loss, grads = total((loss, layout.gradients(grads)))
         if model.local_norm and axis_name is not None:
             batch_stats = _of_first_device(batch_stats, axis_name)
@@ -127,17 +135,6 @@ def make_train_step(
         return state, metrics
 
     return train_step
-
-
-def _mean_of(
-    losses: jax.Array, labels: jax.Array, counted: jax.Array, images: jax.Array,
-    class_weights: Sequence[float] | None, total: Callable[[jax.Array], jax.Array],
-) -> jax.Array:  # fmt: skip
-    """This device's part of the batch's mean loss; `images` counts those of all devices, over which `total` sums."""
-    if class_weights is None:
-        return jnp.sum(jnp.where(counted, losses, 0)) / images.astype(losses.dtype)
-    weights = jnp.where(counted, jnp.asarray(class_weights, losses.dtype)[labels], 0)
-    return jnp.sum(jnp.where(counted, weights * losses, 0)) / total(weights.sum())
 
 
 def _of_first_device(tree: Any, axis_name: str) -> Any:
@@ -159,16 +156,6 @@ def _updated(
     if frozen_marks is not None:
         after = jax.tree.map(jnp.where, layout.spread(frozen_marks), master, after)
     return layout.updated(after), opt_state
-
-
-def balanced_weights(labels: np.ndarray, classes: int) -> tuple[float, ...]:
-    """A weight for each class, images / (classes x images of the class); every class must have some.
-
-    >>> balanced_weights(np.array([0, 1, 1, 1]), 2)
-    (2.0, 0.6666666666666666)
-    """
-    counts = np.bincount(labels, minlength=classes)
-    return tuple((len(labels) / (classes * counts)).tolist())
 
 
 def make_predict_step(model: ResNet) -> Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
@@ -205,3 +192,5 @@ def check_batch(batch: Batch) -> None:
         message = "a batch's mask is bool [batch]"
         chex.assert_shape(mask, labels.shape, custom_message=message)
         chex.assert_type(mask, bool, custom_message=message)
+    if (mix := batch.get("mix")) is not None:
+        check_mix(mix, labels)
