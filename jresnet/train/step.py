@@ -17,6 +17,7 @@ from jresnet.data.mix import check_mix, mixed
 from jresnet.data.pipeline import Batch
 from jresnet.models import ResNet
 from jresnet.models.layers import psum_over
+from jresnet.train.average import averaged
 from jresnet.train.freeze import HEAD, frozen_parts, kept, marks, stopped
 from jresnet.train.layout import TREES, Layout
 from jresnet.train.loss import balanced_weights, likeliest, mean_loss
@@ -60,16 +61,18 @@ class StepOptions:
       class_weights: [classes]: the loss is that of torch.nn.CrossEntropyLoss(weight): each image weighs as its class
         does, and the sum is divided by the weights' sum; None: all weigh the same.
       label_smoothing: the share of each label that is spread over all classes, as in torch.nn.CrossEntropyLoss.
+      ema_decay: of the averages in the state, see `average.averaged`; None for a state without.
     """
 
     class_weights: tuple[float, ...] | None = None
     label_smoothing: float = 0.0
+    ema_decay: float | None = None
 
     @classmethod
     def of(cls, config: Config, labels: np.ndarray, classes: int) -> "StepOptions":
         """Those of a configuration, for training images with these labels, int32 [images]."""
         weights = balanced_weights(labels, classes) if config.class_weights else None
-        return cls(class_weights=weights, label_smoothing=config.label_smoothing)
+        return cls(class_weights=weights, label_smoothing=config.label_smoothing, ema_decay=config.ema_decay)
 
 
 PLAIN = StepOptions()
@@ -99,7 +102,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         check_batch(batch)
-        check_state(state)
+        check_state(state, averages=options.ema_decay is not None)
         batch = mixed(batch, axis_name)
         labels, mask = likeliest(batch), batch.get("mask")
         counted = jnp.ones(labels.shape, bool) if mask is None else mask
@@ -132,6 +135,8 @@ def make_train_step(
         )
         batch_stats = kept(state.batch_stats, batch_stats, frozen)
         state = state.replace(step=state.step + 1, params=new_params, batch_stats=batch_stats, opt_state=opt_state)
+        if options.ema_decay is not None:
+            state = averaged(state, options.ema_decay, layout, frozen, frozen_marks)
         return state, metrics
 
     return train_step
