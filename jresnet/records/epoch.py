@@ -22,9 +22,9 @@ class Epoch:
     epoch: Count
     """counted from 0"""
     train_loss: NonNegative
-    """average over the epoch as it was trained, on augmented images; with class weights each step's weighted mean"""
+    """average over the epoch of what was minimised, augmentation, mixing, smoothing and class weights included"""
     train_accuracy: Fraction
-    """likewise"""
+    """of the same images; a mixed one is of the class with the larger share"""
     validation_loss: NonNegative | None = None
     """of the parameters after the epoch, if there are validation images"""
     validation_accuracy: Fraction | None = None

@@ -37,7 +37,7 @@ class Result:
     epochs: Count
     """epochs trained"""
     train_loss: NonNegative
-    """average over the last epoch as it was trained, on augmented images; with class weights, see metrics.jsonl"""
+    """average over the last epoch, as in metrics.jsonl"""
     train_accuracy: Fraction
     """likewise"""
     validation_loss: NonNegative | None = None

@@ -63,7 +63,7 @@ class Packed(NamedTuple):
 
 
 class VectorLayout(Layout):
-    """All parameters in one vector, and all momenta: the optimizer is one kernel instead of one for every array.
+    """All parameters in one vector, all momenta and all averages: the optimizer is one kernel, not one for every array.
 
     The kernels of convolutions lie in cuDNN's order of axes, in which their gradients come. Their copy in the dtype of
     the arithmetic is made once per update; made where a convolution needs it, it takes a kernel for each.
@@ -73,7 +73,7 @@ class VectorLayout(Layout):
         leaves = jax.tree.leaves(state.params)
         self._structure: Any = jax.tree.structure(state.params)
         self._shapes, self._param_dtype = [leaf.shape for leaf in leaves], leaves[0].dtype
-        self._opt_state, self._dtype = state.opt_state, dtype
+        self._beside, self._dtype = (state.opt_state, state.average), dtype
 
     def pack(self, state: TrainState) -> TrainState:
         """See `Layout.pack`."""
@@ -81,8 +81,9 @@ class VectorLayout(Layout):
         def pack(tree: Any) -> Any:
             return self._join(tree) if self._is_params(tree) else tree
 
-        opt_state = jax.tree.map(pack, state.opt_state, is_leaf=self._is_params)
-        return state.replace(params=self.updated(self._join(state.params)), opt_state=opt_state)
+        opt_state, average = jax.tree.map(pack, (state.opt_state, state.average), is_leaf=self._is_params)
+        params = self.updated(self._join(state.params))
+        return state.replace(params=params, opt_state=opt_state, average=average)
 
     def unpack(self, state: TrainState) -> TrainState:
         """See `Layout.unpack`."""
@@ -90,8 +91,10 @@ class VectorLayout(Layout):
         def unpack(like: Any, packed: Any) -> Any:
             return self._tree(self._pieces(packed)) if self._is_params(like) else packed
 
-        opt_state = jax.tree.map(unpack, self._opt_state, state.opt_state, is_leaf=self._is_params)
-        return state.replace(params=self._tree(self._pieces(state.params.vector)), opt_state=opt_state)
+        packed = state.opt_state, state.average
+        opt_state, average = jax.tree.map(unpack, self._beside, packed, is_leaf=self._is_params)
+        params = self._tree(self._pieces(state.params.vector))
+        return state.replace(params=params, opt_state=opt_state, average=average)
 
     def params(self, packed: Packed) -> Any:
         """See `Layout.params`; the convolutions' kernels in the dtype of the arithmetic."""
@@ -116,7 +119,7 @@ class VectorLayout(Layout):
         return jnp.concatenate([jnp.full(math.prod(shape), mark) for shape, mark in pairs])
 
     def _is_params(self, tree: Any) -> bool:
-        """Whether this part of an optimizer's state has an array for every parameter."""
+        """Whether this part of an optimizer's state or of the averages has an array for every parameter."""
         return bool(jax.tree.structure(tree) == self._structure)
 
     def _join(self, tree: Any) -> jax.Array:

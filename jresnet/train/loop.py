@@ -125,7 +125,7 @@ def fit(
     check_processes_agree(run, directory, finished)
     if finished is not None:
         return finished
-    memory.check_state(parameters)
+    memory.check_state(parameters, averages=config.ema_decay is not None)
     warn_of_single_images(config, len(dataset.train), devices.count)
     if distributed.is_primary():
         check_free(directory)  # `hold` checks it again; here before the devices' memory is needed

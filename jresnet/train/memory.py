@@ -13,6 +13,7 @@ from jresnet.parallel.devices import Devices
 
 # Bytes of training for each parameter at the least: itself, its gradient and its momentum, in float32.
 _BYTES_PER_PARAMETER = 12
+_BYTES_PER_AVERAGE = 4
 
 
 def left() -> int:
@@ -23,9 +24,9 @@ def left() -> int:
     return available()
 
 
-def check_state(parameters: int) -> None:
-    """Raise InputError if training so many parameters takes more memory than there is. A collective."""
-    needed = _BYTES_PER_PARAMETER * parameters
+def check_state(parameters: int, averages: bool = False) -> None:
+    """Raise InputError if training so many parameters, with averages, takes more memory than there is. A collective."""
+    needed = (_BYTES_PER_PARAMETER + (_BYTES_PER_AVERAGE if averages else 0)) * parameters
     _require(needed, f"training {parameters:,} parameters needs at least", "lower --width, --blocks or --kernel-size")
 
 

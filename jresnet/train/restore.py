@@ -23,7 +23,7 @@ class Trained(NamedTuple):
     Attributes:
       run: its record.
       network: its network.
-      variables: `params` and `batch_stats`.
+      variables: `params` and `batch_stats`, the averages of a run that has them.
       step: updates done before the checkpoint.
     """
 
@@ -53,7 +53,8 @@ def restore(place: pathlib.Path) -> Trained:
     except InputError as error:
         raise InputError(f"{directory / run_directory.CONFIG}: {error}") from None
     # The shapes depend neither on the seed nor on the number of steps.
-    program = init_program(network, optim.shared_optimizer(run.config, 1), (*run.image_size, 3))
+    tx, averages = optim.shared_optimizer(run.config, 1), run.config.ema_decay is not None
+    program = init_program(network, tx, (*run.image_size, 3), averages)
     shapes = jax.eval_shape(program, 0, *optim.rates(run.config))
     saved = place if best else directory / run_directory.CHECKPOINTS
     with Checkpoints(saved, read_only=True, runs=run.fingerprints) as checkpoints:

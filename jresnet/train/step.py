@@ -1,7 +1,7 @@
 """One training step and one evaluation step: pure functions whose metrics are sums and counts."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,12 +13,15 @@ import optax
 from jax import lax
 
 from jresnet.config import Config
+from jresnet.data.mix import check_mix, mixed
 from jresnet.data.pipeline import Batch
 from jresnet.models import ResNet
 from jresnet.models.layers import psum_over
+from jresnet.train.average import averaged
 from jresnet.train.freeze import HEAD, frozen_parts, kept, marks, stopped
 from jresnet.train.gradients import Evaluated, in_parts, sharpness_aware
 from jresnet.train.layout import TREES, Layout
+from jresnet.train.loss import balanced_weights, batch_weight, likeliest, mean_loss
 from jresnet.train.optim import head_factor
 from jresnet.train.state import TrainState, check_state
 
@@ -27,9 +30,10 @@ class Metrics(NamedTuple):
     """Sums over training steps.
 
     Attributes:
-      loss: float32 [], sum of the images' cross-entropies in nats; with class weights, of the steps' weighted means
-        times their images.
-      correct: int32 [], images classified correctly.
+      loss: float32 [], sum of the images' cross-entropies in nats, with smoothed labels if they are, and with those of
+        both images of a mixed one; with class weights, of the steps' weighted means times their images.
+      correct: int32 [], images classified correctly: mixed ones as that which has the larger share, the image itself
+        if the shares are equal.
       images: int32 [], images seen.
       bad_step: int32 [], first update whose loss was not finite; -1 if there was none.
     """
@@ -57,6 +61,8 @@ class StepOptions:
     Attributes:
       class_weights: [classes]: the loss is that of torch.nn.CrossEntropyLoss(weight): each image weighs as its class
         does, and the sum is divided by the weights' sum; None: all weigh the same.
+      label_smoothing: the share of each label that is spread over all classes, as in torch.nn.CrossEntropyLoss.
+      ema_decay: of the averages in the state, see `average.averaged`; None for a state without.
       kernel_decay: weight decay acts on kernels of convolutions and linear layers alone, arrays of at least two axes.
       sam: radius of sharpness-aware minimisation, see `sharpness_aware`; 0: without.
       accumulate: parts in which a batch is computed, see `in_parts`.
@@ -64,6 +70,8 @@ class StepOptions:
     """
 
     class_weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
+    ema_decay: float | None = None
     kernel_decay: bool = False
     sam: float = 0.0
     accumulate: int = 1
@@ -74,6 +82,8 @@ class StepOptions:
         """Those of a configuration, for training images with these labels, int32 [images]."""
         return cls(
             class_weights=balanced_weights(labels, classes) if config.class_weights else None,
+            label_smoothing=config.label_smoothing,
+            ema_decay=config.ema_decay,
             kernel_decay=config.weight_decay_on == "kernels",
             sam=config.sam,
             accumulate=config.accumulate,
@@ -92,7 +102,8 @@ def make_train_step(
     """Make `train_step(state, batch) -> (state, metrics)`, a pure function.
 
     The batch is a dict: images, float32 [batch, height, width, channels], normalised; labels, int32 [batch]; optionally
-    mask, bool [batch], false for images that are padding. Shapes and dtypes are checked while tracing.
+    mask, bool [batch], false for images that are padding; and optionally mix, a `Mix` by which the images are mixed
+    first, with padding at the end alone, see `mix.mixed`. Shapes and dtypes are checked while tracing.
 
     Under the mapped axis `axis_name` each device gets its share of one batch; gradients, statistics and metrics are
     those of the whole batch. With the model's `local_norm` each device normalises by the statistics of its own share,
@@ -111,20 +122,17 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         check_batch(batch)
-        check_state(state)
-        labels, mask = batch["labels"], batch.get("mask")
+        check_state(state, averages=options.ema_decay is not None)
+        batch = mixed(batch, axis_name)
+        labels, mask = likeliest(batch), batch.get("mask")
         counted = jnp.ones(labels.shape, bool) if mask is None else mask
         images = total(counted.sum())
         params = layout.params(state.params)
         frozen = frozen_parts(params, model.frozen)
 
-        def weight(dtype: Any) -> jax.Array:
-            """Of all images of the batch, on all devices."""
-            if options.class_weights is None:
-                return images.astype(dtype)
-            return total(_weights(labels, counted, options.class_weights, dtype).sum())
+        weight = batch_weight(batch["labels"], counted, images, options.class_weights, total)
 
-        def mean_loss(
+        def loss_of(
             params: Any, batch_stats: Any, part: Batch, number: jax.Array | None
         ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             """What the images of this part of the batch contribute to its mean loss."""
@@ -134,15 +142,14 @@ def make_train_step(
                 {"params": stopped(params, frozen), "batch_stats": batch_stats}, part["images"],
                 train=True, mask=part.get("mask"), mutable=["batch_stats"], rngs=rngs,
             )  # fmt: skip
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, part["labels"])
-            mean = _mean_of(losses, part["labels"], part["counted"], options.class_weights, weight)
-            return mean, (logits, updates["batch_stats"])
+            beyond = options.class_weights, options.label_smoothing
+            return mean_loss(logits, part, part["counted"], weight, *beyond), (logits, updates["batch_stats"])
 
         def evaluate(params: Any) -> Evaluated:
             """Of the whole batch, except for the logits and, with `local_norm`, the batch statistics."""
 
             def evaluate_part(batch_stats: Any, part: Batch, number: jax.Array | None) -> Evaluated:
-                found, grads = jax.value_and_grad(mean_loss, has_aux=True)(params, batch_stats, part, number)
+                found, grads = jax.value_and_grad(loss_of, has_aux=True)(params, batch_stats, part, number)
                 return found, layout.gradients(grads)
 
             parts = in_parts(evaluate_part, options.accumulate)
@@ -170,24 +177,11 @@ def make_train_step(
         )
         batch_stats = kept(state.batch_stats, batch_stats, frozen)
         state = state.replace(step=state.step + 1, params=new_params, batch_stats=batch_stats, opt_state=opt_state)
+        if options.ema_decay is not None:
+            state = averaged(state, options.ema_decay, layout, frozen, frozen_marks)
         return state, metrics
 
     return train_step
-
-
-def _weights(labels: jax.Array, counted: jax.Array, class_weights: Sequence[float], dtype: Any) -> jax.Array:
-    """The weights of images, [batch]; 0 for padding."""
-    return jnp.where(counted, jnp.asarray(class_weights, dtype)[labels], 0)
-
-
-def _mean_of(
-    losses: jax.Array, labels: jax.Array, counted: jax.Array, class_weights: Sequence[float] | None,
-    weight: Callable[[Any], jax.Array],
-) -> jax.Array:  # fmt: skip
-    """What these images contribute to the batch's mean loss; `weight` gives that of the batch, in a dtype."""
-    if class_weights is not None:
-        losses = _weights(labels, counted, class_weights, losses.dtype) * losses
-    return jnp.sum(jnp.where(counted, losses, 0)) / weight(losses.dtype)
 
 
 def _of_first_device(tree: Any, axis_name: str) -> Any:
@@ -216,16 +210,6 @@ def _updated(
     if frozen_marks is not None:
         after = jax.tree.map(jnp.where, layout.spread(frozen_marks), master, after)
     return layout.updated(after), opt_state
-
-
-def balanced_weights(labels: np.ndarray, classes: int) -> tuple[float, ...]:
-    """A weight for each class, images / (classes x images of the class); every class must have some.
-
-    >>> balanced_weights(np.array([0, 1, 1, 1]), 2)
-    (2.0, 0.6666666666666666)
-    """
-    counts = np.bincount(labels, minlength=classes)
-    return tuple((len(labels) / (classes * counts)).tolist())
 
 
 def make_predict_step(model: ResNet) -> Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
@@ -262,3 +246,5 @@ def check_batch(batch: Batch) -> None:
         message = "a batch's mask is bool [batch]"
         chex.assert_shape(mask, labels.shape, custom_message=message)
         chex.assert_type(mask, bool, custom_message=message)
+    if (mix := batch.get("mix")) is not None:
+        check_mix(mix, labels)

@@ -39,15 +39,16 @@ _log = logging.getLogger(__name__)
 
 @lru_cache(CACHED_PROGRAMS)
 def init_program(
-    model: ResNet, tx: optax.GradientTransformation, image_shape: tuple[int, int, int]
+    model: ResNet, tx: optax.GradientTransformation, image_shape: tuple[int, int, int], averages: bool = False
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compile `(seed, *rates) -> (state, metrics)`: the start of a run, or a checkpoint's shapes; see `with_rates`.
 
-    The model has no mapped axis, and `tx` holds its rates in its state, see `optim.shared_optimizer`.
+    The model has no mapped axis, and `tx` holds its rates in its state, see `optim.shared_optimizer`. With `averages`
+    the state has these, too.
     """
 
     def program(seed: jax.Array, *own: jax.Array | None) -> tuple[TrainState, Metrics]:
-        state = create_train_state(model, tx, seed, image_shape)
+        state = create_train_state(model, tx, seed, image_shape, averages)
         return state.replace(opt_state=with_rates(state.opt_state, *own)), Metrics.zero()
 
     return jax.jit(program, compiler_options=run_once_options())
@@ -105,7 +106,9 @@ def make_train_program(
 
     def program(state: TrainState, metrics: Metrics, arrays: Any, first: jax.Array, last: jax.Array) -> Any:
         image_shape = jax.eval_shape(get_batch, arrays, first)["images"].shape[1:]
-        padded_state = resized(state, jax.eval_shape(lambda: create_train_state(wide, tx, 0, image_shape)))
+        averages = options.ema_decay is not None
+        shapes = jax.eval_shape(lambda: create_train_state(wide, tx, 0, image_shape, averages))
+        padded_state = resized(state, shapes)
         vector = platform == "gpu" and options.elementwise
         layout = VectorLayout(padded_state, model.dtype) if vector else TREES
         train_step = make_train_step(network, tx, axis_name, layout, options)
@@ -177,7 +180,7 @@ class Trainer:
             train_program, model, tx, self.source.get_batch, devices, config.channel_multiple, options=options
         )
         self.evaluator = Evaluator(model, statistics, devices)
-        self._init = init_program(model, tx, (*run.image_size, 3))
+        self._init = init_program(model, tx, (*run.image_size, 3), config.ema_decay is not None)
         # JAX takes Python's integers for int32, and seeds go beyond.
         self._init_arguments = (np.uint32(run.seed), *rates(config))
         self._steps_per_call = 1
@@ -199,7 +202,7 @@ class Trainer:
         """
         state, metrics = self._init(*self._init_arguments)
         if weights is not None:
-            state = state.replace(**{name: parts | weights[name] for name, parts in state.variables.items()})
+            state = state.with_weights(**{name: parts | weights[name] for name, parts in state.raw.items()})
         self._begin_at((state, metrics), step=0, seconds=0.0)
 
     def prepare(self) -> None:
@@ -247,8 +250,8 @@ class Trainer:
         checkpoints.save(self.step, state, meta)
 
     def check_finite(self) -> None:
-        """Raise Diverged if a parameter or a batch statistic is not finite."""
-        if not all_finite(self.devices.unreplicate(self.state.variables)):
+        """Raise Diverged if a parameter, a batch statistic or an average of these is not finite."""
+        if not all_finite(self.devices.unreplicate((self.state.raw, self.state.average))):
             raise self._diverged("a parameter or running statistic", self.step - 1)
 
     def train_epoch(self, epoch: int, log: RunLog, signal: StopSignal) -> None:

@@ -285,9 +285,10 @@ def store(
     if found == "file" or (found == "directory" and any(path.iterdir())):
         raise InputError(f"{path}: exists already: choose a new directory")
     model = models.from_config(config, len(classes))
-    program = init_program(model, optim.shared_optimizer(config, 1), (*image_size, 3))
+    tx = optim.shared_optimizer(config, 1)
+    program = init_program(model, tx, (*image_size, 3), config.ema_decay is not None)
     state, metrics = program(0, *optim.rates(config))
-    state = state.replace(params=variables["params"], batch_stats=variables["batch_stats"])
+    state = state.with_weights(variables["params"], variables["batch_stats"])
     run = described(config, classes, image_size, mean, std)
     with hold(path):
         with Checkpoints(path / run_directory.CHECKPOINTS, runs=run.fingerprints) as checkpoints:
