@@ -201,14 +201,15 @@ def train(
                 unsaved = 0.0
             else:
                 trainer.check_finite()
-            started = time.perf_counter()
+            started, compiled = time.perf_counter(), trainer.evaluator.compile_seconds
             outputs = evaluate(trainer, dataset, epoch, signal, checkpoints, log)
             if epoch + 1 == config.epochs and "test" in outputs and distributed.is_primary():
                 found, test = outputs["test"], dataset.test
                 run_directory.write_predictions(
                     directory, found.predictions, found.confidences, test.labels, test.names
                 )
-            log.epoch(epoch_record(trainer, dataset, epoch, outputs, time.perf_counter() - started))
+            seconds = time.perf_counter() - started - (trainer.evaluator.compile_seconds - compiled)
+            log.epoch(epoch_record(trainer, dataset, epoch, outputs, seconds))
             if config.keep_best and best.keep(best_checkpoint, checkpoints, trainer, log.history):
                 unsaved = 0.0
             if on_epoch and distributed.is_primary():
