@@ -39,7 +39,7 @@ def write(outcome: Outcome, workdir: pathlib.Path) -> list[pathlib.Path]:
     }
     text = _render(outcome, sections=experiments, mistakes=mistakes, **shared)
     parts = [part for group in (shared, *experiments, mistakes or {}) for part in group.values()]
-    return _write_files(outcome, workdir, text, parts)
+    return write_files(outcome, workdir, text, parts)
 
 
 def _render(outcome: Outcome, **parts: Any) -> str:
@@ -68,8 +68,8 @@ def _lowest(table: Table) -> Table:
     return dataclasses.replace(table, rows=rows, caption=caption)
 
 
-def _write_files(outcome: Outcome, workdir: pathlib.Path, text: str, parts: Sequence[Any]) -> list[pathlib.Path]:
-    """Write every drawing and table among `parts`, and last the page that goes with them."""
+def write_files(outcome: Outcome, workdir: pathlib.Path, text: str, parts: Sequence[Any]) -> list[pathlib.Path]:
+    """Write every drawing and table among `parts`, the outcome, and last the page that goes with them, as `write`."""
     files: dict[pathlib.Path, bytes] = {}
     for part in parts:
         if isinstance(part, figures.Drawing) and part.png is not None:

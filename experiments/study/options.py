@@ -1,13 +1,13 @@
 """Shared by the experiments' programs: options, the small scale of --quick, and how they stop."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from jresnet import cli
 from jresnet.cli.runs import ConfigOptions
 from jresnet.config import Config
-from jresnet.rules import require
+from jresnet.rules import flag, require, switch
 
 MAX_RUNS = 10_000
 """Of one command, which checks every run before it trains the first."""
@@ -39,6 +39,17 @@ class SeedOptions(ConfigOptions):
     def __post_init__(self):
         super().__post_init__()
         check_seeds(self)
+
+
+def as_words(values: Mapping[str, Any]) -> list[str]:
+    """Options with these values as words of a command line."""
+    words: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            words.append(switch(name, value))
+        else:
+            words += [flag(name), *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
 
 
 def check_seeds(options: Any) -> None:
