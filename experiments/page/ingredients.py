@@ -13,8 +13,8 @@ from jresnet.records.tables import Table, text
 from jresnet.use import html
 
 _MEASURES = {
-    "validation_accuracy": ("validation accuracy (points)", 100.0),
-    "validation_loss": ("validation loss", 1.0),
+    "validation_accuracy": ("validation accuracy (percentage points)", 100.0),
+    "validation_loss": ("validation loss (nats)", 1.0),
 }
 
 

@@ -31,7 +31,7 @@ class ExperimentRecord:
     name: str
     """its module in `experiments`"""
     section: str
-    """of the report"""
+    """of the report, or empty"""
     title: str
     """in words"""
     settings: tuple[SettingRecord, ...]
