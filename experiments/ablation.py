@@ -21,8 +21,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from experiments import report
 from experiments.page import ingredients as page
 from experiments.study import ingredients, runs, workers
+from experiments.study import options as study_options
 from experiments.study.experiment import Cell, Experiment, Outcome, Setting
-from experiments.study.options import QUICK, SeedOptions, check_processes, check_runs
+from experiments.study.options import SeedOptions, check_processes, check_runs
 from experiments.study.progress import Progress
 from experiments.study.results import data_name
 from experiments.study.runs import StudyRun
@@ -85,7 +86,7 @@ FULL = ("label-smoothing", "cutout", "ema", "alternate-flip", "kernels", "one-cy
 
 # A first look: a minute at most. 640 images without a tenth are whole batches, for which one program is compiled.
 QUICK_ONLY = {"add": ("grayscale", "alternate-flip"), "leave": ("alternate-flip", "ema")}
-QUICK_SCALE: dict[str, Any] = {"train_images": 640, "seeds": 2}
+QUICK_SCALE: dict[str, Any] = {"train_images": 640, "epochs": 2, "seeds": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,10 +166,7 @@ def run(arguments: list[str]) -> None:
 
 def parse(arguments: Sequence[str]) -> Options:
     """Options from the command line; --quick changes their defaults to the small scale's."""
-    default = Options(**vars(BASE))
-    if "--quick" in arguments:
-        default = dataclasses.replace(default, **QUICK | {"epochs": 2} | QUICK_SCALE)
-    return cli.parse(Options, arguments, PROGRAM, default)
+    return study_options.parse(PROGRAM, BASE, arguments, Options, QUICK_SCALE)
 
 
 def settings(options: Options) -> dict[str, dict[str, Any]]:

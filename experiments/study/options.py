@@ -1,6 +1,7 @@
 """Shared by the experiments' programs: options, the small scale of --quick, and how they stop."""
 
 import dataclasses
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -77,8 +78,18 @@ def check_processes(options: Any) -> None:
 Options = TypeVar("Options", bound=ConfigOptions)
 
 
-def parse(program: str, config: Config, arguments: Sequence[str], kind: type[Options]) -> Options:
-    """Options of a program that start from a configuration, or with --quick from its small scale."""
+def parse(
+    program: str,
+    config: Config,
+    arguments: Sequence[str],
+    kind: type[Options],
+    quick: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Options:
+    """Options of a program that start from a configuration, or with --quick from its small scale.
+
+    `quick` has further values of that scale, of any of the options.
+    """
+    default = kind(**vars(config))
     if "--quick" in arguments:
-        config = dataclasses.replace(config, **QUICK)
-    return cli.parse(kind, arguments, program, kind(**vars(config)))
+        default = dataclasses.replace(default, **QUICK | dict(quick))
+    return cli.parse(kind, arguments, program, default)
