@@ -48,26 +48,24 @@ PROGRAM = f"python -m experiments.{NAME}"
 RECORD = "speedrun.json"
 Target = Literal["0.9095", "0.94", "0.95"]
 
-_SHARED = dataclasses.replace(
-    report.AUGMENTED, width=42, budget=report.BUDGET, grayscale=0.0, alternate_flip=True, label_smoothing=0.1,
-    nesterov=True, momentum=0.9, weight_decay=5e-4, weight_decay_on="kernels", schedule="one-cycle",
-    test_after="training",
-)  # fmt: skip
+
+def _recipe(**values: Any) -> Config:
+    """A recipe of these values and of those that all share."""
+    return dataclasses.replace(
+        report.AUGMENTED, width=42, budget=report.BUDGET, grayscale=0.0, alternate_flip=True, label_smoothing=0.1,
+        nesterov=True, momentum=0.9, weight_decay=5e-4, weight_decay_on="kernels", schedule="one-cycle",
+        test_after="training", **values,
+    )  # fmt: skip
+
 
 RECIPES: Mapping[Target, Config] = {
     # Small batches make more of an epoch where the device computes no faster on large ones. The peak comes after a
     # fifth of the run, as in airbench; the average covers the last quarter of an epoch.
-    "0.9095": dataclasses.replace(
-        _SHARED, epochs=12, batch_size=128, learning_rate=0.1, warmup_epochs=2.5, ema_decay=0.99
-    ),
+    "0.9095": _recipe(epochs=12, batch_size=128, learning_rate=0.1, warmup_epochs=2.5, ema_decay=0.99),
     # The rate grows with the batch. At 98 steps an epoch the average covers half of one.
-    "0.94": dataclasses.replace(
-        _SHARED, epochs=24, batch_size=512, learning_rate=0.4, warmup_epochs=5.0, ema_decay=0.98
-    ),
+    "0.94": _recipe(epochs=24, batch_size=512, learning_rate=0.4, warmup_epochs=5.0, ema_decay=0.98),
     # Twice the epochs overfit without more augmentation.
-    "0.95": dataclasses.replace(
-        _SHARED, epochs=48, batch_size=512, learning_rate=0.4, warmup_epochs=10.0, ema_decay=0.98, cutout=8
-    ),
+    "0.95": _recipe(epochs=48, batch_size=512, learning_rate=0.4, warmup_epochs=10.0, ema_decay=0.98, cutout=8),
 }
 """Each target's recipe."""
 
