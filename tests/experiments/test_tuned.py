@@ -1,13 +1,10 @@
 """The tuned recipe: its network, its options, and the accuracy with test-time flip, apart from the one to quote."""
 
 import json
-import pathlib
 
 from experiments import report, tuned
 from experiments.study import single
 from jresnet import models
-from jresnet.records import run_directory
-from jresnet.records.result import Result
 
 
 def test_the_network_is_below_the_budget_and_channels_are_multiples_of_8():
@@ -50,4 +47,3 @@ def test_the_accuracy_with_flip_is_written_apart_once(tmp_path, monkeypatch, cap
     assert given[0] == tmp_path / "run" and options["tta"] == "flip" and options["sha256"] == "0"
     outcome = json.loads((tmp_path / "run" / "outcome.json").read_text())
     assert outcome["experiments"][0]["settings"] == [{"label": "tuned", "runs": ["."]}]
-    assert not pathlib.Path(tmp_path / "run" / run_directory.RESULT).exists() and Result  # the run's own are untouched
