@@ -160,7 +160,7 @@ def run(arguments: list[str]) -> None:
     with resumable(command), hold(options.directory, shared=True):
         progress.train(seed_by_seed, groups)
         outcome = collect(experiment, groups, dataset, options, command, progress)
-        conclude(outcome, changes, options.directory, progress)
+        conclude(outcome, options.directory, progress)
     progress.raise_failures(command)
 
 
@@ -220,14 +220,12 @@ def caption(dataset: Dataset, options: Options, cells: Sequence[Cell]) -> str:
     return "; ".join(parts)
 
 
-def conclude(
-    outcome: Outcome, changes: Mapping[str, Mapping[str, Any]], workdir: pathlib.Path, progress: Progress
-) -> None:
+def conclude(outcome: Outcome, workdir: pathlib.Path, progress: Progress) -> None:
     """Print the comparison, and write it with the page."""
     ((_, cells),) = outcome.experiments
     progress.say(outcome.caption)
     progress.console.print(ingredients.table(ingredients.compare([(c.setting.label, c.records) for c in cells])))
-    for path in page.write(outcome, changes, workdir):
+    for path in page.write(outcome, workdir):
         progress.say(str(path))
 
 

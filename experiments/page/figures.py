@@ -184,27 +184,26 @@ def budget(networks: Mapping[str, int], most: int) -> Figure:
 
 
 @styled
-def differences(rows: Sequence[Row], measures: Mapping[str, tuple[str, float]]) -> Figure:
-    """Differences from a reference with their intervals, a panel per measure: its key -> the axis label and the scale.
+def differences(rows: Sequence[Row], measure: str, label: str, scale: float) -> Figure:
+    """Differences of a measure from a reference, times `scale`, with their intervals, on an axis of this label.
 
-    The rows are those of `study.ingredients.compare` below the first; a row without runs is left blank.
+    The rows are those of `study.ingredients.compare` below the first; one without runs is left blank.
     """
-    figure = blank(WIDTH * len(measures), 0.9 + 0.3 * len(rows))
-    panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
-    for axes, (measure, (label, scale)) in zip(panels, measures.items(), strict=True):
-        for place, row in enumerate(rows):
-            value, low, high = (row.get(f"{measure}_difference{end}") for end in ("", "_low", "_high"))
-            if value is None:
-                continue
-            if low is not None and high is not None:
-                axes.plot([scale * low, scale * high], [place, place], color=_BLUE, linewidth=1.6, zorder=2)
-            axes.plot([scale * value], [place], color=_BLUE, marker="o", markersize=5, zorder=3)
-        axes.axvline(0, color="black", linestyle="--", linewidth=1.0, zorder=1)
-        axes.set_xlabel(label)
-        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(range(len(rows)), [row["setting"] for row in rows], parse_math=False)
-    panels[0].set_ylim(len(rows) - 0.4, -0.6)
+    figure = blank(WIDTH, 0.7 + 0.3 * len(rows))
+    axes = figure.subplots()
+    for place, row in enumerate(rows):
+        value, low, high = (row.get(f"{measure}_difference{end}") for end in ("", "_low", "_high"))
+        if value is None:
+            continue
+        if low is not None and high is not None:
+            axes.plot([scale * low, scale * high], [place, place], color=_BLUE, linewidth=1.6, zorder=2)
+        axes.plot([scale * value], [place], color=_BLUE, marker="o", markersize=5, zorder=3)
+    axes.axvline(0, color="black", linestyle="--", linewidth=1.0, zorder=1)
+    axes.set_yticks(range(len(rows)), [row["setting"] for row in rows], parse_math=False)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel(label)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

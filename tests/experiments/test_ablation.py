@@ -98,6 +98,8 @@ def test_an_ablation_compares_each_ingredient_with_the_base_on_validation_images
     # 1 / sqrt(3), and so t = 3 sqrt(3), whose two-sided p is 1 - t / sqrt(2 + t^2) with two degrees of freedom.
     half, p = 4.30265 / 3**0.5, 1 - (27 / 29) ** 0.5
     assert [row[0] for row in rows] == ["base", "cutout 8", "EMA 0.99"]
+    assert [row[1] for row in shown.tables["settings"][0][2:]] == ["--cutout 8", "--ema-decay 0.99"]
+    assert "--nesterov" in shown.tables["settings"][0][1][1]
     assert rows[0][2].startswith("60.00 [") and rows[0][3:5] == ["", ""]
     assert rows[1][2].startswith("63.00 [") and rows[1][3] == f"+3.00 [{3 - half:+.2f}, {3 + half:+.2f}]"
     assert rows[1][4] == f"{p:.2g}" and rows[1][6].startswith("-0.0300 [") and rows[1][8] == "100.00"
@@ -149,7 +151,7 @@ def test_a_figure_of_differences_shows_values_and_intervals():
         {"setting": "b", "x_difference": 0.03},
         {"setting": "c"},
     ]
-    (axes,) = figures.differences(rows, {"x": ("points", 100.0)}).axes
+    (axes,) = figures.differences(rows, "x", "points", 100.0).axes
     drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
     assert drawn[:3] == [([-2.0, 4.0], [0, 0]), ([1.0], [0]), ([3.0], [1])] and len(drawn) == 4
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
