@@ -93,6 +93,8 @@ QUICK_SCALE: dict[str, Any] = {"train_images": 640, "epochs": 2, "seeds": 2}
 class Options(SeedOptions):
     """Options of an ablation: those of the base recipe, which ingredients, and how often."""
 
+    GROUP: ClassVar = "record"
+
     seeds: int = 3
     """Runs of every setting, with seeds from --first-seed on."""
     direction: Literal["add", "leave"] = "add"
@@ -105,8 +107,6 @@ class Options(SeedOptions):
     """Run at a small scale on synthetic data; options given explicitly still apply."""
     workdir: str | None = None
     """Directory of the runs, in which they also resume (default: runs/ablation-add or runs/ablation-leave)."""
-
-    GROUP: ClassVar = "record"
 
     def __post_init__(self) -> None:
         super().__post_init__()
