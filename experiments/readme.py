@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import timing
 from experiments import final, published, report
-from experiments.study import committed, statistics
+from experiments.study import committed, ingredients, statistics
 from experiments.study.committed import Setting, Study
 from experiments.study.experiment import ExperimentRecord, SettingRecord, StudyRecord
 from experiments.study.results import data_name, provenance
@@ -165,18 +165,33 @@ def results(records: Records) -> list[str]:
         runs = [record for setting in settings for record in setting.runs.values()]
         if not runs:
             continue
-        rows = [
-            {"experiment": setting.title, "setting": _label(setting)} | _summaries(list(setting.runs.values()))
-            for setting in settings
-        ]
+        tested = any("test_accuracy" in record for record in runs)
+        table, note = _tested(settings) if tested else _validated(settings)
         origin = (f"{name}: {value}." for name, value in provenance(runs).items() if name != "Data")
         lines += [
-            "", f"**{study.name}**: {_caption(runs)}", "", *_markdown(_COLUMNS, rows), "",
-            "Last epoch; test accuracy counts every image once; ± is the standard deviation over n seeds. "
-            f"Command: `{study.command}`.",
+            "", f"**{study.name}**: {_caption(runs)}", "", *table, "", f"{note} Command: `{study.command}`.",
             " ".join(origin), "",
         ]  # fmt: skip
     return lines
+
+
+def _tested(settings: Sequence[Setting]) -> tuple[list[str], str]:
+    """The table of settings by their test figures, and what to say of it."""
+    rows = [
+        {"experiment": setting.title, "setting": _label(setting)} | _summaries(list(setting.runs.values()))
+        for setting in settings
+    ]
+    note = "Last epoch; test accuracy counts every image once; ± is the standard deviation over n seeds."
+    return _markdown(_COLUMNS, rows), note
+
+
+def _validated(settings: Sequence[Setting]) -> tuple[list[str], str]:
+    """The same of a study that has evaluated no test image: each experiment's settings against its first."""
+    rows: list[Row] = []
+    for title, group in itertools.groupby(settings, lambda setting: setting.title):
+        cells = [(_label(setting), list(setting.runs.values())) for setting in group]
+        rows += [{"experiment": title, **row} for row in ingredients.compare(cells)]
+    return _markdown((_COLUMNS[0], *ingredients.COLUMNS), rows), ingredients.NOTE
 
 
 def headline(records: Records) -> list[str]:
@@ -238,7 +253,7 @@ def _speed(speed: dict, cases: Sequence[dict]) -> list[str]:
 
 def _full_scale(record: dict) -> bool:
     """Whether a run has the final model's configuration and the report's numbers of images."""
-    free = (*CHANGEABLE, "validation", "budget")
+    free = (*CHANGEABLE, "validation", "budget", "test_after")
     changes: dict[str, Any] = {name: getattr(report.FINAL, name) for name in free}
     same = dataclasses.replace(config_from_json(record["config"]), **changes) == report.FINAL
     data = record["dataset"]
@@ -258,8 +273,9 @@ def _caption(records: Sequence[dict]) -> str:
     data = [record["dataset"] for record in records]
     names = ", ".join(sorted({data_name(dataset) for dataset in data}))
     images = " or ".join(f"{count:,}" for count in sorted({dataset["train"] for dataset in data}))
+    other = f"{data[0]['test']:,} test" if data[0]["test"] else f"{data[0]['validation']:,} validation"
     return (
-        f"width {widths}, {epochs} epochs on {names}, {images} training and {data[0]['test']:,} test "
+        f"width {widths}, {epochs} epochs on {names}, {images} training and {other} "
         f"images (sha256 {', '.join(sorted({dataset['sha256'][:12] for dataset in data}))})."
     )
 

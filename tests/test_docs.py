@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 import jresnet
-from experiments import cross_validation, final, published, reproduce
+from experiments import ablation, cross_validation, final, published, reproduce, speedrun, tuned
+from experiments.study import options as study_options
 from experiments.study import plan, single
 from jresnet import cli, models
 from jresnet.cli import commands as own
@@ -47,6 +48,12 @@ def parse(command):
         return cli.parse(published.Options, arguments, name)
     if name == "experiments.cross_validation":
         return cross_validation.parse_options(arguments)
+    if name == "experiments.ablation":
+        return ablation.parse(arguments)
+    if name == "experiments.speedrun":
+        return speedrun.parse(arguments)
+    if name == "experiments.tuned":
+        return study_options.parse(name, tuned.CONFIG, arguments, single.SingleOptions, tuned.QUICK)
     if name.startswith("experiments."):
         sweep = name.removeprefix("experiments.") in SWEEPS
         return single.parse(name, final.CONFIG, arguments, single.Options if sweep else single.SingleOptions)
@@ -137,7 +144,10 @@ def test_readme_maps_every_package():
 COMMANDS = [own.module(name).Options for name in own.COMMANDS]
 
 
-@pytest.mark.parametrize("options", [single.SingleOptions, plan.StudyOptions, cross_validation.Options, *COMMANDS])
+PROGRAMS = [single.SingleOptions, plan.StudyOptions, cross_validation.Options, ablation.Options, speedrun.Options]
+
+
+@pytest.mark.parametrize("options", [*PROGRAMS, *COMMANDS])
 def test_every_option_is_documented(options):
     documented = set(re.findall(r"--[a-z][a-z-]*", (DOCS / "cli.md").read_text()))
     for field in dataclasses.fields(options):

@@ -22,6 +22,7 @@ from experiments.study.experiment import Cell
 from jresnet.data import augment
 from jresnet.data.datasets import Dataset
 from jresnet.records.figures import STYLES, legend, panel
+from jresnet.records.tables import Row
 from jresnet.use.figures import DPI, FONT_SIZE, WIDTH, blank, shortened, styled, svg
 from jresnet.use.html import reduced
 
@@ -178,6 +179,30 @@ def budget(networks: Mapping[str, int], most: int) -> Figure:
     axes.set_ylim(len(counts) - 0.6, -1.3)
     axes.set_xlim(0, 1.3 * max(*counts, most / 1e6))
     axes.set_xlabel("trainable parameters (millions)")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+@styled
+def differences(rows: Sequence[Row], measure: str, label: str, scale: float) -> Figure:
+    """Differences of a measure from a reference, times `scale`, with their intervals, on an axis of this label.
+
+    The rows are those of `study.ingredients.compare` below the first; one without runs is left blank.
+    """
+    figure = blank(WIDTH, 0.7 + 0.3 * len(rows))
+    axes = figure.subplots()
+    for place, row in enumerate(rows):
+        value, low, high = (row.get(f"{measure}_difference{end}") for end in ("", "_low", "_high"))
+        if value is None:
+            continue
+        if low is not None and high is not None:
+            axes.plot([scale * low, scale * high], [place, place], color=_BLUE, linewidth=1.6, zorder=2)
+        axes.plot([scale * value], [place], color=_BLUE, marker="o", markersize=5, zorder=3)
+    axes.axvline(0, color="black", linestyle="--", linewidth=1.0, zorder=1)
+    axes.set_yticks(range(len(rows)), [row["setting"] for row in rows], parse_math=False)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel(label)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -1,13 +1,12 @@
 """The page of a study: an `Outcome` as report.html, with its figures and tables as files of their own."""
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from experiments.page import figures, sections, tables
-from experiments.study.experiment import OUTCOME, Cell, ExperimentRecord, Outcome, SettingRecord, StudyRecord
+from experiments.study.experiment import OUTCOME, Outcome, study_record
 from experiments.study.results import provenance
 from jresnet.records import schema
 from jresnet.records.files import OLD, sweep, write_bytes, write_json, writing
@@ -39,7 +38,7 @@ def write(outcome: Outcome, workdir: pathlib.Path) -> list[pathlib.Path]:
     }
     text = _render(outcome, sections=experiments, mistakes=mistakes, **shared)
     parts = [part for group in (shared, *experiments, mistakes or {}) for part in group.values()]
-    return _write_files(outcome, workdir, text, parts)
+    return write_files(outcome, workdir, text, parts)
 
 
 def _render(outcome: Outcome, **parts: Any) -> str:
@@ -68,8 +67,8 @@ def _lowest(table: Table) -> Table:
     return dataclasses.replace(table, rows=rows, caption=caption)
 
 
-def _write_files(outcome: Outcome, workdir: pathlib.Path, text: str, parts: Sequence[Any]) -> list[pathlib.Path]:
-    """Write every drawing and table among `parts`, and last the page that goes with them."""
+def write_files(outcome: Outcome, workdir: pathlib.Path, text: str, parts: Sequence[Any]) -> list[pathlib.Path]:
+    """Write every drawing and table among `parts`, the outcome, and last the page that goes with them, as `write`."""
     files: dict[pathlib.Path, bytes] = {}
     for part in parts:
         if isinstance(part, figures.Drawing) and part.png is not None:
@@ -84,24 +83,9 @@ def _write_files(outcome: Outcome, workdir: pathlib.Path, text: str, parts: Sequ
         sweep(directory, OLD)
     for path, data in files.items():
         write_bytes(path, data)
-    write_json(workdir / OUTCOME, schema.to_json(_study_record(outcome, workdir)))
+    select: Any = outcome.select
+    record = study_record(outcome.command, outcome.experiments, workdir)
+    record = dataclasses.replace(record, select=select, follow=outcome.follow)
+    write_json(workdir / OUTCOME, schema.to_json(record))
     write_bytes(workdir / PAGE, html.encoded(text))
     return [workdir / PAGE, workdir / OUTCOME, *files]
-
-
-def _study_record(outcome: Outcome, workdir: pathlib.Path) -> StudyRecord:
-    """The content of outcome.json: the runs of each setting, as directories relative to `workdir`."""
-
-    def setting(cell: Cell) -> SettingRecord:
-        runs = tuple(pathlib.Path(os.path.relpath(run, workdir)).as_posix() for run in cell.directories)
-        return SettingRecord(label=cell.setting.label, runs=runs)
-
-    experiments = tuple(
-        ExperimentRecord(
-            name=experiment.name, section=experiment.section, title=experiment.title,
-            settings=tuple(map(setting, cells)),
-        )
-        for experiment, cells in outcome.experiments
-    )  # fmt: skip
-    select: Any = outcome.select
-    return StudyRecord(command=outcome.command, select=select, follow=outcome.follow, experiments=experiments)

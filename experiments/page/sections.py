@@ -39,12 +39,12 @@ def section(experiment: Experiment, cells: Sequence[Cell], seeds: int) -> dict[s
     `missing` says what has not been run; `panels` are the columns of the figure `curves`, one by one.
     """
     verdict = statistics.judge(experiment, cells)
-    curves, panels = _curves(experiment, cells)
+    curves, panels = drawn_curves(experiment, cells)
     beside_report = tables.beside_report(experiment, cells)
     return {
         "experiment": experiment,
         "cells": cells,
-        "missing": _missing(cells, seeds),
+        "missing": missing_runs(cells, seeds),
         "verdict": verdict,
         "pairs": tables.comparisons(experiment, verdict.comparisons) if verdict and verdict.comparisons else None,
         "accuracies": tables.accuracies(experiment, cells),
@@ -136,7 +136,8 @@ def mistakes(outcome: Outcome) -> dict[str, Any] | None:
     return None
 
 
-def _missing(cells: Sequence[Cell], seeds: int) -> str:
+def missing_runs(cells: Sequence[Cell], seeds: int) -> str:
+    """What of these settings, each to have `seeds` runs, has not been run, in words; "" if all has."""
     if not any(cell.records for cell in cells):
         return "Not run yet."
     counts = {cell.setting.label: len(cell.records) for cell in cells if len(cell.records) < seeds}
@@ -144,7 +145,7 @@ def _missing(cells: Sequence[Cell], seeds: int) -> str:
     return f"Not completely run yet: {listed}." if counts else ""
 
 
-def _curves(experiment: Experiment, cells: Sequence[Cell]) -> tuple[Drawing | None, list[Drawing]]:
+def drawn_curves(experiment: Experiment, cells: Sequence[Cell]) -> tuple[Drawing | None, list[Drawing]]:
     """The experiment's figure, and its columns one by one with the same axes, for screens of any width."""
     if not any(cell.records for cell in cells):
         return None, []

@@ -51,7 +51,7 @@ def _read_study(directory: pathlib.Path) -> Study:
     settings = [
         Setting(
             experiment.name,
-            f"{experiment.section} {experiment.title}",
+            f"{experiment.section} {experiment.title}".strip(),  # those beyond the report have no section
             setting.label,
             {path: _read_result(path) for path in (_below(directory, run) for run in setting.runs)},
         )

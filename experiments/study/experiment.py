@@ -1,6 +1,7 @@
 """The types of a study: settings, experiments and their finished runs."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -31,7 +32,7 @@ class ExperimentRecord:
     name: str
     """its module in `experiments`"""
     section: str
-    """of the report"""
+    """of the report, or empty"""
     title: str
     """in words"""
     settings: tuple[SettingRecord, ...]
@@ -162,3 +163,24 @@ class Outcome:
     follow: bool
     command: str
     caption: str
+
+
+def study_record(
+    command: str, experiments: Sequence[tuple[Experiment, Sequence[Cell]]], workdir: pathlib.Path
+) -> StudyRecord:
+    """The record of these experiments, whose runs are below `workdir`, without what settings were chosen on."""
+
+    def setting(cell: Cell) -> SettingRecord:
+        runs = tuple(pathlib.Path(os.path.relpath(run, workdir)).as_posix() for run in cell.directories)
+        return SettingRecord(label=cell.setting.label, runs=runs)
+
+    return StudyRecord(
+        command=command,
+        experiments=tuple(
+            ExperimentRecord(
+                name=experiment.name, section=experiment.section, title=experiment.title,
+                settings=tuple(map(setting, cells)),
+            )
+            for experiment, cells in experiments
+        ),
+    )  # fmt: skip

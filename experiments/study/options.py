@@ -1,13 +1,14 @@
 """Shared by the experiments' programs: options, the small scale of --quick, and how they stop."""
 
 import dataclasses
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from jresnet import cli
 from jresnet.cli.runs import ConfigOptions
 from jresnet.config import Config
-from jresnet.rules import require
+from jresnet.rules import flag, require, switch
 
 MAX_RUNS = 10_000
 """Of one command, which checks every run before it trains the first."""
@@ -41,6 +42,17 @@ class SeedOptions(ConfigOptions):
         check_seeds(self)
 
 
+def as_words(values: Mapping[str, Any]) -> list[str]:
+    """Options with these values as words of a command line."""
+    words: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            words.append(switch(name, value))
+        else:
+            words += [flag(name), *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
+
+
 def check_seeds(options: Any) -> None:
     """Raise InputError unless the fields `seeds` and `first_seed` of these options are valid."""
     require(options, "seeds", options.seeds >= 1, "must be at least 1")
@@ -66,8 +78,18 @@ def check_processes(options: Any) -> None:
 Options = TypeVar("Options", bound=ConfigOptions)
 
 
-def parse(program: str, config: Config, arguments: Sequence[str], kind: type[Options]) -> Options:
-    """Options of a program that start from a configuration, or with --quick from its small scale."""
+def parse(
+    program: str,
+    config: Config,
+    arguments: Sequence[str],
+    kind: type[Options],
+    quick: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Options:
+    """Options of a program that start from a configuration, or with --quick from its small scale.
+
+    `quick` has further values of that scale, of any of the options.
+    """
+    default = kind(**vars(config))
     if "--quick" in arguments:
-        config = dataclasses.replace(config, **QUICK)
-    return cli.parse(kind, arguments, program, kind(**vars(config)))
+        default = dataclasses.replace(default, **QUICK | dict(quick))
+    return cli.parse(kind, arguments, program, default)

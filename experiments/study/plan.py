@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, cast
 from experiments import report
 from experiments.study import runs, statistics
 from experiments.study.experiment import Cell, Experiment
-from experiments.study.options import check_processes, check_runs, check_seeds
+from experiments.study.options import as_words, check_processes, check_runs, check_seeds
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from jresnet import cli, models
@@ -19,7 +19,7 @@ from jresnet.config import Config, Input, Parallel, Precision, Source
 from jresnet.data.datasets import Dataset
 from jresnet.errors import InputError
 from jresnet.records.files import local_path
-from jresnet.rules import flag, require
+from jresnet.rules import require
 
 NAMES = (
     "initial", "augmentation", "grayscale", "learning_rate", "batch_size", "width",
@@ -232,11 +232,7 @@ def command(config: Config, options: StudyOptions) -> str:
     given = {name: value for name, value in vars(config).items() if value != getattr(report.AUGMENTED, name)}
     repetition = {name: getattr(options, name) for name in ("train_images", "test_images", "seeds", "first_seed")}
     given |= {name: value for name, value in repetition.items() if value not in (None, 0)}
-    words: list[str] = []
-    for name, value in given.items():
-        values = () if value is True else value if isinstance(value, tuple) else (value,)
-        words += [flag(name), *map(str, values)]
-    return cli.command("python -m experiments.augmentation", words)
+    return cli.command("python -m experiments.augmentation", as_words(given))
 
 
 def parse(arguments: list[str], program: str) -> StudyOptions:

@@ -20,10 +20,18 @@ from jresnet.parallel.devices import Devices
 from jresnet.records import run_directory
 from jresnet.records.lock import is_held
 from jresnet.records.run import differences, digest
-from jresnet.rules import require
+from jresnet.rules import as_typed, require
 from jresnet.train import loop
 
 RUNS = "runs"
+
+# Options beyond the report's, which names show where they are not at their defaults. Older options, which names do not
+# show, must not join them: a run would not be found in the directory that it was begun in.
+_INGREDIENTS = (
+    "alternate_flip", "trivialaugment", "randaugment", "cutout", "mixup", "cutmix", "zero_init", "optimizer",
+    "muon_learning_rate", "weight_decay_on", "label_smoothing", "ema_decay", "clip_norm", "accumulate", "sam",
+    "test_after",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +86,19 @@ def seeds_directory(study: pathlib.Path, config: Config, sha256: str) -> pathlib
 
 
 def name(config: Config) -> str:
-    """The readable part of a directory's name: the options that the report's experiments vary."""
+    """The readable part of a directory's name: the options that the report's experiments vary, and those beyond it."""
     words = [f"width{config.width}", f"batch{config.batch_size}", f"rate{config.learning_rate:g}"]
     augmented = {"crop": config.crop_padding, "flip": config.flip, "gray": config.grayscale}
     others = {"blocks": "".join(map(str, config.blocks or ())), "kernel": config.kernel_size, "pool": config.pool_size}
     usual = {"blocks": "2222", "kernel": 3, "pool": 4}
     words += [f"{option}{value}" for option, value in others.items() if value != usual[option]]
     words += [f"{option}{value:g}" for option, value in augmented.items() if value] or ["plain"]
+    words += ["onecycle"] * (config.schedule == "one-cycle")
+    defaults = Config()
+    for option in _INGREDIENTS:
+        value = getattr(config, option)
+        if value != getattr(defaults, option):
+            words.append(option.replace("_", "") + ("" if value is True else as_typed(value).replace(" ", "x")))
     return "-".join([*words, f"{config.epochs}epochs"])
 
 

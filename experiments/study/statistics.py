@@ -87,12 +87,20 @@ def summary(records: Sequence[Mapping[str, Any]], name: str) -> Summary | None:
 
 def compare(first: Cell, second: Cell) -> Comparison | None:
     """Compare the test accuracies of two settings on the seeds that both have; None if they share none."""
-    ours, theirs = ({record["seed"]: record["test_accuracy"] for record in cell.records} for cell in (first, second))
+    labels = first.setting.label, second.setting.label
+    return compare_records(labels, first.records, second.records, "test_accuracy")
+
+
+def compare_records(
+    names: tuple[str, str], first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], measure: str
+) -> Comparison | None:
+    """Compare a measure of the records of two settings of these names, likewise."""
+    ours, theirs = ({record["seed"]: record[measure] for record in records} for records in (first, second))
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
         return None
     a, b = (np.array([values[seed] for seed in seeds]) for values in (ours, theirs))
-    names, difference = (first.setting.label, second.setting.label), float(np.mean(a - b))
+    difference = float(np.mean(a - b))
     # Differences that are equal but for floating-point rounding do not vary.
     if len(seeds) < 2 or np.ptp(a - b) < 1e-12:
         return Comparison(*names, len(seeds), difference, None, None, None)
@@ -108,6 +116,12 @@ def holm(p: Sequence[float]) -> list[float]:
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return corrected.tolist()
+
+
+def corrected(comparisons: Sequence[Comparison]) -> dict[Comparison, float]:
+    """The p-values of those comparisons that have one, corrected by Holm's method for their number."""
+    tested = {comparison: comparison.p for comparison in comparisons if comparison.p is not None}
+    return dict(zip(tested, holm([*tested.values()]), strict=True))
 
 
 def judge(experiment: Experiment, cells: Sequence[Cell]) -> Verdict | None:
@@ -128,9 +142,7 @@ def judge(experiment: Experiment, cells: Sequence[Cell]) -> Verdict | None:
     comparisons = tuple(comparison for comparison in compared if comparison is not None)
     if len(comparisons) < len(compared):
         return Verdict("undecided", f"{claim} is undecided: not all of it has been run yet.", comparisons)
-    tested = {comparison: comparison.p for comparison in comparisons if comparison.p is not None}
-    corrected = dict(zip(tested, holm([*tested.values()]), strict=True))
-    significant = {comparison for comparison, p in corrected.items() if p < 1 - LEVEL}
+    significant = {comparison for comparison, p in corrected(comparisons).items() if p < 1 - LEVEL}
     against = [c for c in comparisons if c.difference < 0 and c in significant]
     word: Word = "undecided"
     if against:

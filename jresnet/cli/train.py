@@ -63,6 +63,9 @@ def summary(result: Result, workdir: pathlib.Path) -> str:
     accuracy = f"test accuracy {result.test_accuracy:.2%} of {result.dataset['test']:,} images after the last epoch"
     lines = [f"{workdir}: {accuracy}, {result.parameters:,} parameters, {result.seconds:.1f} s"]
     if result.best_epoch is not None:
-        best = f"{result.best_validation_accuracy:.2%}, test accuracy {result.best_test_accuracy:.2%}"
+        test = "test images are not evaluated"  # before the last epoch, with --test-after training
+        if result.best_test_accuracy is not None:
+            test = f"test accuracy {result.best_test_accuracy:.2%}"
+        best = f"{result.best_validation_accuracy:.2%}, {test}"
         lines.append(f"{workdir}/{BEST}: of epoch {result.best_epoch}, the best on validation: {best}")
     return "\n".join(lines)

@@ -24,7 +24,7 @@ STYLES = {
 """How each split is drawn: in colours that remain distinct in every common form of colour blindness (Okabe and Ito,
 "Color Universal Design", 2008), and in line styles that remain distinct in black and white."""
 
-_MOST_MARKERS = 20  # epochs; more markers than this hide the curve
+_MOST_MARKERS = 20  # points; more markers than this hide the curve, but a single point is only seen by its marker
 _PANELS = {"loss": ("cross-entropy (nats)", 1), "accuracy": ("accuracy (%)", 100)}
 
 
@@ -71,7 +71,7 @@ def panel(axes: "Axes", histories: Sequence[Sequence[Record]], name: str, last: 
         axes.plot(
             epochs, means, label=split + last_value * last, linewidth=1.6, markersize=5,
             color=style["color"], linestyle=style["linestyle"],
-            marker=style["marker"] if len(epochs) <= _MOST_MARKERS else "", clip_on=False, zorder=3,
+            marker=style["marker"] if np.isfinite(means).sum() <= _MOST_MARKERS else "", clip_on=False, zorder=3,
         )  # fmt: skip
         if len(values) > 1:
             low, high = values.min(axis=0), values.max(axis=0)

@@ -57,7 +57,7 @@ class Result:
     best_validation_accuracy: Fraction | None = None
     """likewise; the best epoch was chosen by it"""
     best_test_loss: NonNegative | None = None
-    """of the parameters after the best epoch, on test images, which had no part in the choice"""
+    """of the parameters after the best epoch, on test images, if evaluated, which had no part in the choice"""
     best_test_accuracy: Fraction | None = None
     """likewise"""
     dataset: DataJson

@@ -16,6 +16,7 @@ from jresnet.rules import as_typed, require
 
 # Options that may change when a run is resumed: where data and initial weights, which their sha256 identifies, come
 # from, how they reach the device, and how it computes the same function. How images are resized stays, for prediction.
+# When test images are evaluated changes no weight, but stays: what config.json says of it must hold for all epochs.
 CHANGEABLE = (
     "dataset", "data_dir", "image_size", "skip_unreadable", "test_from", "holdout_test", "input", "parallel",
     "channel_multiple", "init_from",

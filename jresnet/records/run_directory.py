@@ -227,6 +227,9 @@ def contradictions(result: Record, history: Sequence[Record]) -> list[str]:
     expected = {name: history[-1].get(name) for name in result if name.startswith(METRIC_PREFIXES)}
     expected |= {name: None for name in result if name.startswith("best_")}
     expected |= best_figures(history) if config.keep_best else {}
+    seen = [line["epoch"] for line in history[:-1] if any(name.startswith("test_") for name in line)]
+    if config.test_after == "training" and seen:
+        return [f"test_after is training, {METRICS} has test figures of epoch {seen[0]}"]
     seconds = sum(record["seconds"] for record in history)
     # How a sum of floats rounds depends on Python's version.
     expected["seconds"] = result["seconds"] if math.isclose(result["seconds"], seconds, rel_tol=1e-14) else seconds

@@ -65,6 +65,8 @@ def fit(
 ) -> Result:
     """Train one network, evaluate it after every epoch, and record the run in `workdir`.
 
+    With `config.test_after` "training" only validation images are evaluated before the last epoch.
+
     The result is a function of (config, seed, data): a run that is interrupted and resumed ends with the same
     parameters. The bits depend on how sums are divided, too: on the kind and number of devices, on jit or pmap, and on
     a CPU on the number of cores; `Result.execution` records them, and a warning says if they differ on resume. On a
@@ -199,14 +201,15 @@ def train(
                 unsaved = 0.0
             else:
                 trainer.check_finite()
-            started = time.perf_counter()
+            started, compiled = time.perf_counter(), trainer.evaluator.compile_seconds
             outputs = evaluate(trainer, dataset, epoch, signal, checkpoints, log)
             if epoch + 1 == config.epochs and "test" in outputs and distributed.is_primary():
                 found, test = outputs["test"], dataset.test
                 run_directory.write_predictions(
                     directory, found.predictions, found.confidences, test.labels, test.names
                 )
-            log.epoch(epoch_record(trainer, dataset, epoch, outputs, time.perf_counter() - started))
+            seconds = time.perf_counter() - started - (trainer.evaluator.compile_seconds - compiled)
+            log.epoch(epoch_record(trainer, dataset, epoch, outputs, seconds))
             if config.keep_best and best.keep(best_checkpoint, checkpoints, trainer, log.history):
                 unsaved = 0.0
             if on_epoch and distributed.is_primary():
@@ -298,7 +301,10 @@ def stop_if_signalled(trainer: Trainer, checkpoints: Checkpoints, log: RunLog) -
 def evaluate(
     trainer: Trainer, dataset: Dataset, epoch: int, signal: StopSignal, checkpoints: Checkpoints, log: RunLog
 ) -> dict[str, Outputs]:
-    """Evaluate the splits other than the training split that have images; stop on a signal, see `stop_if_signalled`."""
+    """Evaluate the splits other than the training split that have images; stop on a signal, see `stop_if_signalled`.
+
+    The test split is left out before the last epoch if the run's test images are to be seen after training only.
+    """
 
     def after_call(seconds: float) -> float:
         log.advance(trainer.steps_per_epoch, epoch, "test")
@@ -306,6 +312,8 @@ def evaluate(
         stop_if_signalled(trainer, checkpoints, log)
         return longest
 
-    splits = {"validation": dataset.validation, "test": dataset.test}
+    config, splits = trainer.run.config, {"validation": dataset.validation}
+    if config.test_after == "epochs" or epoch + 1 == config.epochs:
+        splits["test"] = dataset.test
     variables = trainer.state.variables
     return {name: trainer.evaluator(variables, split, after_call) for name, split in splits.items() if len(split)}

@@ -57,6 +57,6 @@ def summarise_run(trainer: Trainer, history: Sequence[Record], commit: str | Non
         versions=environment.versions(),
         commit=commit,
         seconds=sum(record["seconds"] for record in history),
-        compile_seconds=trainer.compile_seconds,
+        compile_seconds=trainer.compile_seconds + trainer.evaluator.compile_seconds,
         images_per_second=statistics.median(record["images_per_second"] for record in history),
     )

@@ -5,9 +5,10 @@ import pathlib
 import shlex
 
 from jresnet import cli
-from jresnet.cli import commands, runs
+from jresnet.cli import commands, runs, train
 from jresnet.errors import Interrupted
 from jresnet.records import run_directory
+from jresnet.records.result import Result
 from jresnet.train import loop
 
 LINE = [
@@ -30,6 +31,18 @@ def test_a_run_is_recorded_and_resumed(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == [last]
     assert cli.run_program(commands.run, [*LINE, "--workdir", "runs/train"]) == 2
     assert "--workdir runs/train: holds another run (seed 3, not 0)" in capsys.readouterr().err
+
+
+def test_a_best_epoch_whose_test_images_were_not_evaluated(tmp_path):
+    values = {"experiment": "train", "config": {}, "seed": 0, "parameters": 1, "epochs": 3, "train_loss": 1.0}
+    values |= {"train_accuracy": 0.5, "test_accuracy": 0.25, "dataset": {"name": "made", "test": 40}, "device": "none"}
+    values |= {"versions": {}, "commit": None, "seconds": 1.0, "compile_seconds": 1.0, "images_per_second": 1.0}
+    result = Result(**values, best_epoch=1, best_validation_accuracy=0.75)
+    first, last = train.summary(result, tmp_path).splitlines()
+    assert first.startswith(f"{tmp_path}: test accuracy 25.00% of 40 images after the last epoch")
+    assert last == f"{tmp_path}/best: of epoch 1, the best on validation: 75.00%, test images are not evaluated"
+    last = train.summary(dataclasses.replace(result, best_test_accuracy=0.5), tmp_path).splitlines()[1]
+    assert last.endswith("the best on validation: 75.00%, test accuracy 50.00%")
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch, capsys):

@@ -13,7 +13,7 @@ import chex
 import pytest
 from PIL import Image
 
-from experiments import final
+from experiments import ablation, final, speedrun, tuned
 from experiments.study import single
 from tests.support.runs import final_state, strip
 from tests.support.studies import TINY, tiny_npz
@@ -66,6 +66,51 @@ def test_quick(tmp_path):
     paths = lines[lines.index("runs/final-quick/table.md") :]
     assert {pathlib.Path(path).name for path in paths} | {"lock"} == {path.name for path in place.iterdir()}
     assert all((tmp_path / path).exists() for path in paths)
+
+
+def json_in(path):
+    return json.loads(pathlib.Path(path).read_text())
+
+
+@pytest.mark.slow
+def test_the_tuned_recipe_in_small(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert tuned.main(["--quick"]) == 0
+    out, err = capsys.readouterr()
+    place = pathlib.Path("runs/tuned-quick")
+    result, flipped = json_in(place / "result.json"), json_in(place / "evaluation-flip.json")
+    plain, both = (flipped["systems"][name]["accuracy"] for name in ("model", "model, with flip"))
+    assert err == "" and plain == result["test_accuracy"]
+    line = f"{place}: test accuracy {plain:.2%}; apart from it, with test-time flip {both:.2%}: {place / tuned.FLIP}"
+    assert out.splitlines()[-1] == line
+    lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    assert ["test_accuracy" in line for line in lines] == [False, True]
+
+
+@pytest.mark.slow
+def test_a_speedrun_in_small(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert speedrun.main(["--quick"]) == 0
+    out, err = capsys.readouterr()
+    place = pathlib.Path("runs/speedrun-0.9095-quick")
+    record = json_in(place / "speedrun.json")
+    results = [json_in(path) for path in sorted(place.glob("runs/*/seed-*/result.json"))]
+    assert err == "" and [run["seconds"] for run in record["runs"]] == [result["seconds"] for result in results]
+    assert len(results) == 2 and f"{place}/speedrun.json" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("direction", "runs"), [("add", 6), ("leave", 4)])
+def test_an_ablation_in_small(tmp_path, monkeypatch, capsys, direction, runs):
+    monkeypatch.chdir(tmp_path)
+    assert ablation.main(["--quick", "--direction", direction]) == 0
+    out, err = capsys.readouterr()
+    place = pathlib.Path(f"runs/ablation-{direction}-quick")
+    results = [json_in(path) for path in place.glob("runs/*/seed-*/result.json")]
+    assert err == "" and len(results) == runs
+    assert not any(name.startswith("test_") for result in results for name in result)
+    written = [pathlib.Path(line) for line in out.splitlines() if line.startswith(f"{place}/")]
+    assert place / "report.html" in written and all(path.stat().st_size > 50 for path in written)
 
 
 def interrupted(words, here, number, after):

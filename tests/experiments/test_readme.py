@@ -10,6 +10,7 @@ import pytest
 from experiments import readme, report
 from experiments.study import committed
 from jresnet.errors import InputError
+from jresnet.records import run_directory
 
 STUDY = "augmentation-width16-jpegq75"
 HEADLINE, RESULTS, SPEEDS, FIELDS = readme.BLOCKS
@@ -185,6 +186,54 @@ def test_another_study_is_another_table(root):
     assert text.count("| 4.1 Data augmentation |") == before + 1 and "**z-again**" in text
     shutil.rmtree(new)
     assert readme.check(root)
+
+
+def ablation(root, gains):
+    """A committed ablation: runs without test figures, whose validation accuracy is that of the base and its gain."""
+    study, experiment = root / committed.RESULTS / "z-ablation", root / committed.RESULTS / STUDY
+    settings = []
+    for label, by_seed in gains.items():
+        for seed, gain in enumerate(by_seed):
+            run = study / label.replace(" ", "-") / f"seed-{seed}"
+            run.mkdir(parents=True)
+            result = json.loads((experiment / f"seed-{seed}" / "result.json").read_text())
+            lines = [
+                json.loads(line) for line in (experiment / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
+            ]
+            for record in (result, *lines):
+                for name in [name for name in record if name.startswith("test_")]:
+                    del record[name]
+                record |= {"validation_accuracy": 0.75 + gain, "validation_loss": 1.0 - gain}
+            result["dataset"] |= {"train": 45000, "validation": 5000, "test": 0}
+            result["experiment"] = "ablation"
+            (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            run_directory.finish(run, result, lines)
+        runs = [f"{label.replace(' ', '-')}/seed-{seed}" for seed in range(len(by_seed))]
+        settings.append({"label": label, "runs": runs})
+    outcome = {"command": "python -m experiments.ablation", "select": "validation", "follow": False}
+    outcome["experiments"] = [{"name": "ablation", "section": "", "title": "Ingredients", "settings": settings}]
+    (study / "outcome.json").write_text(json.dumps(outcome))
+    return study
+
+
+def test_a_study_without_test_figures_is_compared_on_validation_images(root):
+    study = ablation(root, {"base": [0.0, 0.01], "cutout 8": [0.02, 0.05], "EMA 0.99": [0.0]})
+    assert readme.check(root) and not readme.record_drifts(readme.read(root), root)
+    readme.update(root)
+    assert readme.check(root) == []
+    text = generated(root, RESULTS).split("**z-ablation**: ")[1]
+    assert "45,000 training and 5,000 validation images" in text.splitlines()[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "| Ingr" in line]
+    # Quantile 0.975 of Student's t with one degree of freedom is 12.7062, and half the range of two values their
+    # standard error.
+    t = 12.7062
+    assert rows[0][:4] == ["Ingredients", "base", "2", f"75.50 [{75.5 - t / 2:.2f}, {75.5 + t / 2:.2f}]"]
+    assert rows[1][1:3] == ["cutout 8", "2"] and rows[1][4] == f"+3.00 [{3 - t:+.2f}, {3 + t:+.2f}]"
+    assert rows[1][7] == f"-0.0300 [{-0.03 - t / 100:+.4f}, {-0.03 + t / 100:+.4f}]"
+    # Of one run there is a value, but neither interval nor p.
+    assert rows[2][1:6] == ["EMA 0.99", "1", "75.00", "+0.00", ""]
+    change(study / "base" / "seed-0" / "result.json", '"validation_accuracy": 0.75', '"validation_accuracy": 0.76')
+    assert "validation_accuracy is 0.76, its epochs give 0.75" in readme.check(root)[0]
 
 
 @pytest.mark.parametrize(

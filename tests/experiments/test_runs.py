@@ -85,3 +85,22 @@ def test_a_damaged_record_beside_the_run_does_not_hide_it(tmp_path):
     shutil.copytree(run.directory, damaged)
     (damaged / "config.json").write_text("{")
     assert runs.study_run("width", CONFIG, 0, dataset, tmp_path).directory == run.directory
+
+
+def test_names_tell_options_beyond_the_reports_and_keep_those_of_older_runs():
+    config = models.fill_defaults(CONFIG)
+    assert runs.name(config) == "width4-batch64-rate0.01-blocks11-crop4-flip0.5-gray0.5-2epochs"
+    older = {
+        "schedule": "cosine",
+        "nesterov": True,
+        "warmup_epochs": 1.0,
+        "weight_decay": 0.1,
+        "keep_best": "validation",
+    }
+    assert runs.name(dataclasses.replace(config, **older)) == runs.name(config)
+    changes = {"cutout": 8, "ema_decay": 0.99, "label_smoothing": 0.1, "alternate_flip": True, "randaugment": (2, 9)}
+    changed = dataclasses.replace(config, **changes, schedule="one-cycle", warmup_epochs=1.0, test_after="training")
+    assert runs.name(changed) == (
+        "width4-batch64-rate0.01-blocks11-crop4-flip0.5-gray0.5-onecycle-alternateflip-randaugment2x9-cutout8-"
+        "labelsmoothing0.1-emadecay0.99-testaftertraining-2epochs"
+    )

@@ -63,6 +63,17 @@ def test_curves_leave_a_gap_for_values_that_were_not_finite(tmp_path):
     assert min(right for _, right in drawn) > 100
 
 
+def test_a_figure_of_the_last_epoch_alone_is_a_point_that_can_be_seen(tmp_path):
+    """As of test images that are evaluated after training."""
+    names = ("test_loss", "test_accuracy")
+    *before, last = history(30)
+    once = [{name: value for name, value in r.items() if name not in names} for r in before]
+    curves([*once, last], tmp_path / "once.png", "")
+    curves([*once, {name: value for name, value in last.items() if name not in names}], tmp_path / "none.png", "")
+    drawn = [pixels(tmp_path / name, VERMILION) for name in ("once.png", "none.png")]
+    assert min(drawn[0]) > 20 and drawn[1] == (0, 0)
+
+
 def test_curves_need_an_epoch(tmp_path):
     with pytest.raises(InputError, match="no epoch"):
         curves([], tmp_path / "curves.png", "")

@@ -47,6 +47,22 @@ OTHER = {
     "head_learning_rate": 0.1,
     "class_weights": "balanced",
     "keep_best": "validation",
+    "alternate_flip": True,
+    "trivialaugment": True,
+    "randaugment": (2, 9),
+    "cutout": 2,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "zero_init": True,
+    "optimizer": "adamw",
+    "muon_learning_rate": 0.1,
+    "weight_decay_on": "kernels",
+    "label_smoothing": 0.1,
+    "ema_decay": 0.99,
+    "clip_norm": 1.0,
+    "accumulate": 2,
+    "sam": 0.05,
+    "test_after": "training",
 }
 CHANGEABLE = {
     "dataset": "other", "data_dir": "elsewhere", "image_size": (8, 8), "skip_unreadable": True,
@@ -225,14 +241,14 @@ def test_an_option_added_later_has_its_default_in_older_records(workdir):
 
 def test_an_option_of_a_later_version_is_refused(workdir):
     record = json.loads((workdir / "config.json").read_text())
-    record["config"]["mixup"] = 0.2
+    record["config"]["warp"] = 0.2
     (workdir / "config.json").write_text(json.dumps(record))
     message = refused(workdir, make_run())
-    assert "not a record of this version (config has an unknown field 'mixup'; jresnet '" in message
-    record["config"]["cutout"], record["jresnet"] = 3, "9.1"
+    assert "not a record of this version (config has an unknown field 'warp'; jresnet '" in message
+    record["config"]["bend"], record["jresnet"] = 3, "9.1"
     (workdir / "config.json").write_text(json.dumps(record))
     message = refused(workdir, make_run())
-    assert "(config has unknown fields 'mixup', 'cutout'; jresnet '9.1' wrote it)" in message
+    assert "(config has unknown fields 'warp', 'bend'; jresnet '9.1' wrote it)" in message
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[1]", b"3", b'{"config": 1}', b'{"seed": 0}', b"{}"])

@@ -106,9 +106,14 @@ class FakeFit:
         run_directory.create(workdir, run)
         accuracy = self.accuracy(config, seed)
         figures = {"train_loss": 1.0, "train_accuracy": accuracy}
-        figures |= {"test_accuracy": accuracy, "validation_accuracy": accuracy}
+        figures |= {"validation_accuracy": accuracy, "validation_loss": 1.0 - accuracy}
         speed = {"images_per_second": 10.0, "seconds": 2.0}
         lines = [{"epoch": epoch, **figures, "learning_rate": 0.1, **speed} for epoch in range(config.epochs)]
+        if run.dataset["test"]:
+            test = {"test_accuracy": accuracy, "test_loss": 1.0 - accuracy}
+            figures |= test
+            for line in lines if config.test_after == "epochs" else lines[-1:]:
+                line |= test
         write_bytes(workdir / METRICS, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
         record = {name: run.to_json()[name] for name in ("experiment", "config", "seed", "dataset")} | figures
         record |= {"device": "none", "versions": {}, "commit": None, "parameters": 1, "epochs": config.epochs}

@@ -47,6 +47,7 @@ def evaluator(network, monkeypatch):
         evaluator.copies += 1
         return split(arrays)
 
+    call.lower = program.lower
     evaluator.program = call
     monkeypatch.setattr(evaluator.devices, "split", copy)
     return evaluator
@@ -71,12 +72,14 @@ def test_images_that_fit_are_copied_once_and_calls_grow_to_a_second(evaluator, n
     first = evaluator(network[1], split, lambda seconds: 0.0)
     assert_right(first, network, split)
     assert evaluator.calls == [(0, 1), (1, 5), (5, 12)]
+    compiled = evaluator.compile_seconds
     second = evaluator(network[1], split, lambda seconds: 2.0)
     # Twice as long as a call should take: the next has half the steps, and so on.
     assert evaluator.calls[3:] == [(0, 12)]
     third = evaluator(network[1], split, lambda seconds: 2.0)
     assert evaluator.calls[4:] == [(0, 6), (6, 9), (9, 10), (10, 11), (11, 12)]
     assert evaluator.copies == 1
+    assert evaluator.compile_seconds == compiled > 0, "the shape is compiled once, and timed apart"
     chex.assert_trees_all_equal(first, second, third)
 
 

@@ -30,7 +30,7 @@ from jresnet.records import run_directory
 from jresnet.records.run import Run
 from jresnet.train import loop, trainer
 from jresnet.train.checkpoint import Checkpoints
-from jresnet.train.evaluate import summarise
+from jresnet.train.evaluate import Evaluator, summarise
 from jresnet.use.classifier import Classifier
 from tests.support.runs import CONFIG, final_state, make_dataset, strip
 
@@ -490,6 +490,63 @@ def test_without_test_images_there_are_no_test_metrics(tmp_path):
     assert not any(key.startswith("test_") for record in recorded for key in record)
     assert not (tmp_path / "predictions.npz").exists()
     run_directory.read_result(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def tested_once(whole, tmp_path_factory):
+    """The run of `whole` with validation images, whose test images are evaluated after training, kept step by step."""
+    workdir = tmp_path_factory.mktemp("tested-once") / "run"
+    config = dataclasses.replace(whole[0], test_after="training", keep_best="validation")
+    result = loop.fit(config, make_dataset(validation=12), workdir, keep=None, checkpoint_seconds=0)
+    return config, workdir, result
+
+
+def test_test_images_are_evaluated_once_after_training_and_nothing_else_changes(whole, tested_once):
+    _, workdir, result = tested_once
+    lines, expected = strip(workdir), strip(whole[1])
+    for line in lines[:-1]:
+        assert not any(name.startswith("test_") for name in line) and 0 <= line["validation_accuracy"] <= 1
+    figures = {name: value for name, value in lines[-1].items() if not name.startswith("validation_")}
+    assert figures == expected[-1]
+    chex.assert_trees_all_equal(final_state(workdir), final_state(whole[1]))
+    recorded = run_directory.read_result(workdir)
+    assert recorded.test_accuracy == expected[-1]["test_accuracy"] and (workdir / "predictions.npz").exists()
+    # Of the best epoch test figures are known only if it is the last.
+    assert (result.best_test_accuracy is None) == (result.best_epoch != 2)
+    assert [verified(path).partition(";")[0] for path in runs_in(workdir)] == ["finished, records sound"]
+
+
+@pytest.mark.parametrize("step", [pytest.param(10, marks=pytest.mark.slow), 15])
+def test_a_resumed_run_evaluates_its_test_images_once(tested_once, tmp_path, monkeypatch, step):
+    config, source, _ = tested_once
+    rewind(source, tmp_path / "run", step)
+    shutil.rmtree(tmp_path / "run" / "best")
+    dataset, seen, evaluate = make_dataset(validation=12), [], Evaluator.__call__
+
+    def counted(self, variables, split, *arguments):
+        seen.append(split is dataset.test)
+        return evaluate(self, variables, split, *arguments)
+
+    monkeypatch.setattr(Evaluator, "__call__", counted)
+    loop.fit(config, dataset, tmp_path / "run")
+    assert seen[-1] and sum(seen) == 1
+    assert_same_run(source, tmp_path / "run")
+
+
+def test_a_record_that_says_otherwise_is_found(tested_once):
+    _, workdir, result = tested_once
+    lines = strip(workdir)
+    lines = [line | {"seconds": result.seconds / len(lines)} for line in lines]
+    assert run_directory.contradictions(result.to_json(), lines) == []
+    lines[1]["test_loss"] = 1.0
+    found = run_directory.contradictions(result.to_json(), lines)
+    assert found == ["test_after is training, metrics.jsonl has test figures of epoch 1"]
+
+
+def test_when_test_images_are_seen_does_not_change_within_a_run(tested_once):
+    config, workdir, _ = tested_once
+    with pytest.raises(InputError, match=r"holds another run \(test_after training, not epochs\)"):
+        loop.fit(dataclasses.replace(config, test_after="epochs"), make_dataset(validation=12), workdir)
 
 
 def test_devices_refuse_a_batch_that_does_not_divide(monkeypatch):

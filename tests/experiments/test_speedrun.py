@@ -1,0 +1,88 @@
+"""Speedruns: the recipes, and a record whose figures are computed here once more."""
+
+import dataclasses
+import json
+import math
+import pathlib
+
+import pytest
+
+from experiments import report, speedrun
+from jresnet import models
+from jresnet.train import loop
+from tests.support.studies import FakeFit, five_classes
+
+
+@pytest.fixture
+def fit(monkeypatch, tmp_path):
+    """Runs without training, in an empty directory."""
+    fake = FakeFit()
+    monkeypatch.setattr(loop, "fit", fake)
+    monkeypatch.chdir(tmp_path)
+    return fake
+
+
+@pytest.mark.parametrize("target", speedrun.RECIPES)
+def test_recipes_train_the_reports_network_and_see_test_images_once(target):
+    config = speedrun.parse(["--target", target]).config
+    assert models.check_network(config, 10, (32, 32)) == 4_815_940
+    assert (config.test_after, config.validation, config.grayscale, config.nesterov) == ("training", 0, 0.0, True)
+    assert config.warmup_epochs / config.epochs == pytest.approx(0.23, abs=0.01) and config.schedule == "one-cycle"
+    given = speedrun.parse(["--target", target, "--precision", "bfloat16", "--dataset", "npz:x.npz"]).config
+    assert given == dataclasses.replace(config, precision="bfloat16", dataset="npz:x.npz")
+
+
+def test_a_speedrun_is_recorded_and_resumed(fit, capsys):
+    accuracies = {0: 0.93, 1: 0.90, 2: 0.9095}
+    fit.accuracy = lambda config, seed: accuracies[seed]
+    words = ["--quick", "--target", "0.9095", "--workdir", "w", "--seeds"]
+    assert speedrun.main([*words, "2"]) == 0
+    assert "91.50" in capsys.readouterr().out
+    assert speedrun.main([*words, "3"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and len(fit.made) == 3, "finished seeds are kept"
+    record = json.loads(pathlib.Path("w/speedrun.json").read_text())
+    mean = (0.93 + 0.90 + 0.9095) / 3
+    std = math.sqrt(sum((accuracy - mean) ** 2 for accuracy in accuracies.values()) / 2)
+    half = 4.30265 * std / math.sqrt(3)  # quantile 0.975 of Student's t with two degrees of freedom
+    assert (record["n"], record["target"], record["share"], record["reached"]) == (3, 0.9095, 2 / 3, mean >= 0.9095)
+    assert [record["mean"], record["low"], record["high"]] == pytest.approx([mean, mean - half, mean + half], abs=1e-6)
+    assert [run["seed"] for run in record["runs"]] == [0, 1, 2]
+    # FakeFit's epochs take two seconds, and there are two.
+    assert (record["seconds"]["median"], record["compile_seconds"]["median"]) == (4.0, 1.0)
+    assert record["dataset"]["train"] == 640 and record["config"]["test_after"] == "training"
+    assert f"{100 * mean:.2f}" in pathlib.Path("w/table.md").read_text() and "yes" in out
+    outcome = json.loads(pathlib.Path("w/outcome.json").read_text())
+    (setting,) = outcome["experiments"][0]["settings"]
+    assert [(pathlib.Path("w") / run / "result.json").exists() for run in setting["runs"]] == [True] * 3
+
+
+def test_the_operations_are_those_of_all_images_and_epochs():
+    """docs/cli.md has the network's multiply-adds, of which the backward pass makes twice as many."""
+    config = models.fill_defaults(dataclasses.replace(report.FINAL, epochs=12))
+    record = {
+        "config": json.loads(json.dumps(dataclasses.asdict(config))), "parameters": 4_815_940, "seed": 0,
+        "test_accuracy": 0.91, "test_loss": 0.3, "seconds": 1.0, "compile_seconds": 1.0, "images_per_second": 1.0,
+        "dataset": {"name": "made", "train": 50_000, "validation": 0, "test": 10, "sha256": "0"},
+        "device": "none", "versions": {}, "commit": None,
+    }  # fmt: skip
+    ten = dataclasses.replace(five_classes(), classes=tuple("abcdefghij"))
+    found = speedrun.summarise(0.9095, ten, [record], "command")
+    assert found.training_flops == 3 * 2 * 239_600_928 * 50_000 * 12
+    assert (found.n, found.low, found.reached, found.share) == (1, None, True, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--target", "0.97"], "--target 0.97: must be one of 0.9095, 0.94, 0.95"),
+        (["--epochs", "3"], "--epochs: no such option"),
+        (["--seeds", "0"], "--seeds 0: must be at least 1"),
+        (["--workdir="], "--workdir '': must name a directory"),
+    ],
+)
+def test_bad_speedruns(fit, capsys, tmp_path, words, complaint):
+    assert speedrun.main(words) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1) and err.startswith(complaint)
+    assert not list(tmp_path.iterdir())
