@@ -78,6 +78,7 @@ class Scale(NamedTuple):
       epochs: of the run that must pass the gate, and of those after it.
       validation: images held out of the first.
       gate: its validation accuracy at least.
+      long: runs after it.
       speedrun: words that scale the speed runs.
     """
 
@@ -96,6 +97,7 @@ class Scale(NamedTuple):
     epochs: tuple[int, int]
     validation: int
     gate: float
+    long: int
     speedrun: dict[str, Any]
 
 
@@ -118,6 +120,7 @@ FULL = Scale(
     epochs=(200, 600),
     validation=5_000,
     gate=0.963,
+    long=5,
     speedrun={"seeds": 20},
 )  # fmt: skip
 _QUICK = QUICK | {"blocks": (1,), "epochs": 1}
@@ -138,6 +141,7 @@ TINY = Scale(
     epochs=(5, 6),
     validation=32,
     gate=0.0,
+    long=1,
     speedrun={"quick": True, "seeds": 2},
 )
 
@@ -263,8 +267,10 @@ def _tuned(scale: Scale, directory: Path, dataset: str | None, data: Dataset | N
     """
     gate, sha256 = "tuned-200", data.sha256 if data else None
     first = {"epochs": scale.epochs[0], "validation": scale.validation, "seed": 0}
-    long = {f"tuned-600-seed{seed}": {"epochs": scale.epochs[1], "validation": 0, "seed": seed} for seed in range(5)}
-    for name, shape in ({gate: first} | long).items():
+    shapes = {gate: first}
+    for seed in range(scale.long):
+        shapes[f"tuned-600-seed{seed}"] = {"epochs": scale.epochs[1], "validation": 0, "seed": seed}
+    for name, shape in shapes.items():
         run = {"epochs": shape["epochs"], "validation": shape["validation"], "seeds": 1, "first_seed": shape["seed"]}
         options = scale.tuned | run | {"dataset": dataset, "workdir": directory / name, "resume": True}
         waits = nothing if name == gate else partial(said.below, scale.gate, gate, first, sha256)
