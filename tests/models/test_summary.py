@@ -105,10 +105,7 @@ def torch_counts(model, **options):
 def test_networks_under_the_budget_by_options(options, parameters, macs):
     assert parameters < summary.BUDGET
     assert totals(summary.layers(models.from_config(Config(**options), 10), (32, 32))) == (parameters, macs)
-    if "blocks" in options:
-        counted = wide_counts(options["blocks"][0], options["width"])
-    else:
-        counted = torch_counts(**options)
+    counted = wide_counts(options["blocks"][0], options["width"]) if "blocks" in options else torch_counts(**options)
     assert counted == (parameters, macs)
 
 
