@@ -150,10 +150,15 @@ def check(root: pathlib.Path = ROOT) -> list[str]:
         for old, new in itertools.zip_longest(written, block.lines(records), fillvalue="nothing"):
             if old != new:
                 drifts.append(f"{block.path}: says {old!r}, the records give {new!r}: run python -m experiments.readme")
-    path = root / FIGURE
-    if not path.exists() or beyond.digest(_ours(records)).encode() not in path.read_bytes():
+    if not _drawn(records, root):
         drifts.append(f"{FIGURE}: was not drawn from these records: run python -m experiments.readme")
     return drifts
+
+
+def _drawn(records: Records, root: pathlib.Path) -> bool:
+    """Whether the figure shows these records."""
+    path = root / FIGURE
+    return path.exists() and beyond.digest(_ours(records)).encode() in path.read_bytes()
 
 
 def read(root: pathlib.Path) -> Records:
@@ -176,7 +181,7 @@ def record_drifts(records: Records, root: pathlib.Path) -> list[str]:
 
 
 def update(root: pathlib.Path = ROOT) -> None:
-    """Rewrite the generated tables from the records.
+    """Rewrite the generated tables from the records, and the figure if it shows others: its bytes are matplotlib's.
 
     Raises:
       InputError: as `check`, or a record contradicts itself; nothing was written.
@@ -191,7 +196,8 @@ def update(root: pathlib.Path = ROOT) -> None:
         pages[path] = before + "\n".join([*block.lines(records), after])
     for path, page in pages.items():
         write_bytes(path, page.encode())
-    write_bytes(root / FIGURE, beyond.svg(_ours(records)))
+    if not _drawn(records, root):
+        write_bytes(root / FIGURE, beyond.svg(_ours(records)))
 
 
 def results(records: Records) -> list[str]:

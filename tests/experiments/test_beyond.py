@@ -28,7 +28,7 @@ def record(accuracy=0.93, config=None, device="A CPU", **values):
 
 
 def airbench(*widths, depth):
-    """Trainable parameters of its network: a whitening layer's bias, groups of convolutions, biases of norms, a head."""
+    """Trainable parameters of its network: whitening layer's bias, groups of convolutions, biases of norms, head."""
     inputs, total = 24, 24
     for width in widths:
         total += 9 * inputs * width + (depth - 1) * 9 * width**2 + depth * width

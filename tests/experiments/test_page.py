@@ -251,7 +251,7 @@ def test_every_file_is_listed_and_readable(written):
     on_disk = {path for path in directory.rglob("*") if path.is_file()}
     assert set(paths) == on_disk
     names = {path.name for path in paths if path.parent.name == "figures"}
-    figures = {"learning_rate", "final", "samples", "augmentations", "confusion", "mistakes", "parameters"}
+    figures = {"learning_rate", "final", "samples", "augmentations", "confusion", "mistakes", "parameters", "beyond"}
     assert names == {f"{name}.{kind}" for name in figures for kind in ("png", "svg")}
     for path in paths:
         if path.suffix == ".png":
