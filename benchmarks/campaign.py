@@ -132,14 +132,21 @@ def read_records(directory: Path, here: Mapping[str, Any]) -> Records:
     records = []
     for path in own + committed:
         record = read_record(path)
-        key = "device" if "environment" in record else "devices"
-        environment = record.get("environment", record)
-        name = environment.get("device") if isinstance(environment, dict) else None
-        if name == here[key] or record.get("benchmark") == KERNELS:
+        name, expected = _device(record, here)
+        if name == expected or record.get("benchmark") == KERNELS:
             records.append(record)
         elif path in own and name is not None:
-            raise InputError(f"--output {directory}: holds records of {name}, this is {here[key]}: choose another")
+            raise InputError(f"--output {directory}: holds records of {name}, this is {expected}: choose another")
     return records
+
+
+def _device(record: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[Any, str]:
+    """The device that a record names, None if it names none, and this one as such records would name it."""
+    if "benchmark" in record:
+        environment = record.get("environment")
+        return environment.get("device") if isinstance(environment, dict) else None, here["device"]
+    provenance = record.get("provenance")  # of a speed run
+    return provenance.get("Device") if isinstance(provenance, dict) else record.get("device"), here["devices"]
 
 
 def read_record(path: Path) -> Mapping[str, Any]:

@@ -121,7 +121,7 @@ FULL = Scale(
     validation=5_000,
     gate=0.963,
     long=5,
-    speedrun={"seeds": 20},
+    speedrun={"seeds": 20, "precision": "bfloat16"},
 )  # fmt: skip
 _QUICK = QUICK | {"blocks": (1,), "epochs": 1}
 _FEW = {"train_images": 128, "test_images": 64}
@@ -142,7 +142,7 @@ TINY = Scale(
     validation=32,
     gate=0.0,
     long=1,
-    speedrun={"quick": True, "seeds": 2},
+    speedrun={"quick": True, "seeds": 2} | _FEW,
 )
 
 
@@ -174,7 +174,7 @@ def steps(device: Device, tiny: bool, directory: Path, dataset: str | None) -> l
         *_tuned(scale, directory, dataset, data),
         *_variants(scale, device, directory),
         _accuracy(scale, directory, dataset),
-        *_speedruns(scale, directory, dataset),
+        *_speedruns(scale, directory, dataset, data),
     ]
     if device == "gpu":  # last: on an H200 PyTorch took over four minutes to choose the kernels of one case
         every += [step for mode in SLOW for step in _speeds(scale, device, directory, mode, (mode,))]
@@ -280,12 +280,12 @@ def _tuned(scale: Scale, directory: Path, dataset: str | None, data: Dataset | N
         )  # fmt: skip
 
 
-def _speedruns(scale: Scale, directory: Path, dataset: str | None) -> Iterator[Step]:
+def _speedruns(scale: Scale, directory: Path, dataset: str | None, data: Dataset | None) -> Iterator[Step]:
     """Training to a test accuracy in as few seconds as possible, over many seeds."""
     for name, target in SPEEDRUNS.items():
         options = {"target": target} | scale.speedrun | {"dataset": dataset, "workdir": directory / name}
-        command = module("experiments.speedrun", *words(options), "--resume")
-        headline = partial(said.speedrun, target, scale.speedrun["seeds"])
+        command = module("experiments.speedrun", *words(options))
+        headline = partial(said.speedrun, target, scale.speedrun["seeds"], data.sha256 if data else None)
         yield Step(name, (command,), headline, 60, lacks=_lacks(dataset))
 
 

@@ -168,8 +168,8 @@ def read(root: pathlib.Path) -> Records:
       InputError: one is missing or damaged.
     """
     studies, speed = committed.read_studies(root), committed.read_speed(root)
-    ingredients, networks = (committed.read_costs(root, path) for path in (committed.INGREDIENTS, committed.NETWORKS))
-    return Records(studies, speed, ingredients, networks, published.read(root), read_stopped(root))
+    costs = [committed.read_costs(root, path) for path in (committed.INGREDIENTS, committed.NETWORKS)]
+    return Records(studies, speed, costs[0], costs[1], published.read(root), read_stopped(root))
 
 
 def record_drifts(records: Records, root: pathlib.Path) -> list[str]:
@@ -279,7 +279,7 @@ def _speed(speed: dict, cases: Sequence[dict]) -> list[str]:
     ]  # fmt: skip
 
 
-def ingredients(records: Records) -> list[str]:
+def ingredient_costs(records: Records) -> list[str]:
     """What each ingredient of a recipe costs in a training step."""
     record = records.ingredients
     if record is None:
@@ -288,7 +288,7 @@ def ingredients(records: Records) -> list[str]:
     return ["", *_markdown(_COST_COLUMNS, rows), "", _measured(record), ""]
 
 
-def networks(records: Records) -> list[str]:
+def network_costs(records: Records) -> list[str]:
     """Networks under the report's budget: their sizes, and what they cost in a training step beside the report's."""
     record = records.networks
     case = record["cases"][0] if record else {"rivals": {}}
@@ -409,8 +409,8 @@ BLOCKS = (
     Block("README.md", "headline", headline),
     Block("docs/results.md", "results", results),
     Block("docs/performance.md", "speed", all_speeds),
-    Block("docs/performance.md", "ingredients", ingredients),
-    Block("docs/performance.md", "networks", networks),
+    Block("docs/performance.md", "ingredients", ingredient_costs),
+    Block("docs/performance.md", "networks", network_costs),
     Block("docs/results.md", "accuracy", accuracy),
     Block("docs/runs.md", "fields", fields),
 )

@@ -375,8 +375,9 @@ def test_every_commands_options_are_ones_that_its_program_knows(tmp_path):
                 elif module in ("experiments.final", "experiments.tuned"):
                     parse(module, report.FINAL, words, SingleOptions)
                 elif module == "experiments.speedrun":
-                    options = {word for word in words if word.startswith("--")} - {"--quick"}
-                    assert options == {"--target", "--seeds", "--dataset", "--workdir", "--resume"}
+                    options = {word for word in words if word.startswith("--")}
+                    scaled = {"--quick", "--train-images", "--test-images"} if tiny else {"--precision"}
+                    assert options == {"--target", "--seeds", "--dataset", "--workdir"} | scaled
                 else:
                     parsed = cli.parse(kinds[module], words, module)
                     assert str(parsed.output).startswith(str(tmp_path / "a directory"))
@@ -519,19 +520,25 @@ def test_a_step_that_waits_is_left_out_until_records_let_it_run(fake, tmp_path):
 
 
 def test_a_speed_run_is_found_below_the_directory_when_it_is_complete(fake, tmp_path):
-    runs = [{"test_accuracy": 0.94, "training_seconds": 5.0}, {"test_accuracy": 0.95, "training_seconds": 6.0}]
-    record = {"experiment": "speedrun", "environment": {"device": "Card"}, "target": 0.94, "runs": runs}
-    assert campaign_records.speedrun(0.94, 2, [record]) == "94.50% in 5.5 s, means of 2 runs"
-    assert campaign_records.speedrun(0.94, 3, [record]) is None
-    assert campaign_records.speedrun(0.95, 2, [record]) is None
+    record = {"target": 0.94, "dataset": {"sha256": "data"}, "n": 2, "mean": 0.945, "reached": True}
+    record |= {"seconds": {"median": 5.5}, "provenance": {"Device": "Card x1", "Commit": "c"}}
+
+    def said(target=0.94, seeds=2, sha256="data", **changes):
+        return campaign_records.speedrun(target, seeds, sha256, [{"benchmark": "x"}, record | changes])
+
+    assert said() == "94.00% reached: 94.50% in 5.5 s, 2 runs"
+    assert said(mean=0.93, reached=False) == "94.00% not reached: 93.00% in 5.5 s, 2 runs"
+    assert said(seeds=3) is said(target=0.95) is said(sha256="other") is None
     path = tmp_path / "out" / "speedrun-94" / "speedrun.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(record))
     own = next(step for step in steps("gpu", False, tmp_path, None) if step.name == "speedrun-94")
-    real = dataclasses.replace(own, headline=partial(campaign_records.speedrun, 0.94, 2))
+    real = dataclasses.replace(own, headline=partial(campaign_records.speedrun, 0.94, 2, "data"))
     assert fake(lambda directory: [real]) == (0, ["speedrun-94: had a record"])
     # Neither is it taken for a run's result.
     assert campaign_records.equal(Config(), [record]) is None
+    path.write_text(json.dumps(record | {"provenance": {"Device": "Other x1"}}))
+    assert fake(lambda directory: [real])[0] == 2
 
 
 @pytest.mark.slow
