@@ -3,10 +3,10 @@
     python -m benchmarks.campaign --minutes 7 --output DIR --dataset npz:cifar10.npz
 
 Does everything run, and are two equal runs equal? Then the step beside PyTorch's, the final model at full scale, the
-report's other settings, variants of the step, and the time to the report's accuracy. Each step is a child process with
-a time limit of its own, whose log is in DIR/logs; what it made stays in DIR whatever ends it. What DIR or the committed
-records have for this device is not made again, so the same command goes on where it was stopped. DIR/cache, compiled
-programs, and DIR/study/**/checkpoints need not be kept afterwards.
+report's other settings, the tuned recipe, variants of the step, the time to the report's accuracy, and speed runs. Each
+step is a child process with a time limit of its own, whose log is in DIR/logs; what it made stays in DIR whatever ends
+it. What DIR or the committed records have for this device is not made again, so the same command goes on where it was
+stopped. DIR/cache, compiled programs, and DIR/**/checkpoints need not be kept afterwards.
 """
 
 import asyncio
@@ -26,7 +26,8 @@ from typing import Any
 import jax
 
 from benchmarks import timing
-from benchmarks.campaign_steps import DONE, FAILED, HAD, KERNELS, LATE, LEFT, Records, Step, steps
+from benchmarks.campaign_records import DONE, FAILED, HAD, KERNELS, LATE, LEFT, SPEEDRUN, Records
+from benchmarks.campaign_steps import Step, steps
 from benchmarks.records import BenchmarkOptions, environment, run_benchmark, select_device, write_record
 from jresnet import cli
 from jresnet.errors import InputError, Interrupted
@@ -111,9 +112,10 @@ def read_rows(path: Path) -> dict[str, dict[str, Any]]:
     return {row["step"]: row for row in rows}
 
 
-def results_of_runs(directory: Path) -> list[Path]:
-    """Every result.json below a directory in which runs may be at work, whose temporary directories come and go."""
-    return sorted(Path(place) / "result.json" for place, _, files in os.walk(directory) if "result.json" in files)
+def records_of_runs(directory: Path) -> list[Path]:
+    """Results and speed runs below a directory in which runs may be at work; their temporary ones come and go."""
+    names = {run_directory.RESULT, SPEEDRUN}
+    return sorted(Path(place) / name for place, _, files in os.walk(directory) for name in names.intersection(files))
 
 
 def read_records(directory: Path, here: Mapping[str, Any]) -> Records:
@@ -122,22 +124,29 @@ def read_records(directory: Path, here: Mapping[str, Any]) -> Records:
     Raises:
       InputError: the directory has a record of another device, or a damaged one.
     """
-    own = [*sorted(directory.glob("*.json")), *results_of_runs(directory)]
+    own = [*sorted(directory.glob("*.json")), *records_of_runs(directory)]
     committed = [
         *sorted((ROOT / "benchmarks" / "results").glob("*.json")),
-        *results_of_runs(ROOT / "experiments" / "results"),
+        *records_of_runs(ROOT / "experiments" / "results"),
     ]
     records = []
     for path in own + committed:
         record = read_record(path)
-        key = "device" if "benchmark" in record else "devices"
-        environment = record.get("environment", record)
-        name = environment.get("device") if isinstance(environment, dict) else None
-        if name == here[key] or record.get("benchmark") == KERNELS:
+        name, expected = _device(record, here)
+        if name == expected or record.get("benchmark") == KERNELS:
             records.append(record)
         elif path in own and name is not None:
-            raise InputError(f"--output {directory}: holds records of {name}, this is {here[key]}: choose another")
+            raise InputError(f"--output {directory}: holds records of {name}, this is {expected}: choose another")
     return records
+
+
+def _device(record: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[Any, str]:
+    """The device that a record names, None if it names none, and this one as such records would name it."""
+    if "benchmark" in record:
+        environment = record.get("environment")
+        return environment.get("device") if isinstance(environment, dict) else None, here["device"]
+    provenance = record.get("provenance")  # of a speed run
+    return provenance.get("Device") if isinstance(provenance, dict) else record.get("device"), here["devices"]
 
 
 def read_record(path: Path) -> Mapping[str, Any]:
@@ -236,8 +245,10 @@ class Campaign:
         """Run a step unless there is a reason not to; returns the entries of its row that this changes."""
         if (headline := self.headline(step)) is not None:
             return {"status": HAD, "headline": headline}
-        if step.lacks or self.left() < step.least:
-            return {"status": LEFT if step.lacks else LATE, "headline": step.lacks}
+        if reason := step.lacks or step.waits(read_records(self.directory, self.here)):
+            return {"status": LEFT, "headline": reason}
+        if self.left() < step.least:
+            return {"status": LATE, "headline": None}
         print(f"{step.name} ({self.left():.0f} s left) ...", file=sys.stderr, flush=True)
         log, started = self.directory / "logs" / f"{step.name}.log", time.monotonic()
         code: int | None = 0

@@ -1,44 +1,35 @@
-"""The steps of a campaign in order of worth, and what the records say about each."""
+"""The steps of a campaign in order of worth."""
 
 import dataclasses
 import importlib.util
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import rich.console
 
+from benchmarks import campaign_records as said
+from benchmarks.campaign_records import Headline, nothing
 from benchmarks.timing import Case, Device
-from benchmarks.variants import DEFAULT, VARIANTS, Variant
+from benchmarks.variants import VARIANTS
 from experiments import report
 from experiments.study import plan
 from experiments.study.experiment import Setting
 from experiments.study.options import QUICK
 from experiments.study.progress import Progress
-from jresnet import models
-from jresnet.config import Config, Precision
-from jresnet.data.datasets import load_dataset
-from jresnet.records.run import differences
+from jresnet.config import Precision
+from jresnet.data.datasets import Dataset, load_dataset
 from jresnet.rules import flag
 
-Records = Sequence[Mapping[str, Any]]
-"""Records of benchmarks and results of runs, all of one device."""
-Headline = Callable[[Records], str | None]
-"""What records say about a step, in a line; None if they lack it."""
-KERNELS = "kernels"
-"""The benchmark whose records are of a described device, wherever they were made."""
 TARGET = 0.9095
 """The test accuracy of the report's final model."""
-
-
+SPEEDRUNS = {"speedrun-9095": TARGET, "speedrun-94": 0.94, "speedrun-95": 0.95}
+"""Step -> the test accuracy that its runs are made for."""
 SLOW = ("compile", "graph")
 """PyTorch's modes that time many kernels before the first step."""
-
-DONE, HAD, LATE, FAILED, LEFT = "done", "had a record", "out of time", "failed", "left out"
-"""What becomes of a step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +43,7 @@ class Step:
       least: seconds that make it worth starting.
       limit: seconds at most.
       lacks: why it cannot run here; empty if it can.
+      waits: why records say that it must not run yet; None if it may.
       shares: the directory that its programs share with other steps', one step at a time.
       environ: environment variables of its programs.
     """
@@ -62,6 +54,7 @@ class Step:
     least: float
     limit: float = math.inf
     lacks: str = ""
+    waits: Headline = nothing
     shares: str = ""
     environ: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -81,6 +74,12 @@ class Scale(NamedTuple):
       accuracy: words that scale the time to the report's accuracy.
       seeds: runs of the final model.
       others: the experiments after it, one run of each setting.
+      tuned: words that scale the tuned recipe's runs.
+      epochs: of the run that must pass the gate, and of those after it.
+      validation: images held out of the first.
+      gate: its validation accuracy at least.
+      long: runs after it.
+      speedrun: words that scale the speed runs.
     """
 
     cases: Sequence[tuple[int, int, Precision]]
@@ -94,6 +93,12 @@ class Scale(NamedTuple):
     accuracy: dict[str, Any]
     seeds: int
     others: Sequence[str]
+    tuned: dict[str, Any]
+    epochs: tuple[int, int]
+    validation: int
+    gate: float
+    long: int
+    speedrun: dict[str, Any]
 
 
 FULL = Scale(
@@ -111,6 +116,12 @@ FULL = Scale(
     accuracy={},
     seeds=3,
     others=("augmentation", *(name for name in plan.NAMES if name not in ("augmentation", "final"))),
+    tuned={"precision": "bfloat16"},
+    epochs=(200, 600),
+    validation=5_000,
+    gate=0.963,
+    long=5,
+    speedrun={"seeds": 20, "precision": "bfloat16"},
 )  # fmt: skip
 _QUICK = QUICK | {"blocks": (1,), "epochs": 1}
 _FEW = {"train_images": 128, "test_images": 64}
@@ -126,6 +137,12 @@ TINY = Scale(
     accuracy=_QUICK | _FEW,
     seeds=1,
     others=("initial",),
+    tuned={"quick": True, "blocks": (1,)} | _FEW,
+    epochs=(5, 6),
+    validation=32,
+    gate=0.0,
+    long=1,
+    speedrun={"quick": True, "seeds": 2} | _FEW,
 )
 
 
@@ -149,12 +166,15 @@ def steps(device: Device, tiny: bool, directory: Path, dataset: str | None) -> l
     """
     scale = TINY if tiny else FULL
     dataset = dataset or ("synthetic" if tiny else None)
+    data = load_dataset(dataset).subset(*(scale.images.get(name) for name in _FEW)) if dataset else None
     every = [
         *_checks(scale, device, directory, tiny),
         *_speeds(scale, device, directory, "torch", scale.modes),
-        *_studies(scale, directory, dataset),
+        *_studies(scale, directory, dataset, data),
+        *_tuned(scale, directory, dataset, data),
         *_variants(scale, device, directory),
         _accuracy(scale, directory, dataset),
+        *_speedruns(scale, directory, dataset, data),
     ]
     if device == "gpu":  # last: on an H200 PyTorch took over four minutes to choose the kernels of one case
         every += [step for mode in SLOW for step in _speeds(scale, device, directory, mode, (mode,))]
@@ -174,24 +194,28 @@ def _checks(scale: Scale, device: Device, directory: Path, tiny: bool) -> Iterat
 
     def check(name: str, commands: Sequence[tuple[str, ...]], headline: Headline, limit: float) -> Step:
         # The runs of a check are not worth committing; the campaign's record says what they gave.
-        return Step(name, tuple(commands), lambda records: _said(name, tiny, records) or headline(records), 30, limit)
+        return Step(
+            name, tuple(commands), lambda records: said.before(name, tiny, records) or headline(records), 30, limit
+        )
 
     width, batch, precision = scale.cases[0]
     quick, equal = (dataclasses.replace(report.FINAL, **changes) for changes in (scale.quick, scale.equal))
-    yield check("smoke", [final(scale.quick, "smoke")], partial(_settings, [Setting("final", quick)], 0, None), 90)
+    yield check("smoke", [final(scale.quick, "smoke")], partial(said.settings, [Setting("final", quick)], 0, None), 90)
     of_all = {"widths": sorted({case[0] for case in scale.cases}), "batch": batch}
     of_all |= {"precisions": sorted({case[2] for case in scale.cases})}
     line = words({"device": device} | of_all | {"output": directory / "convolutions.json"})
-    yield Step("convolutions", (module("benchmarks.convolutions", *line),), partial(_convolutions, of_all), 30, 150)
-    yield check("bits", [final(scale.equal, f"bits-{run}") for run in "ab"], partial(_equal, equal), 150)
+    yield Step("convolutions", (module("benchmarks.convolutions", *line),), partial(said.convolutions, of_all), 30, 150)
+    yield check("bits", [final(scale.equal, f"bits-{run}") for run in "ab"], partial(said.equal, equal), 150)
     if device == "gpu":
         exact = scale.equal | {"deterministic": True}
         runs = [final(exact, f"deterministic-{run}") for run in "ab"]
-        yield check("deterministic-bits", runs, partial(_equal, dataclasses.replace(equal, deterministic=True)), 150)
+        yield check(
+            "deterministic-bits", runs, partial(said.equal, dataclasses.replace(equal, deterministic=True)), 150
+        )
     of_one = {"width": width, "batch": batch, "precision": precision}
     line = words(of_one | {"output": directory / "kernels.json"})
     lacks = "" if device == "gpu" else "needs XLA's CUDA plugin"
-    yield Step("kernels", (module("benchmarks.kernels", *line),), partial(_kernels, of_one), 30, 120, lacks)
+    yield Step("kernels", (module("benchmarks.kernels", *line),), partial(said.kernels, of_one), 30, 120, lacks)
 
 
 def _speeds(scale: Scale, device: Device, directory: Path, name: str, modes: Sequence[str]) -> Iterator[Step]:
@@ -208,7 +232,7 @@ def _speeds(scale: Scale, device: Device, directory: Path, name: str, modes: Seq
             yield Step(
                 name,
                 (module("benchmarks.throughput", *words(options)),),
-                partial(_speed, Case(width, batch, precision, device), rivals),
+                partial(said.speed, Case(width, batch, precision, device), rivals),
                 least=60 if rivals else 30,
                 limit=400 if rivals else 120,
                 lacks=lacks,
@@ -217,25 +241,57 @@ def _speeds(scale: Scale, device: Device, directory: Path, name: str, modes: Seq
             )
 
 
-def _studies(scale: Scale, directory: Path, dataset: str | None) -> Iterator[Step]:
+def _studies(scale: Scale, directory: Path, dataset: str | None, data: Dataset | None) -> Iterator[Step]:
     """The final model, seed by seed, then the report's other settings; all of one study, which shares its runs.
 
     As in the report, every training image is trained on: nothing is chosen here.
     """
-    data = load_dataset(dataset).subset(*(scale.images.get(name) for name in _FEW)) if dataset else None
     runs = [(f"final-seed{seed}", "final", seed) for seed in range(scale.seeds)]
     for name, experiment, seed in [*runs, *((f"study-{name}", name, 0) for name in scale.others)]:
         options: dict[str, Any] = {"only": experiment, "seeds": 1, "first_seed": seed, "select": "test"}
         options |= {"dataset": dataset, "workdir": directory / "study"} | scale.study
         line = words(options)
-        headline: Headline = _nothing
+        headline: Headline = nothing
         if data is not None:
             study = plan.Plan(plan.parse(line, name), data, Progress(rich.console.Console(quiet=True)))
             settings = study.selected(plan.EXPERIMENTS)[0].settings
-            headline = partial(_settings, settings, seed, data.sha256)
+            headline = partial(said.settings, settings, seed, data.sha256)
         command = module("experiments.reproduce", *line)
-        lacks = "" if dataset else "needs --dataset npz:FILE"
-        yield Step(name, (command,), headline, 60, lacks=lacks, shares="study")
+        yield Step(name, (command,), headline, 60, lacks=_lacks(dataset), shares="study")
+
+
+def _tuned(scale: Scale, directory: Path, dataset: str | None, data: Dataset | None) -> Iterator[Step]:
+    """The tuned recipe: a run whose validation accuracy decides whether longer ones are worth their time, then these.
+
+    The longer ones train on every image, as nothing is chosen by them.
+    """
+    gate, sha256 = "tuned-200", data.sha256 if data else None
+    first = {"epochs": scale.epochs[0], "validation": scale.validation, "seed": 0}
+    shapes = {gate: first}
+    for seed in range(scale.long):
+        shapes[f"tuned-600-seed{seed}"] = {"epochs": scale.epochs[1], "validation": 0, "seed": seed}
+    for name, shape in shapes.items():
+        run = {"epochs": shape["epochs"], "validation": shape["validation"], "seeds": 1, "first_seed": shape["seed"]}
+        options = scale.tuned | run | {"dataset": dataset, "workdir": directory / name, "resume": True}
+        waits = nothing if name == gate else partial(said.below, scale.gate, gate, first, sha256)
+        yield Step(
+            name, (module("experiments.tuned", *words(options)),), partial(said.tuned, shape, sha256), 60,
+            lacks=_lacks(dataset), waits=waits, shares="tuned",
+        )  # fmt: skip
+
+
+def _speedruns(scale: Scale, directory: Path, dataset: str | None, data: Dataset | None) -> Iterator[Step]:
+    """Training to a test accuracy in as few seconds as possible, over many seeds."""
+    for name, target in SPEEDRUNS.items():
+        options = {"target": target} | scale.speedrun | {"dataset": dataset, "workdir": directory / name}
+        command = module("experiments.speedrun", *words(options))
+        headline = partial(said.speedrun, target, scale.speedrun["seeds"], data.sha256 if data else None)
+        yield Step(name, (command,), headline, 60, lacks=_lacks(dataset))
+
+
+def _lacks(dataset: str | None) -> str:
+    """Why a step that trains on a data set cannot run."""
+    return "" if dataset else "needs --dataset npz:FILE"
 
 
 def _variants(scale: Scale, device: Device, directory: Path) -> Iterator[Step]:
@@ -247,7 +303,7 @@ def _variants(scale: Scale, device: Device, directory: Path) -> Iterator[Step]:
         options |= {"variants": variant} | scale.rounds | {"output": directory / f"{name}.json"}
         foreign = device == "cpu" and any(option.startswith("xla_gpu") for option in change.options)
         cases = [Case(width, batch, precision, device) for batch in scale.batches]
-        headline = partial(_variant, variant, change, cases)
+        headline = partial(said.variant, variant, change, cases)
         command = module("benchmarks.variants", *words(options))
         yield Step(name, (command,), headline, 45, 150, "needs a GPU" if foreign else "")
 
@@ -258,116 +314,4 @@ def _accuracy(scale: Scale, directory: Path, dataset: str | None) -> Step:
     line = words(options | {"output": directory / "accuracy.json"})
     command = module("benchmarks.time_to_accuracy", *line, "--resume")
     epochs = scale.accuracy.get("epochs", report.FINAL.epochs)
-    lacks = "" if dataset else "needs --dataset npz:FILE"
-    return Step("accuracy", (command,), partial(_time, epochs), 60, lacks=lacks)
-
-
-def _said(name: str, tiny: bool, records: Records) -> str | None:
-    """What a campaign's record at this scale says about a step that it has done."""
-    for record in _benchmarks(records, "campaign"):
-        for row in record["steps"]:
-            if (row["step"], record["tiny"]) == (name, tiny) and row["status"] in (DONE, HAD):
-                return row["headline"]
-    return None
-
-
-def _nothing(_: Records) -> None:
-    """The headline of a step whose record cannot be recognised without its data."""
-
-
-def _results(records: Records, config: Config, seed: int, sha256: str | None) -> list[Mapping[str, Any]]:
-    """The results of the runs with this configuration, seed and data; None: any data."""
-    # A budget decides whether a run starts, not what it gives.
-    config = models.fill_defaults(dataclasses.replace(config, budget=None))
-    found = []
-    for record in (record for record in records if "experiment" in record):
-        free = dict(record) | {"config": record["config"] | {"budget": None}}
-        if not differences(free, config, seed, sha256 or record["dataset"]["sha256"]):
-            found.append(record)
-    return found
-
-
-def _settings(settings: Sequence[Setting], seed: int, sha256: str | None, records: Records) -> str | None:
-    """Accuracy and time of every setting of an experiment."""
-    found = [(setting.label, _results(records, setting.config, seed, sha256)) for setting in settings]
-    if not all(results for _, results in found):
-        return None
-    return ", ".join(f"{label} {runs[0]['test_accuracy']:.2%} in {runs[0]['seconds']:.0f} s" for label, runs in found)
-
-
-def _equal(config: Config, records: Records) -> str | None:
-    """Whether two runs of one version, from one configuration, gave the same numbers to the last bit."""
-    names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-    outcomes: dict[str, list[list[float]]] = {}
-    for record in _results(records, config, 0, None):
-        version = f"{record['commit']} {record['versions']}"
-        outcomes.setdefault(version, []).append([record[name] for name in names])
-    for runs in outcomes.values():
-        if len(runs) > 1:
-            return "two equal runs " + ("agree to the last bit" if all(run == runs[0] for run in runs) else "DIFFER")
-    return None
-
-
-def _benchmarks(records: Records, benchmark: str) -> Iterator[Mapping[str, Any]]:
-    return (record for record in records if record.get("benchmark") == benchmark)
-
-
-def _cases(records: Records, benchmark: str, case: Case) -> Iterator[Mapping[str, Any]]:
-    """The entries of a benchmark's records for a case."""
-    for record in _benchmarks(records, benchmark):
-        yield from (entry for entry in record["cases"] if vars(case).items() <= entry.items())
-
-
-def _benchmarks_with(options: Mapping[str, Any], records: Records, benchmark: str) -> Iterator[Mapping[str, Any]]:
-    """The benchmark's records that have these options among theirs."""
-    return (
-        record for record in _benchmarks(records, benchmark) if options.items() <= record.get("options", {}).items()
-    )
-
-
-def _convolutions(options: Mapping[str, Any], records: Records) -> str | None:
-    """Whether every shape was right, in a complete record."""
-    for record in _benchmarks_with(options, records, "convolutions"):
-        cases = record["cases"]
-        if len(cases) == len(options["widths"]) * len(options["precisions"]):
-            failed = [failure for case in cases for failure in case["failed"]]
-            shapes = sum(case["shapes"] for case in cases)
-            return f"{shapes} shapes, {len(failed)} results wrong{': ' if failed else ''}{'; '.join(failed)}"
-    return None
-
-
-def _kernels(options: Mapping[str, Any], records: Records) -> str | None:
-    """How many kernels a step launches."""
-    counts = (record["total"] for record in _benchmarks_with(options, records, KERNELS))
-    return next((f"{count} kernels and calls a step" for count in counts), None)
-
-
-def _speed(case: Case, modes: Sequence[str], records: Records) -> str | None:
-    """Images per second, and over PyTorch in each of its modes."""
-    for entry in _cases(records, "throughput", case):
-        rivals = entry["rivals"]
-        if rivals["jax"]["seconds"] and all(f"torch {mode}" in rivals for mode in modes):
-            ratios = [(mode, entry["speed_of_jax_over"][f"torch {mode}"]) for mode in modes]
-            texts = [f"{ratio['median']:.2f} x {mode}" if ratio else f"{mode} failed" for mode, ratio in ratios]
-            return ", ".join([f"{rivals['jax']['images_per_second']:,.0f} images/s", *texts])
-    return None
-
-
-def _variant(name: str, variant: Variant, cases: Sequence[Case], records: Records) -> str | None:
-    """The variant's gain at every batch size."""
-    gains = []
-    for case in cases:
-        entries = (entry["rivals"] for entry in _cases(records, "variants", case))
-        gain = next((rivals[name]["gain"] for rivals in entries if rivals.get(name, {}).get("gain")), None)
-        if gain is None:
-            return None
-        gains.append(f"{gain['median']:.2f} x {DEFAULT} at batch {case.batch_size}")
-    return f"{', '.join(gains)} (predicted {variant.predicted})"
-
-
-def _time(epochs: int, records: Records) -> str | None:
-    """Epochs and seconds of training to the target."""
-    for record in _benchmarks_with({"target": TARGET, "epochs": epochs}, records, "time-to-accuracy"):
-        for run in (run for run in record["runs"] if run["outcome"] in ("reached", "not reached")):
-            return f"{TARGET:.2%} {run['outcome']} in {run['epochs']} epochs, {run['training_seconds']:.0f} s"
-    return None
+    return Step("accuracy", (command,), partial(said.time_to, TARGET, epochs), 60, lacks=_lacks(dataset))

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,8 +15,7 @@ from jresnet.data.datasets import Split
 from jresnet.data.pipeline import Input, make_input
 from jresnet.models import summary
 from jresnet.parallel.devices import Devices
-from jresnet.train import optim
-from jresnet.train.trainer import fixed_steps, fixes_steps, init_program, train_program
+from jresnet.train.trainer import fixed_steps, fixes_steps, run_programs
 
 CLASSES = 10
 IMAGE_SIZE = (32, 32)
@@ -85,16 +83,12 @@ def training_step(
     config = dataclasses.replace(config, **(changes or {}))
     steps_per_epoch = max(1, images // case.batch_size)
     shared = Devices(config, jax.devices()[: devices or 1], options)
-    fed = make_input(pool(steps_per_epoch * case.batch_size), config, seed, STATISTICS, shared)
+    split = pool(steps_per_epoch * case.batch_size)
+    fed = make_input(split, config, seed, STATISTICS, shared)
     model = models.from_config(config, CLASSES)
-    tx = optim.shared_optimizer(config, steps_per_epoch)
-    return Step(
-        source=fed,
-        devices=shared,
-        program=partial(train_program, model, tx, fed.get_batch, shared, config.channel_multiple),
-        fixed=min(STEPS["gpu"], steps_per_epoch) if fixes_steps(config, shared) else None,
-        create=partial(init_program(model, tx, (*IMAGE_SIZE, 3)), seed, *optim.rates(config)),
-    )
+    program, create = run_programs(config, seed, model, split.labels, (*IMAGE_SIZE, 3), fed, shared)
+    fixed = min(STEPS["gpu"], steps_per_epoch) if fixes_steps(config, shared) else None
+    return Step(fed, shared, program, fixed, create)
 
 
 def jax_rival(
@@ -127,7 +121,8 @@ def jax_rival(
 def training_flops(config: Config, classes: int = CLASSES, image_size: tuple[int, int] = IMAGE_SIZE) -> int:
     """Floating-point operations of training on one image: 2 per multiply-add of convolutions and linear layers.
 
-    For each product of the forward pass the backward pass makes two, for inputs and for weights.
+    For each product of the forward pass the backward pass makes two, for inputs and for weights; with SAM, twice.
     """
     network = models.from_config(config, classes)
-    return 3 * 2 * sum(layer.macs for layer in summary.layers(network, image_size))
+    passes = 2 if config.sam else 1
+    return passes * 3 * 2 * sum(layer.macs for layer in summary.layers(network, image_size))

@@ -3,11 +3,13 @@
     python -m experiments.readme                # rewrite them
     python -m experiments.reproduce --check     # fail if they differ from the records, or a record contradicts itself
 
-docs/results.md has every study in experiments/results/. README.md has the final model at the report's scale, as soon as
-it is among them, and the speed recorded in benchmarks/results/; results at a reduced scale do not appear there.
+docs/results.md has every study in experiments/results/, and those on all of CIFAR-10 beside published results, with a
+figure. README.md has the final model at the report's scale, as soon as it is among them, and the speed recorded in
+benchmarks/results/; results at a reduced scale do not appear there. docs/performance.md has the speeds and costs.
 """
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 import re
@@ -15,15 +17,21 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import timing
+from benchmarks.ingredients import NETWORKS
+from benchmarks.variants import DEFAULT
 from experiments import final, published, report
+from experiments.anchors import Anchor
+from experiments.page import beyond
 from experiments.study import committed, ingredients, statistics
 from experiments.study.committed import Setting, Study
 from experiments.study.experiment import ExperimentRecord, SettingRecord, StudyRecord
 from experiments.study.results import data_name, provenance
 from experiments.study.stopped import STOPPED, Stopped, read_stopped
-from jresnet import cli
+from jresnet import cli, models
 from jresnet.cli.help import field_docstrings
+from jresnet.config import Config
 from jresnet.errors import InputError
+from jresnet.models import summary
 from jresnet.records import schema
 from jresnet.records.environment import Execution
 from jresnet.records.epoch import Epoch
@@ -31,6 +39,7 @@ from jresnet.records.files import write_bytes
 from jresnet.records.result import Result
 from jresnet.records.run import CHANGEABLE, Data, Run, config_from_json
 from jresnet.records.tables import Column, Row, Table, interval, number, spread, text
+from jresnet.rules import as_typed, flag
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -60,6 +69,22 @@ _SPEED_COLUMNS = (
     timing.spread("x PyTorch eager", "torch eager", ".2f", missing="n/a"),
     timing.spread("x PyTorch compile", "torch compile", ".2f", missing="n/a"),
 )
+_COST_COLUMNS = (
+    number("batch", "batch_size", "d"),
+    text("ingredient", "rival"),
+    timing.spread("ms/step", "seconds_per_step", ".0f", 1e3, missing="failed"),
+    timing.spread("x default", "cost", ".3f", missing=""),
+)
+_NETWORK_COLUMNS = (
+    text("network", "network"),
+    text("options", "options"),
+    number("parameters", "parameters", ",d"),
+    number("multiply-adds", "macs", ",d"),
+    timing.spread("ms/step", "seconds_per_step", ",.0f", 1e3),
+    timing.spread("x the report's", "cost", ".2f", missing=""),
+)
+FIGURE = pathlib.Path("docs", "accuracy.svg")
+"""Accuracy against arithmetic and time, see `beyond`."""
 
 
 class Records(NamedTuple):
@@ -68,12 +93,16 @@ class Records(NamedTuple):
     Attributes:
       studies: the finished runs.
       speed: of a training step.
+      ingredients: what each costs in a training step; None if that has not been measured.
+      networks: likewise, of networks.
       published: accuracies of published weights.
       stopped: the final model at full scale, which was stopped.
     """
 
     studies: Sequence[Study]
     speed: dict
+    ingredients: dict | None
+    networks: dict | None
     published: published.Record
     stopped: Stopped
 
@@ -95,11 +124,11 @@ class Block(NamedTuple):
         """The comment after the lines."""
         return f"<!-- {self.name}: end -->"
 
-    def split(self, root: pathlib.Path) -> tuple[str, str, str]:
-        """The text before, between and after the comments, which belong to the outer two."""
+    def split(self, root: pathlib.Path, text: str | None = None) -> tuple[str, str, str]:
+        """The text before, between and after the comments, which belong to the outer two; of the file if None."""
         path = root / self.path
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8") if text is None else text
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}: run this in a checkout of the source") from None
         parts = re.fullmatch(f"(.*^{re.escape(self.begin)}\n)(.*)(^{re.escape(self.end)}$.*)", text, re.DOTALL | re.M)
@@ -121,7 +150,15 @@ def check(root: pathlib.Path = ROOT) -> list[str]:
         for old, new in itertools.zip_longest(written, block.lines(records), fillvalue="nothing"):
             if old != new:
                 drifts.append(f"{block.path}: says {old!r}, the records give {new!r}: run python -m experiments.readme")
+    if not _drawn(records, root):
+        drifts.append(f"{FIGURE}: was not drawn from these records: run python -m experiments.readme")
     return drifts
+
+
+def _drawn(records: Records, root: pathlib.Path) -> bool:
+    """Whether the figure shows these records."""
+    path = root / FIGURE
+    return path.exists() and beyond.digest(_ours(records)).encode() in path.read_bytes()
 
 
 def read(root: pathlib.Path) -> Records:
@@ -131,17 +168,20 @@ def read(root: pathlib.Path) -> Records:
       InputError: one is missing or damaged.
     """
     studies, speed = committed.read_studies(root), committed.read_speed(root)
-    return Records(studies, speed, published.read(root), read_stopped(root))
+    costs = [committed.read_costs(root, path) for path in (committed.INGREDIENTS, committed.NETWORKS)]
+    return Records(studies, speed, costs[0], costs[1], published.read(root), read_stopped(root))
 
 
 def record_drifts(records: Records, root: pathlib.Path) -> list[str]:
     """Where the records contradict themselves or their checksums, one line each."""
     drifts = [line for study in records.studies for line in committed.study_drifts(study, root)]
+    for path, record in ((committed.INGREDIENTS, records.ingredients), (committed.NETWORKS, records.networks)):
+        drifts += committed.cost_drifts(record, path) if record else []
     return drifts + committed.speed_drifts(records.speed) + published.drifts(records.published)
 
 
 def update(root: pathlib.Path = ROOT) -> None:
-    """Rewrite the generated tables from the records.
+    """Rewrite the generated tables from the records, and the figure if it shows others: its bytes are matplotlib's.
 
     Raises:
       InputError: as `check`, or a record contradicts itself; nothing was written.
@@ -149,12 +189,15 @@ def update(root: pathlib.Path = ROOT) -> None:
     records = read(root)
     if drifts := record_drifts(records, root):
         raise InputError(drifts[0])
-    pages = {}
+    pages: dict[pathlib.Path, str] = {}
     for block in BLOCKS:
-        before, _, after = block.split(root)
-        pages[root / block.path] = before + "\n".join([*block.lines(records), after])
+        path = root / block.path
+        before, _, after = block.split(root, pages.get(path))
+        pages[path] = before + "\n".join([*block.lines(records), after])
     for path, page in pages.items():
         write_bytes(path, page.encode())
+    if not _drawn(records, root):
+        write_bytes(root / FIGURE, beyond.svg(_ours(records)))
 
 
 def results(records: Records) -> list[str]:
@@ -251,6 +294,72 @@ def _speed(speed: dict, cases: Sequence[dict]) -> list[str]:
     ]  # fmt: skip
 
 
+def ingredient_costs(records: Records) -> list[str]:
+    """What each ingredient of a recipe costs in a training step."""
+    record = records.ingredients
+    if record is None:
+        return ["", "Not measured yet.", ""]
+    rows = [row for row in timing.rival_rows(record["cases"]) if row.get("cost") or row["rival"] == DEFAULT]
+    return ["", *_markdown(_COST_COLUMNS, rows), "", _measured(record), ""]
+
+
+def network_costs(records: Records) -> list[str]:
+    """Networks under the report's budget: their sizes, and what they cost in a training step beside the report's."""
+    record = records.networks
+    case = record["cases"][0] if record else {"rivals": {}}
+    rows: list[Row] = []
+    reported: dict[str, dict[str, Any]] = {"the report's": {}}
+    for name, changes in (reported | NETWORKS).items():
+        config = dataclasses.replace(Config(width=report.FINAL.width), **changes)
+        parameters, macs = _size(config)
+        given = {"model": "resnet18", "width": config.width} | changes
+        options = " ".join(f"{flag(key)} {as_typed(value)}" for key, value in given.items() if value is not None)
+        row = {"network": name, "options": f"`{options}`", "parameters": parameters, "macs": macs}
+        rows.append(row | case["rivals"].get(name if changes else DEFAULT, {}))
+    return ["", *_markdown(_NETWORK_COLUMNS, rows), "", _measured(record) if record else "Not timed yet.", ""]
+
+
+@functools.cache
+def _size(config: Config) -> tuple[int, int]:
+    """Parameters and multiply-adds for one image of CIFAR-10."""
+    layers = summary.layers(models.from_config(config, 10), (32, 32))
+    return sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
+
+
+def _measured(record: dict) -> str:
+    """How and where costs were measured."""
+    environment, case = record["environment"], record["cases"][0]
+    batches = " and ".join(str(case["batch_size"]) for case in record["cases"])
+    return (
+        f"Width {case['width']}, batch {batches}, {case['precision']}, on {environment['cores']} cores "
+        f"({environment['device']}): median [quartiles] over {record['options']['rounds']} rounds in which all "
+        f"alternate. Commit {environment['commit'][:12]}."
+    )
+
+
+def accuracy(records: Records) -> list[str]:
+    """Published results, and ours on all of CIFAR-10, as a figure and a table."""
+    table = beyond.table(_ours(records))
+    return [
+        "", f"![Test accuracy against arithmetic and seconds of training]({FIGURE.name})", "",
+        *_markdown(table.columns, table.rows), "", table.caption, "",
+    ]  # fmt: skip
+
+
+def _ours(records: Records) -> list[Anchor]:
+    """The results that `beyond` shows; a run that several settings share counts once."""
+    settings: dict[tuple[pathlib.Path, ...], tuple[Study, Setting]] = {}
+    for study in records.studies:
+        for setting in study.settings:
+            settings.setdefault(tuple(setting.runs), (study, setting))
+    means = [
+        beyond.of_runs(f"{study.name}, {setting.label}", (committed.RESULTS / study.name).as_posix(), list(runs))
+        for study, setting in settings.values()
+        if (runs := setting.runs.values())
+    ]
+    return [beyond.of_stopped(records.stopped, STOPPED.as_posix()), *itertools.chain.from_iterable(means)]
+
+
 def _full_scale(record: dict) -> bool:
     """Whether a run has the final model's configuration and the report's numbers of images."""
     free = (*CHANGEABLE, "validation", "budget", "test_after")
@@ -316,6 +425,9 @@ BLOCKS = (
     Block("README.md", "headline", headline),
     Block("docs/results.md", "results", results),
     Block("docs/performance.md", "speed", all_speeds),
+    Block("docs/performance.md", "ingredients", ingredient_costs),
+    Block("docs/performance.md", "networks", network_costs),
+    Block("docs/results.md", "accuracy", accuracy),
     Block("docs/runs.md", "fields", fields),
 )
 

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.page import figures, sections, tables
+from experiments.page import beyond, figures, sections, tables
 from experiments.study.experiment import OUTCOME, Outcome, study_record
 from experiments.study.results import provenance
 from jresnet.records import schema
@@ -27,12 +27,14 @@ def write(outcome: Outcome, workdir: pathlib.Path) -> list[pathlib.Path]:
     """
     mistakes = sections.mistakes(outcome)
     experiments = [sections.section(experiment, cells, outcome.seeds) for experiment, cells in outcome.experiments]
-    parameters = tables.parameters(outcome)
+    parameters, full_scale = tables.parameters(outcome), sections.full_scale(outcome)
     shared: dict[str, Any] = {
         "samples": figures.render("samples", "Training images of each class.", figures.samples(outcome.dataset)),
         "augmentations": sections.augmentations(outcome),
         "budget": sections.budget(parameters),
         "parameters": parameters,
+        "published": sections.published(full_scale),
+        "beside": beyond.table(full_scale),
         "choices": tables.choices(outcome),
         "commands": tables.commands(outcome.experiments),
     }

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from experiments import report
-from experiments.page import figures, predictions, tables
+from experiments.anchors import Anchor
+from experiments.page import beyond, figures, predictions, tables
 from experiments.page.figures import Drawing
 from experiments.page.predictions import Predictions
 from experiments.study import statistics
@@ -113,6 +114,22 @@ def budget(parameters: Table) -> Drawing | None:
     text = f"Trainable parameters of each network against the budget of {report.BUDGET:,}."
     counts = {row["network"]: row["parameters"] for row in parameters.rows}
     return figures.render("parameters", text, figures.budget(counts, report.BUDGET))
+
+
+def full_scale(outcome: Outcome) -> list[Anchor]:
+    """The study's settings that have their place beside published results, see `beyond.of_runs`."""
+    means = (
+        beyond.of_runs(f"{experiment.title}, {cell.setting.label}", "this study", cell.records)
+        for experiment, cells in outcome.experiments
+        for cell in cells
+    )
+    return [anchor for group in means for anchor in group]
+
+
+def published(ours: Sequence[Anchor]) -> Drawing:
+    """Published results and the study's, against arithmetic and time."""
+    text = "Test accuracy against PFLOP and against seconds of training."
+    return figures.render("beyond", text, beyond.figure(ours))
 
 
 def mistakes(outcome: Outcome) -> dict[str, Any] | None:

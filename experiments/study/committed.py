@@ -9,6 +9,7 @@ import pathlib
 from typing import NamedTuple
 
 from benchmarks import timing
+from benchmarks.variants import DEFAULT
 from experiments.study.experiment import OUTCOME, StudyRecord
 from jresnet.errors import InputError
 from jresnet.records import run_directory, schema
@@ -18,6 +19,7 @@ from jresnet.records.result import Result
 
 RESULTS = pathlib.Path("experiments", "results")
 SPEED = pathlib.Path("benchmarks", "results", "throughput-cpu.json")
+INGREDIENTS, NETWORKS = (SPEED.with_name(f"{name}-cpu.json") for name in ("ingredients", "networks"))
 
 
 class Setting(NamedTuple):
@@ -131,5 +133,44 @@ def speed_drifts(record: dict) -> list[str]:
                 f"{recorded.get(name)}, its rounds give {value}: restore the file"
                 for name, value in computed.items()
                 if recorded.get(name) != value
+            ]
+    return drifts
+
+
+def read_costs(root: pathlib.Path, path: pathlib.Path) -> dict | None:
+    """A record of `benchmarks.ingredients` in a source tree; None if there is none.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    if not (root / path).exists():
+        return None
+    record = read_json(root / path)
+    try:
+        environment, options = record["environment"], record["options"]
+        environment["device"], environment["cores"], environment["commit"][:12], options["rounds"]  # in the tables
+        record["cases"][0]["width"], record["cases"][0]["precision"]
+        cost_drifts(record, path)  # reads all the rest
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{root / path}: not a record of ingredients ({error!r}): restore the file") from None
+    return record
+
+
+def cost_drifts(record: dict, path: pathlib.Path) -> list[str]:
+    """Where the summaries of costs differ from those of the seconds of their rounds, one line each."""
+    drifts = []
+    for case in record["cases"]:
+        default = case["rivals"][DEFAULT]["seconds"]
+        for name, recorded in case["rivals"].items():
+            computed: dict = {}
+            if recorded["seconds"]:
+                computed["seconds_per_step"] = dataclasses.asdict(timing.summary(recorded["seconds"]))
+            if name != DEFAULT:
+                computed["cost"] = timing.compared(default, recorded["seconds"])
+            drifts += [
+                f"{path}: {key} of {name} at batch {case['batch_size']} is {recorded.get(key)}, its rounds give "
+                f"{value}: restore the file"
+                for key, value in computed.items()
+                if recorded.get(key) != value
             ]
     return drifts

@@ -128,6 +128,24 @@ def make_train_program(
     return program
 
 
+def run_programs(
+    config: Config, seed: int, model: ResNet, labels: np.ndarray, image_shape: tuple[int, int, int], source: Input,
+    devices: Devices,
+) -> tuple[Callable[..., jax.stages.Wrapped], Callable[[], tuple[TrainState, Metrics]]]:  # fmt: skip
+    """What a run of this configuration compiles, on training images with these labels, int32 [images].
+
+    Returns:
+      `(steps) -> train_program`, for calls of that many steps or, with None, of any number, and `() -> (state,
+      metrics)`, its start on one device.
+    """
+    tx = shared_optimizer(config, config.steps_per_epoch(len(labels)))
+    options = StepOptions.of(config, labels, model.num_classes)
+    program = partial(train_program, model, tx, source.get_batch, devices, config.channel_multiple, options=options)
+    create = init_program(model, tx, image_shape, config.ema_decay is not None)
+    # JAX takes Python's integers for int32, and seeds go beyond.
+    return program, partial(create, np.uint32(seed), *rates(config))
+
+
 @jax.jit
 def all_finite(tree: Any) -> jax.Array:
     """Whether all numbers of all arrays are finite, bool []."""
@@ -174,15 +192,10 @@ class Trainer:
         self.steps_per_epoch = config.steps_per_epoch(self.images)
         model = model or models.from_config(config, len(run.classes))
         self.source = source or make_input(split, config, run.seed, statistics, devices)
-        tx = shared_optimizer(config, self.steps_per_epoch)
-        options = StepOptions.of(config, split.labels, len(run.classes))
-        self.program = partial(
-            train_program, model, tx, self.source.get_batch, devices, config.channel_multiple, options=options
+        self.program, self._create = run_programs(
+            config, run.seed, model, split.labels, (*run.image_size, 3), self.source, devices
         )
         self.evaluator = Evaluator(model, statistics, devices)
-        self._init = init_program(model, tx, (*run.image_size, 3), config.ema_decay is not None)
-        # JAX takes Python's integers for int32, and seeds go beyond.
-        self._init_arguments = (np.uint32(run.seed), *rates(config))
         self._steps_per_call = 1
         self._fixes = fixes_steps(config, devices)
         # Steps of the calls whose loop has a fixed number of them; None while their duration is not known.
@@ -190,7 +203,7 @@ class Trainer:
         # Keys of the programs, see `_key`.
         self._compiled: set[tuple[Any, ...]] = set()
         self._called: set[tuple[Any, ...]] = set()
-        self.shapes = jax.eval_shape(self._init, *self._init_arguments)
+        self.shapes = jax.eval_shape(self._create)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.shapes[0].params))
         self.compile_seconds = 0.0
         self.stop_signal: int | None = None
@@ -200,7 +213,7 @@ class Trainer:
 
         Does not wait until it is computed.
         """
-        state, metrics = self._init(*self._init_arguments)
+        state, metrics = self._create()
         if weights is not None:
             state = state.with_weights(**{name: parts | weights[name] for name, parts in state.raw.items()})
         self._begin_at((state, metrics), step=0, seconds=0.0)

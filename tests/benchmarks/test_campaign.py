@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+import types
+from functools import partial
 
 import pytest
 
-from benchmarks import campaign, campaign_steps
+from benchmarks import campaign, campaign_records, campaign_steps
 from benchmarks.campaign_steps import Step, steps
 from benchmarks.timing import Case
 from benchmarks.variants import VARIANTS
@@ -325,13 +327,19 @@ def test_the_list_is_in_order_of_worth_and_says_what_is_missing(tmp_path):
     groups = list(dict.fromkeys(name.partition("-")[0] for name in names))
     kinds = ["torch"] if importlib.util.find_spec("torch") else ["torch", "ours"]
     checks = ["smoke", "convolutions", "bits", "deterministic", "kernels"]
-    assert groups == [*checks, *kinds, "final", "study", "variants", "accuracy", "compile", "graph"]
+    trained = ["final", "study", "tuned"]
+    assert groups == [*checks, *kinds, *trained, "variants", "accuracy", "speedrun", "compile", "graph"]
     cases = {(w, b, "bfloat16") for w in (42, 64) for b in (32, 64, 128, 512)} | {(w, 32, "float32") for w in (42, 64)}
     assert {name for name in names if name.startswith("torch")} == {f"torch-w{w}-b{b}-{p}" for w, b, p in cases}
     assert [name for name in names if name.startswith("final")] == [f"final-seed{seed}" for seed in range(3)]
     assert {f"variants-{name}" for name in VARIANTS} <= set(names)
     without = [step.name for step in steps("gpu", False, tmp_path, None) if "--dataset" in step.lacks]
-    assert {name.partition("-")[0] for name in without} == {"final", "study", "accuracy"}
+    assert {name.partition("-")[0] for name in without} == {*trained, "accuracy", "speedrun"}
+    assert [name for name in names if name.startswith("tuned")] == [
+        "tuned-200",
+        *(f"tuned-600-seed{seed}" for seed in range(5)),
+    ]
+    assert [name for name in names if name.startswith("speedrun")] == ["speedrun-9095", "speedrun-94", "speedrun-95"]
     assert not [step for step in steps("gpu", True, tmp_path, None) if "--dataset" in step.lacks]
 
 
@@ -364,8 +372,12 @@ def test_every_commands_options_are_ones_that_its_program_knows(tmp_path):
             for _, module, *words in planned.commands:
                 if module == "experiments.reproduce":
                     plan.parse(words, module)
-                elif module == "experiments.final":
+                elif module in ("experiments.final", "experiments.tuned"):
                     parse(module, report.FINAL, words, SingleOptions)
+                elif module == "experiments.speedrun":
+                    options = {word for word in words if word.startswith("--")}
+                    scaled = {"--quick", "--train-images", "--test-images"} if tiny else {"--precision"}
+                    assert options == {"--target", "--seeds", "--dataset", "--workdir"} | scaled
                 else:
                     parsed = cli.parse(kinds[module], words, module)
                     assert str(parsed.output).startswith(str(tmp_path / "a directory"))
@@ -387,7 +399,7 @@ def test_a_run_is_found_by_configuration_seed_and_data():
     settings = [campaign_steps.Setting("final", report.FINAL)]
 
     def found(record, seed=0, sha256="data"):
-        return campaign_steps._settings(settings, seed, sha256, [{"benchmark": "throughput"}, record])
+        return campaign_records.settings(settings, seed, sha256, [{"benchmark": "throughput"}, record])
 
     assert found(result(report.FINAL)) == "final 91.00% in 170 s"
     assert found(result(dataclasses.replace(report.FINAL, budget=None))) is not None
@@ -401,7 +413,7 @@ def test_equal_runs_are_compared_to_the_last_bit_within_one_version():
     config = Config(epochs=2)
 
     def said(*records):
-        return campaign_steps._equal(config, records)
+        return campaign_records.equal(config, records)
 
     first = result(config)
     assert said(first) is None
@@ -416,7 +428,7 @@ def test_convolutions_count_when_every_case_is_there():
 
     def said(options, cases):
         record = {"benchmark": "convolutions", "options": options | {"rounds": 5}, "cases": cases}
-        return campaign_steps._convolutions({"widths": [42, 64], "precisions": ["float32"]}, [record])
+        return campaign_records.convolutions({"widths": [42, 64], "precisions": ["float32"]}, [record])
 
     assert said(options, cases) == "22 shapes, 1 results wrong: output of x: 1.0e+00"
     assert said(options, cases[:1]) is None
@@ -442,7 +454,7 @@ def test_a_speed_is_found_by_case_and_rivals():
     records = [{"benchmark": "variants", "cases": [entry]}, {"benchmark": "throughput", "cases": [entry]}]
 
     def said(case, *modes):
-        return campaign_steps._speed(case, modes, records)
+        return campaign_records.speed(case, modes, records)
 
     assert said(case) == "30,000 images/s"
     assert said(case, "eager", "graph") == "30,000 images/s, 2.00 x eager, graph failed"
@@ -450,6 +462,83 @@ def test_a_speed_is_found_by_case_and_rivals():
     assert said(dataclasses.replace(case, batch_size=64)) is None
     jax["seconds"] = []
     assert said(case) is None
+
+
+def tuned(epochs, seed=0, validation=0, **values):
+    """A result of the tuned recipe."""
+    dataset = {"sha256": "data", "validation": validation}
+    return result(Config(epochs=epochs, validation=validation), seed, experiment="tuned", epochs=epochs) | {
+        "dataset": dataset, "validation_accuracy": 0.9631, "test_accuracy": 0.96
+    } | values  # fmt: skip
+
+
+def planned_tuned(directory):
+    """The tuned recipe's steps by name, on data whose sha256 is "data"."""
+    images = types.SimpleNamespace(sha256="data")
+    made = campaign_steps._tuned(campaign_steps.FULL, directory, "npz:cifar10.npz", images)
+    return {step.name: step for step in made}
+
+
+def test_longer_runs_of_the_tuned_recipe_wait_for_a_validation_accuracy(tmp_path):
+    every = planned_tuned(tmp_path)
+    first, long = every["tuned-200"], every["tuned-600-seed3"]
+    assert first.waits([]) is None
+    assert long.waits([]) == "waits for tuned-200"
+    passed = tuned(200, validation=5_000)
+    low = passed | {"validation_accuracy": 0.9629}
+    assert first.headline([passed]) == "validation 96.31%, test 96.00% in 170 s"
+    assert long.waits([low]) == "tuned-200 reached 96.29% of validation images, not 96.30%"
+    assert long.waits([passed]) is long.waits([low, passed]) is None
+    others = [tuned(200), passed | {"seed": 1}, passed | {"experiment": "final"}, passed | {"epochs": 600}]
+    others.append(passed | {"dataset": passed["dataset"] | {"sha256": "other"}})
+    assert first.headline(others) is None
+    assert long.waits(others) == "waits for tuned-200"
+    assert long.headline([tuned(600, seed=3)]) == "test 96.00% in 170 s"
+    assert long.headline([tuned(600, seed=2), tuned(600, seed=3, validation=5_000), passed]) is None
+    for name, epochs, seed, validation in (("tuned-200", 200, 0, 5_000), ("tuned-600-seed3", 600, 3, 0)):
+        (command,) = every[name].commands
+        given = dict(zip(command[2::2], command[3::2], strict=False))
+        assert (given["--epochs"], given["--first-seed"], given["--seeds"]) == (str(epochs), str(seed), "1")
+        assert (given["--validation"], given["--precision"]) == (str(validation), "bfloat16")
+        assert command[-1] == "--resume"
+
+
+def test_a_step_that_waits_is_left_out_until_records_let_it_run(fake, tmp_path):
+    """In the same campaign, or in a later one."""
+
+    def waits(records):
+        return None if any(record["benchmark"] == "first" for record in records) else "waits for first"
+
+    def planned(directory):
+        return [dataclasses.replace(step(directory, "second"), waits=waits), step(directory, "first")]
+
+    assert fake(planned) == (0, ["second: left out", "first: done"])
+    assert fake(planned) == (0, ["second: done", "first: had a record"])
+    rows = json.loads((tmp_path / "out" / campaign.RECORD).read_text())["steps"]
+    assert started(tmp_path / "out") == ["first", "second"]
+    assert [row["headline"] for row in rows] == ["result of second", "result of first"]
+
+
+def test_a_speed_run_is_found_below_the_directory_when_it_is_complete(fake, tmp_path):
+    record = {"target": 0.94, "dataset": {"sha256": "data"}, "n": 2, "mean": 0.945, "reached": True}
+    record |= {"seconds": {"median": 5.5}, "provenance": {"Device": "Card x1", "Commit": "c"}}
+
+    def said(target=0.94, seeds=2, sha256="data", **changes):
+        return campaign_records.speedrun(target, seeds, sha256, [{"benchmark": "x"}, record | changes])
+
+    assert said() == "94.00% reached: 94.50% in 5.5 s, 2 runs"
+    assert said(mean=0.93, reached=False) == "94.00% not reached: 93.00% in 5.5 s, 2 runs"
+    assert said(seeds=3) is said(target=0.95) is said(sha256="other") is None
+    path = tmp_path / "out" / "speedrun-94" / "speedrun.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(record))
+    own = next(step for step in steps("gpu", False, tmp_path, None) if step.name == "speedrun-94")
+    real = dataclasses.replace(own, headline=partial(campaign_records.speedrun, 0.94, 2, "data"))
+    assert fake(lambda directory: [real]) == (0, ["speedrun-94: had a record"])
+    # Neither is it taken for a run's result.
+    assert campaign_records.equal(Config(), [record]) is None
+    path.write_text(json.dumps(record | {"provenance": {"Device": "Other x1"}}))
+    assert fake(lambda directory: [real])[0] == 2
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from experiments import augmentation
-from experiments.page import figures, page, sections
+from experiments.page import beyond, figures, page, sections
 from experiments.study.experiment import Setting
 from jresnet import models
 from jresnet.errors import InputError
@@ -62,6 +62,7 @@ def quick(monkeypatch):
     for name in ("samples", "augmentations", "budget", "curves", "mistakes"):
         monkeypatch.setattr(figures, name, lambda *_: None)
     monkeypatch.setattr(sections, "confusion", lambda *_: None)
+    monkeypatch.setattr(beyond, "figure", lambda *_: None)
     monkeypatch.setattr(figures, "render", lambda name, text, _, part=False: figures.Drawing(name, text, b"", b""))
 
 
@@ -250,7 +251,7 @@ def test_every_file_is_listed_and_readable(written):
     on_disk = {path for path in directory.rglob("*") if path.is_file()}
     assert set(paths) == on_disk
     names = {path.name for path in paths if path.parent.name == "figures"}
-    figures = {"learning_rate", "final", "samples", "augmentations", "confusion", "mistakes", "parameters"}
+    figures = {"learning_rate", "final", "samples", "augmentations", "confusion", "mistakes", "parameters", "beyond"}
     assert names == {f"{name}.{kind}" for name in figures for kind in ("png", "svg")}
     for path in paths:
         if path.suffix == ".png":

@@ -13,7 +13,8 @@ from jresnet.errors import InputError
 from jresnet.records import run_directory
 
 STUDY = "augmentation-width16-jpegq75"
-HEADLINE, RESULTS, SPEEDS, FIELDS = readme.BLOCKS
+BLOCKS = {block.name: block for block in readme.BLOCKS}
+HEADLINE, RESULTS, SPEEDS, FIELDS = (BLOCKS[name] for name in ("headline", "results", "speed", "fields"))
 
 
 @pytest.fixture
@@ -24,6 +25,7 @@ def root(tmp_path):
     for block in readme.BLOCKS:
         (tmp_path / block.path).parent.mkdir(exist_ok=True)
         shutil.copy(readme.ROOT / block.path, tmp_path / block.path)
+    shutil.copy(readme.ROOT / readme.FIGURE, tmp_path / readme.FIGURE)
     return tmp_path
 
 
@@ -98,6 +100,8 @@ def test_only_the_final_model_at_full_scale_enters_the_headline():
         (HEADLINE, "1.57]", "1.67]"),
         (SPEEDS, "| 64 | 128 |", "| 64 | 129 |"),
         (FIELDS, "counted from 0", "counted from 1"),
+        (BLOCKS["networks"], "2,243,546", "2,243,547"),
+        (BLOCKS["accuracy"], "347.5", "347.6"),
     ],
 )
 def test_a_changed_page_is_detected_and_repaired(root, block, old, new):
@@ -168,6 +172,55 @@ def test_a_missing_epoch_is_detected(root):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     (line,) = readme.check(root)
     assert line.startswith(f"experiments/results/{STUDY}/seed-1/result.json: epochs is 6 of 6, metrics.jsonl has 5")
+
+
+def costs(seconds, reference, changed=None):
+    """A record of `benchmarks.ingredients`: a step with cutout beside the default's."""
+
+    def rival(values):
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        spread = {"median": median, "low": low, "high": high, "min": min(values), "n": len(values)}
+        return {"seconds": values, "error": None, "seconds_per_step": spread}
+
+    ratios = [a / b for a, b in zip(seconds, reference, strict=True)]
+    cutout = rival(seconds) | {"cost": rival(ratios)["seconds_per_step"]} | (changed or {})
+    environment = {"device": "A CPU", "cores": 2, "commit": "c" * 40}
+    case = {"width": 42, "batch_size": 128, "precision": "float32", "device": "cpu"}
+    rivals = {"default": rival(reference), "cutout": cutout}
+    return {"environment": environment, "options": {"rounds": 3}, "cases": [case | {"rivals": rivals}]}
+
+
+def test_costs_are_those_of_their_rounds_and_a_changed_one_is_detected(root):
+    path = root / committed.INGREDIENTS
+    path.write_text(json.dumps(costs([1.1, 2.4, 3.3], [1.0, 2.0, 3.0])))
+    assert any("docs/performance.md" in line for line in readme.check(root))
+    readme.update(root)
+    assert readme.check(root) == []
+    text = generated(root, BLOCKS["ingredients"])
+    assert "| 128 | default | 2000 [1500, 2500] |" in text
+    assert "| 128 | cutout | 2400 [1750, 2850] | 1.100 [1.100, 1.150] |" in text
+    assert "Width 42, batch 128, float32, on 2 cores (A CPU)" in text and "3 rounds" in text
+    path.write_text(json.dumps(costs([1.1, 2.4, 3.3], [1.0, 2.0, 3.0], {"cost": None})))
+    assert any(f"{committed.INGREDIENTS}: cost of cutout at batch 128 is None" in line for line in readme.check(root))
+    path.write_text(json.dumps({"cases": []}))
+    with pytest.raises(InputError, match="not a record of ingredients"):
+        readme.check(root)
+
+
+def test_a_figure_of_other_records_is_detected_and_drawn_again(root):
+    path = root / readme.FIGURE
+    drawn = path.read_bytes()
+    path.write_bytes(drawn.replace(b"results-", b"others-"))
+    assert [line for line in readme.check(root) if line.startswith("docs/accuracy.svg: was not drawn")]
+    path.unlink()
+    assert len(readme.check(root)) == 1
+    readme.update(root)
+    assert readme.check(root) == []
+    text = generated(root, BLOCKS["accuracy"])
+    for name in ("airbench95", "final model, stopped after 98 of 100 epochs", "NVIDIA H200 x1"):
+        assert name in text
+    # Neither the width of 16 channels nor JPEG's copy of the images has its place there.
+    assert STUDY not in text
 
 
 def test_channels_of_a_reduced_study_stand_beside_the_reports(root):

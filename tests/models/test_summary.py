@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 
 from jresnet import cli, models
+from jresnet.config import Config
 from jresnet.errors import InputError
 from jresnet.models import summary
 
@@ -60,6 +61,52 @@ def test_work_and_parameters_as_torch_counts_them(options, size):
     parameters, macs = totals(summary.layers(models.ResNet(**options), size))
     assert 2 * macs == counter.get_total_flops()
     assert parameters == sum(parameter.numel() for parameter in network.parameters())
+
+
+# Networks under the report's budget: options, parameters and multiply-adds for one image. The wide ones are Zagoruyko
+# and Komodakis' of 6n + 4 layers, whose table 4 gives WRN-40-2 2.2 million parameters.
+WIDE = {"model": "wide_resnet28_10", "dropout": 0.0}
+BUDGETED = [
+    (WIDE | {"width": 56, "blocks": (4, 4, 4)}, 4_480_474, 648_661_184),
+    (WIDE | {"width": 32, "blocks": (6, 6, 6)}, 2_243_546, 327_599_360),
+    ({"model": "resnet_se443"}, 4_697_742, 798_690_304),
+    ({"model": "resnet18", "width": 42}, 4_815_940, 239_600_928),
+]
+
+
+def wide_counts(blocks, width):
+    """Parameters and multiply-adds of three stages of pre-activation blocks after a stem of 16 channels."""
+    parameters, macs, channels, side = 3 * 9 * 16, 3 * 9 * 16 * 32**2, 16, 32
+    for stage in range(3):
+        features, side = width * 2**stage, 32 // 2**stage
+        for block in range(blocks):
+            kernels = 9 * channels * features + 9 * features**2 + (channels * features if block == 0 else 0)
+            parameters += kernels + 2 * channels + 2 * features
+            macs += kernels * side**2
+            channels = features
+    return parameters + 2 * channels + 10 * channels + 10, macs + 10 * channels
+
+
+def torch_counts(model, **options):
+    """Parameters and multiply-adds as PyTorch counts them."""
+    torch = pytest.importorskip("torch")
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from tests.support.torch_family import FAMILY
+
+    with torch.device("meta"):
+        network, images = FAMILY[model](**options).eval(), torch.zeros(1, 3, 32, 32)
+    with FlopCounterMode(display=False) as counter:
+        network(images)
+    return sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize(("options", "parameters", "macs"), BUDGETED)
+def test_networks_under_the_budget_by_options(options, parameters, macs):
+    assert parameters < summary.BUDGET
+    assert totals(summary.layers(models.from_config(Config(**options), 10), (32, 32))) == (parameters, macs)
+    counted = wide_counts(options["blocks"][0], options["width"]) if "blocks" in options else torch_counts(**options)
+    assert counted == (parameters, macs)
 
 
 def test_layers_say_what_they_are():

@@ -1,0 +1,167 @@
+"""Accuracy against the arithmetic and the time of training: published results, and runs of networks in the budget."""
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import math
+import string
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from benchmarks.jax_step import training_flops
+from experiments import report
+from experiments.anchors import ANCHORS, Anchor
+from experiments.study.results import COPIES, data_name
+from experiments.study.stopped import Stopped
+from jresnet.records.figures import STYLES
+from jresnet.records.run import config_from_json
+from jresnet.records.tables import Table, number, text
+from jresnet.use.figures import FONT_SIZE, WIDTH, blank, shortened, styled
+
+LEAST = 0.9
+"""Test accuracies below this are left out: the axes begin here, a little below the report's."""
+NAMES = {"cifar10", COPIES["27e4662af8785ffce35ded41cdc3ec65c8041017a45833d3a074d55a62a90f0d"]}
+"""Of the data that count as CIFAR-10, see `data_name`."""
+_COLUMNS = (
+    text("", "mark"),
+    text("result", "name"),
+    number("test accuracy (%)", "accuracy", ".2f", 100),
+    text("protocol", "protocol"),
+    number("n", "runs", "d"),
+    number("parameters", "parameters", ",d"),
+    number("epochs", "epochs", "d"),
+    number("PFLOP", "petaflop", ".3g"),
+    number("seconds", "seconds", ",.4g"),
+    text("hardware", "hardware"),
+    text("source", "source"),
+)
+_AXES = {"petaflop": "training (PFLOP)", "seconds": "training (seconds, each on its own hardware)"}
+
+
+def of_runs(name: str, source: str, records: Sequence[dict]) -> list[Anchor]:
+    """The mean of a setting's runs on each device, as far as `counts` takes them, in the form of published results.
+
+    Records are those of `result.json`; their accuracy is that of the last epoch, every test image counted once.
+    """
+    devices: dict[str, list[dict]] = {}
+    for record in filter(counts, records):
+        devices.setdefault(record["device"], []).append(record)
+    means = []
+    for device, runs in devices.items():
+        work = [run["epochs"] * run["dataset"]["train"] * _flops(config_from_json(run["config"])) for run in runs]
+        means.append(
+            Anchor(
+                name=name, accuracy=fmean(run["test_accuracy"] for run in runs), protocol="last epoch", plain=True,
+                runs=len(runs), parameters=runs[0]["parameters"], epochs=runs[0]["epochs"],
+                petaflop=fmean(work) / 1e15, seconds=fmean(run["seconds"] for run in runs), hardware=device,
+                source=source,
+            )
+        )  # fmt: skip
+    return [mean for mean in means if mean.accuracy >= LEAST]
+
+
+def counts(record: dict) -> bool:
+    """Whether a run is of a network in the budget, on all images of CIFAR-10, those held out included."""
+    data = record["dataset"]
+    images = (data["train"] + data["validation"], data["test"])
+    tested = record.get("test_accuracy") is not None
+    full = data_name(data) in NAMES and images == (report.TRAIN_IMAGES, report.TEST_IMAGES)
+    return tested and full and record["parameters"] < report.BUDGET
+
+
+def of_stopped(run: Stopped, source: str) -> Anchor:
+    """The report's final model, stopped before its last epoch."""
+    done, (reported, *_) = len(run.epochs), ANCHORS
+    return Anchor(
+        name=f"final model, stopped after {done} of {run.planned} epochs",
+        accuracy=run.epochs[-1].test_accuracy or math.nan, protocol="last epoch", plain=True, runs=1,
+        parameters=reported.parameters, epochs=done,
+        petaflop=done * dict(run.dataset)["train"] * _flops(report.FINAL) / 1e15,
+        seconds=sum(epoch.seconds for epoch in run.epochs), hardware=run.device, source=source,
+    )  # fmt: skip
+
+
+_flops = functools.lru_cache(maxsize=1024)(training_flops)
+
+
+def marks(ours: Sequence[Anchor]) -> dict[str, Anchor]:
+    """Published results by number, and ours by letter."""
+    letters = (prefix + letter for prefix in ("", *string.ascii_uppercase) for letter in string.ascii_uppercase)
+    return {str(i): anchor for i, anchor in enumerate(ANCHORS, 1)} | dict(zip(letters, ours, strict=False))
+
+
+def table(ours: Sequence[Anchor]) -> Table:
+    """Every result with its mark in the figure, protocol and source."""
+    rows = [{"mark": mark} | dataclasses.asdict(anchor) for mark, anchor in marks(ours).items()]
+    how = (f"{mark}: {anchor.arithmetic}" for mark, anchor in marks(ours).items() if anchor.arithmetic)
+    caption = (
+        "Numbers are published results, letters ours. PFLOP are the source's or computed, at 2 operations per "
+        f"multiply-add and 3 forward passes' work for training ({'; '.join(how)})."
+    )
+    return Table(_COLUMNS, rows, caption=caption, name="beyond")
+
+
+@styled
+def figure(ours: Sequence[Anchor]) -> Figure:
+    """Accuracy against PFLOP above accuracy against seconds, with a key of the marks.
+
+    Hollow marks are accuracies of the best test epoch, of several views of each image, or of no stated protocol.
+    """
+    every = marks(ours)
+    drawing = blank(WIDTH, 5.0 + 0.16 * len(every))
+    panels = drawing.subplots(2, 1)
+    for axes, (key, label) in zip(panels, _AXES.items(), strict=True):
+        for mark, anchor in every.items():
+            x = getattr(anchor, key)
+            if x is None:
+                continue
+            own = not mark.isdigit()
+            color = STYLES["train" if own else "test"]["color"]
+            axes.plot(
+                x, 100 * anchor.accuracy, marker="D" if own else "o", markersize=5 if own else 11, linestyle="",
+                color=color, markerfacecolor=color if anchor.plain else "white", zorder=4 if own else 3,
+            )  # fmt: skip
+            inside: dict[str, Any] = {"ha": "center", "textcoords": "offset points", "fontsize": FONT_SIZE - 2}
+            if own:
+                inside |= {"xytext": (0, -5), "va": "top", "color": color}
+            else:
+                inside |= {"xytext": (0, 0), "va": "center_baseline", "color": "white" if anchor.plain else color}
+            axes.annotate(mark, (x, 100 * anchor.accuracy), zorder=5, **inside)
+        axes.set(xscale="log", xlabel=label, ylabel="test accuracy (%)", ylim=(100 * LEAST - 0.6, 98.4))
+        axes.margins(x=0.08)
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles = [
+        Line2D([], [], linestyle="", color=STYLES["test" if mark.isdigit() else "train"]["color"], marker=f"${mark}$")
+        for mark in every
+    ]
+    labels = [shortened(anchor.name, 52) for anchor in every.values()]
+    key_box = drawing.legend(
+        handles, labels, loc="outside lower left", frameon=False, fontsize=FONT_SIZE - 2, labelspacing=0.3
+    )
+    for label_text in key_box.get_texts():
+        label_text.set_parse_math(False)
+    return drawing
+
+
+def digest(ours: Iterable[Anchor]) -> str:
+    """What the figure shows, as a word that it carries."""
+    content = [dataclasses.asdict(anchor) for anchor in (*ANCHORS, *ours)]
+    return "results-" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@styled
+def svg(ours: Sequence[Anchor]) -> bytes:
+    """The figure as SVG, with `digest` as its description; its bytes depend on matplotlib's version."""
+    file = io.BytesIO()
+    with rc_context({"svg.hashsalt": "beyond"}):
+        FigureCanvasSVG(figure(ours)).print_svg(file, metadata={"Date": None, "Description": digest(ours)})
+    return file.getvalue()
