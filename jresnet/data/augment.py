@@ -181,18 +181,18 @@ def normalise(pixels: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
 def cut_out(images: jax.Array, centres: jax.Array, side: int) -> jax.Array:
     """Set a square of each image, float32 [batch, height, width, 3] and normalised, to zero, the mean colour.
 
-    Its centre is the pixel at `Draws.centres`, so that all are equally likely, and it has `side` pixels each way from
-    side // 2 above and left of there on; what lies outside of the image is cut off (DeVries and Taylor 2017,
-    arXiv 1708.04552).
+    Its centre is the pixel at `Draws.centres`, so that all are equally likely. It begins side // 2 rows above and as
+    many columns left of there: an even square reaches a pixel further up and left than down and right, as in the
+    authors' code. What lies outside of the image is cut off (DeVries and Taylor 2017, arXiv 1708.04552).
     """
     check("images", images, jnp.float32, (None, None, None, 3))
     check("centres", centres, jnp.float32, (len(images), 2))
 
     def within(axis: int) -> jax.Array:
         pixels = images.shape[1 + axis]
-        # The product can round up to the number of pixels.
-        centre = jnp.minimum((centres[:, axis] * pixels).astype(jnp.int32), pixels - 1)
-        distance = jnp.arange(pixels, dtype=jnp.int32)[None] - (centre - side // 2)[:, None]
+        # A float32 below 1 times a whole number does not round up to it.
+        first = (centres[:, axis] * pixels).astype(jnp.int32) - side // 2
+        distance = jnp.arange(pixels, dtype=jnp.int32)[None] - first[:, None]
         return (distance >= 0) & (distance < side)
 
     square = within(0)[:, :, None, None] & within(1)[:, None, :, None]
