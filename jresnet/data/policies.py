@@ -114,8 +114,7 @@ def operate_once(images: jax.Array, choice: Choices, space: Space) -> jax.Array:
         jnp.asarray(table)[operators, magnitudes, negative.astype(jnp.int32)] for table in tables
     )
     pixels = move(images, matrices).astype(jnp.int32)
-    # Computed once, not again for each of the readings by `look_up`.
-    blended = lax.optimization_barrier(blend(others(pixels, operators), pixels, factors[:, None, None, None]))
+    blended = blend(others(pixels, operators), pixels, factors[:, None, None, None])
     return look_up(blended, operators, masks, thresholds)
 
 
