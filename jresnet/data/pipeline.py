@@ -5,9 +5,12 @@ augmentation, a function of (seed, epoch) alone. Both inputs execute the same pl
 starting there.
 
 `resident` augments and normalises inside the training program, `tfds` inside tf.data, so that the device receives
-finished batches. XLA compiles both: on a CPU `get_batch` by itself yields the same bits, for every colour as gray too,
-in all but a few shapes. In those, within the training program and on other devices XLA may order the arithmetic
-otherwise; then pixels differ by a rounding or two of float32, 5e-7 with CIFAR-10's statistics.
+finished batches. Cutout, and the operators of TrivialAugment and RandAugment with the normalisation after them, are
+left to the program with either: for operators tf.data sends uint8.
+
+XLA compiles both: on a CPU `get_batch` by itself yields the same bits, for every colour as gray too, in all but a few
+shapes. In those, within the training program and on other devices XLA may order the arithmetic otherwise; then pixels
+differ by a rounding or two of float32, 5e-7 with CIFAR-10's statistics.
 """
 
 import dataclasses
@@ -24,9 +27,21 @@ from jax import lax
 
 from jresnet.config import Config
 from jresnet.data import memory
-from jresnet.data.augment import GRAY_WEIGHTS, Draws, augment, check, draw, normalise
+from jresnet.data.augment import (
+    GRAY_WEIGHTS,
+    Augmentation,
+    Draws,
+    alternating_flips,
+    augment,
+    augment_levels,
+    check,
+    cut_out,
+    draw,
+    normalise,
+)
 from jresnet.data.datasets import Split
 from jresnet.data.mapped import Images, MappedImages, size
+from jresnet.data.policies import LUMA_WEIGHTS, Space, operate
 from jresnet.data.tfds_reader import import_tensorflow
 from jresnet.errors import InputError
 from jresnet.parallel.devices import Devices
@@ -37,7 +52,7 @@ STREAMED_IMAGES = 512
 # `--input auto` keeps the images on the device while they take at most this fraction of its memory.
 RESIDENT_FRACTION = 0.25
 
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]
 """What a training step takes, see `make_train_step`."""
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each colour channel, on a scale of 0 to 1."""
@@ -83,20 +98,23 @@ class Input(Protocol):
         """The chunks of an epoch from `first_step` on; `pace` chooses the number of steps per chunk."""
 
 
-@partial(jax.jit, static_argnums=(2, 3))
-def epoch_plan(seed: np.uint32, epoch: int, images: int, padding: int, flip: float, grayscale: float) -> Plan:
-    """Plan an epoch over `images` training images with these augmentations; see `augment.draw`."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2), epoch)
+@partial(jax.jit, static_argnums=2)
+def epoch_plan(seed: np.uint32, epoch: int, images: int, augmentation: Augmentation) -> Plan:
+    """Plan an epoch over `images` training images; see `augment.draw`."""
+    run_key = jax.random.key(seed)
+    key = jax.random.fold_in(jax.random.fold_in(run_key, 2), epoch)
     order_key, draw_key = jax.random.split(key)
     order = jax.random.permutation(order_key, images).astype(jnp.int32)
-    return Plan(order, draw(draw_key, images, padding, flip, grayscale))
+    draws = draw(draw_key, images, augmentation)
+    if augmentation.alternate_flip:
+        draws = draws._replace(flips=alternating_flips(jax.random.fold_in(run_key, 3), images, epoch)[order])
+    return Plan(order, draws)
 
 
 def plan_for(config: Config, seed: int, epoch: int, images: int) -> Plan:
     """The plan of an epoch under a configuration."""
-    augmentation = config.crop_padding, config.flip, config.grayscale
     # JAX takes Python's integers for int32, and seeds go beyond.
-    plan: Plan = epoch_plan(np.uint32(seed), epoch, images, *augmentation)
+    plan: Plan = epoch_plan(np.uint32(seed), epoch, images, Augmentation.of(config))
     return plan
 
 
@@ -125,9 +143,14 @@ def take(arrays: Any, i: jax.Array) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class GatherAndAugment:
-    """`get_batch` of resident images; arrays = ((images, labels, mean, std), plan, mask or None)."""
+    """`get_batch` of resident images; arrays = ((images, labels, mean, std), plan, mask or None).
+
+    The attributes are those of `Augmentation`; there is no other constant in the program.
+    """
 
     padding: int
+    space: Space | None = None
+    cutout: int = 0
 
     def __call__(self, arrays: Any, i: jax.Array) -> Batch:
         """See `Input.get_batch`."""
@@ -137,9 +160,40 @@ class GatherAndAugment:
         check("order", plan.order, jnp.int32, (None, None))
         chex.assert_tree_shape_prefix((plan, mask), plan.order.shape)
         order, draws = take(plan, i)
-        pixels = augment(images[order], draws, self.padding)
-        batch = {"images": normalise(pixels, mean, std), "labels": labels[order]}
-        return batch if mask is None else batch | {"mask": take(mask, i)}
+        if self.space is None:
+            normalised = normalise(augment(images[order], draws, self.padding), mean, std)
+        else:
+            levels = augment_levels(images[order], draws, self.padding)
+            normalised = normalise(operate(levels, draws.operators, self.space), mean, std)
+        batch = {"images": with_cutout(normalised, draws.centres, self.cutout), "labels": labels[order]}
+        optional = {"mask": None if mask is None else take(mask, i), "mix": draws.mix}
+        return batch | {name: rows for name, rows in optional.items() if rows is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishStreamed:
+    """`get_batch` of streamed images that the device has to finish; arrays = ((mean, std), stack of batches).
+
+    Batches hold `operators` and `centres`, those of `Draws`, where there are any. The attributes are those of
+    `Augmentation`.
+    """
+
+    space: Space | None
+    cutout: int
+
+    def __call__(self, arrays: Any, i: jax.Array) -> Batch:
+        """See `Input.get_batch`."""
+        (mean, std), stack = arrays
+        batch: Batch = take(stack, i)
+        images, operators, centres = batch["images"], batch.pop("operators", None), batch.pop("centres", None)
+        if self.space is not None:
+            images = normalise(operate(images, operators, self.space), mean, std)
+        return batch | {"images": with_cutout(images, centres, self.cutout)}
+
+
+def with_cutout(images: jax.Array, centres: jax.Array | None, side: int) -> jax.Array:
+    """The normalised images after cutout, if there is any; see `augment.cut_out`."""
+    return images if centres is None else cut_out(images, centres, side)
 
 
 class Resident:
@@ -150,7 +204,8 @@ class Resident:
 
     def __init__(self, split: Split, config: Config, seed: int, statistics: Statistics, devices: Devices):
         self.images, self.config, self.seed, self.devices = len(split), config, seed, devices
-        self.get_batch = GatherAndAugment(config.crop_padding)
+        augmentation = Augmentation.of(config)
+        self.get_batch = GatherAndAugment(augmentation.padding, augmentation.space, augmentation.cutout)
         mean, std = np.asarray(statistics, np.float32)
         # Copied by jnp.array: on a CPU device_put can share the memory of a NumPy array.
         self.data = devices.replicate(jax.tree.map(jnp.array, (np.asarray(split.images), split.labels, mean, std)))
@@ -185,9 +240,16 @@ class Streamed:
                 "--input tfds: needs TensorFlow, which is not installed: install it, or choose --input resident"
             )
         self.images, self.config, self.seed, self.devices = len(split), config, seed, devices
-        self.get_batch, self.steps_per_chunk = take, max(1, STREAMED_IMAGES // config.batch_size)
+        self.steps_per_chunk = max(1, STREAMED_IMAGES // config.batch_size)
         self.tf = import_tensorflow()
-        self.finish = compiled_finish(config.crop_padding, statistics)
+        augmentation = Augmentation.of(config)
+        levels = augmentation.space is not None
+        self.finish = compiled_finish(augmentation.padding, None if levels else statistics)
+        self.get_batch: Callable[[Any, jax.Array], Batch] = take
+        self.statistics = None
+        if levels or augmentation.cutout:
+            self.get_batch = FinishStreamed(augmentation.space, augmentation.cutout)
+            self.statistics = devices.replicate(tuple(np.asarray(statistics, np.float32)))
         self.image_shape, self.labels = split.images.shape[1:], self._variable(split.labels)
         self.gather = self._gather(split.images)
 
@@ -216,20 +278,29 @@ class Streamed:
         # Extra batches, of the first image, fill the last stack: all have one shape, and the programs compile once.
         rest = jax.tree.map(lambda a: pad_rows(np.asarray(a[first_step:]), left + -left % self.steps_per_chunk), full)
         for stack in self.host_batches(self.devices.local_shard(rest)):
-            yield Chunk(self.devices.split(stack), 0, min(left, self.steps_per_chunk))
+            yield Chunk(self._arrays(stack), 0, min(left, self.steps_per_chunk))
             left -= self.steps_per_chunk
         if tail.order.size and first_step <= len(full.order):
             (stack,) = self.host_batches(self.devices.local_shard(tail))
             stack = stack if mask is None else stack | {"mask": self.devices.local_shard(mask)}
-            yield Chunk(self.devices.split(stack), 0, 1)
+            yield Chunk(self._arrays(stack), 0, 1)
 
-    def host_batches(self, plan: Plan) -> Iterator[dict[str, np.ndarray]]:
+    def _arrays(self, stack: Any) -> Any:
+        """What `get_batch` takes, on the devices."""
+        on_devices = self.devices.split(stack)
+        return on_devices if self.statistics is None else (self.statistics, on_devices)
+
+    def host_batches(self, plan: Plan) -> Iterator[dict[str, Any]]:
         """Execute a plan cut into batches with tf.data, deterministically and ahead of use.
 
-        Yields stacks of up to `steps_per_chunk` batches: images, float32 [stack, batch, height, width, 3], finished;
-        labels, int32 [stack, batch].
+        Yields stacks of up to `steps_per_chunk` batches: images, float32 [stack, batch, height, width, 3], normalised,
+        or uint8 before operators; labels, int32 [stack, batch]; the draws that are left to the device, if any.
         """
         tf = self.tf
+        order, draws = jax.tree.map(np.asarray, plan)
+        by_host = draws.offsets, draws.flips, draws.grays
+        on_device = {"operators": draws.operators, "centres": draws.centres, "mix": draws.mix}
+        rest = {name: rows for name, rows in on_device.items() if rows is not None}
 
         def make_stack(order: Any, *draws: Any) -> dict[str, Any]:
             each = [tf.reshape(array, (-1, *array.shape[2:])) for array in (order, *draws)]
@@ -237,13 +308,15 @@ class Streamed:
             shape = tf.concat([tf.shape(order), self.image_shape], 0)
             return {"images": tf.reshape(finished, shape), "labels": tf.gather(self.labels, order)}
 
-        source = tf.data.Dataset.from_tensor_slices(tuple(map(np.asarray, (plan.order, *plan.draws))))
+        source = tf.data.Dataset.from_tensor_slices((order, *by_host))
         stacks = source.batch(self.steps_per_chunk)
         stacks = stacks.map(make_stack, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         # tf.data's autotuner can delay an iterator's shutdown by up to an epoch. Without it, map runs a call per core.
         options = tf.data.Options()
         options.autotune.enabled = False
-        yield from stacks.prefetch(2).with_options(options).as_numpy_iterator()
+        for i, stack in enumerate(stacks.prefetch(2).with_options(options).as_numpy_iterator()):
+            first = i * self.steps_per_chunk
+            yield stack | jax.tree.map(lambda a, first=first: a[first : first + self.steps_per_chunk], rest)
 
 
 def pad_rows(array: np.ndarray, length: int) -> np.ndarray:
@@ -253,7 +326,7 @@ def pad_rows(array: np.ndarray, length: int) -> np.ndarray:
 
 
 @lru_cache
-def compiled_finish(padding: int, statistics: Statistics) -> Callable[..., Any]:
+def compiled_finish(padding: int, statistics: Statistics | None) -> Callable[..., Any]:
     """`tf_finish` for this padding and these statistics, one for all runs of a process.
 
     XLA compiles it: several times as fast as TensorFlow's own operations, and it rounds as the JAX program does.
@@ -266,21 +339,42 @@ def compiled_finish(padding: int, statistics: Statistics) -> Callable[..., Any]:
     return finish
 
 
-def tf_finish(tf: Any, padding: int, statistics: Statistics, images: Any, offsets: Any, flips: Any, grays: Any) -> Any:
-    """`augment.augment` and `augment.normalise` in TensorFlow; like them except for the order of the arguments."""
+def tf_finish(
+    tf: Any, padding: int, statistics: Statistics | None, images: Any, offsets: Any, flips: Any, grays: Any
+) -> Any:
+    """`augment.augment` and `augment.normalise` in TensorFlow; without statistics, `augment.augment_levels`.
+
+    Like them except for the order of the arguments.
+    """
+    if statistics is None:
+        return tf_augment_levels(tf, images, offsets, flips, grays, padding)
     mean, std = np.asarray(statistics, np.float32)
     return (tf_augment(tf, images, offsets, flips, grays, padding) / 255 - mean) / std
 
 
 def tf_augment(tf: Any, images: Any, offsets: Any, flips: Any, grays: Any, padding: int) -> Any:
     """`augment.augment` in TensorFlow: uint8 to float32 [batch, height, width, 3]."""
+    pixels = tf.cast(tf_crop_and_flip(tf, images, offsets, flips, padding), tf.float32)
+    red, green, blue = (weight * pixels[..., channel] for channel, weight in enumerate(GRAY_WEIGHTS))
+    return tf.where(grays[:, None, None, None], (red + green + blue)[..., None], pixels)
+
+
+def tf_augment_levels(tf: Any, images: Any, offsets: Any, flips: Any, grays: Any, padding: int) -> Any:
+    """`augment.augment_levels` in TensorFlow: uint8 to uint8 [batch, height, width, 3]."""
+    pixels = tf_crop_and_flip(tf, images, offsets, flips, padding)
+    whole = tf.cast(pixels, tf.int32)
+    red, green, blue = (weight * whole[..., channel] for channel, weight in enumerate(LUMA_WEIGHTS))
+    gray = tf.cast(tf.bitwise.right_shift(red + green + blue + 2**15, 16), tf.uint8)
+    return tf.where(grays[:, None, None, None], gray[..., None], pixels)
+
+
+def tf_crop_and_flip(tf: Any, images: Any, offsets: Any, flips: Any, padding: int) -> Any:
+    """`augment.crop_and_flip` in TensorFlow: uint8 [batch, height, width, 3]."""
     height, width = images.shape[1:3]
     columns = tf.where(flips[:, None], tf.range(width - 1, -1, -1), tf.range(width)) + offsets[:, 1:]
     border = tf.constant(((0, 0), (padding, padding), (padding, padding), (0, 0)))
     rows = tf.gather(tf.pad(images, border), tf.range(height) + offsets[:, :1], axis=1, batch_dims=1)
-    pixels = tf.cast(tf.gather(rows, columns, axis=2, batch_dims=1), tf.float32)
-    red, green, blue = (weight * pixels[..., channel] for channel, weight in enumerate(GRAY_WEIGHTS))
-    return tf.where(grays[:, None, None, None], (red + green + blue)[..., None], pixels)
+    return tf.gather(rows, columns, axis=2, batch_dims=1)
 
 
 def make_input(split: Split, config: Config, seed: int, statistics: Statistics, devices: Devices) -> Input:

@@ -226,14 +226,17 @@ def check_training(config: Config, dataset: Dataset, devices: int = 1) -> None:
       devices: number of devices that share a batch.
 
     Raises:
-      InputError: crops that may miss the image, fewer than two classes, a class without training images, training
-        images of one colour only, no images to evaluate, a network beyond every memory, more updates than JAX can
-        count, a batch that does not divide into the parts to compute it in, or one with one value per channel, which
-        batch normalisation would turn into its bias (torch.nn.BatchNorm2d refuses it, too).
+      InputError: crops that may miss the image, a square of cutout larger than it, fewer than two classes, a class
+        without training images, training images of one colour only, no images to evaluate, a network beyond every
+        memory, more updates than JAX can count, a batch that does not divide into the parts to compute it in, or one
+        with one value per channel, which batch normalisation would turn into its bias (torch.nn.BatchNorm2d refuses it,
+        too).
     """
     images, side = len(dataset.train), min(dataset.image_size)
     rule = f"must be below {side}, the images' shorter side, as crops of the padding alone show nothing"
     require(config, "crop_padding", config.crop_padding < side, f"{rule}: choose at most {side - 1}")
+    rule = f"must be at most {side}, the images' shorter side: a larger square hides whole images"
+    require(config, "cutout", config.cutout <= side, f"{rule}: choose at most {side}")
     if len(dataset.classes) < 2:
         raise InputError(f"--dataset {dataset.name}: it has {len(dataset.classes)} class: give at least 2")
     counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))

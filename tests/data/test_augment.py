@@ -10,18 +10,33 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from jresnet.data.augment import Draws, augment, crop, draw, grayscale, normalise
-from jresnet.data.pipeline import tf_augment
+from jresnet.config import Config
+from jresnet.data.augment import (
+    Augmentation,
+    Draws,
+    alternating_flips,
+    augment,
+    augment_levels,
+    crop,
+    cut_out,
+    draw,
+    grayscale,
+    normalise,
+)
+from jresnet.data.pipeline import tf_augment, tf_augment_levels
+from jresnet.data.policies import RANDAUGMENT, TRIVIALAUGMENT
 from jresnet.data.tfds_reader import import_tensorflow
-from tests.support.augmentation import DRAWN, reference, within_4_sigma
+from tests.support.augmentation import DRAWN, cut_out_reference, reference, within_4_sigma
 
 
 def with_tensorflow(images, draws, padding):
     tf = import_tensorflow()
-    return tf_augment(tf, tf.constant(images), *draws, padding).numpy()
+    return tf_augment(tf, tf.constant(images), *draws[:3], padding).numpy()
 
 
+REPORTED = Augmentation(0.5, 0.5, 4)
 jitted = jax.jit(augment, static_argnums=2)
 both_implementations = pytest.mark.parametrize("implementation", [jitted, with_tensorflow], ids=["jax", "tf"])
 
@@ -93,6 +108,26 @@ def test_the_order_is_crop_then_flip(implementation):
     np.testing.assert_array_equal(augmented[:, 1:], images[0, :, :0:-1])
 
 
+def levels_with_tensorflow(images, draws, padding):
+    tf = import_tensorflow()
+    return tf_augment_levels(tf, tf.constant(images), *draws[:3], padding).numpy()
+
+
+@pytest.mark.parametrize(
+    "implementation", [jax.jit(augment_levels, static_argnums=2), levels_with_tensorflow], ids=["jax", "tf"]
+)
+def test_whole_levels_are_those_of_augment_rounded_as_pillow_does(implementation):
+    rng = np.random.default_rng(0)
+    images = random_images(0, 40, 30, 20)
+    flips, grays = rng.random((2, 40)) < 0.5
+    draws = Draws(rng.integers(0, 5, (40, 2), np.int32), flips, grays)
+    levels = np.asarray(implementation(images, draws, 2))
+    assert levels.dtype == np.uint8
+    colour = np.asarray(jitted(images, draws._replace(grays=np.zeros(40, bool)), 2)).astype(np.uint8)
+    gray = np.stack([np.stack([np.asarray(Image.fromarray(image).convert("L"))] * 3, -1) for image in colour])
+    np.testing.assert_array_equal(levels, np.where(grays[:, None, None, None], gray, colour))
+
+
 def test_the_outermost_crops_reach_the_corners_of_the_padded_image():
     images = random_images(1, 3, 4, 5)
     cropped = np.asarray(crop(images, np.array([[0, 0], [4, 4], [2, 2]], np.int32), 2))
@@ -105,7 +140,7 @@ def test_the_outermost_crops_reach_the_corners_of_the_padded_image():
 
 
 def test_x64_does_not_change_the_augmented_images():
-    images, draws = random_images(1, 3, 4, 5), draw(jax.random.key(0), 3, 2, 0.5, 0.5)
+    images, draws = random_images(1, 3, 4, 5), draw(jax.random.key(0), 3, Augmentation(0.5, 0.5, 2))
     expected = augment(images, draws, 2)
     with jax.enable_x64():
         augmented = augment(images, draws, 2)
@@ -115,7 +150,7 @@ def test_x64_does_not_change_the_augmented_images():
 
 @pytest.mark.parametrize("padding", [1, 4])
 def test_every_offset_is_equally_likely(padding):
-    offsets = np.asarray(draw(jax.random.key(0), DRAWN, padding, 0.5, 0.5).offsets)
+    offsets = np.asarray(draw(jax.random.key(0), DRAWN, Augmentation(0.5, 0.5, padding)).offsets)
     assert (offsets.shape, offsets.dtype) == ((DRAWN, 2), np.int32)
     values = 2 * padding + 1
     for axis in offsets.T:
@@ -129,7 +164,7 @@ def test_every_offset_is_equally_likely(padding):
 
 @pytest.mark.parametrize(("flip", "grayscale"), [(0.5, 0.5), (0.5, 0.1), (0.0, 1.0), (1.0, 0.0), (0.3, 0.9)])
 def test_flips_and_grays_have_their_probabilities_and_are_independent(flip, grayscale):
-    offsets, flips, grays = map(np.asarray, draw(jax.random.key(1), DRAWN, 4, flip, grayscale))
+    offsets, flips, grays = map(np.asarray, draw(jax.random.key(1), DRAWN, Augmentation(flip, grayscale, 4))[:3])
     assert flips.dtype == grays.dtype == bool
     assert within_4_sigma(flips.sum(), DRAWN, flip)
     assert within_4_sigma(grays.sum(), DRAWN, grayscale)
@@ -139,9 +174,9 @@ def test_flips_and_grays_have_their_probabilities_and_are_independent(flip, gray
 
 
 def test_draws_depend_on_the_key_alone():
-    first, again, other = (draw(jax.random.key(key), 50, 4, 0.5, 0.5) for key in (0, 0, 1))
+    first, again, other = (draw(jax.random.key(key), 50, REPORTED) for key in (0, 0, 1))
     chex.assert_trees_all_equal(first, again)
-    assert not any(np.array_equal(*pair) for pair in zip(first, other, strict=True))
+    assert not any(np.array_equal(*pair) for pair in zip(first[:3], other[:3], strict=True))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -160,6 +195,50 @@ def test_padding_is_black_before_normalisation():
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     normalised = normalise(jitted(random_images(2, 1, 4, 4), draws, 1), mean, std)
     np.testing.assert_allclose(normalised[0, 0, 0], [-2, -2, -2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 7])
+def test_cutout_equals_a_loop_over_the_pixels_of_the_square(side):
+    """Centres everywhere, the corners among them, at the pixels' first and last points."""
+    height, width = 5, 7
+    rows, columns = np.indices((height, width)).reshape(2, -1)
+    images = np.random.default_rng(side).normal(size=(len(rows), height, width, 3)).astype(np.float32)
+    expected = [cut_out_reference(*case, side) for case in zip(images, rows, columns, strict=True)]
+    for within in (1e-6, 1 - 1e-6):
+        centres = np.stack([(rows + within) / height, (columns + within) / width], -1).astype(np.float32)
+        np.testing.assert_array_equal(cut_out(jnp.asarray(images), jnp.asarray(centres), side), np.stack(expected))
+
+
+def test_cutouts_centre_is_any_pixel_alike():
+    draws = jax.jit(draw, static_argnums=1)(jax.random.key(3), DRAWN, Augmentation(0.5, 0.5, 4, cutout=1))
+    images = jnp.ones((DRAWN, 3, 7, 3), jnp.float32)
+    found = np.asarray(jax.jit(cut_out, static_argnums=2)(images, draws.centres, 1))[..., 0] == 0
+    assert (found.sum((1, 2)) == 1).all()
+    assert all(within_4_sigma(count, DRAWN, 1 / 21) for count in found.sum(0).reshape(-1))
+    # It has a key of its own.
+    assert within_4_sigma((found[:, 0].any(-1) & np.asarray(draws.flips)).sum(), DRAWN, 1 / 6)
+
+
+def test_alternating_flips_are_a_coin_per_image_turned_over_in_every_epoch():
+    key = jax.random.key(7)
+    epochs = [np.asarray(alternating_flips(key, 1000, epoch)) for epoch in range(4)]
+    for image in range(1000):
+        first = epochs[0][image]
+        assert [epoch[image] for epoch in epochs] == [first, not first, first, not first]
+    assert within_4_sigma(epochs[0].sum(), 1000, 0.5)
+    # A function of the key and the image's place alone.
+    np.testing.assert_array_equal(alternating_flips(key, 300, 0), epochs[0][:300])
+    assert within_4_sigma((np.asarray(alternating_flips(jax.random.key(8), 1000, 0)) != epochs[0]).sum(), 1000, 0.5)
+
+
+def test_augmentations_are_those_of_the_configuration():
+    assert Augmentation.of(Config()) == REPORTED
+    config = Config(crop_padding=2, grayscale=0.25, alternate_flip=True, cutout=8, mixup=0.25, cutmix=0.75)
+    expected = Augmentation(0.5, 0.25, 2, alternate_flip=True, cutout=8, mixup=0.25, cutmix=0.75)
+    assert Augmentation.of(config) == expected
+    assert Augmentation.of(Config(trivialaugment=True)) == Augmentation(0.5, 0.5, 4, space=TRIVIALAUGMENT)
+    expected = Augmentation(0.5, 0.5, 4, space=RANDAUGMENT, operators=3, magnitude=9)
+    assert Augmentation.of(Config(randaugment=(3, 9))) == expected
 
 
 IMAGES, COINS, OFFSETS = np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, bool), np.zeros((2, 2), np.int32)
@@ -185,8 +264,10 @@ REFUSED = {
     "one image's pixels": (lambda: normalise(IMAGES[0], MEAN, MEAN), "(4, 4, 3)", "pixels"),
     "scalar mean": (lambda: normalise(IMAGES, 0.5, MEAN), "()", "(3,)", "mean and std"),
     "scalar std": (lambda: normalise(IMAGES, MEAN, 0.5), "()", "(3,)", "mean and std"),
-    "several keys": (lambda: draw(jax.random.split(jax.random.key(0)), 4, 1, 0.5, 0.5), "(2,)", "()", "key"),
-    "an untyped key": (lambda: draw(np.zeros(2, np.uint32), 4, 1, 0.5, 0.5), "(2,)", "()", "typed PRNG key"),
+    "levels of cutout": (lambda: cut_out(jnp.asarray(IMAGES), jnp.zeros((2, 2)), 1), "uint8", "float32", "images"),
+    "flat centres": (lambda: cut_out(jnp.float32(IMAGES), jnp.zeros(2), 1), "(2,)", "(2, 2)", "centres"),
+    "several keys": (lambda: draw(jax.random.split(jax.random.key(0)), 4, REPORTED), "(2,)", "()", "key"),
+    "an untyped key": (lambda: draw(np.zeros(2, np.uint32), 4, REPORTED), "(2,)", "()", "typed PRNG key"),
 }
 
 

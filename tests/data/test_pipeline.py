@@ -10,17 +10,20 @@ import chex
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from jresnet.config import Config
 from jresnet.data import pipeline
+from jresnet.data.augment import Augmentation
 from jresnet.data.datasets import Split
 from jresnet.data.mapped import MappedImages
 from jresnet.errors import InputError
 from jresnet.parallel.devices import Devices
-from tests.support.augmentation import DRAWN, reference, within_4_sigma
+from tests.support.augmentation import DRAWN, cut_out_reference, reference, with_pillow, within_4_sigma
 
 ROOT = pathlib.Path(__file__).parents[2]
 STATISTICS = ((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
+REPORTED = Augmentation(0.5, 0.5, 4)
 CONFIG = Config(batch_size=16, parallel="jit")
 
 
@@ -94,16 +97,60 @@ def test_where_xla_normalises_in_another_order_the_inputs_differ_by_a_rounding()
 @pytest.mark.parametrize("kind", ["resident", "tfds"])
 def test_the_augmentation_is_the_plans_applied_image_by_image(kind):
     split = make_split(20)
-    plan = jax.device_get(pipeline.epoch_plan(5, 0, 20, 4, 0.5, 0.5))
+    plan = jax.device_get(pipeline.epoch_plan(5, 0, 20, REPORTED))
     mean, std = (np.asarray(row) for row in STATISTICS)
     expected = {
         place: (reference(split.images[place], *draw, 4) / 255 - mean) / std
-        for place, *draw in zip(plan.order, *plan.draws, strict=True)
+        for place, *draw in zip(plan.order, *plan.draws[:3], strict=True)
     }
     found = batches(kind, split)
     assert [*labels_of(found)] == [*plan.order]
     for image, label in zip(np.concatenate([b["images"] for b in found]), labels_of(found), strict=True):
         np.testing.assert_allclose(image, expected[label], atol=5e-6)
+
+
+ALL = dataclasses.replace(
+    CONFIG, alternate_flip=True, trivialaugment=True, cutout=5, mixup=0.25, cutmix=1.0, batch_size=24
+)
+
+
+CUTOUT = dataclasses.replace(CONFIG, cutout=4)
+
+
+def test_with_every_augmentation_both_inputs_carry_out_the_plan_image_by_image():
+    """In torchvision's order: crop, flip, gray levels, operator, normalisation, cutout; and mix is the plan's."""
+    split, side = make_split(48, side=16), 16
+    order, draws = jax.device_get(pipeline.plan_for(ALL, 5, 1, 48))
+    mean, std = (np.asarray(row) for row in STATISTICS)
+    expected = {}
+    for row, place in enumerate(order):
+        image = reference(split.images[place], draws.offsets[row], draws.flips[row], False, 4).astype(np.uint8)
+        if draws.grays[row]:
+            image = np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
+        choice = [rows[row, 0] for rows in draws.operators]
+        pixels = (with_pillow("trivialaugment", image, *choice) / 255 - mean) / std
+        expected[place] = cut_out_reference(pixels, *np.int32(draws.centres[row] * side), 5)
+    mine, theirs = (batches(kind, split, ALL, epoch=1) for kind in ("resident", "tfds"))
+    chex.assert_trees_all_close(mine, theirs, rtol=0, atol=1e-6)
+    assert [*labels_of(mine)] == [*order]
+    a_level = 1 / 255 / min(STATISTICS[1])
+    for i, batch in enumerate(mine):
+        for image, label in zip(batch["images"], batch["labels"], strict=True):
+            np.testing.assert_allclose(image, expected[label], rtol=0, atol=1.001 * a_level)
+        chex.assert_trees_all_equal(batch["mix"], jax.tree.map(lambda a, i=i: a[24 * i : 24 * (i + 1)], draws.mix))
+    assert any(not np.array_equal(a, b) for a, b in zip(mine[0]["images"], mine[1]["images"], strict=True))
+
+
+def test_without_operators_cutout_is_the_devices_and_the_rest_the_hosts():
+    found = {kind: batches(kind, make_split(48), CUTOUT) for kind in ("resident", "tfds")}
+    chex.assert_trees_all_equal(*found.values())
+    plain = batches("resident", make_split(48))
+    for batch, whole in zip(found["tfds"], plain, strict=True):
+        hidden = (batch["images"] == 0).all(-1)
+        np.testing.assert_array_equal(batch["images"], np.where(hidden[..., None], 0, whole["images"]))
+        # Between a quarter of the square, in a corner, and all of it.
+        assert ((hidden.sum((1, 2)) >= 4) & (hidden.sum((1, 2)) <= 16)).all()
+        assert "mix" not in batch and "operators" not in batch
 
 
 @pytest.mark.parametrize("kind", ["resident", "tfds"])
@@ -112,6 +159,57 @@ def test_an_epoch_goes_on_from_any_step(kind):
     whole = batches(kind, split, epoch=2)
     for first in range(5):
         chex.assert_trees_all_equal(batches(kind, split, epoch=2, first_step=first), whole[first:])
+
+
+def test_draws_that_are_left_to_the_device_go_on_with_their_images(monkeypatch):
+    """In stacks of two batches, from the middle of what was one."""
+    monkeypatch.setattr(pipeline, "STREAMED_IMAGES", 32)
+    whole, rest = (batches("tfds", make_split(64), CUTOUT, first_step=first) for first in (0, 1))
+    chex.assert_trees_all_equal(rest, whole[1:])
+
+
+def test_the_reports_draws_keep_their_keys_and_the_others_are_not_there():
+    """So that a run goes on, bit for bit, from the checkpoint of a version without the others."""
+    plan, more = (pipeline.plan_for(config, 5, 1, 48) for config in (Config(), ALL))
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(5), 2), 1)
+    order_key, draw_key = jax.random.split(key)
+    crop_key, flip_key, gray_key = jax.random.split(draw_key, 3)
+    expected = [
+        jax.random.permutation(order_key, 48).astype(np.int32),
+        jax.random.randint(crop_key, (48, 2), 0, 9, np.int32),
+        jax.random.bernoulli(flip_key, 0.5, (48,)),
+        jax.random.bernoulli(gray_key, 0.5, (48,)),
+    ]
+    chex.assert_trees_all_equal(jax.tree.leaves(plan), expected)
+    # With the others, only the flips are other ones, as they alternate.
+    expected[2] = more.draws.flips
+    chex.assert_trees_all_equal([more.order, *more.draws[:3]], expected)
+
+
+def test_images_are_flipped_in_every_second_epoch_wherever_they_stand_in_it():
+    by_image, config = [], dataclasses.replace(CONFIG, alternate_flip=True)
+    for epoch in range(3):
+        plan = jax.device_get(pipeline.plan_for(config, 5, epoch, 1000))
+        by_image.append(dict(zip(plan.order, plan.draws.flips, strict=True)))
+    first, second, third = ([flips[place] for place in range(1000)] for flips in by_image)
+    assert third == first == [not flip for flip in second]
+    assert within_4_sigma(sum(first), 1000, 0.5)
+    other = jax.device_get(pipeline.plan_for(config, 6, 0, 1000))
+    moved = sum(flip != by_image[0][place] for place, flip in zip(other.order, other.draws.flips, strict=True))
+    assert within_4_sigma(moved, 1000, 0.5)
+
+
+@pytest.mark.parametrize("kind", ["resident", "tfds"])
+def test_inputs_share_a_program_unless_they_do_something_else_to_the_pixels(kind):
+    def program(**options):
+        config = dataclasses.replace(CONFIG, input=kind, **options)
+        source = pipeline.make_input(make_split(16), config, 0, STATISTICS, Devices(config))
+        return source.get_batch, hash(source.get_batch)
+
+    assert program(randaugment=(2, 9)) == program(randaugment=(1, 20), flip=0.1, grayscale=0.0, mixup=1.0)
+    assert program(mixup=1.0) == program()
+    others = ({}, {"trivialaugment": True}, {"randaugment": (2, 9)}, {"cutout": 3}, {"cutout": 4})
+    assert len({program(**options) for options in others}) == len(others)
 
 
 def test_the_pace_changes_the_calls_and_not_the_batches():
@@ -136,15 +234,15 @@ def test_a_stack_of_streamed_batches_keeps_one_shape_and_counts_only_its_own(mon
 
 
 def test_the_plan_depends_on_seed_and_epoch_alone_and_orders_are_uniform():
-    plan = pipeline.epoch_plan(0, 0, 1000, 4, 0.5, 0.5)
-    for other in (pipeline.epoch_plan(1, 0, 1000, 4, 0.5, 0.5), pipeline.epoch_plan(0, 1, 1000, 4, 0.5, 0.5)):
+    plan = pipeline.epoch_plan(0, 0, 1000, REPORTED)
+    for other in (pipeline.epoch_plan(1, 0, 1000, REPORTED), pipeline.epoch_plan(0, 1, 1000, REPORTED)):
         same = [
             float(np.mean(np.asarray(a) == np.asarray(b)))
             for a, b in zip(jax.tree.leaves(plan), jax.tree.leaves(other), strict=True)
         ]
         # By chance 1/1000 of places, 1/9 of offsets and 1/2 of the coins agree.
         np.testing.assert_allclose(same, [1 / 1000, 1 / 9, 1 / 2, 1 / 2], atol=0.07)
-    firsts = [int(pipeline.epoch_plan(0, epoch, 4, 4, 0.5, 0.5).order[0]) for epoch in range(400)]
+    firsts = [int(pipeline.epoch_plan(0, epoch, 4, REPORTED).order[0]) for epoch in range(400)]
     # 400 draws of 4: each 100 times, with a standard deviation of 8.7.
     assert np.abs(np.bincount(firsts, minlength=4) - 100).max() < 4 * 8.7
 
@@ -159,7 +257,7 @@ def test_an_epochs_augmentations_are_as_frequent_as_configured():
 
 
 def test_padding_a_batch_for_several_devices_repeats_images_under_a_false_mask():
-    plan = pipeline.epoch_plan(0, 0, 21, 4, 0.5, 0.5)
+    plan = pipeline.epoch_plan(0, 0, 21, REPORTED)
     full, tail, mask = pipeline.batches_of(plan, 16, 4)
     assert full.order.shape == (1, 16) and tail.order.shape == (1, 8) and mask.shape == (1, 8)
     real = np.concatenate([np.asarray(full.order)[0], np.asarray(tail.order)[0][np.asarray(mask)[0]]])

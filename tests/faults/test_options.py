@@ -148,6 +148,7 @@ RANGE = "from 1.2e-38 to 3.4e+38"
 OPTIONS = {
     "--crop-padding 8": "must be below 8, the images' shorter side",
     "--crop-padding 2147483647": "choose at most 7",
+    "--cutout 9": "must be at most 8, the images' shorter side",
     "--seeds 2147483648": "at most 10,000",
     "--seeds 10001": "makes 10,001 runs",
     "--seeds 99999999999999999999999999": "at most 10,000",
