@@ -1,6 +1,7 @@
 """The loss of a training step: cross-entropy with class weights, label smoothing and the labels of mixed images."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,10 @@ from jresnet.data.pipeline import Batch
 
 
 def mean_loss(
-    logits: jax.Array, batch: Batch, counted: jax.Array, images: jax.Array, total: Callable[[jax.Array], jax.Array],
+    logits: jax.Array, batch: Batch, counted: jax.Array, weight: Callable[[Any], jax.Array],
     class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0,
 ) -> jax.Array:  # fmt: skip
-    """This device's part of a batch's mean loss in nats: what torch.nn.CrossEntropyLoss(weight, label_smoothing) gives.
+    """What these images contribute to a batch's mean loss in nats, torch.nn.CrossEntropyLoss(weight, label_smoothing).
 
     An image mixed of two has the loss of both their labels, each by its share.
 
@@ -22,8 +23,8 @@ def mean_loss(
       logits: float [batch, classes].
       batch: labels, int32 [batch]; for mixed images also `partners` and `ratios`, see `mix.mixed`.
       counted: bool [batch], false for padding.
-      images: counted images on all devices, [].
-      total: sums over the devices.
+      weight: gives the sum of the weights of all images of the whole batch, [], in a dtype; 1 for each without
+        `class_weights`, see `weights_of`.
       class_weights: [classes], not for mixed images; None: all weigh the same.
       label_smoothing: share of each label that is spread over all classes.
     """
@@ -35,14 +36,16 @@ def mean_loss(
         ratios = batch["ratios"].astype(losses.dtype)
         others = optax.softmax_cross_entropy_with_integer_labels(logits, batch["partners"])
         losses = ratios * losses + (1 - ratios) * others
-    weights = None
     if class_weights is not None:
-        weights = jnp.where(counted, jnp.asarray(class_weights, losses.dtype)[labels], 0)
-        losses = weights * losses
+        losses = weights_of(labels, counted, class_weights, losses.dtype) * losses
     if label_smoothing:
         losses = (1 - label_smoothing) * losses + label_smoothing * _of_all_classes(logits, class_weights)
-    summed = jnp.sum(jnp.where(counted, losses, 0))
-    return summed / (images.astype(losses.dtype) if weights is None else total(weights.sum()))
+    return jnp.sum(jnp.where(counted, losses, 0)) / weight(losses.dtype)
+
+
+def weights_of(labels: jax.Array, counted: jax.Array, class_weights: Sequence[float], dtype: Any) -> jax.Array:
+    """The weights of images by their classes, [batch]; 0 for padding."""
+    return jnp.where(counted, jnp.asarray(class_weights, dtype)[labels], 0)
 
 
 def _of_all_classes(logits: jax.Array, class_weights: Sequence[float] | None) -> jax.Array:

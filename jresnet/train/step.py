@@ -20,7 +20,7 @@ from jresnet.models.layers import psum_over
 from jresnet.train.average import averaged
 from jresnet.train.freeze import HEAD, frozen_parts, kept, marks, stopped
 from jresnet.train.layout import TREES, Layout
-from jresnet.train.loss import balanced_weights, likeliest, mean_loss
+from jresnet.train.loss import balanced_weights, likeliest, mean_loss, weights_of
 from jresnet.train.optim import head_factor
 from jresnet.train.state import TrainState, check_state
 
@@ -110,6 +110,12 @@ def make_train_step(
         params = layout.params(state.params)
         frozen = frozen_parts(params, model.frozen)
 
+        def weight(dtype: Any) -> jax.Array:
+            """Of all images of the batch, on all devices."""
+            if options.class_weights is None:
+                return images.astype(dtype)
+            return total(weights_of(labels, counted, options.class_weights, dtype).sum())
+
         def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             rngs = {"dropout": jax.random.fold_in(state.key, state.step)}
             logits, updates = model.apply(
@@ -117,7 +123,7 @@ def make_train_step(
                 train=True, mask=mask, mutable=["batch_stats"], rngs=rngs,
             )  # fmt: skip
             beyond = options.class_weights, options.label_smoothing
-            mean = mean_loss(logits, batch, counted, images, total, *beyond)
+            mean = mean_loss(logits, batch, counted, weight, *beyond)
             return mean, (logits, updates["batch_stats"])
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)

@@ -35,9 +35,13 @@ def draw(mix=False, seed=0):
 
 def loss_of(logits, batch, weights, smoothing):
     """`mean_loss` on one device."""
-    return mean_loss(
-        logits, batch, jnp.asarray(COUNTED), jnp.int32(COUNTED.sum()), lambda total: total, weights, smoothing
-    )
+    counted = jnp.asarray(COUNTED)
+
+    def weight(dtype):
+        one = jnp.ones(CLASSES, dtype) if weights is None else jnp.asarray(weights, dtype)
+        return jnp.sum(jnp.where(counted, one[batch["labels"]], 0))
+
+    return mean_loss(logits, batch, counted, weight, weights, smoothing)
 
 
 def theirs(logits, batch, weights, smoothing):
