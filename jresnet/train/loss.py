@@ -45,7 +45,7 @@ def mean_loss(
 
 def batch_weight(
     labels: jax.Array, counted: jax.Array, images: jax.Array, class_weights: Sequence[float] | None,
-    total: Callable[[Any], Any],
+    total: Callable[[jax.Array], jax.Array],
 ) -> Callable[[Any], jax.Array]:  # fmt: skip
     """Make `dtype -> weight []` of all images of a batch: their number, or the sum of their classes' weights.
 
