@@ -72,9 +72,8 @@ def _of_all_classes(logits: jax.Array, class_weights: Sequence[float] | None) ->
 
 def likeliest(batch: Batch) -> jax.Array:
     """The label with the larger share of each image, int32 [batch]; the image's own if it is not mixed."""
-    if "partners" not in batch:
-        return batch["labels"]
-    return jnp.where(batch["ratios"] >= 0.5, batch["labels"], batch["partners"])
+    labels: jax.Array = batch["labels"]
+    return jnp.where(batch["ratios"] >= 0.5, labels, batch["partners"]) if "partners" in batch else labels
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> tuple[float, ...]:
