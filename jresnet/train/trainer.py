@@ -131,7 +131,7 @@ def make_train_program(
 def run_programs(
     config: Config, seed: int, model: ResNet, labels: np.ndarray, image_shape: tuple[int, int, int], source: Input,
     devices: Devices,
-) -> tuple[Callable[..., jax.stages.Wrapped], Callable[[], tuple[TrainState, Metrics]]]:  # fmt: skip
+) -> tuple[Callable[..., jax.stages.Wrapped], partial[tuple[TrainState, Metrics]]]:  # fmt: skip
     """What a run of this configuration compiles, on training images with these labels, int32 [images].
 
     Returns:
@@ -203,7 +203,7 @@ class Trainer:
         # Keys of the programs, see `_key`.
         self._compiled: set[tuple[Any, ...]] = set()
         self._called: set[tuple[Any, ...]] = set()
-        self.shapes = jax.eval_shape(self._create)
+        self.shapes = jax.eval_shape(self._create.func, *self._create.args)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.shapes[0].params))
         self.compile_seconds = 0.0
         self.stop_signal: int | None = None
