@@ -27,7 +27,7 @@ Resize = Literal["crop", "pad", "stretch"]
 Schedule = Literal["constant", "cosine", "linear", "one-cycle", "step"]
 Shortcut = Literal["projection", "padding"]
 Stem = Literal["small", "small-pool", "imagenet"]
-TestAfter = Literal["epochs", "training"]
+TestAfter = Literal["epochs", "training", "never"]
 WeightDecayOn = Literal["all", "kernels"]
 
 MAX_SIDE = 2**14
@@ -113,9 +113,11 @@ class DataConfig(Source):
     cutout: int = 0
     """Side in pixels of a square set to the mean colour at a random place (DeVries and Taylor 2017); 0: none."""
     mixup: float = 0.0
-    """Alpha of the Beta distribution by which pairs of images are averaged (Zhang et al. 2017); 0: never."""
+    """Alpha of the Beta distribution by which every image is averaged with another; a share for each image, where
+    Zhang et al. 2017 draw one for each batch; 0: never."""
     cutmix: float = 0.0
-    """Alpha of the Beta distribution of the areas that pairs of images exchange (Yun et al. 2019); 0: never."""
+    """Alpha of the Beta distribution of the area that every image has from another; one for each image, where
+    Yun et al. 2019 draw one for each batch, and leave half of the batches as they are; 0: never."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +165,7 @@ class TrainingConfig:
     learning_rate: float = 0.01
     """Peak learning rate."""
     muon_learning_rate: float = 0.02
-    """Peak learning rate of what --optimizer muon gives to Muon."""
+    """Peak learning rate of the kernels that --optimizer muon gives to Muon."""
     momentum: float = 0.9
     """Momentum of SGD (section 3.3.3) and of Muon; beta1 of AdamW."""
     nesterov: bool = False
@@ -174,17 +176,19 @@ class TrainingConfig:
     """all parameters, as in the report, or only the kernels of convolutions and of linear layers."""
     schedule: Schedule = "constant"
     """Learning rate schedule; step divides the rate by 10 after one half and after three quarters of the run;
-    one-cycle goes up from 1/25 of the peak, which --warmup-epochs places, and down to 0, both linearly."""
+    one-cycle goes up from 1/25 of the peak, which --warmup-epochs places, and down to 1/250,000, both linearly."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from 0 at the start of the run."""
     label_smoothing: float = 0.0
     """Share of each label that is spread over all classes (Szegedy et al. 2015, arXiv 1512.00567, section 7)."""
     ema_decay: float | None = None
-    """Evaluate and use averages of all updates' weights, the latest weighing 1 - ema_decay (default: no averages)."""
+    """Evaluate and use averages of all updates' weights, the latest weighing 1 - ema_decay in the long run
+    (default: no averages)."""
     clip_norm: float | None = None
     """Scale gradients down to this norm, over all parameters, where theirs is larger."""
     accumulate: int = 1
-    """Compute each batch in so many parts, one after another: less memory, and batch statistics of each part."""
+    """Compute each batch in so many parts, one after another: less memory, batch statistics of each part, and an update
+    of the running ones per part."""
     sam: float = 0.0
     """Radius rho of sharpness-aware minimisation, with two gradients per step (Foret et al. 2020); 0: without."""
     init_from: str | None = None
@@ -198,7 +202,8 @@ class TrainingConfig:
     keep_best: KeepBest | None = None
     """validation: keep the checkpoint of the epoch with the highest validation accuracy, too, in best/."""
     test_after: TestAfter = "epochs"
-    """When to evaluate the test images: after all epochs, as the report does, or once, after training."""
+    """When to evaluate the test images: after all epochs, as the report does; once, after training; or never, while
+    settings are chosen on validation images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +244,7 @@ class Config(DeviceConfig, TrainingConfig, NetworkConfig, DataConfig):
         for name in ("flip", "grayscale"):
             require(self, name, 0 <= getattr(self, name) <= 1, "must be a probability from 0 to 1")
         rule = "must be at least 0 and below 1, also when it is rounded to 32 bits"
-        for name in ("dropout", "momentum", "label_smoothing", "ema_decay"):
+        for name in ("dropout", "momentum", "label_smoothing"):
             rate = getattr(self, name)
             require(self, name, rate is None or (0 <= rate < 1 and float32(rate) < 1), rule)
         require(self, "epsilon", self.epsilon is None or self.epsilon > 0, "must be above 0")
@@ -279,9 +284,8 @@ class Config(DeviceConfig, TrainingConfig, NetworkConfig, DataConfig):
         half = self.flip == 0.5 or not self.alternate_flip
         require(self, "flip", half, "must be 0.5 with --alternate-flip: half of the images begin flipped")
         count, magnitude = self.randaugment or (1, 0)
-        require(
-            self, "randaugment", 1 <= count <= 14 and 0 <= magnitude <= 30, "must be 1 to 14 operators, and 0 to 30"
-        )
+        rule = "must be 1 to 14 operators, as many as there are, and a magnitude from 0 to 30"
+        require(self, "randaugment", 1 <= count <= 14 and 0 <= magnitude <= 30, rule)
         one = self.randaugment is None or not self.trivialaugment
         require(self, "randaugment", one, "leave it out, or --trivialaugment: each is a policy of its own")
         for name in ("mixup", "cutmix"):
@@ -294,23 +298,20 @@ class Config(DeviceConfig, TrainingConfig, NetworkConfig, DataConfig):
         """Check the options of optimizers beyond the report's, and which of them go together."""
         finite = 0 < self.muon_learning_rate < math.inf
         require(self, "muon_learning_rate", finite, "must be a finite number above 0")
-        require(self, "ema_decay", self.ema_decay is None or self.ema_decay > 0, "must be above 0 and below 1")
-        require(
-            self, "clip_norm", self.clip_norm is None or 0 < self.clip_norm < math.inf, "must be finite and above 0"
-        )
+        read = self.optimizer == "muon" or self.muon_learning_rate == Config.muon_learning_rate
+        require(self, "muon_learning_rate", read, "must come with --optimizer muon: no other optimizer has such a rate")
+        decay = self.ema_decay
+        rule = "must be above 0 and below 1, also when it is rounded to 32 bits"
+        require(self, "ema_decay", decay is None or (0 < decay < 1 and float32(decay) < 1), rule)
+        clipped = self.clip_norm is None or 0 < self.clip_norm < math.inf
+        require(self, "clip_norm", clipped, "must be finite and above 0")
         cycle = self.schedule != "one-cycle" or 0 < self.warmup_epochs < self.epochs
         rule = "must be above 0 and below --epochs with --schedule one-cycle, whose peak it places"
         require(self, "warmup_epochs", cycle, rule)
         require(self, "sam", 0 <= self.sam < math.inf, "must be finite and not negative")
-        for name in ("mixup", "cutmix"):
-            rule = (
-                "leave it out with --sam, or --sam: the sharpness of a loss of mixed images is not that of the images'"
-            )
-            require(self, name, not (self.sam and getattr(self, name)), rule)
-        rule = "must be 1 with --sam, whose two gradients are those of whole batches"
-        require(self, "accumulate", self.accumulate == 1 or not self.sam, rule)
-        same = self.optimizer == "sgd" or not self.sam
-        require(self, "optimizer", same, "must be sgd with --sam")
+        for name in ("mixup", "cutmix", "accumulate", "optimizer"):
+            alone = not self.sam or getattr(self, name) == getattr(Config, name)
+            require(self, name, alone, "cannot be combined with --sam: leave out one of them")
         plain = self.optimizer != "adamw" or not self.nesterov
         require(self, "optimizer", plain, "must be sgd or muon with --nesterov")
 
@@ -321,6 +322,8 @@ class Config(DeviceConfig, TrainingConfig, NetworkConfig, DataConfig):
         require(self, "freeze", within, f"must be 0, the stem, or numbers of stages, at most {MAX_STAGES}")
         rule = "must come with --init-from: random weights would stay random"
         require(self, "freeze", not self.freeze or self.init_from is not None, rule)
+        rule = "leave it out with --init-from, whose weights replace the initial scales"
+        require(self, "zero_init", not self.zero_init or self.init_from is None, rule, value="")
         rate = self.head_learning_rate
         require(self, "head_learning_rate", rate is None or 0 < rate < math.inf, "must be a finite number above 0")
 

@@ -61,7 +61,7 @@ BAD = {
     "clip_norm": [0.0, -1.0, NAN, INF, 1e39, 1e-38],
     "accumulate": [0, -2],
     "sam": [-0.05, NAN, INF, 1e39, 1e-38],
-    "test_after": ["never", "epoch"],
+    "test_after": ["after", "epoch", ""],
 }
 
 LIMITS = {
@@ -112,8 +112,12 @@ LIMITS = {
     "clip_norm": [None, 1.2e-38, 3.4e38],
     "accumulate": [1, 8],
     "sam": [0.0, 1.2e-38, 3.4e38],
-    "test_after": ["epochs", "training"],
+    "test_after": ["epochs", "training", "never"],
 }
+
+
+# Options that others must come with.
+NEEDED = {"muon_learning_rate": {"optimizer": "muon"}}
 
 
 def each(table):
@@ -136,7 +140,7 @@ def test_an_invalid_value_is_refused_with_option_value_and_rule_on_one_line(name
 
 @pytest.mark.parametrize(("name", "value"), each(LIMITS))
 def test_the_limits_of_a_rule_are_valid(name, value):
-    assert getattr(Config(**{name: value}), name) == value
+    assert getattr(Config(**{name: value}, **NEEDED.get(name, {})), name) == value
 
 
 def test_every_field_with_a_rule_is_tested():
@@ -164,9 +168,12 @@ def test_warmup_is_at_most_as_long_as_the_run():
         ({"trivialaugment": True, "randaugment": (2, 9)}, "--randaugment 2 9: leave it out, or --trivialaugment"),
         ({"mixup": 0.2, "class_weights": "balanced"}, "--mixup 0.2: leave it out with --class-weights"),
         ({"cutmix": 1.0, "class_weights": "balanced"}, "--cutmix 1.0: leave it out with --class-weights"),
-        ({"mixup": 0.2, "sam": 0.05}, "--mixup 0.2: leave it out with --sam"),
-        ({"accumulate": 2, "sam": 0.05}, "--accumulate 2: must be 1 with --sam"),
-        ({"optimizer": "muon", "sam": 0.05}, "--optimizer muon: must be sgd with --sam"),
+        ({"mixup": 0.2, "sam": 0.05}, "--mixup 0.2: cannot be combined with --sam: leave out one of them"),
+        ({"cutmix": 1.0, "sam": 0.05}, "--cutmix 1.0: cannot be combined with --sam"),
+        ({"accumulate": 2, "sam": 0.05}, "--accumulate 2: cannot be combined with --sam"),
+        ({"optimizer": "adamw", "sam": 0.05}, "--optimizer adamw: cannot be combined with --sam"),
+        ({"muon_learning_rate": 0.1}, "--muon-learning-rate 0.1: must come with --optimizer muon"),
+        ({"zero_init": True, "init_from": "runs/a"}, "--zero-init: leave it out with --init-from"),
         ({"optimizer": "adamw", "nesterov": True}, "--optimizer adamw: must be sgd or muon with --nesterov"),
         (
             {"schedule": "one-cycle"},

@@ -62,7 +62,7 @@ def from_config(config: Config, num_classes: int) -> ResNet:
     require(config, "channel_multiple", same, "would change the first block's shortcut: choose 1, or another --width")
     # Muon scales a kernel's update by its number of channels.
     same = config.optimizer != "muon" or padded(model, config.channel_multiple) == model
-    require(config, "channel_multiple", same, "needs widths that it divides with --optimizer muon: choose 1")
+    require(config, "channel_multiple", same, "must divide the network's widths with --optimizer muon: choose 1")
     return model
 
 

@@ -29,7 +29,7 @@ def check_options(model: "ResNet", image_size: tuple[int, int] | None = None) ->
         (preactivated or not model.final_norm, "final_norm: applies to PreactBlock only: leave it out"),
         (
             not (preactivated and model.zero_init),
-            "zero_init: leave it out, for PreactBlocks end in a convolution, and a scale of 0 before a ReLU would stay",
+            "zero_init: not for pre-activation networks, whose blocks end in a convolution: leave it out",
         ),
         (channels >= squeeze, f"squeeze {squeeze}: exceeds the stem's channels, {channels}: lower it, or raise width"),
     ]  # fmt: skip

@@ -75,5 +75,5 @@ def test_preactivation_blocks_end_in_a_convolution():
         lambda: models.from_config(Config(model="preact_resnet18", zero_init=True), 5),
         lambda: models.variable_shapes(ResNet(block_cls=PreactBlock, zero_init=True), (32, 32)),
     ):
-        with pytest.raises(InputError, match=r"^zero_init: leave it out, for PreactBlocks end in a convolution"):
+        with pytest.raises(InputError, match=r"^zero_init: not for pre-activation networks, .*: leave it out"):
             make()
