@@ -60,10 +60,11 @@ def run(options: Options) -> None:
 
 def summary(result: Result, workdir: pathlib.Path) -> str:
     """What a finished run has reached, after which epoch, and where it is."""
-    accuracy = f"test accuracy {result.test_accuracy:.2%} of {result.dataset['test']:,} images after the last epoch"
-    lines = [f"{workdir}: {accuracy}, {result.parameters:,} parameters, {result.seconds:.1f} s"]
+    split = "test" if result.test_accuracy is not None else "validation"
+    accuracy = f"{split} accuracy {getattr(result, f'{split}_accuracy'):.2%} of {result.dataset[split]:,} images"
+    lines = [f"{workdir}: {accuracy} after the last epoch, {result.parameters:,} parameters, {result.seconds:.1f} s"]
     if result.best_epoch is not None:
-        test = "test images are not evaluated"  # before the last epoch, with --test-after training
+        test = f"test images not evaluated (jresnet evaluate {workdir / BEST})"  # by --test-after
         if result.best_test_accuracy is not None:
             test = f"test accuracy {result.best_test_accuracy:.2%}"
         best = f"{result.best_validation_accuracy:.2%}, {test}"

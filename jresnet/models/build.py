@@ -19,7 +19,7 @@ from jresnet.models.variants import VARIANTS
 from jresnet.rules import require
 
 MAX_PARAMETERS = 2**36
-"""Of a network that is trained: parameters, gradients and momenta take 12 bytes each, 768 GiB for so many."""
+"""Of a network that is trained: parameters, gradients and momenta take 12 bytes each or more, 768 GiB for so many."""
 
 
 @lru_cache

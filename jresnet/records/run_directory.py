@@ -111,10 +111,16 @@ def _can_replan(workdir: pathlib.Path, run: Run, epochs: int) -> bool:
     """Whether the run in a directory can go on to more epochs, or end after fewer than it was to have.
 
     Raises:
-      InputError: it is finished, and has no checkpoint from which it could go on.
+      InputError: it is finished, and has no checkpoint from which it could go on, or has evaluated its test images
+        once, as `test_after` says, and would do so again.
     """
     saved, finished = steps(workdir / CHECKPOINTS), (workdir / RESULT).exists()
     if epochs > run.config.epochs:
+        if finished and run.config.test_after == "training":
+            raise InputError(
+                f"--epochs {epochs}: {workdir} holds the run with {run.config.epochs} epochs, whose test images have "
+                "been evaluated (--test-after training): choose another directory"
+            )
         if finished and not saved:
             raise InputError(
                 f"--epochs {epochs}: {workdir} holds the run with {run.config.epochs} epochs, but no checkpoint of it: "
@@ -227,9 +233,10 @@ def contradictions(result: Record, history: Sequence[Record]) -> list[str]:
     expected = {name: history[-1].get(name) for name in result if name.startswith(METRIC_PREFIXES)}
     expected |= {name: None for name in result if name.startswith("best_")}
     expected |= best_figures(history) if config.keep_best else {}
-    seen = [line["epoch"] for line in history[:-1] if any(name.startswith("test_") for name in line)]
-    if config.test_after == "training" and seen:
-        return [f"test_after is training, {METRICS} has test figures of epoch {seen[0]}"]
+    without = {"epochs": [], "training": history[:-1], "never": history}[config.test_after]
+    seen = [line["epoch"] for line in without if any(name.startswith("test_") for name in line)]
+    if seen:
+        return [f"test_after is {config.test_after}, {METRICS} has test figures of epoch {seen[0]}"]
     seconds = sum(record["seconds"] for record in history)
     # How a sum of floats rounds depends on Python's version.
     expected["seconds"] = result["seconds"] if math.isclose(result["seconds"], seconds, rel_tol=1e-14) else seconds

@@ -17,9 +17,10 @@ _log = logging.getLogger(__name__)
 
 
 def check_validation(config: Config, dataset: Dataset) -> None:
-    """Raise InputError if the best epoch is to be kept and there are no validation images by which to choose it."""
-    rule = "there are no validation images: hold some out with --validation N"
-    require(config, "keep_best", config.keep_best is None or len(dataset.validation) > 0, rule)
+    """Raise InputError if there are no validation images by which to choose the best epoch, or anything at all."""
+    rule, some = "there are no validation images: hold some out with --validation N", len(dataset.validation) > 0
+    require(config, "keep_best", config.keep_best is None or some, rule)
+    require(config, "test_after", config.test_after != "never" or some, rule)
 
 
 def begin(best_checkpoint: Checkpoints, trainer: Trainer, history: Sequence[Record]) -> None:

@@ -65,7 +65,8 @@ def fit(
 ) -> Result:
     """Train one network, evaluate it after every epoch, and record the run in `workdir`.
 
-    With `config.test_after` "training" only validation images are evaluated before the last epoch.
+    With `config.test_after` "training" only validation images are evaluated before the last epoch, with "never" after
+    it, too.
 
     The result is a function of (config, seed, data): a run that is interrupted and resumed ends with the same
     parameters. The bits depend on how sums are divided, too: on the kind and number of devices, on jit or pmap, and on
@@ -87,8 +88,8 @@ def fit(
       seed: decides initial weights, validation split, order and augmentation; from 0 to 2**32 - 1.
       experiment: name of the run in its records.
       resume: continue from the latest checkpoint in `workdir`; if the run is finished, return its result. A run with
-        a constant learning rate may be given more epochs, or before it is finished fewer: it ends as if it had had them
-        from the start.
+        a constant learning rate may be given more epochs, unless it is finished with `test_after` "training", or
+        before it is finished fewer: it ends as if it had had them from the start.
       keep: how many checkpoints to keep; None for all.
       checkpoint_seconds: at least so many seconds of training lie between two checkpoints, so that epochs that take
         longer are all saved; the first epoch, the last, with `keep_best` every one that is the best so far, and the
@@ -127,7 +128,7 @@ def fit(
     check_processes_agree(run, directory, finished)
     if finished is not None:
         return finished
-    memory.check_state(parameters, averages=config.ema_decay is not None)
+    memory.check_state(parameters, config)
     warn_of_single_images(config, len(dataset.train), devices.count)
     if distributed.is_primary():
         check_free(directory)  # `hold` checks it again; here before the devices' memory is needed
@@ -303,7 +304,8 @@ def evaluate(
 ) -> dict[str, Outputs]:
     """Evaluate the splits other than the training split that have images; stop on a signal, see `stop_if_signalled`.
 
-    The test split is left out before the last epoch if the run's test images are to be seen after training only.
+    The test split is left out before the last epoch if the run's test images are to be seen after training only, and
+    after it, too, if never.
     """
 
     def after_call(seconds: float) -> float:
@@ -313,7 +315,7 @@ def evaluate(
         return longest
 
     config, splits = trainer.run.config, {"validation": dataset.validation}
-    if config.test_after == "epochs" or epoch + 1 == config.epochs:
+    if config.test_after == "epochs" or (config.test_after == "training" and epoch + 1 == config.epochs):
         splits["test"] = dataset.test
     variables = trainer.state.variables
     return {name: trainer.evaluator(variables, split, after_call) for name, split in splits.items() if len(split)}

@@ -11,9 +11,9 @@ from jresnet.errors import InputError, first_line
 from jresnet.parallel import distributed
 from jresnet.parallel.devices import Devices
 
-# Bytes of training for each parameter at the least: itself, its gradient and its momentum, in float32.
-_BYTES_PER_PARAMETER = 12
-_BYTES_PER_AVERAGE = 4
+_MOMENTS = {"sgd": 1, "adamw": 2, "muon": 1}
+"""Numbers that an optimizer keeps for each parameter."""
+_REMEDY = "lower --batch-size, --width or --blocks, or raise --accumulate"
 
 
 def left() -> int:
@@ -24,9 +24,11 @@ def left() -> int:
     return available()
 
 
-def check_state(parameters: int, averages: bool = False) -> None:
-    """Raise InputError if training so many parameters, with averages, takes more memory than there is. A collective."""
-    needed = (_BYTES_PER_PARAMETER + (_BYTES_PER_AVERAGE if averages else 0)) * parameters
+def check_state(parameters: int, config: Config) -> None:
+    """Raise InputError if training so many parameters takes more memory than there is. A collective."""
+    # Each parameter itself, its gradient, its moments and its average, all in float32.
+    numbers = 2 + _MOMENTS[config.optimizer] + (config.ema_decay is not None)
+    needed = 4 * numbers * parameters
     _require(needed, f"training {parameters:,} parameters needs at least", "lower --width, --blocks or --kernel-size")
 
 
@@ -40,7 +42,7 @@ def check_step(program: jax.stages.Compiled, config: Config, devices: Devices) -
     if devices.platform == "cpu":  # its emulated devices share one memory
         needed *= jax.local_device_count() if devices.axis_name else 1
     step = f"a step of --batch-size {config.batch_size} needs"
-    _require(needed, step, "lower --batch-size, --width or --blocks")
+    _require(needed, step, _REMEDY)
 
 
 def _require(needed: int, what: str, remedy: str) -> None:
@@ -72,6 +74,4 @@ def limited() -> Iterator[None]:
 def exhausted(error: BaseException) -> InputError:
     """The error for an exception that says that memory has run out."""
     reason = first_line(error).removeprefix("RESOURCE_EXHAUSTED: ")[:200]
-    return InputError(
-        f"there is not enough memory ({reason}): lower --batch-size, --width or --blocks, or use less data"
-    )
+    return InputError(f"there is not enough memory ({reason}): {_REMEDY}, or use less data")

@@ -40,9 +40,14 @@ def test_a_best_epoch_whose_test_images_were_not_evaluated(tmp_path):
     result = Result(**values, best_epoch=1, best_validation_accuracy=0.75)
     first, last = train.summary(result, tmp_path).splitlines()
     assert first.startswith(f"{tmp_path}: test accuracy 25.00% of 40 images after the last epoch")
-    assert last == f"{tmp_path}/best: of epoch 1, the best on validation: 75.00%, test images are not evaluated"
+    assert last == f"{tmp_path}/best: of epoch 1, the best on validation: 75.00%, " + (
+        f"test images not evaluated (jresnet evaluate {tmp_path}/best)"
+    )
     last = train.summary(dataclasses.replace(result, best_test_accuracy=0.5), tmp_path).splitlines()[1]
     assert last.endswith("the best on validation: 75.00%, test accuracy 50.00%")
+    never = dataclasses.replace(result, test_accuracy=None, validation_accuracy=0.5, dataset={"validation": 12})
+    first = train.summary(never, tmp_path).splitlines()[0]
+    assert first.startswith(f"{tmp_path}: validation accuracy 50.00% of 12 images after the last epoch, 1 parameters")
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch, capsys):

@@ -18,7 +18,7 @@ from jresnet.errors import Diverged, InputError
 from jresnet.models import ResNet
 from jresnet.parallel.devices import Devices
 from jresnet.records import run_directory
-from jresnet.train import initial, loop, memory
+from jresnet.train import initial, loop
 from jresnet.train.average import share
 from jresnet.train.checkpoint import Checkpoints, Meta
 from jresnet.train.layout import TREES, VectorLayout
@@ -193,13 +193,6 @@ def test_a_step_and_its_state_agree_on_averages():
     for options, given in ((StepOptions(), state), (StepOptions(ema_decay=0.5), state.replace(average=None))):
         with pytest.raises(AssertionError, match="averages exactly where its steps have an ema_decay"):
             jax.eval_shape(make_train_step(Layers(), tx, options=options), given, batch)
-
-
-def test_memory_for_the_averages_is_counted(monkeypatch):
-    monkeypatch.setattr(memory, "left", lambda: 12_000)
-    memory.check_state(1000)
-    with pytest.raises(InputError, match=r"needs at least 16,000 bytes of memory"):
-        memory.check_state(1000, averages=True)
 
 
 AVERAGED = dataclasses.replace(CONFIG, epochs=2, ema_decay=0.8, blocks=(1,), width=2, pool_size=8, dropout=0.0)

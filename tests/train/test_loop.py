@@ -541,12 +541,58 @@ def test_a_record_that_says_otherwise_is_found(tested_once):
     lines[1]["test_loss"] = 1.0
     found = run_directory.contradictions(result.to_json(), lines)
     assert found == ["test_after is training, metrics.jsonl has test figures of epoch 1"]
+    never = result.to_json() | {"config": result.config | {"test_after": "never"}}
+    del lines[1]["test_loss"]
+    found = run_directory.contradictions(never, lines)
+    assert found == ["test_after is never, metrics.jsonl has test figures of epoch 2"]
 
 
 def test_when_test_images_are_seen_does_not_change_within_a_run(tested_once):
     config, workdir, _ = tested_once
     with pytest.raises(InputError, match=r"holds another run \(test_after training, not epochs\)"):
         loop.fit(dataclasses.replace(config, test_after="epochs"), make_dataset(validation=12), workdir)
+
+
+def test_test_images_are_not_evaluated_a_second_time_after_more_epochs(tested_once):
+    config, workdir, _ = tested_once
+    message = r"--epochs 4: .* holds the run with 3 epochs, whose test images have been evaluated \(--test-after "
+    with pytest.raises(InputError, match=message):
+        loop.fit(dataclasses.replace(config, epochs=4), make_dataset(validation=12), workdir)
+
+
+@pytest.mark.parametrize(("test_after", "expected"), [("epochs", "vt vt"), ("training", "v vt"), ("never", "v v")])
+def test_the_splits_that_are_evaluated_after_each_of_two_epochs(test_after, expected):
+    dataset = make_dataset(validation=12)
+
+    class Evaluated:
+        run = types.SimpleNamespace(config=dataclasses.replace(CONFIG, epochs=2, test_after=test_after))
+        state = types.SimpleNamespace(variables=None)
+
+        def evaluator(self, _, split, after_call):
+            return split
+
+    found = [loop.evaluate(Evaluated(), dataset, epoch, None, None, None) for epoch in (0, 1)]
+    assert " ".join("".join(name[0] for name in splits) for splits in found) == expected
+    assert all(split is getattr(dataset, name) for splits in found for name, split in splits.items())
+
+
+def test_without_validation_images_the_test_images_are_evaluated(tmp_path):
+    with pytest.raises(InputError, match=r"^--test-after never: there are no validation images: hold some out"):
+        loop.fit(dataclasses.replace(CONFIG, test_after="never"), make_dataset(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_whose_test_images_are_never_evaluated_has_the_records_of_one_without(tmp_path):
+    config, dataset = dataclasses.replace(CONFIG, epochs=1, test_after="never"), make_dataset(validation=12)
+    results = [
+        loop.fit(config, data, tmp_path / name)
+        for name, data in (("with", dataset), ("without", dataclasses.replace(dataset, test=make_dataset(test=0).test)))
+    ]
+    assert results[0].test_accuracy is None and results[0].validation_accuracy == results[1].validation_accuracy
+    assert strip(tmp_path / "with") == strip(tmp_path / "without")
+    assert not (tmp_path / "with" / "predictions.npz").exists()
+    assert [verified(path).partition(";")[0] for path in runs_in(tmp_path / "with")] == ["finished, records sound"]
 
 
 def test_devices_refuse_a_batch_that_does_not_divide(monkeypatch):

@@ -14,7 +14,7 @@ import pytest
 from jresnet import cli
 from jresnet.errors import InputError
 from jresnet.parallel.devices import Devices
-from jresnet.train import loop, memory
+from jresnet.train import loop, memory, optim
 from tests.support.runs import CONFIG, make_dataset
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -36,10 +36,26 @@ def test_parameters_that_no_batch_makes_fit_are_refused_before_anything_is_writt
     assert message.startswith("training ") and "at least 14.2 GB of memory, and 12.0 GB are there: lower" in message
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+@pytest.mark.parametrize("averages", [False, True])
+def test_memory_for_gradients_moments_and_averages_is_counted(monkeypatch, name, averages):
+    """Beside the bytes of a state for one kernel of a convolution, and its gradient."""
+    config = dataclasses.replace(CONFIG, optimizer=name, ema_decay=0.9 if averages else None)
+    kernel = {"kernel": jax.ShapeDtypeStruct((3, 3, 10, 100), jnp.float32)}
+    state = jax.eval_shape(optim.optimizer(config, 1).init, kernel)
+    arrays = [leaf for leaf in jax.tree.leaves((kernel, kernel, state)) if leaf.shape == kernel["kernel"].shape]
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in arrays) + (36_000 if averages else 0)
+    monkeypatch.setattr(memory, "left", lambda: needed)
+    memory.check_state(9000, config)
+    with pytest.raises(InputError, match=rf"9,001 parameters needs at least {needed + needed // 9000:,} bytes"):
+        memory.check_state(9001, config)
+
+
 def test_a_step_that_does_not_fit_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "left", lambda: 100_000)
     message = refused(tmp_path, batch_size=64)
     assert message.startswith("a step of --batch-size 64 needs ") and "and 100,000 bytes are there" in message
+    assert message.endswith(": lower --batch-size, --width or --blocks, or raise --accumulate")
 
 
 def test_the_memory_of_a_step_is_what_xla_says_it_needs(monkeypatch):
