@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jresnet.records.result import Result
     from jresnet.train.loop import fit
     from jresnet.train.state import TrainState
-    from jresnet.train.step import make_eval_step, make_train_step
+    from jresnet.train.step import StepOptions, make_eval_step, make_train_step
     from jresnet.use.classifier import Classifier
     from jresnet.use.evaluation import Evaluation, evaluate
     from jresnet.use.export.artifact import export
@@ -33,7 +33,7 @@ _LAZY = {
     "records.result": ("Result",),
     "train.loop": ("fit",),
     "train.state": ("TrainState",),
-    "train.step": ("make_eval_step", "make_train_step"),
+    "train.step": ("StepOptions", "make_eval_step", "make_train_step"),
     "use.classifier": ("Classifier",),
     "use.evaluation": ("Evaluation", "evaluate"),
     "use.export.artifact": ("export",),

@@ -10,6 +10,9 @@ import shlex
 import signal
 import tomllib
 
+import chex
+import jax
+import jax.numpy as jnp
 import pytest
 import yaml
 
@@ -69,9 +72,9 @@ def commands(text):
     return [line for line in lines if not line.startswith("python -m experiments.readme")]
 
 
-def code_block(path):
-    """The Python of a page's first code block."""
-    return re.search(r"```python\n(.*?)```", path.read_text(), re.DOTALL)[1]
+def code_block(path, mark=""):
+    """The Python of a page's first code block that contains the mark."""
+    return next(code for code in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL) if mark in code)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -92,6 +95,21 @@ def test_examples_run(page, tmp_path, monkeypatch):
     exec(code_block(page).replace("epochs=5", "epochs=1"), names)
     assert names["probabilities"].shape == (100, 10)
     assert (tmp_path / "runs" / "mine" / "result.json").exists()
+
+
+def test_a_step_with_options_is_made_and_taken():
+    """Traced, not compiled."""
+    network = jresnet.ResNet(stage_sizes=(1,), width=2, num_classes=10, pool_size=8)
+    given = {"jax": jax, "jresnet": jresnet, "config": Config(), "model": network}
+
+    def run():
+        names = given | {"images": jnp.zeros((4, 32, 32, 3)), "labels": jnp.zeros(4, jnp.int32)}
+        exec(code_block(DOCS / "library.md", "make_train_step"), names)
+        return names["state"].average, names["state"].raw, names["metrics"]
+
+    average, raw, metrics = jax.eval_shape(run)
+    chex.assert_trees_all_equal_shapes_and_dtypes(average, raw)
+    assert metrics.images.shape == ()
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def augmentations(dataset: Dataset, padding: int) -> Figure:
     """A training image of each class before and after each augmentation of section 3.2, and after all of them."""
     classes = shown_classes(dataset)
     images = np.stack([dataset.train.images[np.argmax(dataset.train.labels == label)] for label in classes])
-    random = augment.draw(jax.random.key(0), len(images), augment.Augmentation(padding=padding)).offsets
+    random = augment.draw(jax.random.key(0), len(images), augment.Augmentations(padding=padding)).offsets
     centred = jnp.full_like(random, padding)
     columns = {"original": images}
     for title, offsets, flip, gray in (

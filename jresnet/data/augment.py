@@ -30,7 +30,7 @@ GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
     "padding", "alternate_flip", "space", "operators", "magnitude", "cutout", "mixup", "cutmix",
 ))  # fmt: skip
 @dataclasses.dataclass(frozen=True)
-class Augmentation:
+class Augmentations:
     """Which augmentations there are; as an argument of a compiled function, a constant but for two probabilities.
 
     Attributes:
@@ -58,7 +58,7 @@ class Augmentation:
     cutmix: float = 0.0
 
     @classmethod
-    def of(cls, config: Config) -> "Augmentation":
+    def of(cls, config: Config) -> "Augmentations":
         """Those of a configuration."""
         space, operators, magnitude = (TRIVIALAUGMENT if config.trivialaugment else None), 1, None
         if config.randaugment is not None:
@@ -89,7 +89,7 @@ class Draws(NamedTuple):
     mix: Mix | None = None
 
 
-def draw(key: jax.Array, images: int, augmentation: Augmentation) -> Draws:
+def draw(key: jax.Array, images: int, augmentation: Augmentations) -> Draws:
     """Draw the augmentations of `images` images, independently of each other, from a typed PRNG key.
 
     With zero padding of `padding` pixels on each side all (2 * padding + 1)**2 crops are equally likely. The flips are

@@ -29,7 +29,7 @@ from jresnet.config import Config
 from jresnet.data import memory
 from jresnet.data.augment import (
     GRAY_WEIGHTS,
-    Augmentation,
+    Augmentations,
     Draws,
     alternating_flips,
     augment,
@@ -99,7 +99,7 @@ class Input(Protocol):
 
 
 @partial(jax.jit, static_argnums=2)
-def epoch_plan(seed: np.uint32, epoch: int, images: int, augmentation: Augmentation) -> Plan:
+def epoch_plan(seed: np.uint32, epoch: int, images: int, augmentation: Augmentations) -> Plan:
     """Plan an epoch over `images` training images; see `augment.draw`."""
     run_key = jax.random.key(seed)
     key = jax.random.fold_in(jax.random.fold_in(run_key, 2), epoch)
@@ -114,7 +114,7 @@ def epoch_plan(seed: np.uint32, epoch: int, images: int, augmentation: Augmentat
 def plan_for(config: Config, seed: int, epoch: int, images: int) -> Plan:
     """The plan of an epoch under a configuration."""
     # JAX takes Python's integers for int32, and seeds go beyond.
-    plan: Plan = epoch_plan(np.uint32(seed), epoch, images, Augmentation.of(config))
+    plan: Plan = epoch_plan(np.uint32(seed), epoch, images, Augmentations.of(config))
     return plan
 
 
@@ -145,7 +145,7 @@ def take(arrays: Any, i: jax.Array) -> Any:
 class GatherAndAugment:
     """`get_batch` of resident images; arrays = ((images, labels, mean, std), plan, mask or None).
 
-    The attributes are those of `Augmentation`; there is no other constant in the program.
+    The attributes are those of `Augmentations`; there is no other constant in the program.
     """
 
     padding: int
@@ -161,21 +161,21 @@ class GatherAndAugment:
         chex.assert_tree_shape_prefix((plan, mask), plan.order.shape)
         order, draws = take(plan, i)
         if self.space is None:
-            normalised = normalise(augment(images[order], draws, self.padding), mean, std)
+            augmented = normalise(augment(images[order], draws, self.padding), mean, std)
         else:
-            levels = augment_levels(images[order], draws, self.padding)
-            normalised = normalise(operate(levels, draws.operators, self.space), mean, std)
-        batch = {"images": with_cutout(normalised, draws.centres, self.cutout), "labels": labels[order]}
+            augmented = augment_levels(images[order], draws, self.padding)
+        finished = finish(augmented, draws.operators, draws.centres, self.space, self.cutout, (mean, std))
+        batch = {"images": finished, "labels": labels[order]}
         optional = {"mask": None if mask is None else take(mask, i), "mix": draws.mix}
         return batch | {name: rows for name, rows in optional.items() if rows is not None}
 
 
 @dataclasses.dataclass(frozen=True)
 class FinishStreamed:
-    """`get_batch` of streamed images that the device has to finish; arrays = ((mean, std), stack of batches).
+    """`get_batch` of streamed images that the device has to finish; arrays = (statistics, stack of batches).
 
-    Batches hold `operators` and `centres`, those of `Draws`, where there are any. The attributes are those of
-    `Augmentation`.
+    Batches hold `operators` and `centres`, those of `Draws`, where there are any; with operators the statistics are
+    (mean, std), otherwise None. The attributes are those of `Augmentations`.
     """
 
     space: Space | None
@@ -183,17 +183,27 @@ class FinishStreamed:
 
     def __call__(self, arrays: Any, i: jax.Array) -> Batch:
         """See `Input.get_batch`."""
-        (mean, std), stack = arrays
+        statistics, stack = arrays
         batch: Batch = take(stack, i)
-        images, operators, centres = batch["images"], batch.pop("operators", None), batch.pop("centres", None)
-        if self.space is not None:
-            images = normalise(operate(images, operators, self.space), mean, std)
-        return batch | {"images": with_cutout(images, centres, self.cutout)}
+        draws = batch.pop("operators", None), batch.pop("centres", None)
+        return batch | {"images": finish(batch["images"], *draws, self.space, self.cutout, statistics)}
 
 
-def with_cutout(images: jax.Array, centres: jax.Array | None, side: int) -> jax.Array:
-    """The normalised images after cutout, if there is any; see `augment.cut_out`."""
-    return images if centres is None else cut_out(images, centres, side)
+def finish(
+    images: jax.Array, operators: Any, centres: jax.Array | None, space: Space | None, cutout: int, statistics: Any
+) -> jax.Array:  # fmt: skip
+    """What is left to do after crop, flip and grayscale: float32 [batch, height, width, 3], normalised.
+
+    Args:
+      images: with a space of operators uint8, on which these and the normalisation by (mean, std) follow, else
+        normalised; cutout, where there is any, comes last.
+      operators, centres: those of `Draws`.
+      space, cutout: those of `Augmentations`.
+      statistics: (mean, std), float32 [3] each; read with operators alone.
+    """
+    if space is not None:
+        images = normalise(operate(images, operators, space), *statistics)
+    return images if centres is None else cut_out(images, centres, cutout)
 
 
 class Resident:
@@ -204,7 +214,7 @@ class Resident:
 
     def __init__(self, split: Split, config: Config, seed: int, statistics: Statistics, devices: Devices):
         self.images, self.config, self.seed, self.devices = len(split), config, seed, devices
-        augmentation = Augmentation.of(config)
+        augmentation = Augmentations.of(config)
         self.get_batch = GatherAndAugment(augmentation.padding, augmentation.space, augmentation.cutout)
         mean, std = np.asarray(statistics, np.float32)
         # Copied by jnp.array: on a CPU device_put can share the memory of a NumPy array.
@@ -242,14 +252,13 @@ class Streamed:
         self.images, self.config, self.seed, self.devices = len(split), config, seed, devices
         self.steps_per_chunk = max(1, STREAMED_IMAGES // config.batch_size)
         self.tf = import_tensorflow()
-        augmentation = Augmentation.of(config)
+        augmentation = Augmentations.of(config)
         levels = augmentation.space is not None
         self.finish = compiled_finish(augmentation.padding, None if levels else statistics)
         self.get_batch: Callable[[Any, jax.Array], Batch] = take
-        self.statistics = None
         if levels or augmentation.cutout:
             self.get_batch = FinishStreamed(augmentation.space, augmentation.cutout)
-            self.statistics = devices.replicate(tuple(np.asarray(statistics, np.float32)))
+        self.statistics = devices.replicate(tuple(np.asarray(statistics, np.float32))) if levels else None
         self.image_shape, self.labels = split.images.shape[1:], self._variable(split.labels)
         self.gather = self._gather(split.images)
 
@@ -288,7 +297,7 @@ class Streamed:
     def _arrays(self, stack: Any) -> Any:
         """What `get_batch` takes, on the devices."""
         on_devices = self.devices.split(stack)
-        return on_devices if self.statistics is None else (self.statistics, on_devices)
+        return on_devices if self.get_batch is take else (self.statistics, on_devices)
 
     def host_batches(self, plan: Plan) -> Iterator[dict[str, Any]]:
         """Execute a plan cut into batches with tf.data, deterministically and ahead of use.

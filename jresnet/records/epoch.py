@@ -30,7 +30,7 @@ class Epoch:
     validation_accuracy: Fraction | None = None
     """likewise"""
     test_loss: NonNegative | None = None
-    """of the parameters after the epoch; every test image counts once; with `--test-after training` of the last only"""
+    """of the parameters after the epoch; every test image counts once; where `--test-after` says so"""
     test_accuracy: Fraction | None = None
     """likewise"""
     test_accuracy_batch_mean: Fraction | None = None

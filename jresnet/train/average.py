@@ -7,14 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jresnet.train.freeze import kept
+from jresnet.train.freeze import kept, marks
 from jresnet.train.layout import Layout
 from jresnet.train.state import TrainState
 
 
-def averaged(
-    state: TrainState, decay: float, layout: Layout, frozen: Collection[str] = (), frozen_marks: Any = None
-) -> TrainState:
+def averaged(state: TrainState, decay: float, layout: Layout, frozen: Collection[str] = ()) -> TrainState:
     """The packed state after an update, with its averages brought up to date.
 
     After t updates to x_1, ..., x_t the average is (1 - d) (x_t + d x_(t-1) + ... + d^(t-1) x_1) / (1 - d^t), d being
@@ -29,8 +27,7 @@ def averaged(
       state: after the update; `average` is still that before it.
       decay: d, above 0 and below 1.
       layout: of the state.
-      frozen: parts of the network that keep their statistics.
-      frozen_marks: the same as conditions for the parameters, see `freeze.marks`; None for none. They stay bit for bit.
+      frozen: parts of the network that keep their parameters and statistics, bit for bit.
     """
     old = state.average
 
@@ -38,8 +35,9 @@ def averaged(
         return mean + share(decay, state.step, mean.dtype) * (latest - mean)
 
     params = jax.tree.map(towards, old["params"], layout.master(state.params))
-    if frozen_marks is not None:
-        params = jax.tree.map(jnp.where, layout.spread(frozen_marks), old["params"], params)
+    if frozen:
+        tree = jax.eval_shape(layout.params, state.params)
+        params = jax.tree.map(jnp.where, layout.spread(marks(tree, frozen)), old["params"], params)
     stats = kept(old["batch_stats"], jax.tree.map(towards, old["batch_stats"], state.batch_stats), frozen)
     return state.replace(average={"params": params, "batch_stats": stats})
 

@@ -51,13 +51,22 @@ def in_parts(
 def sharpness_aware(rho: float, gradients: Callable[[Any], Any], params: Any, grads: Any) -> Any:
     """The gradients at `params` + `rho` x `grads` / their norm (Foret et al. 2020, arXiv 2010.01412, algorithm 1).
 
+    Where all gradients are zero, those at `params`.
+
     Args:
       rho: radius, in the norm over all parameters.
       gradients: of the same batch, for other parameters.
       params: the parameters.
       grads: the batch's gradients at `params`.
     """
-    uphill = optax.chain(optax.contrib.normalize(), optax.sgd(rho))
+    # Not optax.contrib.normalize, which makes NaN of gradients that are all zero.
+    uphill = optax.chain(optax.stateless(_normalised), optax.sgd(rho))
     # Around no optimizer, so that it has no state, and what it passes on to that one are the gradients.
     sam = optax.contrib.sam(optax.identity(), uphill, opaque_mode=True)
     return sam.update(grads, sam.init(params), params, grad_fn=lambda params, _: gradients(params))[0]
+
+
+def _normalised(grads: Any, _: Any) -> Any:
+    """The gradients over their norm, to which 1e-12 is added as in the implementations for PyTorch."""
+    norm = optax.tree.norm(grads) + 1e-12
+    return jax.tree.map(lambda grad: grad / norm, grads)

@@ -12,8 +12,8 @@ from jresnet.data.pipeline import Batch
 
 
 def mean_loss(
-    logits: jax.Array, part: Batch, counted: jax.Array, weight: Callable[[Any], jax.Array],
-    class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0,
+    logits: jax.Array, part: Batch, weight: jax.Array, class_weights: Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
 ) -> jax.Array:  # fmt: skip
     """What these images contribute to the mean loss of their batch, in nats [].
 
@@ -22,13 +22,13 @@ def mean_loss(
 
     Args:
       logits: float [images, classes].
-      part: labels, int32 [images]; for mixed images also `partners` and `ratios`, see `mix.mixed`.
-      counted: bool [images], false for padding.
-      weight: gives the weight of all images of the batch, see `batch_weight`, in a dtype.
+      part: labels, int32 [images]; counted, bool [images], false for padding; for mixed images also `partners` and
+        `ratios`, see `mix.mixed`.
+      weight: [], of all images of the batch, see `batch_weight`.
       class_weights: [classes], not for mixed images; None: all weigh the same.
       label_smoothing: share of each label that is spread over all classes.
     """
-    labels = part["labels"]
+    labels, counted = part["labels"], part["counted"]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if "partners" in part:
         if class_weights is not None:
@@ -40,21 +40,19 @@ def mean_loss(
         losses = _weights(labels, counted, class_weights, losses.dtype) * losses
     if label_smoothing:
         losses = (1 - label_smoothing) * losses + label_smoothing * _of_all_classes(logits, class_weights)
-    return jnp.sum(jnp.where(counted, losses, 0)) / weight(losses.dtype)
+    return jnp.sum(jnp.where(counted, losses, 0)) / weight.astype(losses.dtype)
 
 
 def batch_weight(
-    labels: jax.Array, counted: jax.Array, images: jax.Array, class_weights: Sequence[float] | None,
+    labels: jax.Array, counted: jax.Array, images: jax.Array, class_weights: Sequence[float] | None, dtype: Any,
     total: Callable[[jax.Array], jax.Array],
-) -> Callable[[Any], jax.Array]:  # fmt: skip
-    """Make `dtype -> weight []` of all images of a batch: their number, or the sum of their classes' weights.
+) -> jax.Array:  # fmt: skip
+    """The weight [] of all images of a batch: their number, int32, or the sum of their classes' weights, of `dtype`.
 
-    Takes labels, int32 [batch]; bool [batch], false for padding; the number of the others on all devices, []; and what
-    sums over devices.
+    Takes labels, int32 [batch]; bool [batch], false for padding; the number of the others on all devices, int32 []; and
+    what sums over devices.
     """
-    if class_weights is None:
-        return lambda dtype: images.astype(dtype)
-    return lambda dtype: total(_weights(labels, counted, class_weights, dtype).sum())
+    return images if class_weights is None else total(_weights(labels, counted, class_weights, dtype).sum())
 
 
 def _weights(labels: jax.Array, counted: jax.Array, class_weights: Sequence[float], dtype: Any) -> jax.Array:

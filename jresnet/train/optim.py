@@ -43,7 +43,9 @@ def optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformat
     ) -> optax.GradientTransformation:
         sgd = (optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, config.momentum, config.nesterov))
         if config.optimizer == "adamw":
-            return optax.chain(*clip, _mixing(optax.adamw(learning_rate, config.momentum, weight_decay=weight_decay)))
+            return optax.chain(
+                *clip, _with_standard_promotion(optax.adamw(learning_rate, config.momentum, weight_decay=weight_decay))
+            )
         if config.optimizer == "muon":
             muon = _muon(config, muon_learning_rate, weight_decay)
             return optax.chain(*clip, optax.partition({"muon": muon, "sgd": optax.chain(*sgd)}, _by_axes))
@@ -71,7 +73,7 @@ def _muon(config: Config, learning_rate: Any, weight_decay: Any) -> optax.Gradie
         return jax.tree.map(lambda a: a * max(1.0, a.shape[3] / math.prod(a.shape[:3])) ** 0.5, updates)
 
     return optax.chain(
-        _mixing(
+        _with_standard_promotion(
             optax.contrib.scale_by_muon(
                 beta=config.momentum, nesterov=config.nesterov, weight_dimension_numbers=numbers
             )
@@ -82,7 +84,7 @@ def _muon(config: Config, learning_rate: Any, weight_decay: Any) -> optax.Gradie
     )  # fmt: skip
 
 
-def _mixing(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+def _with_standard_promotion(tx: optax.GradientTransformation) -> optax.GradientTransformation:
     """The same, under strict dtype promotion too: optax raises floats to integers where it corrects biases."""
 
     def update(*arguments: Any) -> Any:

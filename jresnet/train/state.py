@@ -76,7 +76,8 @@ def create_train_state(
     """The initial state of a run: a pure function of `seed`, fit for `jax.jit` and `jax.eval_shape`.
 
     The seed decides the initial weights and all later randomness; the model has no mapped axis, and `image_shape` is
-    (height, width, channels). With `averages` it has these, too.
+    (height, width, channels). With `averages` it has these, too, at the initial weights: exactly what steps with an
+    `ema_decay` need, see `make_train_step`.
     """
     key = jax.random.key(seed)
     images = jnp.zeros((1, *image_shape), jnp.float32)

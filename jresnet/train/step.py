@@ -1,7 +1,7 @@
 """One training step and one evaluation step: pure functions whose metrics are sums and counts."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -66,7 +66,8 @@ class StepOptions:
       kernel_decay: weight decay acts on kernels of convolutions and linear layers alone, arrays of at least two axes.
       sam: radius of sharpness-aware minimisation, see `sharpness_aware`; 0: without.
       accumulate: parts in which a batch is computed, see `in_parts`.
-      elementwise: the optimizer takes every number by itself, so that it may work on a vector of all parameters.
+      elementwise: the optimizer does not look at the shapes of arrays, so that it may work on one vector of all
+        parameters.
     """
 
     class_weights: tuple[float, ...] | None = None
@@ -130,7 +131,7 @@ def make_train_step(
         params = layout.params(state.params)
         frozen = frozen_parts(params, model.frozen)
 
-        weight = batch_weight(batch["labels"], counted, images, options.class_weights, total)
+        weight = batch_weight(batch["labels"], counted, images, options.class_weights, model.param_dtype, total)
 
         def loss_of(
             params: Any, batch_stats: Any, part: Batch, number: jax.Array | None
@@ -143,7 +144,7 @@ def make_train_step(
                 train=True, mask=part.get("mask"), mutable=["batch_stats"], rngs=rngs,
             )  # fmt: skip
             beyond = options.class_weights, options.label_smoothing
-            return mean_loss(logits, part, part["counted"], weight, *beyond), (logits, updates["batch_stats"])
+            return mean_loss(logits, part, weight, *beyond), (logits, updates["batch_stats"])
 
         def evaluate(params: Any) -> Evaluated:
             """Of the whole batch, except for the logits and, with `local_norm`, the batch statistics."""
@@ -165,9 +166,7 @@ def make_train_step(
             )
         if model.local_norm and axis_name is not None:
             batch_stats = _of_first_device(batch_stats, axis_name)
-        head_marks, frozen_marks = marks(params, {HEAD}), marks(params, frozen) if model.frozen else None
-        decayed = jax.tree.map(lambda array: array.ndim > 1, params) if options.kernel_decay else None
-        new_params, opt_state = _updated(tx, layout, grads, state, head_marks, frozen_marks, decayed)
+        new_params, opt_state = _updated(tx, layout, grads, state, params, frozen, options.kernel_decay)
         correct = total(jnp.sum((logits.argmax(-1).astype(jnp.int32) == labels) & counted))
         metrics = Metrics(
             (loss * images.astype(loss.dtype)).astype(jnp.float32),
@@ -178,7 +177,7 @@ def make_train_step(
         batch_stats = kept(state.batch_stats, batch_stats, frozen)
         state = state.replace(step=state.step + 1, params=new_params, batch_stats=batch_stats, opt_state=opt_state)
         if options.ema_decay is not None:
-            state = averaged(state, options.ema_decay, layout, frozen, frozen_marks)
+            state = averaged(state, options.ema_decay, layout, frozen)
         return state, metrics
 
     return train_step
@@ -191,24 +190,25 @@ def _of_first_device(tree: Any, axis_name: str) -> Any:
 
 
 def _updated(
-    tx: optax.GradientTransformation, layout: Layout, grads: Any, state: TrainState, head_marks: Any,
-    frozen_marks: Any, decayed: Any,
+    tx: optax.GradientTransformation, layout: Layout, grads: Any, state: TrainState, params: Any,
+    frozen: Collection[str], kernel_decay: bool,
 ) -> tuple[Any, Any]:  # fmt: skip
-    """The packed parameters and the optimizer's state after an update.
+    """The packed parameters and the optimizer's state after an update; of `params`, their tree, only shapes matter.
 
-    For the last arguments see `marks`: `frozen_marks` is None for nothing frozen, `decayed` for decay everywhere.
+    Parts that are `frozen` stay as they are; with `kernel_decay` arrays of one axis do not decay.
     """
     master = layout.master(state.params)
     shrinking = master
-    if decayed is not None:
-        shrinking = jax.tree.map(lambda mark, array: jnp.where(mark, array, 0), layout.spread(decayed), master)
+    if kernel_decay:
+        decayed = layout.spread(jax.tree.map(lambda array: array.ndim > 1, params))
+        shrinking = jax.tree.map(lambda mark, array: jnp.where(mark, array, 0), decayed, master)
     updates, opt_state = tx.update(grads, state.opt_state, shrinking)
     if (factor := head_factor(opt_state)) is not None:
         scaled = jax.tree.map(lambda update: update * factor.astype(update.dtype), updates)
-        updates = jax.tree.map(jnp.where, layout.spread(head_marks), scaled, updates)
+        updates = jax.tree.map(jnp.where, layout.spread(marks(params, {HEAD})), scaled, updates)
     after = optax.apply_updates(master, updates)
-    if frozen_marks is not None:
-        after = jax.tree.map(jnp.where, layout.spread(frozen_marks), master, after)
+    if frozen:
+        after = jax.tree.map(jnp.where, layout.spread(marks(params, frozen)), master, after)
     return layout.updated(after), opt_state
 
 

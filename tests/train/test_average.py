@@ -36,7 +36,7 @@ PLAIN = Config(learning_rate=0.1)
 class Layers:
     """Two layers and a statistic of the batch with the interface of `ResNet` that a step needs: compiled at once."""
 
-    local_norm = False
+    local_norm, param_dtype = False, None  # which class weights alone read
 
     def __init__(self, frozen=(), axis_name=None):
         self.frozen, self.axis_name = frozen, axis_name

@@ -151,7 +151,7 @@ def test_frozen_stages_are_those_of_the_network_and_need_weights():
 class Linear:
     """Two linear layers and ReLU with the interface of `ResNet` that a step needs: compiled at once."""
 
-    frozen, local_norm = (), False
+    frozen, local_norm, param_dtype = (), False, jnp.float64
 
     def apply(self, variables, images, **_):
         params = variables["params"]

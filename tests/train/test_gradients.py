@@ -19,6 +19,7 @@ from jresnet.errors import InputError
 from jresnet.models import ResNet
 from jresnet.models.layers import BatchNorm, Dropout, torch_conv
 from jresnet.parallel.devices import Devices
+from jresnet.train.gradients import sharpness_aware
 from jresnet.train.layout import TREES, Layout, VectorLayout
 from jresnet.train.loop import describe
 from jresnet.train.optim import optimizer
@@ -40,6 +41,7 @@ class Small(nn.Module):
     axis_name: str | None = None
     rate: float = 0.0
     local_norm: ClassVar[bool] = False
+    param_dtype: ClassVar = jnp.float64
 
     @nn.compact
     def __call__(self, images, *, train, mask=None):
@@ -140,6 +142,12 @@ def test_sharpness_aware_minimisation_is_its_algorithm(layout, devices):
     found, sums = steps(before, batches, StepOptions(sam=rho), layout, devices)
     assert_close(found, twin.variables(), 1e-9)
     np.testing.assert_allclose([metrics.loss for metrics in sums], losses, rtol=2e-7)  # added up in float32
+
+
+def test_gradients_that_are_all_zero_lead_nowhere():
+    params = {"w": jnp.array([1.0, -2.0])}
+    found = sharpness_aware(0.3, lambda moved: jax.tree.map(lambda a: 3 * a, moved), params, {"w": jnp.zeros(2)})
+    np.testing.assert_array_equal(found["w"], [3.0, -6.0])
 
 
 @pytest.mark.slow

@@ -36,8 +36,8 @@ def draw(mix=False, seed=0):
 def loss_of(logits, batch, weights, smoothing):
     """`mean_loss` of a whole batch on one device."""
     counted, labels = jnp.asarray(COUNTED), jnp.asarray(batch["labels"])
-    weight = batch_weight(labels, counted, counted.sum(), weights, lambda total: total)
-    return mean_loss(logits, batch, counted, weight, weights, smoothing)
+    weight = batch_weight(labels, counted, counted.sum(), weights, logits.dtype, lambda total: total)
+    return mean_loss(logits, batch | {"counted": counted}, weight, weights, smoothing)
 
 
 def theirs(logits, batch, weights, smoothing):

@@ -291,7 +291,8 @@ def test_muon_moves_kernels_of_convolutions_and_sgd_the_rest(nesterov):
     )
     with jax.enable_x64():
         found = update_trees(config, start, gradients)
-        plain = update_trees(dataclasses.replace(config, optimizer="sgd"), start, gradients)
+        sgd = dataclasses.replace(config, optimizer="sgd", muon_learning_rate=Config.muon_learning_rate)
+        plain = update_trees(sgd, start, gradients)
     for path in (("conv1", "kernel"), ("layer", "conv1", "kernel")):
         muon = JordansMuon(leaf(start, path), 0.9, nesterov)
         for step, gradient in enumerate(gradients):
