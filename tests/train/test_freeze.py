@@ -151,7 +151,10 @@ def test_frozen_stages_are_those_of_the_network_and_need_weights():
 class Linear:
     """Two linear layers and ReLU with the interface of `ResNet` that a step needs: compiled at once."""
 
-    frozen, local_norm, param_dtype = (), False, jnp.float64
+    frozen, local_norm = (), False
+
+    def __init__(self, param_dtype=jnp.float64):
+        self.param_dtype = param_dtype
 
     def apply(self, variables, images, **_):
         params = variables["params"]
@@ -237,7 +240,7 @@ def test_padding_does_not_enter_the_loss_whatever_it_holds(weights):
     batch, found = jax.tree.map(itemgetter(0), draw(np.float32, 1, 4)), []
     tx, params = optimizer(CONFIG, 3), jax.tree.map(np.float32, linear_params())
     state = TrainState(jnp.int32(0), params, {}, tx.init(params), jax.random.key(0))
-    step = jax.jit(make_train_step(Linear(), tx, options=StepOptions(class_weights=weights)))
+    step = jax.jit(make_train_step(Linear(jnp.float32), tx, options=StepOptions(class_weights=weights)))
     for padding in (0.0, np.inf):
         images = np.where(batch["mask"][:, None, None, None], batch["images"], np.float32(padding))
         found.append(float(step(state, batch | {"images": images})[1].loss))
