@@ -287,7 +287,7 @@ def test_a_first_shortcut_that_padding_would_add_or_drop_is_refused(width, multi
 )
 def test_networks_that_padding_would_change_are_refused(options):
     config = Config(channel_multiple=8, **options)
-    with pytest.raises(InputError, match=r"^--channel-multiple 8: needs .* choose 1$"):
+    with pytest.raises(InputError, match=r"^--channel-multiple 8: (needs|must divide) .* choose 1$"):
         models.from_config(config, 10)
     models.from_config(dataclasses.replace(config, channel_multiple=1), 10)
 
