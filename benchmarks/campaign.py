@@ -26,12 +26,15 @@ from typing import Any
 import jax
 
 from benchmarks import timing
-from benchmarks.campaign_records import DONE, FAILED, HAD, KERNELS, LATE, LEFT, SPEEDRUN, Records
+from benchmarks.campaign_records import DONE, FAILED, HAD, KERNELS, LATE, LEFT, Records
 from benchmarks.campaign_steps import Step, steps
 from benchmarks.records import BenchmarkOptions, environment, run_benchmark, select_device, write_record
+from experiments.study.experiment import OUTCOME, StudyRecord
+from experiments.study.runs import RUNS
+from experiments.study.speedruns import RECORD as SPEEDRUN
 from jresnet import cli
 from jresnet.errors import InputError, Interrupted
-from jresnet.records import run_directory
+from jresnet.records import run_directory, schema
 from jresnet.records.environment import cpu_cores
 from jresnet.records.environment import device as devices_in_words
 from jresnet.records.files import read_json
@@ -68,7 +71,7 @@ class Options(BenchmarkOptions):
     skip: tuple[str, ...] = ()
     """Leave these steps out."""
     tiny: bool = False
-    """Tiny networks and batches on synthetic images, on a CPU several steps at once: the same list in a minute."""
+    """Tiny networks and batches on synthetic images, on a CPU several steps at once: the same list in two minutes."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -150,12 +153,25 @@ def _device(record: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[Any, st
 
 
 def read_record(path: Path) -> Mapping[str, Any]:
-    """A benchmark's record, or a run's result after the checks that its directory allows."""
+    """A benchmark's record, or a run's result after the checks that its directory allows.
+
+    A result has one entry more: whether it is `concluded`.
+    """
     if path.name != run_directory.RESULT:
         return read_json(path)
     complete = (path.parent / run_directory.CONFIG).exists()
     read = run_directory.read_result if complete else run_directory.read_copy
-    return read(path.parent).to_json()
+    return read(path.parent).to_json() | {"concluded": concluded(path.parent)}
+
+
+def concluded(run: Path) -> bool:
+    """Whether the outcome of the study that a run is in, STUDY/runs/NAME/seed-K, lists it."""
+    if run.parent.parent.name != RUNS or not (run.parents[2] / OUTCOME).exists():
+        return False
+    study = run.parents[2]
+    outcome = schema.parse(StudyRecord, read_json(study / OUTCOME), study / OUTCOME)
+    settings = (setting for experiment in outcome.experiments for setting in experiment.settings)
+    return any(run.relative_to(study).as_posix() in setting.runs for setting in settings)
 
 
 def selected(every: Sequence[Step], options: Options) -> list[Step]:
@@ -208,13 +224,14 @@ class Campaign:
     async def run(self, environ: Mapping[str, str]) -> None:
         """Run every step that records lack, as long as there is time for it."""
 
-        def exhausted(step: Step) -> bool:
-            return self.rows.get(step.name, {}).get("exhausted", False)
+        def exhausted(name: str) -> bool:
+            return self.rows.get(name, {}).get("exhausted", False)
 
         # Nothing is measured at a tiny scale on a CPU: there every core runs a step.
         slots = cpu_cores() if self.options.tiny and self.options.device == "cpu" else 1
-        # What failed earlier, or used up its own time, probably does so again: everything else comes first.
-        waiting = sorted(self.steps, key=exhausted)
+        # What failed earlier, or used up its own time, probably does so again: everything else comes first, but what
+        # waits for it.
+        waiting = sorted(self.steps, key=lambda step: exhausted(step.name) or exhausted(step.after))
         running: dict[asyncio.Task[None], Step] = {}
         while waiting or running:
             taken = {step.shares for step in running.values() if step.shares}

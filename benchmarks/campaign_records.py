@@ -17,8 +17,6 @@ Headline = Callable[[Records], str | None]
 """What records say about a step, in a line; None if they lack it."""
 KERNELS = "kernels"
 """The benchmark whose records are of a described device, wherever they were made."""
-SPEEDRUN = "speedrun.json"
-"""The record of `experiments.speedrun`, in its --workdir."""
 
 DONE, HAD, LATE, FAILED, LEFT = "done", "had a record", "out of time", "failed", "left out"
 """What becomes of a step."""
@@ -33,20 +31,26 @@ def before(name: str, tiny: bool, records: Records) -> str | None:
     return None
 
 
-def nothing(_: Records) -> None:
-    """The headline of a step whose record cannot be recognised without its data."""
+def no_headline(_: Records) -> None:
+    """What records say about a step that they cannot be searched for: nothing."""
+
+
+def no_wait(_: Records) -> None:
+    """Why a step that waits for no other must not run yet: for no reason."""
 
 
 def _results(records: Records, config: Config, seed: int, sha256: str | None) -> list[Mapping[str, Any]]:
     """The results of the runs with this configuration, seed and data; None: any data."""
+    found = (record for record in _runs(records) if record["seed"] == seed)
+    return [record for record in found if _same(record, config, sha256)]
+
+
+def _same(record: Mapping[str, Any], config: Config, sha256: str | None) -> bool:
+    """Whether a record is of this configuration and data; None: any data."""
     # A budget decides whether a run starts, not what it gives.
     config = models.fill_defaults(dataclasses.replace(config, budget=None))
-    found = []
-    for record in _runs(records):
-        free = dict(record) | {"config": record["config"] | {"budget": None}}
-        if not differences(free, config, seed, sha256 or record["dataset"]["sha256"]):
-            found.append(record)
-    return found
+    free = {"seed": 0} | dict(record) | {"config": record["config"] | {"budget": None}}
+    return not differences(free, config, free["seed"], sha256 or record["dataset"]["sha256"])
 
 
 def settings(settings: Sequence[Setting], seed: int, sha256: str | None, records: Records) -> str | None:
@@ -140,43 +144,43 @@ def time_to(target: float, epochs: int, records: Records) -> str | None:
     return None
 
 
-def tuned(shape: Mapping[str, int], sha256: str | None, records: Records) -> str | None:
-    """Accuracies and time of the tuned recipe's run of this shape, see `_tuned`."""
-    for run in _tuned(shape, sha256, records):
-        chosen = f"validation {run['validation_accuracy']:.2%}, " if shape["validation"] else ""
-        return f"{chosen}test {run['test_accuracy']:.2%} in {run['seconds']:.0f} s"
+def tuned(config: Config, seed: int, sha256: str | None, records: Records) -> str | None:
+    """Accuracy and time of the tuned recipe's run with this configuration, seed and data, once its outcome lists it."""
+    for run in _concluded(records, config, seed, sha256):
+        split = "validation" if config.test_after == "never" else "test"
+        return f"{split} {run[f'{split}_accuracy']:.2%} in {run['seconds']:.0f} s"
     return None
 
 
-def below(least: float, step: str, shape: Mapping[str, int], sha256: str | None, records: Records) -> str | None:
-    """Why a step must not run that needs this validation accuracy of the tuned recipe's run; None if it may.
+def gate(least: float, step: str, config: Config, sha256: str | None, records: Records) -> str | None:
+    """Why the long runs of the tuned recipe must not begin: the shorter run is not done, or not accurate enough.
 
     Args:
-      least: that accuracy.
-      step: the name of the step that makes the run.
-      shape: of the run, see `_tuned`.
+      least: validation accuracy that the shorter run must reach.
+      step: the name of the step that makes it.
+      config: its configuration; its seed is 0.
       sha256: of the data.
       records: those that there are.
+
+    Returns:
+      The reason in words; None if the long runs may begin.
     """
-    reached = [run["validation_accuracy"] for run in _tuned(shape, sha256, records)]
+    reached = [run["validation_accuracy"] for run in _concluded(records, config, 0, sha256)]
     if not reached:
         return f"waits for {step}"
     return None if max(reached) >= least else f"{step} reached {max(reached):.2%} of validation images, not {least:.2%}"
 
 
-def _tuned(shape: Mapping[str, int], sha256: str | None, records: Records) -> list[Mapping[str, Any]]:
-    """The tuned recipe's runs with the shape's epochs, seed, and number of validation images, on this data."""
-    return [
-        run for run in _runs(records)
-        if (run["experiment"], run["epochs"], run["seed"]) == ("tuned", shape["epochs"], shape["seed"])
-        and (run["dataset"]["validation"], run["dataset"]["sha256"]) == (shape["validation"], sha256)
-    ]  # fmt: skip
+def _concluded(records: Records, config: Config, seed: int, sha256: str | None) -> list[Mapping[str, Any]]:
+    """Those of `_results` whose study has written its outcome, which it does last."""
+    return [record for record in _results(records, config, seed, sha256) if record.get("concluded")]
 
 
-def speedrun(target: float, seeds: int, sha256: str | None, records: Records) -> str | None:
-    """Mean accuracy and median seconds of the runs to a target on this data, when there are as many as asked."""
+def speedrun(target: float, seeds: int, config: Config, sha256: str | None, records: Records) -> str | None:
+    """Mean accuracy and median seconds of a target's runs by this recipe, when there are as many as asked."""
     for record in (record for record in records if "provenance" in record):
-        if (record["target"], record["dataset"]["sha256"]) == (target, sha256) and record["n"] >= seeds:
+        whole = record["target"] == target and record["n"] + record["diverged"] >= seeds
+        if whole and _same(record, config, sha256):
             reached = "reached" if record["reached"] else "not reached"
             seconds = f"{record['seconds']['median']:.1f} s"
             return f"{target:.2%} {reached}: {record['mean']:.2%} in {seconds}, {record['n']} runs"

@@ -1,4 +1,7 @@
-"""The steps of a campaign in order of worth."""
+"""The steps of a campaign, in order of worth for the report and for speed.
+
+Those beyond the report come late: `--only tuned speedrun` is the way to begin with them.
+"""
 
 import dataclasses
 import importlib.util
@@ -12,22 +15,19 @@ from typing import Any, NamedTuple
 import rich.console
 
 from benchmarks import campaign_records as said
-from benchmarks.campaign_records import Headline, nothing
+from benchmarks.campaign_records import Headline, no_headline, no_wait
 from benchmarks.timing import Case, Device
 from benchmarks.variants import VARIANTS
-from experiments import report
+from experiments import report, speedrun, tuned
 from experiments.study import plan
 from experiments.study.experiment import Setting
-from experiments.study.options import QUICK
+from experiments.study.options import QUICK, as_words
 from experiments.study.progress import Progress
-from jresnet.config import Precision
+from jresnet.config import Config, Precision
 from jresnet.data.datasets import Dataset, load_dataset
-from jresnet.rules import flag
 
 TARGET = 0.9095
 """The test accuracy of the report's final model."""
-SPEEDRUNS = {"speedrun-9095": TARGET, "speedrun-94": 0.94, "speedrun-95": 0.95}
-"""Step -> the test accuracy that its runs are made for."""
 SLOW = ("compile", "graph")
 """PyTorch's modes that time many kernels before the first step."""
 
@@ -44,6 +44,7 @@ class Step:
       limit: seconds at most.
       lacks: why it cannot run here; empty if it can.
       waits: why records say that it must not run yet; None if it may.
+      after: the step whose record it waits for, if any.
       shares: the directory that its programs share with other steps', one step at a time.
       environ: environment variables of its programs.
     """
@@ -54,9 +55,30 @@ class Step:
     least: float
     limit: float = math.inf
     lacks: str = ""
-    waits: Headline = nothing
+    waits: Headline = no_wait
+    after: str = ""
     shares: str = ""
     environ: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Tuned(NamedTuple):
+    """How large the tuned recipe's runs are.
+
+    Attributes:
+      options: words that scale all of them.
+      gate: epochs of the run that decides whether there are longer ones.
+      validation: images held out of it.
+      least: its validation accuracy at least.
+      epochs: of the longer runs.
+      seeds: their number.
+    """
+
+    options: dict[str, Any]
+    gate: int
+    validation: int
+    least: float
+    epochs: int
+    seeds: int
 
 
 class Scale(NamedTuple):
@@ -74,11 +96,7 @@ class Scale(NamedTuple):
       accuracy: words that scale the time to the report's accuracy.
       seeds: runs of the final model.
       others: the experiments after it, one run of each setting.
-      tuned: words that scale the tuned recipe's runs.
-      epochs: of the run that must pass the gate, and of those after it.
-      validation: images held out of the first.
-      gate: its validation accuracy at least.
-      long: runs after it.
+      tuned: the tuned recipe's runs.
       speedrun: words that scale the speed runs.
     """
 
@@ -93,11 +111,7 @@ class Scale(NamedTuple):
     accuracy: dict[str, Any]
     seeds: int
     others: Sequence[str]
-    tuned: dict[str, Any]
-    epochs: tuple[int, int]
-    validation: int
-    gate: float
-    long: int
+    tuned: Tuned
     speedrun: dict[str, Any]
 
 
@@ -116,11 +130,7 @@ FULL = Scale(
     accuracy={},
     seeds=3,
     others=("augmentation", *(name for name in plan.NAMES if name not in ("augmentation", "final"))),
-    tuned={"precision": "bfloat16"},
-    epochs=(200, 600),
-    validation=5_000,
-    gate=0.963,
-    long=5,
+    tuned=Tuned({"precision": "bfloat16"}, gate=200, validation=5_000, least=0.963, epochs=600, seeds=5),
     speedrun={"seeds": 20, "precision": "bfloat16"},
 )  # fmt: skip
 _QUICK = QUICK | {"blocks": (1,), "epochs": 1}
@@ -137,20 +147,9 @@ TINY = Scale(
     accuracy=_QUICK | _FEW,
     seeds=1,
     others=("initial",),
-    tuned={"quick": True, "blocks": (1,)} | _FEW,
-    epochs=(5, 6),
-    validation=32,
-    gate=0.0,
-    long=1,
+    tuned=Tuned({"quick": True, "blocks": (1,)} | _FEW, gate=2, validation=32, least=0.0, epochs=3, seeds=1),
     speedrun={"quick": True, "seeds": 2} | _FEW,
 )
-
-
-def words(options: Mapping[str, Any]) -> list[str]:
-    """Options as the words of a command line; True is a switch."""
-    listed = {name: value if isinstance(value, list | tuple) else (value,) for name, value in options.items()}
-    listed = {name: () if options[name] is True else values for name, values in listed.items()}
-    return [word for name, values in listed.items() for word in (flag(name), *map(str, values))]
 
 
 def module(name: str, *options: str) -> tuple[str, ...]:
@@ -189,7 +188,7 @@ def _checks(scale: Scale, device: Device, directory: Path, tiny: bool) -> Iterat
     """Does everything run, are equal runs equal, and how many kernels has a step?"""
 
     def final(changes: dict[str, Any], name: str) -> tuple[str, ...]:
-        options = words(changes | scale.images | {"workdir": directory / name})
+        options = as_words(changes | scale.images | {"workdir": directory / name})
         return module("experiments.final", *options, "--resume")
 
     def check(name: str, commands: Sequence[tuple[str, ...]], headline: Headline, limit: float) -> Step:
@@ -203,7 +202,7 @@ def _checks(scale: Scale, device: Device, directory: Path, tiny: bool) -> Iterat
     yield check("smoke", [final(scale.quick, "smoke")], partial(said.settings, [Setting("final", quick)], 0, None), 90)
     of_all = {"widths": sorted({case[0] for case in scale.cases}), "batch": batch}
     of_all |= {"precisions": sorted({case[2] for case in scale.cases})}
-    line = words({"device": device} | of_all | {"output": directory / "convolutions.json"})
+    line = as_words({"device": device} | of_all | {"output": directory / "convolutions.json"})
     yield Step("convolutions", (module("benchmarks.convolutions", *line),), partial(said.convolutions, of_all), 30, 150)
     yield check("bits", [final(scale.equal, f"bits-{run}") for run in "ab"], partial(said.equal, equal), 150)
     if device == "gpu":
@@ -213,7 +212,7 @@ def _checks(scale: Scale, device: Device, directory: Path, tiny: bool) -> Iterat
             "deterministic-bits", runs, partial(said.equal, dataclasses.replace(equal, deterministic=True)), 150
         )
     of_one = {"width": width, "batch": batch, "precision": precision}
-    line = words(of_one | {"output": directory / "kernels.json"})
+    line = as_words(of_one | {"output": directory / "kernels.json"})
     lacks = "" if device == "gpu" else "needs XLA's CUDA plugin"
     yield Step("kernels", (module("benchmarks.kernels", *line),), partial(said.kernels, of_one), 30, 120, lacks)
 
@@ -231,7 +230,7 @@ def _speeds(scale: Scale, device: Device, directory: Path, name: str, modes: Seq
             options |= {"rivals": rivals or "none"} | scale.rounds | {"output": directory / f"{name}.json"}
             yield Step(
                 name,
-                (module("benchmarks.throughput", *words(options)),),
+                (module("benchmarks.throughput", *as_words(options)),),
                 partial(said.speed, Case(width, batch, precision, device), rivals),
                 least=60 if rivals else 30,
                 limit=400 if rivals else 120,
@@ -249,9 +248,9 @@ def _studies(scale: Scale, directory: Path, dataset: str | None, data: Dataset |
     runs = [(f"final-seed{seed}", "final", seed) for seed in range(scale.seeds)]
     for name, experiment, seed in [*runs, *((f"study-{name}", name, 0) for name in scale.others)]:
         options: dict[str, Any] = {"only": experiment, "seeds": 1, "first_seed": seed, "select": "test"}
-        options |= {"dataset": dataset, "workdir": directory / "study"} | scale.study
-        line = words(options)
-        headline: Headline = nothing
+        options |= _data(dataset) | {"workdir": directory / "study"} | scale.study
+        line = as_words(options)
+        headline: Headline = no_headline
         if data is not None:
             study = plan.Plan(plan.parse(line, name), data, Progress(rich.console.Console(quiet=True)))
             settings = study.selected(plan.EXPERIMENTS)[0].settings
@@ -263,30 +262,45 @@ def _studies(scale: Scale, directory: Path, dataset: str | None, data: Dataset |
 def _tuned(scale: Scale, directory: Path, dataset: str | None, data: Dataset | None) -> Iterator[Step]:
     """The tuned recipe: a run whose validation accuracy decides whether longer ones are worth their time, then these.
 
-    The longer ones train on every image, as nothing is chosen by them.
+    The longer ones train on every image, as nothing is chosen by them; each step adds a seed to one setting.
     """
-    gate, sha256 = "tuned-200", data.sha256 if data else None
-    first = {"epochs": scale.epochs[0], "validation": scale.validation, "seed": 0}
-    shapes = {gate: first}
-    for seed in range(scale.long):
-        shapes[f"tuned-600-seed{seed}"] = {"epochs": scale.epochs[1], "validation": 0, "seed": seed}
-    for name, shape in shapes.items():
-        run = {"epochs": shape["epochs"], "validation": shape["validation"], "seeds": 1, "first_seed": shape["seed"]}
-        options = scale.tuned | run | {"dataset": dataset, "workdir": directory / name, "resume": True}
-        waits = nothing if name == gate else partial(said.below, scale.gate, gate, first, sha256)
-        yield Step(
-            name, (module("experiments.tuned", *words(options)),), partial(said.tuned, shape, sha256), 60,
-            lacks=_lacks(dataset), waits=waits, shares="tuned",
+    size, sha256 = scale.tuned, data.sha256 if data else None
+
+    def step(name: str, workdir: str, options: dict[str, Any], seed: int, **waiting: Any) -> tuple[Step, Config]:
+        line = as_words(
+            size.options | options | {"seeds": seed + 1} | _data(dataset) | {"workdir": directory / workdir}
+        )
+        config = tuned.parse(line).config
+        made = Step(
+            name, (module(tuned.PROGRAM.split()[-1], *line),), partial(said.tuned, config, seed, sha256), 60,
+            lacks=_lacks(dataset), shares=tuned.NAME, **waiting,
         )  # fmt: skip
+        return made, config
+
+    gate = f"{tuned.NAME}-200"
+    first, config = step(gate, gate, {"epochs": size.gate, "validation": size.validation}, 0)
+    yield first
+    final = {"epochs": size.epochs, "validation": 0, "test_after": "training"}
+    waits = partial(said.gate, size.least, gate, config, sha256)
+    for seed in range(size.seeds):
+        name = f"{tuned.NAME}-600"
+        yield step(f"{name}-seed{seed}", name, final, seed, waits=waits, after=gate)[0]
 
 
 def _speedruns(scale: Scale, directory: Path, dataset: str | None, data: Dataset | None) -> Iterator[Step]:
     """Training to a test accuracy in as few seconds as possible, over many seeds."""
-    for name, target in SPEEDRUNS.items():
-        options = {"target": target} | scale.speedrun | {"dataset": dataset, "workdir": directory / name}
-        command = module("experiments.speedrun", *words(options))
-        headline = partial(said.speedrun, target, scale.speedrun["seeds"], data.sha256 if data else None)
-        yield Step(name, (command,), headline, 60, lacks=_lacks(dataset))
+    for target in speedrun.RECIPES:
+        name = f"{speedrun.NAME}-{target.removeprefix('0.')}"
+        line = as_words({"target": target} | scale.speedrun | _data(dataset) | {"workdir": directory / name})
+        options = speedrun.parse(line)
+        sha256 = data.sha256 if data else None
+        headline = partial(said.speedrun, float(target), options.seeds, options.config, sha256)
+        yield Step(name, (module(speedrun.PROGRAM.split()[-1], *line),), headline, 60, lacks=_lacks(dataset))
+
+
+def _data(dataset: str | None) -> dict[str, str]:
+    """The option that names a data set; a step that lacks one does not run."""
+    return {"dataset": dataset} if dataset else {}
 
 
 def _lacks(dataset: str | None) -> str:
@@ -304,14 +318,14 @@ def _variants(scale: Scale, device: Device, directory: Path) -> Iterator[Step]:
         foreign = device == "cpu" and any(option.startswith("xla_gpu") for option in change.options)
         cases = [Case(width, batch, precision, device) for batch in scale.batches]
         headline = partial(said.variant, variant, change, cases)
-        command = module("benchmarks.variants", *words(options))
+        command = module("benchmarks.variants", *as_words(options))
         yield Step(name, (command,), headline, 45, 150, "needs a GPU" if foreign else "")
 
 
 def _accuracy(scale: Scale, directory: Path, dataset: str | None) -> Step:
     """The time to the report's accuracy, compilation apart."""
-    options = scale.accuracy | {"target": TARGET, "seeds": 1, "dataset": dataset}
-    line = words(options | {"output": directory / "accuracy.json"})
+    options = scale.accuracy | {"target": TARGET, "seeds": 1} | _data(dataset)
+    line = as_words(options | {"output": directory / "accuracy.json"})
     command = module("benchmarks.time_to_accuracy", *line, "--resume")
     epochs = scale.accuracy.get("epochs", report.FINAL.epochs)
     return Step("accuracy", (command,), partial(said.time_to, TARGET, epochs), 60, lacks=_lacks(dataset))

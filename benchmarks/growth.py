@@ -20,11 +20,12 @@ import jax
 from benchmarks import exponents, timing
 from benchmarks.epochs import Stopwatch
 from benchmarks.exponents import AXES, Axis
-from benchmarks.jax_step import CLASSES, pool, training_flops
+from benchmarks.jax_step import CLASSES, pool
 from benchmarks.records import BenchmarkOptions, new_record, open_record, run_benchmark, select_device, write_record
 from jresnet.config import Config, Precision
 from jresnet.data.checks import numbered
 from jresnet.data.datasets import Dataset
+from jresnet.models.summary import training_flops
 from jresnet.rules import require
 from jresnet.train.signals import StopSignal
 

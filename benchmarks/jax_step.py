@@ -13,7 +13,6 @@ from jresnet import models
 from jresnet.config import Config
 from jresnet.data.datasets import Split
 from jresnet.data.pipeline import Input, make_input
-from jresnet.models import summary
 from jresnet.parallel.devices import Devices
 from jresnet.train.trainer import fixed_steps, fixes_steps, run_programs
 
@@ -116,13 +115,3 @@ def jax_rival(
         jax.block_until_ready(metrics)
 
     return Rival(run)
-
-
-def training_flops(config: Config, classes: int = CLASSES, image_size: tuple[int, int] = IMAGE_SIZE) -> int:
-    """Floating-point operations of training on one image: 2 per multiply-add of convolutions and linear layers.
-
-    For each product of the forward pass the backward pass makes two, for inputs and for weights; with SAM, twice.
-    """
-    network = models.from_config(config, classes)
-    passes = 2 if config.sam else 1
-    return passes * 3 * 2 * sum(layer.macs for layer in summary.layers(network, image_size))

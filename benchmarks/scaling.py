@@ -17,10 +17,11 @@ from typing import Any, Literal
 import jax
 
 from benchmarks import figures, timing
-from benchmarks.jax_step import STEPS, jax_rival, training_flops
+from benchmarks.jax_step import STEPS, jax_rival
 from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from benchmarks.timing import Case, Device, Rival, Timing
 from jresnet.config import Config, Precision
+from jresnet.models.summary import training_flops
 from jresnet.records.environment import cpu_cores
 from jresnet.records.tables import number, text
 from jresnet.rules import require

@@ -19,10 +19,11 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import timing
-from benchmarks.jax_step import STEPS, jax_rival, training_flops
+from benchmarks.jax_step import STEPS, jax_rival
 from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
 from benchmarks.timing import Case, Device, Rival
 from jresnet.config import Config, Precision
+from jresnet.models.summary import training_flops
 from jresnet.records.tables import number, text
 from jresnet.rules import require
 

@@ -23,13 +23,13 @@ import jax
 
 from benchmarks import records, timing
 from benchmarks.epochs import Stopwatch
-from benchmarks.jax_step import training_flops
 from experiments import final
 from experiments.study.options import SeedOptions
 from experiments.study.results import data_name
 from jresnet import models
 from jresnet.data.datasets import Dataset, dataset_record, load_dataset
 from jresnet.errors import Diverged, Interrupted
+from jresnet.models.summary import training_flops
 from jresnet.parallel.devices import Devices
 from jresnet.records import environment
 from jresnet.records.run import without_folders

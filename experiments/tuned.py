@@ -1,11 +1,13 @@
 """The tuned recipe: a plain residual network of 4,480,474 parameters, as well trained as this library knows how.
 
-    python -m experiments.tuned --validation 5000 --precision bfloat16          # 200 epochs, while choosing
-    python -m experiments.tuned --epochs 600 --validation 0 --seeds 5           # the long run, on all training images
-    python -m experiments.tuned --quick                                         # a small network on synthetic images
+    python -m experiments.tuned --precision bfloat16                                # while choosing: 200 epochs
+    python -m experiments.tuned --epochs 600 --validation 0 --test-after training --seeds 5    # the final runs
+    python -m experiments.tuned --quick                                             # a small network, synthetic images
 
-Test images are evaluated once, after training. The accuracy to quote is that of `result.json`; the one of each image
-and its mirror image together is computed after it and kept apart, in `evaluation-flip.json` beside the run's records.
+While choosing, accuracies are those of 5,000 validation images, and no test image is evaluated. The final runs train on
+all images, and evaluate the test images once, after training. The accuracy to quote is then that of `result.json`; the
+one of each image and its mirror image together is kept apart, in `evaluation-flip.json` beside it. The same command
+resumes, and keeps finished runs: with more --seeds it adds runs to the setting.
 
 The network is a WRN-28-3.5 (Zagoruyko and Komodakis 2016): stages of 4 blocks, widths 56, 112 and 224, multiples of 8
 as tensor cores like them, the widest such below five million parameters. Where the recipe's values are from:
@@ -20,65 +22,121 @@ as tensor cores like them, the widest such below five million parameters. Where 
 - Label smoothing 0.1: Szegedy et al. 2015, section 7. Weight decay on kernels alone: He et al. 2018 (arXiv 1812.01187),
   section 3.1.
 - EMA 0.999: averages over 1,000 updates, about three epochs.
-- 5,000 validation images while choosing; the final runs train on all images.
 
 Not yet run here at full scale.
 """
 
+import dataclasses
 import pathlib
+from collections.abc import Sequence
 from functools import partial
+from typing import Any, ClassVar
 
 from experiments import report
-from experiments.study import single
-from experiments.study.experiment import OUTCOME, Cell, Experiment, Setting, study_record
+from experiments.study import options as study_options
+from experiments.study import runs, workers
+from experiments.study.experiment import FLIP, Cell, Experiment, Setting, write_outcome
+from experiments.study.options import SeedOptions, check_processes
+from experiments.study.progress import Progress
+from experiments.study.results import results_table
 from jresnet import cli
+from jresnet.cli.runs import check_workdir, resumable
 from jresnet.config import Config
-from jresnet.parallel import distributed
-from jresnet.records import schema
-from jresnet.records.files import read_json, write_json
+from jresnet.data.datasets import Dataset
+from jresnet.records.files import local_path, read_json, write_bytes, write_json
+from jresnet.records.lock import hold
+from jresnet.rules import require
 from jresnet.use.classifier import Classifier
 from jresnet.use.evaluation import evaluate
 
 NAME = "tuned"
-FLIP = "evaluation-flip.json"
-"""In a run's directory: its evaluation with test-time flip."""
+PROGRAM = f"python -m experiments.{NAME}"
 
 CONFIG = Config(
     model="wide_resnet28_10", width=56, dropout=0.0, budget=report.BUDGET,
     epochs=200, batch_size=128, learning_rate=0.1, momentum=0.9, nesterov=True, schedule="cosine", warmup_epochs=5.0,
     weight_decay=5e-4, weight_decay_on="kernels", label_smoothing=0.1, ema_decay=0.999,
     crop_padding=4, flip=0.5, grayscale=0.0, trivialaugment=True, cutout=8,
-    validation=5000, test_after="training",
+    validation=5000, test_after="never",
 )  # fmt: skip
 
 # Whole batches of 64 without the validation images, for which one program is compiled.
-QUICK = {"blocks": (1, 1), "train_images": 640, "test_images": 256, "validation": 64, "epochs": 2, "warmup_epochs": 1.0}
+QUICK: dict[str, Any] = {
+    "blocks": (1, 1), "train_images": 640, "test_images": 256, "validation": 64, "epochs": 2, "warmup_epochs": 1.0,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(SeedOptions):
+    """Options of the tuned recipe: its configuration, and how often and where to run it."""
+
+    GROUP: ClassVar = "record"
+
+    processes: int = 1
+    """Runs to train at once on one device, each in a process of its own."""
+    quick: bool = False
+    """Run at a small scale on synthetic data; options given explicitly still apply."""
+    workdir: str | None = None
+    """Directory of the runs, in which they also resume (default: runs/tuned)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_processes(self)
+        check_workdir(self)
+        rule = "must be never while choosing, or training for final runs, as test images are evaluated at the end only"
+        require(self, "test_after", self.test_after != "epochs", rule)
+        rule = "leaves nothing to evaluate: add --test-after training if these are final runs"
+        require(self, "validation", self.validation > 0 or self.test_after == "training", rule)
+
+    @property
+    def directory(self) -> pathlib.Path:
+        """The directory of the runs."""
+        return local_path(self.workdir or f"runs/{NAME}{'-quick' if self.quick else ''}", "--workdir")
 
 
 def run(arguments: list[str]) -> None:
-    """Train every seed, then evaluate each with test-time flip, apart."""
-    trained = single.run(NAME, CONFIG, arguments, QUICK)
-    if not distributed.is_primary():
-        return
-    setting = Setting(NAME, trained.options.config)
-    cell = Cell(setting, tuple(trained.records), directories=tuple(trained.directories.values()))
-    experiment = Experiment(NAME, "", "Tuned recipe", (setting,))
-    record = study_record(trained.command, [(experiment, [cell])], trained.workdir)
-    write_json(trained.workdir / OUTCOME, schema.to_json(record))
-    print(trained.workdir / OUTCOME)
-    for directory, result in zip(trained.directories.values(), trained.records, strict=True):
-        print(f"{directory}: test accuracy {result['test_accuracy']:.2%}; {with_flip(directory, trained)}")
+    """Parse the options, train every seed, evaluate final runs with test-time flip, and write the outcome."""
+    options = parse(arguments)
+    workers.check(options)
+    console = cli.make_console()
+    dataset = options.load(console)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    wanted = [runs.study_run(NAME, options.config, seed, dataset, options.directory) for seed in seeds]
+    runs.check(wanted, options.directory)
+    progress = Progress(console, options.processes)
+    command = cli.command(PROGRAM, arguments)
+    with resumable(command), hold(options.directory, shared=True):
+        progress.train(wanted, {NAME: wanted})
+        cell = progress.cell(Setting(f"{options.epochs} epochs", wanted[0].config), wanted)
+        if cell.records:
+            conclude(cell, dataset, options.directory, command, progress)
+    progress.raise_failures(command)
 
 
-def with_flip(directory: pathlib.Path, trained: single.Trained) -> str:
+def parse(arguments: Sequence[str]) -> Options:
+    """Options from the command line; --quick changes their defaults to the small scale's."""
+    return study_options.parse(PROGRAM, CONFIG, arguments, Options, QUICK)
+
+
+def conclude(cell: Cell, dataset: Dataset, workdir: pathlib.Path, command: str, progress: Progress) -> None:
+    """Print the finished runs, with test-time flip apart, and write their table and, last of all, the outcome."""
+    table = results_table(cell.records)
+    write_bytes(workdir / "table.md", table.markdown().encode())
+    progress.console.print(table)
+    if cell.setting.config.test_after == "training":
+        for directory, result in zip(cell.directories, cell.records, strict=True):
+            progress.say(f"{directory}: test accuracy {result['test_accuracy']:.2%}; {with_flip(directory, dataset)}")
+    outcome = write_outcome(workdir, command, [(Experiment(NAME, "", "Tuned recipe", (cell.setting,)), [cell])])
+    for path in (workdir / "table.md", outcome):
+        progress.say(str(path))
+
+
+def with_flip(directory: pathlib.Path, dataset: Dataset) -> str:
     """What a run reaches with test-time flip, and where that is written, in words; evaluated unless it has been."""
     path = directory / FLIP
     if not path.exists():
-        found = evaluate(
-            Classifier.load(directory), trained.dataset, tta="flip", sha256=trained.dataset.sha256,
-            console=cli.make_console(),
-        )  # fmt: skip
-        write_json(path, found.to_json())
+        classifier, console = Classifier.load(directory), cli.make_console()
+        write_json(path, evaluate(classifier, dataset, tta="flip", sha256=dataset.sha256, console=console).to_json())
     record = read_json(path)
     return f"apart from it, with test-time flip {record['systems'][record['name']]['accuracy']:.2%}: {path}"
 

@@ -16,11 +16,11 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks.jax_step import training_flops
 from experiments import report
 from experiments.anchors import ANCHORS, Anchor
 from experiments.study.results import COPIES, data_name
 from experiments.study.stopped import Stopped
+from jresnet.models.summary import training_flops
 from jresnet.records.figures import STYLES
 from jresnet.records.run import config_from_json
 from jresnet.records.tables import Table, number, text

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.page import beyond, figures, sections, tables
-from experiments.study.experiment import OUTCOME, Outcome, study_record
+from experiments.study.experiment import Outcome, write_outcome
 from experiments.study.results import provenance
-from jresnet.records import schema
-from jresnet.records.files import OLD, sweep, write_bytes, write_json, writing
+from jresnet.records.files import OLD, sweep, write_bytes, writing
 from jresnet.records.tables import Table
 from jresnet.use import html
 
@@ -85,9 +84,6 @@ def write_files(outcome: Outcome, workdir: pathlib.Path, text: str, parts: Seque
         sweep(directory, OLD)
     for path, data in files.items():
         write_bytes(path, data)
-    select: Any = outcome.select
-    record = study_record(outcome.command, outcome.experiments, workdir)
-    record = dataclasses.replace(record, select=select, follow=outcome.follow)
-    write_json(workdir / OUTCOME, schema.to_json(record))
+    listed = write_outcome(workdir, outcome.command, outcome.experiments, outcome.select, outcome.follow)
     write_bytes(workdir / PAGE, html.encoded(text))
-    return [workdir / PAGE, workdir / OUTCOME, *files]
+    return [workdir / PAGE, listed, *files]

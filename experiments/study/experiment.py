@@ -9,10 +9,16 @@ from typing import Any, Literal
 from experiments.report import COMPARED
 from jresnet.config import Config
 from jresnet.data.datasets import Dataset
+from jresnet.records import schema
+from jresnet.records.files import write_json
 from jresnet.rules import as_typed
 
+Select = Literal["validation", "test"]
+"""The split by which settings are chosen."""
 OUTCOME = "outcome.json"
 """In a study's directory: a StudyRecord."""
+FLIP = "evaluation-flip.json"
+"""In the directory of a run whose test images were evaluated with test-time flip, too: that evaluation."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +51,7 @@ class StudyRecord:
 
     command: str
     """what made it"""
-    select: Literal["validation", "test"] | None = None
+    select: Select | None = None
     """the split that settings were chosen on, if any were"""
     follow: bool | None = None
     """whether sweeps built on the study's own choices"""
@@ -63,9 +69,11 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One experiment of the report, named after its module in `experiments`.
+    """What a study compares, named after its module in `experiments`: an experiment of the report, or one beyond it.
 
     Attributes:
+      section: of the report; empty beyond it.
+      title: in words.
       settings: what is compared.
       reported: label -> key of `result.json` -> the report's value, where it gives one.
       claim: labels, best first, as the report orders them by test accuracy; empty where it claims nothing.
@@ -151,7 +159,7 @@ class Outcome:
       experiments: each with its cells, in the report's order; those that wait for another are left out.
       dataset: the data before validation images are held out.
       seeds: how many runs each setting is to have.
-      select: the split that choices are made on, "validation" or "test".
+      select: the split that choices are made on.
       follow: whether each sweep uses the choices of this study's earlier sweeps instead of the report's.
       caption: data, scale, repetition and devices, in words.
     """
@@ -159,28 +167,32 @@ class Outcome:
     experiments: tuple[tuple[Experiment, tuple[Cell, ...]], ...]
     dataset: Dataset
     seeds: int
-    select: str
+    select: Select
     follow: bool
     command: str
     caption: str
 
 
-def study_record(
-    command: str, experiments: Sequence[tuple[Experiment, Sequence[Cell]]], workdir: pathlib.Path
-) -> StudyRecord:
-    """The record of these experiments, whose runs are below `workdir`, without what settings were chosen on."""
+def write_outcome(
+    workdir: pathlib.Path,
+    command: str,
+    experiments: Sequence[tuple[Experiment, Sequence[Cell]]],
+    select: Select | None = None,
+    follow: bool | None = None,
+) -> pathlib.Path:
+    """Write `outcome.json` about these experiments, whose runs are below `workdir`, into it; returns its path."""
 
     def setting(cell: Cell) -> SettingRecord:
         runs = tuple(pathlib.Path(os.path.relpath(run, workdir)).as_posix() for run in cell.directories)
         return SettingRecord(label=cell.setting.label, runs=runs)
 
-    return StudyRecord(
-        command=command,
-        experiments=tuple(
-            ExperimentRecord(
-                name=experiment.name, section=experiment.section, title=experiment.title,
-                settings=tuple(map(setting, cells)),
-            )
-            for experiment, cells in experiments
-        ),
+    listed = tuple(
+        ExperimentRecord(
+            name=experiment.name, section=experiment.section, title=experiment.title,
+            settings=tuple(map(setting, cells)),
+        )
+        for experiment, cells in experiments
     )  # fmt: skip
+    record = StudyRecord(command=command, select=select, follow=follow, experiments=listed)
+    write_json(workdir / OUTCOME, schema.to_json(record))
+    return workdir / OUTCOME

@@ -49,7 +49,7 @@ def as_words(values: Mapping[str, Any]) -> list[str]:
         if isinstance(value, bool):
             words.append(switch(name, value))
         else:
-            words += [flag(name), *map(str, value if isinstance(value, tuple) else (value,))]
+            words += [flag(name), *map(str, value if isinstance(value, list | tuple) else (value,))]
     return words
 
 

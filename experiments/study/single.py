@@ -4,9 +4,8 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import types
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import partial
 
 from experiments.study import workers
 from experiments.study.options import SeedOptions, check_processes, parse
@@ -64,47 +63,18 @@ class SingleOptions(ProcessOptions, Options):
     """Options of a single experiment, which several processes may train together."""
 
 
-class Trained(NamedTuple):
-    """What an experiment has made.
-
-    Attributes:
-      options: those given.
-      command: the command line that made it.
-      dataset: its data, before validation images are held out.
-      workdir: the experiment's directory.
-      directories: seed -> its run's directory, `workdir` itself if there is only one.
-      records: of each run's `result.json`, in their order.
-    """
-
-    options: SingleOptions
-    command: str
-    dataset: Dataset
-    workdir: pathlib.Path
-    directories: Mapping[int, pathlib.Path]
-    records: Sequence[Record]
-
-
 def main(experiment: str, config: Config, arguments: Sequence[str] | None = None) -> int:
     """Run an experiment from the command line; returns the exit status, see `jresnet.cli.exit_status`.
 
     It is named after its module in `experiments`; `config` has the defaults of the configuration's options.
     """
-
-    def train(words: list[str]) -> None:
-        run(experiment, config, words)
-
-    return cli.run_program(train, arguments)
+    return cli.run_program(partial(run, experiment, config), arguments)
 
 
-def run(
-    experiment: str, config: Config, arguments: list[str], quick: Mapping[str, Any] = types.MappingProxyType({})
-) -> Trained:
-    """Parse the options, train every seed, and print the table and the files written.
-
-    `quick` has values of the small scale of --quick beyond `options.QUICK`.
-    """
+def run(experiment: str, config: Config, arguments: list[str]) -> None:
+    """Parse the options, train every seed, and print the table and the files written."""
     program = f"python -m experiments.{experiment}"
-    options = parse(program, config, arguments, SingleOptions, quick)
+    options = parse(program, config, arguments, SingleOptions)
     check_runs_apart(options)
     distributed.initialize(options)
     workers.check(options)
@@ -147,7 +117,6 @@ def run(
     console.print(table)
     for path in written(workdir, list(directories.values())):
         console.out(path, highlight=False)
-    return Trained(options, cli.command(program, arguments), dataset, workdir, directories, records)
 
 
 def check_runs_apart(options: SingleOptions) -> None:

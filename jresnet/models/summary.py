@@ -9,8 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jresnet.config import Config
 from jresnet.errors import by
-from jresnet.models import ResNet
+from jresnet.models import ResNet, from_config
 from jresnet.models.layers import BatchNorm
 from jresnet.records.tables import Column, Table, number, text
 
@@ -84,6 +85,15 @@ def _layer(module: nn.Module, output: tuple[int, ...]) -> Layer:
     if isinstance(module, nn.Conv):
         return describe("convolution", kernel=module.kernel_size, stride=(module.strides,) * 2)
     return describe("batch normalisation" if isinstance(module, BatchNorm) else "linear")
+
+
+def training_flops(config: Config, classes: int = 10, image_size: tuple[int, int] = (32, 32)) -> int:
+    """Floating-point operations of training on one image: 2 per multiply-add of convolutions and linear layers.
+
+    For each product of the forward pass the backward pass makes two, for inputs and for weights; with SAM, twice.
+    """
+    passes = 2 if config.sam else 1
+    return passes * 3 * 2 * sum(layer.macs for layer in layers(from_config(config, classes), image_size))
 
 
 def table(layers: list[Layer], title: str, budget: int = BUDGET) -> Table:

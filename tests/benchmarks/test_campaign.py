@@ -1,5 +1,6 @@
 """The campaign: what it plans, that it keeps its limits, goes on where it was, and says what became of each step."""
 
+import asyncio
 import dataclasses
 import importlib.util
 import json
@@ -15,11 +16,14 @@ from functools import partial
 
 import pytest
 
+import experiments.speedrun
+import experiments.tuned
 from benchmarks import campaign, campaign_records, campaign_steps
 from benchmarks.campaign_steps import Step, steps
 from benchmarks.timing import Case
 from benchmarks.variants import VARIANTS
 from experiments import report
+from experiments.study.experiment import Cell, Experiment, Setting, write_outcome
 from jresnet import models
 from jresnet.config import Config
 from jresnet.errors import InputError
@@ -372,12 +376,11 @@ def test_every_commands_options_are_ones_that_its_program_knows(tmp_path):
             for _, module, *words in planned.commands:
                 if module == "experiments.reproduce":
                     plan.parse(words, module)
-                elif module in ("experiments.final", "experiments.tuned"):
+                elif module == "experiments.final":
                     parse(module, report.FINAL, words, SingleOptions)
-                elif module == "experiments.speedrun":
-                    options = {word for word in words if word.startswith("--")}
-                    scaled = {"--quick", "--train-images", "--test-images"} if tiny else {"--precision"}
-                    assert options == {"--target", "--seeds", "--dataset", "--workdir"} | scaled
+                elif module in ("experiments.tuned", "experiments.speedrun"):
+                    own = {"experiments.tuned": experiments.tuned, "experiments.speedrun": experiments.speedrun}
+                    assert str(own[module].parse(words).directory).startswith(str(tmp_path / "a directory"))
                 else:
                     parsed = cli.parse(kinds[module], words, module)
                     assert str(parsed.output).startswith(str(tmp_path / "a directory"))
@@ -464,12 +467,10 @@ def test_a_speed_is_found_by_case_and_rivals():
     assert said(case) is None
 
 
-def tuned(epochs, seed=0, validation=0, **values):
-    """A result of the tuned recipe."""
-    dataset = {"sha256": "data", "validation": validation}
-    return result(Config(epochs=epochs, validation=validation), seed, experiment="tuned", epochs=epochs) | {
-        "dataset": dataset, "validation_accuracy": 0.9631, "test_accuracy": 0.96
-    } | values  # fmt: skip
+def tuned(config, seed=0, **values):
+    """A result of the tuned recipe, which its outcome lists."""
+    record = result(config, seed, experiment="tuned", concluded=True, validation_accuracy=0.9631, test_accuracy=0.96)
+    return record | values
 
 
 def planned_tuned(directory):
@@ -482,25 +483,65 @@ def planned_tuned(directory):
 def test_longer_runs_of_the_tuned_recipe_wait_for_a_validation_accuracy(tmp_path):
     every = planned_tuned(tmp_path)
     first, long = every["tuned-200"], every["tuned-600-seed3"]
-    assert first.waits([]) is None
+    assert first.waits([]) is None and (first.after, long.after) == ("", "tuned-200")
     assert long.waits([]) == "waits for tuned-200"
-    passed = tuned(200, validation=5_000)
+    recipe = dataclasses.replace(experiments.tuned.CONFIG, precision="bfloat16")
+    passed = tuned(recipe)
     low = passed | {"validation_accuracy": 0.9629}
-    assert first.headline([passed]) == "validation 96.31%, test 96.00% in 170 s"
+    assert first.headline([passed]) == "validation 96.31% in 170 s"
     assert long.waits([low]) == "tuned-200 reached 96.29% of validation images, not 96.30%"
     assert long.waits([passed]) is long.waits([low, passed]) is None
-    others = [tuned(200), passed | {"seed": 1}, passed | {"experiment": "final"}, passed | {"epochs": 600}]
-    others.append(passed | {"dataset": passed["dataset"] | {"sha256": "other"}})
+    final = dataclasses.replace(recipe, epochs=600, validation=0, test_after="training")
+    others = [tuned(final), passed | {"seed": 1}, tuned(dataclasses.replace(recipe, cutout=16))]
+    others += [tuned(dataclasses.replace(recipe, precision="float32")), passed | {"dataset": {"sha256": "other"}}]
+    others.append(passed | {"concluded": False})
     assert first.headline(others) is None
     assert long.waits(others) == "waits for tuned-200"
-    assert long.headline([tuned(600, seed=3)]) == "test 96.00% in 170 s"
-    assert long.headline([tuned(600, seed=2), tuned(600, seed=3, validation=5_000), passed]) is None
-    for name, epochs, seed, validation in (("tuned-200", 200, 0, 5_000), ("tuned-600-seed3", 600, 3, 0)):
-        (command,) = every[name].commands
-        given = dict(zip(command[2::2], command[3::2], strict=False))
-        assert (given["--epochs"], given["--first-seed"], given["--seeds"]) == (str(epochs), str(seed), "1")
-        assert (given["--validation"], given["--precision"]) == (str(validation), "bfloat16")
-        assert command[-1] == "--resume"
+    assert long.headline([tuned(final, seed=3)]) == "test 96.00% in 170 s"
+    unlisted = tuned(final, seed=3, concluded=False)
+    assert long.headline([tuned(final, seed=2), tuned(recipe, seed=3), unlisted, passed]) is None
+
+
+def test_the_tuned_recipes_long_runs_grow_one_setting(tmp_path):
+    every = planned_tuned(tmp_path)
+    commands = [every[f"tuned-600-seed{seed}"].commands for seed in range(5)]
+    options = [experiments.tuned.parse(words) for ((_, _, *words),) in commands]
+    assert [(o.first_seed, o.seeds) for o in options] == [(0, seeds) for seeds in range(1, 6)]
+    assert {(o.epochs, o.validation, o.test_after, o.precision, o.workdir) for o in options} == {
+        (600, 0, "training", "bfloat16", str(tmp_path / "tuned-600"))
+    }
+    ((_, _, *words),) = every["tuned-200"].commands
+    first = experiments.tuned.parse(words)
+    assert (first.epochs, first.validation, first.test_after, first.seeds) == (200, 5000, "never", 1)
+
+
+def test_a_result_is_concluded_when_the_outcome_of_its_study_lists_it(tmp_path):
+    run = tmp_path / "study" / "runs" / "name" / "seed-0"
+    assert not campaign.concluded(run)
+    run.mkdir(parents=True)
+    setting = Setting("a", Config())
+    cell = Cell(setting, directories=(run,))
+    write_outcome(tmp_path / "study", "command", [(Experiment("x", "", "", (setting,)), [cell])])
+    assert campaign.concluded(run) and not campaign.concluded(run.with_name("seed-1"))
+    assert not campaign.concluded(tmp_path / "study" / "smoke")
+
+
+def test_what_waits_for_a_step_that_failed_comes_after_it(tmp_path, monkeypatch):
+    """Both come last, so that what the repaired step lets run does run in the same campaign."""
+    order = []
+
+    async def run_step(self, step, environ):
+        order.append(step.name)
+
+    monkeypatch.setattr(campaign.Campaign, "run_step", run_step)
+    planned = [step(tmp_path, name) for name in ("gate", "long", "other")]
+    planned[1] = dataclasses.replace(planned[1], after="gate")
+    options = campaign.Options(output=tmp_path)
+    campaigns = [campaign.Campaign(options, HERE, planned, lambda: 1.0) for _ in range(2)]
+    campaigns[1].rows = {"gate": {"step": "gate", "exhausted": True}}
+    for each in campaigns:
+        asyncio.run(each.run({}))
+    assert order == ["gate", "long", "other", "other", "gate", "long"]
 
 
 def test_a_step_that_waits_is_left_out_until_records_let_it_run(fake, tmp_path):
@@ -520,20 +561,24 @@ def test_a_step_that_waits_is_left_out_until_records_let_it_run(fake, tmp_path):
 
 
 def test_a_speed_run_is_found_below_the_directory_when_it_is_complete(fake, tmp_path):
-    record = {"target": 0.94, "dataset": {"sha256": "data"}, "n": 2, "mean": 0.945, "reached": True}
+    config = dataclasses.replace(experiments.speedrun.RECIPES["0.94"], precision="bfloat16")
+    record = {"target": 0.94, "dataset": {"sha256": "data"}, "n": 2, "diverged": 0, "mean": 0.945, "reached": True}
+    record |= {"config": json.loads(json.dumps(vars(models.fill_defaults(config))))}
     record |= {"seconds": {"median": 5.5}, "provenance": {"Device": "Card x1", "Commit": "c"}}
 
-    def said(target=0.94, seeds=2, sha256="data", **changes):
-        return campaign_records.speedrun(target, seeds, sha256, [{"benchmark": "x"}, record | changes])
+    def said(target=0.94, seeds=2, sha256="data", config=config, **changes):
+        return campaign_records.speedrun(target, seeds, config, sha256, [{"benchmark": "x"}, record | changes])
 
     assert said() == "94.00% reached: 94.50% in 5.5 s, 2 runs"
     assert said(mean=0.93, reached=False) == "94.00% not reached: 93.00% in 5.5 s, 2 runs"
     assert said(seeds=3) is said(target=0.95) is said(sha256="other") is None
+    assert said(config=dataclasses.replace(config, cutout=8)) is None
+    assert said(seeds=3, diverged=1) is not None, "a run that diverges does so again"
     path = tmp_path / "out" / "speedrun-94" / "speedrun.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(record))
     own = next(step for step in steps("gpu", False, tmp_path, None) if step.name == "speedrun-94")
-    real = dataclasses.replace(own, headline=partial(campaign_records.speedrun, 0.94, 2, "data"))
+    real = dataclasses.replace(own, headline=partial(campaign_records.speedrun, 0.94, 2, config, "data"))
     assert fake(lambda directory: [real]) == (0, ["speedrun-94: had a record"])
     # Neither is it taken for a run's result.
     assert campaign_records.equal(Config(), [record]) is None

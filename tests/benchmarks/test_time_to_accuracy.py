@@ -11,11 +11,11 @@ import pytest
 
 from benchmarks import epochs, time_to_accuracy
 from benchmarks.epochs import Stopwatch
-from benchmarks.jax_step import training_flops
 from jresnet import models
 from jresnet.config import Config
 from jresnet.data.datasets import load_dataset
 from jresnet.errors import Diverged
+from jresnet.models.summary import training_flops
 from jresnet.train import loop
 from jresnet.train.signals import StopSignal
 from tests.support.studies import TINY, tiny_npz

@@ -10,7 +10,6 @@ torch = pytest.importorskip("torch")
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from benchmarks import torch_resnet  # noqa: E402
-from benchmarks.jax_step import training_flops  # noqa: E402
 from benchmarks.timing import Case, contest  # noqa: E402
 from benchmarks.torch_resnet import (  # noqa: E402
     GRAY,
@@ -27,6 +26,7 @@ from benchmarks.torch_resnet import (  # noqa: E402
     torch_rival,
 )
 from jresnet.config import Config  # noqa: E402
+from jresnet.models.summary import training_flops  # noqa: E402
 
 
 def parameter_count(network):

@@ -15,6 +15,7 @@ from PIL import Image
 
 from experiments import ablation, final, speedrun, tuned
 from experiments.study import single
+from experiments.study.experiment import FLIP
 from tests.support.runs import final_state, strip
 from tests.support.studies import TINY, tiny_npz
 
@@ -76,14 +77,17 @@ def json_in(path):
 def test_the_tuned_recipe_in_small(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert tuned.main(["--quick"]) == 0
+    assert tuned.main(["--quick", "--validation", "0", "--test-after", "training"]) == 0
     out, err = capsys.readouterr()
-    place = pathlib.Path("runs/tuned-quick")
-    result, flipped = json_in(place / "result.json"), json_in(place / "evaluation-flip.json")
+    chosen, final = sorted(
+        pathlib.Path("runs/tuned-quick").glob("runs/*/seed-0"), key=lambda run: (run / FLIP).exists()
+    )
+    assert not any(name.startswith("test_") for name in json_in(chosen / "result.json"))
+    result, flipped = json_in(final / "result.json"), json_in(final / FLIP)
     plain, both = (flipped["systems"][name]["accuracy"] for name in ("model", "model, with flip"))
     assert err == "" and plain == result["test_accuracy"]
-    line = f"{place}: test accuracy {plain:.2%}; apart from it, with test-time flip {both:.2%}: {place / tuned.FLIP}"
-    assert out.splitlines()[-1] == line
-    lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    assert f"{final}: test accuracy {plain:.2%}; apart from it, with test-time flip {both:.2%}: {final / FLIP}" in out
+    lines = [json.loads(line) for line in (final / "metrics.jsonl").read_text().splitlines()]
     assert ["test_accuracy" in line for line in lines] == [False, True]
 
 

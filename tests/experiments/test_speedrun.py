@@ -8,9 +8,11 @@ import pathlib
 import pytest
 
 from experiments import report, speedrun
+from experiments.study import speedruns
 from jresnet import models
+from jresnet.errors import Diverged
 from jresnet.train import loop
-from tests.support.studies import FakeFit, five_classes
+from tests.support.studies import FakeFit
 
 
 @pytest.fixture
@@ -30,6 +32,8 @@ def test_recipes_train_the_reports_network_and_see_test_images_once(target):
     assert config.warmup_epochs / config.epochs == pytest.approx(0.23, abs=0.01) and config.schedule == "one-cycle"
     given = speedrun.parse(["--target", target, "--precision", "bfloat16", "--dataset", "npz:x.npz"]).config
     assert given == dataclasses.replace(config, precision="bfloat16", dataset="npz:x.npz")
+    chosen = speedrun.parse(["--target", target, "--validation", "5000"]).config
+    assert chosen == dataclasses.replace(config, validation=5000, test_after="never")
 
 
 def test_a_speedrun_is_recorded_and_resumed(fit, capsys):
@@ -49,27 +53,64 @@ def test_a_speedrun_is_recorded_and_resumed(fit, capsys):
     assert [record["mean"], record["low"], record["high"]] == pytest.approx([mean, mean - half, mean + half], abs=1e-6)
     assert [run["seed"] for run in record["runs"]] == [0, 1, 2]
     # FakeFit's epochs take two seconds, and there are two.
-    assert (record["seconds"]["median"], record["compile_seconds"]["median"]) == (4.0, 1.0)
-    assert record["dataset"]["train"] == 640 and record["config"]["test_after"] == "training"
+    assert (record["seconds"]["median"], record["compile_seconds"]) == (4.0, 1.0)
+    assert record["cache"] in ("cold", "warm"), "the first command has begun the first seed"
+    assert (record["split"], record["diverged"], record["dataset"]["train"]) == ("test", 0, 640) and record["config"][
+        "test_after"
+    ] == "training"
     assert f"{100 * mean:.2f}" in pathlib.Path("w/table.md").read_text() and "yes" in out
     outcome = json.loads(pathlib.Path("w/outcome.json").read_text())
     (setting,) = outcome["experiments"][0]["settings"]
     assert [(pathlib.Path("w") / run / "result.json").exists() for run in setting["runs"]] == [True] * 3
 
 
+def test_while_choosing_accuracies_are_those_of_validation_images(fit):
+    assert speedrun.main(["--quick", "--workdir", "w", "--validation", "64", "--seeds", "1"]) == 0
+    record = json.loads(pathlib.Path("w/speedrun.json").read_text())
+    assert (record["split"], record["mean"], record["dataset"]["validation"]) == ("validation", 0.5, 64)
+    (result,) = (json.loads(path.read_text()) for path in pathlib.Path("w").glob("runs/*/seed-0/result.json"))
+    assert not any(name.startswith("test_") for name in result)
+
+
+def test_a_run_that_diverges_does_not_reach_the_target(fit, capsys):
+    def accuracy(config, seed):
+        if seed == 1:
+            raise Diverged("the train loss is not finite")
+        return 0.92
+
+    fit.accuracy = accuracy
+    assert speedrun.main(["--quick", "--workdir", "w", "--seeds", "4"]) == 1
+    assert "1 run diverged" in capsys.readouterr().err
+    record = json.loads(pathlib.Path("w/speedrun.json").read_text())
+    assert [record[name] for name in ("n", "diverged", "share", "reached", "mean")] == [3, 1, 0.75, False, 0.92]
+
+
+def made(seed, **values):
+    """A result of the report's network after 12 epochs on 50,000 images."""
+    config = models.fill_defaults(dataclasses.replace(report.FINAL, epochs=12))
+    return {
+        "config": json.loads(json.dumps(dataclasses.asdict(config))), "parameters": 4_815_940, "seed": seed,
+        "test_accuracy": 0.91, "test_loss": 0.3, "seconds": 1.0, "compile_seconds": 1.0, "images_per_second": 1.0,
+        "dataset": {"name": "made", "train": 50_000, "validation": 0, "test": 10, "classes": 10, "sha256": "0"},
+        "device": "none", "versions": {}, "commit": None,
+    } | values  # fmt: skip
+
+
 def test_the_operations_are_those_of_all_images_and_epochs():
     """docs/cli.md has the network's multiply-adds, of which the backward pass makes twice as many."""
-    config = models.fill_defaults(dataclasses.replace(report.FINAL, epochs=12))
-    record = {
-        "config": json.loads(json.dumps(dataclasses.asdict(config))), "parameters": 4_815_940, "seed": 0,
-        "test_accuracy": 0.91, "test_loss": 0.3, "seconds": 1.0, "compile_seconds": 1.0, "images_per_second": 1.0,
-        "dataset": {"name": "made", "train": 50_000, "validation": 0, "test": 10, "sha256": "0"},
-        "device": "none", "versions": {}, "commit": None,
-    }  # fmt: skip
-    ten = dataclasses.replace(five_classes(), classes=tuple("abcdefghij"))
-    found = speedrun.summarise(0.9095, ten, [record], "command")
+    found = speedruns.summarise(0.9095, [made(0)], "command", (32, 32))
     assert found.training_flops == 3 * 2 * 239_600_928 * 50_000 * 12
     assert (found.n, found.low, found.reached, found.share) == (1, None, True, 1.0)
+
+
+def test_compilation_is_that_of_the_first_run():
+    """The others find its programs, so that a median over the runs would say nothing."""
+    found = speedruns.summarise(
+        0.9, [made(0, compile_seconds=30.0), made(1), made(2)], "command", (32, 32), cache="cold"
+    )
+    assert (found.compile_seconds, found.cache) == (30.0, "cold")
+    shown = speedruns.table(found).markdown()
+    assert "| 30.0 | cold |" in shown
 
 
 @pytest.mark.parametrize(
@@ -77,6 +118,7 @@ def test_the_operations_are_those_of_all_images_and_epochs():
     [
         (["--target", "0.97"], "--target 0.97: must be one of 0.9095, 0.94, 0.95"),
         (["--epochs", "3"], "--epochs: no such option"),
+        (["--validation", "-1"], "--validation -1: must be at least 0"),
         (["--seeds", "0"], "--seeds 0: must be at least 1"),
         (["--workdir="], "--workdir '': must name a directory"),
     ],

@@ -1,10 +1,17 @@
 """The tuned recipe: its network, its options, and the accuracy with test-time flip, apart from the one to quote."""
 
 import json
+import pathlib
+
+import pytest
 
 from experiments import report, tuned
-from experiments.study import single
+from experiments.study.experiment import FLIP
 from jresnet import models
+from jresnet.train import loop
+from tests.support.studies import TINY, FakeFit, tiny_npz, tree
+
+FINAL = ["--validation", "0", "--test-after", "training"]
 
 
 def test_the_network_is_below_the_budget_and_channels_are_multiples_of_8():
@@ -14,36 +21,72 @@ def test_the_network_is_below_the_budget_and_channels_are_multiples_of_8():
 
 
 def test_choices_are_made_on_validation_images():
-    assert (tuned.CONFIG.validation, tuned.CONFIG.test_after, tuned.CONFIG.epochs) == (5000, "training", 200)
-    long = single.parse("p", tuned.CONFIG, ["--epochs", "600", "--validation", "0"], single.SingleOptions, tuned.QUICK)
-    assert (long.epochs, long.validation, long.model) == (600, 0, "wide_resnet28_10")
+    chosen = tuned.parse([])
+    assert (chosen.validation, chosen.test_after, chosen.epochs) == (5000, "never", 200)
+    final = tuned.parse(["--epochs", "600", *FINAL])
+    assert (final.epochs, final.validation, final.test_after, final.model) == (600, 0, "training", "wide_resnet28_10")
 
 
-def test_the_accuracy_with_flip_is_written_apart_once(tmp_path, monkeypatch, capsys):
-    """With a run and an evaluation that are made up; tests/experiments/test_quick.py has real ones."""
-    evaluations = []
+@pytest.fixture
+def fit(monkeypatch, tmp_path):
+    """Runs without training, and evaluations with flip that are made up, listed in `evaluated`."""
+    fake = FakeFit()
+    fake.evaluated = []
 
     class Found:
         def to_json(self):
             return {"name": "model, with flip", "systems": {"model, with flip": {"accuracy": 0.75}}}
 
-    def run(name, config, arguments, quick):
-        (tmp_path / "run").mkdir(exist_ok=True)
-        options = single.parse("p", config, arguments, single.SingleOptions, quick)
-        record = {"test_accuracy": 0.5, "seed": 0}
-        return single.Trained(options, "command", Data(), tmp_path / "run", {0: tmp_path / "run"}, [record])
+    def evaluate(classifier, dataset, **options):
+        fake.evaluated.append((classifier, options))
+        return Found()
 
-    class Data:
-        sha256 = "0"
-
-    monkeypatch.setattr(tuned.single, "run", run)
+    monkeypatch.setattr(loop, "fit", fake)
     monkeypatch.setattr(tuned.Classifier, "load", lambda path: path)
-    monkeypatch.setattr(tuned, "evaluate", lambda *given, **options: evaluations.append((given, options)) or Found())
-    for _ in range(2):
-        assert tuned.main([]) == 0
-        out = capsys.readouterr().out.splitlines()[-1]
-        assert "test accuracy 50.00%; apart from it, with test-time flip 75.00%" in out
-    ((given, options),) = evaluations
-    assert given[0] == tmp_path / "run" and options["tta"] == "flip" and options["sha256"] == "0"
-    outcome = json.loads((tmp_path / "run" / "outcome.json").read_text())
-    assert outcome["experiments"][0]["settings"] == [{"label": "tuned", "runs": ["."]}]
+    monkeypatch.setattr(tuned, "evaluate", evaluate)
+    monkeypatch.chdir(tmp_path)
+    tiny_npz(tmp_path / "tiny.npz")
+    return fake
+
+
+def main(*words):
+    network = ["--model", "resnet18", "--validation", "9", "--warmup-epochs", "1", "--workdir", "w"]
+    return tuned.main([*TINY, *network, *words])
+
+
+def test_while_choosing_no_test_image_is_evaluated(fit, capsys):
+    assert main() == 0
+    assert fit.evaluated == [] and "test-time flip" not in capsys.readouterr().out
+    (result,) = (json.loads(path.read_text()) for path in pathlib.Path("w").glob("runs/*/seed-0/result.json"))
+    assert result["validation_accuracy"] == 0.5 and not any(name.startswith("test_") for name in result)
+
+
+def test_final_runs_grow_one_setting_and_the_accuracy_with_flip_is_written_apart_once(fit, capsys):
+    """tests/experiments/test_quick.py has a real evaluation."""
+    for seeds in (1, 2):
+        assert main(*FINAL, "--seeds", str(seeds)) == 0
+        out = capsys.readouterr().out
+        assert out.count("test accuracy 50.00%; apart from it, with test-time flip 75.00%") == seeds
+    assert [seed for _, seed in fit.made] == [0, 1]
+    outcome = json.loads(pathlib.Path("w/outcome.json").read_text())
+    ((setting,),) = (experiment["settings"] for experiment in outcome["experiments"])
+    runs = [pathlib.Path("w", run) for run in setting["runs"]]
+    assert [run.name for run in runs] == ["seed-0", "seed-1"] and setting["label"] == "2 epochs"
+    assert [classifier.resolve() for classifier, _ in fit.evaluated] == [run.resolve() for run in runs]
+    assert all(options["tta"] == "flip" for _, options in fit.evaluated) and all((run / FLIP).exists() for run in runs)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--test-after", "epochs"], "--test-after epochs: must be never while choosing, or training for final runs"),
+        (["--validation", "0"], "--validation 0: leaves nothing to evaluate: add --test-after training"),
+        (["--workdir="], "--workdir '': must name a directory"),
+    ],
+)
+def test_bad_options(fit, tmp_path, capsys, words, complaint):
+    before = tree(tmp_path)
+    assert main(*words) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1) and err.startswith(complaint)
+    assert tree(tmp_path) == before

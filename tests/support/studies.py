@@ -109,7 +109,7 @@ class FakeFit:
         figures |= {"validation_accuracy": accuracy, "validation_loss": 1.0 - accuracy}
         speed = {"images_per_second": 10.0, "seconds": 2.0}
         lines = [{"epoch": epoch, **figures, "learning_rate": 0.1, **speed} for epoch in range(config.epochs)]
-        if run.dataset["test"]:
+        if run.dataset["test"] and config.test_after != "never":
             test = {"test_accuracy": accuracy, "test_loss": 1.0 - accuracy}
             figures |= test
             for line in lines if config.test_after == "epochs" else lines[-1:]:
