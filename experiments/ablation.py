@@ -7,22 +7,24 @@
 
 Validation accuracy and loss, paired by seed, with 95 % intervals and Holm's correction. A tenth of the training images,
 5,000 of CIFAR-10's, the same for all seeds, is held out for that (`Dataset.fold`); no test image is evaluated. Options
-change the base. The same command resumes; finished runs are kept, and several processes may share --workdir.
+change the base. The same command resumes; finished runs are kept, and several processes may share --workdir. Table and
+page have all ingredients of which --workdir has runs with the same base, those of earlier commands too.
 
 At width 16 two CPU cores take about 14 minutes a run of 8 epochs. Results are in docs/results.md once there are any.
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 from experiments import report
 from experiments.page import ingredients as page
-from experiments.study import ingredients, runs, workers
 from experiments.study import options as study_options
+from experiments.study import paired, runs, workers
 from experiments.study.experiment import Cell, Experiment, Outcome, Setting
+from experiments.study.ingredients import INGREDIENTS
 from experiments.study.options import SeedOptions, check_processes, check_runs
 from experiments.study.progress import Progress
 from experiments.study.results import data_name
@@ -48,41 +50,12 @@ BASE = dataclasses.replace(
 """The report's network and augmentation without grayscale, at a width, batch and schedule that eight epochs suit."""
 
 
-class Ingredient(NamedTuple):
-    """One ingredient: its name in tables, and the options that it changes."""
-
-    label: str
-    changes: Mapping[str, Any]
-
-
-INGREDIENTS: Mapping[str, Ingredient] = {
-    "grayscale": Ingredient("grayscale 0.5", {"grayscale": 0.5}),  # the report's own, section 3.2
-    "label-smoothing": Ingredient("label smoothing 0.1", {"label_smoothing": 0.1}),  # Szegedy et al. 2015
-    "cutout": Ingredient("cutout 8", {"cutout": 8}),  # a quarter of the side: 16 suits runs of hundreds of epochs
-    # 0.999 is usual over hundreds of epochs. At 352 steps an epoch it averages over 1,000 steps, three of the eight
-    # epochs, and would lag behind; 0.99 averages over 100 steps.
-    "ema": Ingredient("EMA 0.99", {"ema_decay": 0.99}),
-    "alternate-flip": Ingredient("alternating flip", {"alternate_flip": True}),  # Jordan 2024
-    "kernels": Ingredient("weight decay on kernels", {"weight_decay_on": "kernels"}),  # He et al. 2018, section 3.1
-    # With the base's warm-up, so that the shape alone changes.
-    "one-cycle": Ingredient("one-cycle", {"schedule": "one-cycle"}),  # Smith and Topin 2017, as airbench has it
-    "mixup": Ingredient("mixup 0.2", {"mixup": 0.2}),  # Zhang et al. 2017, the weak end of their range
-    "cutmix": Ingredient("cutmix 1.0", {"cutmix": 1.0}),  # Yun et al. 2019
-    "trivialaugment": Ingredient("TrivialAugment", {"trivialaugment": True}),
-    "zero-init": Ingredient("zero-init", {"zero_init": True}),  # Goyal et al. 2017, section 5.1
-    "sam": Ingredient("SAM 0.05", {"sam": 0.05}),  # Foret et al. 2020, section 3.1; two gradients per step
-    "muon": Ingredient("Muon", {"optimizer": "muon"}),  # its rate's default; SGD keeps the base's for the rest
-    # AdamW's usual rate and decay for networks from scratch; Nesterov's momentum is SGD's.
-    "adamw": Ingredient(
-        "AdamW", {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05, "nesterov": False}
-    ),
-}
-"""What --only may name; comments say where values are from."""
-
 FIRST = ("grayscale", "label-smoothing", "cutout", "ema", "alternate-flip", "kernels", "one-cycle")
 """What is added unless --only says otherwise."""
 FULL = ("label-smoothing", "cutout", "ema", "alternate-flip", "kernels", "one-cycle")
-"""What the full recipe has beyond the base, and of what --direction leave leaves one out."""
+"""What the full recipe has beyond the base; --direction leave removes one at a time."""
+
+TITLES = {"add": "Ingredients added to a base recipe", "leave": "Ingredients left out of the full recipe"}
 
 # A first look: a minute at most. 640 images without a tenth are whole batches, for which one program is compiled.
 QUICK_ONLY = {"add": ("grayscale", "alternate-flip"), "leave": ("alternate-flip",)}
@@ -112,13 +85,21 @@ class Options(SeedOptions):
         super().__post_init__()
         check_processes(self)
         check_workdir(self)
-        known = tuple(INGREDIENTS) if self.direction == "add" else FULL
-        if unknown := [name for name in self.only if name not in known]:
+        if unknown := [name for name in self.only if name not in self.known]:
+            listed = ", ".join(self.known)
             raise InputError(
-                f"--only {' '.join(unknown)}: no such ingredient to {self.direction}: choose from {', '.join(known)}"
+                f"--only {' '.join(unknown)}: no such ingredient to {self.direction}: choose from {listed}"
             )
         require(self, "validation", self.validation == 0, "a tenth of the training images is held out: leave it out")
+        unread = "no test image is evaluated: leave it out"
+        require(self, "test_after", self.test_after == BASE.test_after, unread)
+        require(self, "test_images", self.test_images is None, unread)
         check_runs(self, "seeds", self.seeds * (1 + len(self.chosen)))
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The names that --only may have."""
+        return tuple(INGREDIENTS) if self.direction == "add" else FULL
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -136,30 +117,18 @@ class Options(SeedOptions):
 def run(arguments: list[str]) -> None:
     """Parse the options, train every setting and seed, and write the table and the page."""
     options = parse(arguments)
-    changes = settings(options)
-    experiment = Experiment(
-        name=NAME,
-        section="",
-        title={"add": "Ingredients added to a base recipe", "leave": "Ingredients left out of the full recipe"}[
-            options.direction
-        ],
-        settings=tuple(Setting(label, changed(options, label, values)) for label, values in changes.items()),
-    )
+    check(options)
     workers.check(options)
     console = cli.make_console()
     dataset = options.load(console).fold(PARTS, 0)
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    groups = {
-        setting.label: [runs.study_run(NAME, setting.config, seed, dataset, options.directory) for seed in seeds]
-        for setting in experiment.settings
-    }
+    groups = {setting.label: runs_of(options, setting, dataset) for setting in settings(options, options.chosen)}
     seed_by_seed = [run for of_seed in zip(*groups.values(), strict=True) for run in of_seed]
     runs.check(seed_by_seed, options.directory)
     progress = Progress(console, options.processes)
     command = cli.command(PROGRAM, arguments)
     with resumable(command), hold(options.directory, shared=True):
         progress.train(seed_by_seed, groups)
-        outcome = collect(experiment, groups, dataset, options, command, progress)
+        outcome = collect(dataset, options, command, progress)
         conclude(outcome, options.directory, progress)
     progress.raise_failures(command)
 
@@ -169,38 +138,67 @@ def parse(arguments: Sequence[str]) -> Options:
     return study_options.parse(PROGRAM, BASE, arguments, Options, QUICK_SCALE)
 
 
-def settings(options: Options) -> dict[str, dict[str, Any]]:
-    """The options that each setting changes of the base, by its label; the reference comes first."""
-    full = {name: value for key in FULL for name, value in INGREDIENTS[key].changes.items()}
-    if options.direction == "add":
-        return {"base": {}} | {INGREDIENTS[key].label: dict(INGREDIENTS[key].changes) for key in options.chosen}
-    left = {
-        f"without {INGREDIENTS[key].label}": {
-            name: value for name, value in full.items() if name not in INGREDIENTS[key].changes
-        }
-        for key in options.chosen
-    }
-    return {"full": full} | left
-
-
-def changed(options: Options, label: str, changes: Mapping[str, Any]) -> Config:
-    """The configuration of a setting; InputError if the options have what it changes already."""
-    if overlap := [name for name, value in changes.items() if getattr(options.config, name) == value]:
+def check(options: Options) -> None:
+    """Raise InputError if the options have what a setting is to change, so that its label would not be true."""
+    if options.direction == "leave":
+        for key in FULL:
+            for name in INGREDIENTS[key].changes:
+                own = getattr(options, name) == getattr(BASE, name)
+                require(options, name, own, "is what the full recipe or a setting without it decides: leave it out")
+        return
+    for key in options.chosen:
+        label, changes = INGREDIENTS[key]
         rule = f"is what {label} changes: leave it out, or choose other ingredients with --only"
-        require(options, overlap[0], False, rule)
-    return dataclasses.replace(options.config, **changes)
+        require(options, next(iter(changes)), not is_base(options, key), rule)
 
 
-def collect(
-    experiment: Experiment,
-    groups: Mapping[str, Sequence[StudyRun]],
-    dataset: Dataset,
-    options: Options,
-    command: str,
-    progress: Progress,
-) -> Outcome:
+def is_base(options: Options, key: str) -> bool:
+    """Whether the base has all that an ingredient changes."""
+    return all(getattr(options, name) == value for name, value in INGREDIENTS[key].changes.items())
+
+
+def settings(options: Options, keys: Sequence[str]) -> list[Setting]:
+    """The reference, then a setting for each of these ingredients."""
+    base = options.config
+    if options.direction == "add":
+        chosen = (INGREDIENTS[key] for key in keys)
+        added = (Setting(label, dataclasses.replace(base, **changes)) for label, changes in chosen)
+        return [Setting("base", base), *added]
+    full = {key: INGREDIENTS[key].changes for key in FULL}
+
+    def without(*left: str) -> Config:
+        changes = [of_key for key, of_key in full.items() if key not in left]
+        return dataclasses.replace(base, **{name: value for of_key in changes for name, value in of_key.items()})
+
+    return [Setting("full", without()), *(Setting(f"without {INGREDIENTS[key].label}", without(key)) for key in keys)]
+
+
+def runs_of(options: Options, setting: Setting, dataset: Dataset) -> list[StudyRun]:
+    """A setting's runs by ascending seed."""
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    return [runs.study_run(NAME, setting.config, seed, dataset, options.directory) for seed in seeds]
+
+
+def compared(options: Options, dataset: Dataset, progress: Progress) -> list[str]:
+    """The ingredients that are asked for, and the others of which the directory has finished runs, in their order."""
+
+    def finished(key: str) -> bool:
+        if is_base(options, key):
+            return False
+        try:
+            _, setting = settings(options, [key])
+        except InputError:  # it does not go with the base
+            return False
+        return bool(progress.finished(runs_of(options, setting, dataset)))
+
+    return [key for key in options.known if key in options.chosen or finished(key)]
+
+
+def collect(dataset: Dataset, options: Options, command: str, progress: Progress) -> Outcome:
     """The results of the ablation, complete or partial."""
-    cells = tuple(progress.cell(setting, groups[setting.label]) for setting in experiment.settings)
+    shown = tuple(settings(options, compared(options, dataset, progress)))
+    cells = tuple(progress.cell(setting, runs_of(options, setting, dataset)) for setting in shown)
+    experiment = Experiment(NAME, "", TITLES[options.direction], shown)
     return Outcome(
         ((experiment, cells),), dataset, options.seeds, "validation", False, command, caption(dataset, options, cells)
     )
@@ -224,7 +222,7 @@ def conclude(outcome: Outcome, workdir: pathlib.Path, progress: Progress) -> Non
     """Print the comparison, and write it with the page."""
     ((_, cells),) = outcome.experiments
     progress.say(outcome.caption)
-    progress.console.print(ingredients.table(ingredients.compare([(c.setting.label, c.records) for c in cells])))
+    progress.console.print(paired.table(paired.compare([(c.setting.label, c.records) for c in cells])))
     for path in page.write(outcome, workdir):
         progress.say(str(path))
 

@@ -22,7 +22,7 @@ from benchmarks.variants import DEFAULT
 from experiments import final, published, report
 from experiments.anchors import Anchor
 from experiments.page import beyond
-from experiments.study import committed, ingredients, statistics
+from experiments.study import committed, paired, statistics
 from experiments.study.committed import Setting, Study
 from experiments.study.experiment import ExperimentRecord, SettingRecord, StudyRecord
 from experiments.study.results import data_name, provenance
@@ -233,8 +233,8 @@ def _validated(settings: Sequence[Setting]) -> tuple[list[str], str]:
     rows: list[Row] = []
     for title, group in itertools.groupby(settings, lambda setting: setting.title):
         cells = [(_label(setting), list(setting.runs.values())) for setting in group]
-        rows += [{"experiment": title, **row} for row in ingredients.compare(cells)]
-    return _markdown((_COLUMNS[0], *ingredients.COLUMNS), rows), ingredients.NOTE
+        rows += [{"experiment": title, **row} for row in paired.compare(cells)]
+    return _markdown((_COLUMNS[0], *paired.COLUMNS), rows), paired.NOTE
 
 
 def headline(records: Records) -> list[str]:

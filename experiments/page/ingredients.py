@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.page import figures, page, sections
-from experiments.study import ingredients
+from experiments.study import paired
 from experiments.study.experiment import Cell, Outcome
 from experiments.study.options import as_words
 from experiments.study.results import provenance
@@ -21,9 +21,9 @@ def write(outcome: Outcome, workdir: pathlib.Path) -> list[pathlib.Path]:
     """Write the page of a complete or partial ablation, the outcome's only experiment, as `page.write` does."""
     ((experiment, cells),) = outcome.experiments
     records = sections.all_records(outcome)
-    rows = ingredients.compare([(cell.setting.label, cell.records) for cell in cells])
+    rows = paired.compare([(cell.setting.label, cell.records) for cell in cells])
     reference = cells[0].setting.label
-    parts: dict[str, Any] = {"comparison": ingredients.table(rows, experiment.name), "options": _options(cells)}
+    parts: dict[str, Any] = {"comparison": paired.table(rows, experiment.name), "options": _options(cells)}
     differences = [
         figures.render(
             f"differences-{measure}",

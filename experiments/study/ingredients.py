@@ -1,66 +1,39 @@
-"""What ingredients gain or cost: every setting against the first one, paired by seed, on the validation images."""
+"""The ingredients of recipes beyond the report's: what an ablation adds or leaves out, and whose cost is measured."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from experiments.study import statistics
-from jresnet.records.tables import Column, Row, Table, number, text
-
-MEASURES = ("validation_accuracy", "validation_loss")
-NOTE = (
-    "Values of the last epoch on validation images, mean over n seeds [95 % confidence interval]. Differences are from "
-    "the first row, paired by seed; p is that of the paired t-test, corrected by Holm's method for the rows below the "
-    "first, for each measure apart."
-)
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 
-def _with_interval(header: str, name: str, form: str, scale: float = 1) -> Column:
-    return Column(header, (name, f"{name}_low", f"{name}_high"), form, scale, "{} [{}, {}]", right=True, missing="")
+class Ingredient(NamedTuple):
+    """One ingredient: its name in tables, and the options that it changes."""
+
+    label: str
+    changes: Mapping[str, Any]
 
 
-COLUMNS = (
-    text("setting", "setting"),
-    number("n", "n", "d"),
-    _with_interval("accuracy (%)", "validation_accuracy", ".2f", 100),
-    _with_interval("difference (points)", "validation_accuracy_difference", "+.2f", 100),
-    number("p", "validation_accuracy_p", ".2g", missing=""),
-    _with_interval("loss", "validation_loss", ".4f"),
-    _with_interval("difference", "validation_loss_difference", "+.4f"),
-    number("p", "validation_loss_p", ".2g", missing=""),
-    number("ms per image", "ms_per_image", ".2f", missing=""),
-)
-
-
-def compare(settings: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Sequence[Row]:
-    """A row for each setting, a pair of its label and the records of its `result.json`; the first is the reference.
-
-    Entries are in the measures' units, and the time of training in ms per image. What needs runs that there are not is
-    left out.
-    """
-    rows = [{"setting": label} | _figures(records) for label, records in settings]
-    (reference, theirs), *others = settings
-    for measure in MEASURES:
-        found = [statistics.compare_records((label, reference), records, theirs, measure) for label, records in others]
-        p = statistics.corrected([comparison for comparison in found if comparison])
-        for row, comparison in zip(rows[1:], found, strict=True):
-            if comparison:
-                ends = {"": comparison.difference, "_low": comparison.low, "_high": comparison.high}
-                row |= {f"{measure}_difference{end}": value for end, value in ends.items()}
-                row[f"{measure}_p"] = p.get(comparison)
-    return rows
-
-
-def _figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Number of runs, the measures' means with intervals, and the time, of one setting."""
-    row: dict[str, Any] = {"n": len(records)}
-    for measure in MEASURES:
-        if found := statistics.summary(records, measure):
-            row |= {measure: found.mean, f"{measure}_low": found.low, f"{measure}_high": found.high}
-    if records:
-        row["ms_per_image"] = statistics.summarise(1000 / record["images_per_second"] for record in records).mean
-    return row
-
-
-def table(rows: Sequence[Row], name: str = "") -> Table:
-    """The rows as a table."""
-    return Table(COLUMNS, rows, NOTE, name=name)
+INGREDIENTS: Mapping[str, Ingredient] = {
+    "grayscale": Ingredient("grayscale 0.5", {"grayscale": 0.5}),  # the report's own, section 3.2
+    "label-smoothing": Ingredient("label smoothing 0.1", {"label_smoothing": 0.1}),  # Szegedy et al. 2015
+    "cutout": Ingredient("cutout 8", {"cutout": 8}),  # a quarter of the side: 16 suits runs of hundreds of epochs
+    # 0.999 is usual over hundreds of epochs. At 352 steps an epoch it averages over 1,000 steps, three of the eight
+    # epochs of an ablation, and would lag behind; 0.99 averages over 100 steps.
+    "ema": Ingredient("EMA 0.99", {"ema_decay": 0.99}),
+    "alternate-flip": Ingredient("alternating flip", {"alternate_flip": True}),  # Jordan 2024
+    "kernels": Ingredient("weight decay on kernels", {"weight_decay_on": "kernels"}),  # He et al. 2018, section 3.1
+    # With the warm-up that there is, so that the shape alone changes.
+    "one-cycle": Ingredient("one-cycle", {"schedule": "one-cycle"}),  # Smith and Topin 2017, as airbench has it
+    "mixup": Ingredient("mixup 0.2", {"mixup": 0.2}),  # Zhang et al. 2017, the weak end of their range
+    "cutmix": Ingredient("cutmix 1.0", {"cutmix": 1.0}),  # Yun et al. 2019
+    "trivialaugment": Ingredient("TrivialAugment", {"trivialaugment": True}),
+    "randaugment": Ingredient("RandAugment 2 9", {"randaugment": (2, 9)}),  # Cubuk et al. 2019
+    "zero-init": Ingredient("zero-init", {"zero_init": True}),  # Goyal et al. 2017, section 5.1
+    "clipping": Ingredient("clipping 1.0", {"clip_norm": 1.0}),
+    "accumulation": Ingredient("accumulation of 2", {"accumulate": 2}),
+    "sam": Ingredient("SAM 0.05", {"sam": 0.05}),  # Foret et al. 2020, section 3.1; two gradients per step
+    "muon": Ingredient("Muon", {"optimizer": "muon"}),  # its rate's default; SGD keeps the base's for the rest
+    # AdamW's usual rate and decay for networks from scratch; Nesterov's momentum is SGD's.
+    "adamw": Ingredient(
+        "AdamW", {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05, "nesterov": False}
+    ),
+}
+"""By their names on command lines; comments say where values are from."""

@@ -8,7 +8,9 @@ import pytest
 
 from experiments import ablation, report
 from experiments.page import figures
-from experiments.study import ingredients
+from experiments.study import paired
+from experiments.study.progress import Progress
+from jresnet import cli
 from jresnet.config import Config
 from jresnet.train import loop
 from tests.support.page_parser import Page
@@ -17,8 +19,8 @@ from tests.support.studies import TINY, FakeFit, tiny_npz, tree
 
 def configs(*words):
     options = ablation.parse(words)
-    changes = ablation.settings(options)
-    return {label: ablation.changed(options, label, values) for label, values in changes.items()}
+    ablation.check(options)
+    return {setting.label: setting.config for setting in ablation.settings(options, options.chosen)}
 
 
 def differing(one, other):
@@ -54,6 +56,11 @@ def test_the_full_recipe_without_an_ingredient_has_the_bases_value_of_it():
         without = found[f"without {label}"]
         assert differing(without, full) == {*changes}
         assert all(getattr(without, name) == getattr(base, name) for name in changes)
+
+
+def test_part_of_what_an_ingredient_changes_may_be_the_bases():
+    found = configs("--weight-decay", "0.05", "--only", "adamw")
+    assert differing(found["AdamW"], found["base"]) == {"optimizer", "learning_rate", "nesterov"}
 
 
 def test_options_change_the_base_and_so_all():
@@ -111,8 +118,16 @@ def test_an_ablation_compares_each_ingredient_with_the_base_on_validation_images
     assert len(listed) == 9 and all((run / "result.json").exists() for run in listed)
     before = tree("w/runs")
     assert main(capsys, *words)[0] == 0 and len(fit.made) == 9 and tree("w/runs") == before
-    # The base's runs serve other ingredients, too.
-    assert main(capsys, "--only", "mixup", "--seeds", "3", "--workdir", "w")[0] == 0 and len(fit.made) == 12
+    # The base's runs serve other ingredients, too, which do not replace the first ones.
+    status, _, err = main(capsys, "--only", "mixup", "--seeds", "3", "--workdir", "w")
+    assert (status, err) == (0, "") and len(fit.made) == 12
+    outcome = json.loads(pathlib.Path("w/outcome.json").read_text())
+    listed = {setting["label"]: len(setting["runs"]) for setting in outcome["experiments"][0]["settings"]}
+    assert listed == {"base": 3, "cutout 8": 3, "EMA 0.99": 3, "mixup 0.2": 3}
+    # With another base, of whose ingredients there are no runs; what the base has is none of them.
+    other = ablation.parse([*TINY, "--only", "mixup", "--cutout", "8", "--workdir", "w"])
+    progress = Progress(cli.make_console())
+    assert ablation.compared(other, other.load().fold(ablation.PARTS, 0), progress) == ["mixup"]
 
 
 def test_p_values_are_corrected_for_the_number_of_ingredients():
@@ -120,11 +135,11 @@ def test_p_values_are_corrected_for_the_number_of_ingredients():
         speed = {"images_per_second": 10.0, "seconds": 1.0, "epochs": 1}
         return [{"seed": i, "validation_accuracy": a, "validation_loss": a, **speed} for i, a in enumerate(values)]
 
-    alone = ingredients.compare([("base", records(0, 0, 0)), ("a", records(2, 3, 4))])
-    both = ingredients.compare([("base", records(0, 0, 0)), ("a", records(2, 3, 4)), ("b", records(1, -1, 1))])
+    alone = paired.compare([("base", records(0, 0, 0)), ("a", records(2, 3, 4))])
+    both = paired.compare([("base", records(0, 0, 0)), ("a", records(2, 3, 4)), ("b", records(1, -1, 1))])
     assert both[1]["validation_accuracy_p"] == pytest.approx(2 * alone[1]["validation_accuracy_p"])
     assert alone[1]["ms_per_image"] == 100
-    waiting = ingredients.compare([("base", []), ("a", records(1)), ("b", [])])
+    waiting = paired.compare([("base", []), ("a", records(1)), ("b", [])])
     assert [row["n"] for row in waiting] == [0, 1, 0] and "validation_accuracy_difference" not in waiting[1]
 
 
@@ -133,6 +148,11 @@ def test_p_values_are_corrected_for_the_number_of_ingredients():
     [
         (["--only", "cutuot"], "--only cutuot: no such ingredient to add: choose from grayscale, label-smoothing"),
         (["--only", "sam", "--direction", "leave"], "--only sam: no such ingredient to leave: choose from label-"),
+        # Labels of a setting without it, or with another value of it, would not be true.
+        (["--direction", "leave", "--ema-decay", "0.5"], "--ema-decay 0.5: is what the full recipe"),
+        (["--direction", "leave", "--only", "ema", "--cutout", "16"], "--cutout 16: is what the full recipe"),
+        (["--test-after", "training"], "--test-after training: no test image is evaluated: leave it out"),
+        (["--test-images", "6"], "--test-images 6: no test image is evaluated: leave it out"),
         (["--cutout", "8"], "--cutout 8: is what cutout 8 changes: leave it out, or choose other ingredients"),
         (["--validation", "4"], "--validation 4: a tenth of the training images is held out: leave it out"),
         (["--seeds", "5000"], "--seeds 5000: makes 40,000 runs"),
