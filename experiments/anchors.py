@@ -56,7 +56,7 @@ _VIEWS = "last epoch, 6 views of each test image"
 ANCHORS = (
     Anchor(
         name="the report's ResNet-18 of 42 channels", accuracy=0.909545,
-        protocol="last epoch, mean over test batches, settings chosen on the test images", plain=True, runs=1,
+        protocol="last epoch, mean over test batches, settings chosen on the test images", runs=1,
         parameters=4_815_940, epochs=100, petaflop=petaflop(239_600_928, 100), arithmetic="layers x epochs",
         source="the report, section 4.3",
     ),

@@ -9,29 +9,23 @@ benchmarks/results/; results at a reduced scale do not appear there. docs/perfor
 """
 
 import dataclasses
-import functools
 import itertools
 import pathlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks import timing
-from benchmarks.ingredients import NETWORKS
-from benchmarks.variants import DEFAULT
-from experiments import final, published, report
+from experiments import costs, final, published, report
 from experiments.anchors import Anchor
 from experiments.page import beyond
-from experiments.study import committed, paired, statistics
+from experiments.study import committed, paired, speedruns, statistics
 from experiments.study.committed import Setting, Study
 from experiments.study.experiment import ExperimentRecord, SettingRecord, StudyRecord
 from experiments.study.results import data_name, provenance
 from experiments.study.stopped import STOPPED, Stopped, read_stopped
-from jresnet import cli, models
+from jresnet import cli
 from jresnet.cli.help import field_docstrings
-from jresnet.config import Config
 from jresnet.errors import InputError
-from jresnet.models import summary
 from jresnet.records import schema
 from jresnet.records.environment import Execution
 from jresnet.records.epoch import Epoch
@@ -39,7 +33,6 @@ from jresnet.records.files import write_bytes
 from jresnet.records.result import Result
 from jresnet.records.run import CHANGEABLE, Data, Run, config_from_json
 from jresnet.records.tables import Column, Row, Table, interval, number, spread, text
-from jresnet.rules import as_typed, flag
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -53,6 +46,12 @@ _COLUMNS = (
     spread("mean of test batches (%)", f"{report.COMPARED}_mean", f"{report.COMPARED}_std", ".2f", 100),
     spread("test loss", "test_loss_mean", "test_loss_std", ".4f"),
 )
+_FLIP_COLUMNS = (
+    text("setting", "setting"),
+    number("n", "n", "d"),
+    spread("test accuracy with flip (%)", "mean", "std", ".2f", 100),
+    interval("95 % CI (%)", "low", "high", ".2f", 100),
+)
 _FINAL_COLUMNS = (
     text("final model", "source"),
     text("device", "device"),
@@ -61,27 +60,6 @@ _FINAL_COLUMNS = (
     spread("test accuracy (%)", f"{report.COMPARED}_mean", f"{report.COMPARED}_std", ".2f", 100),
     spread("time (h)", "seconds_mean", "seconds_std", ".2f", 1 / 3600),
     number("parameters", "parameters", ",d"),
-)
-_SPEED_COLUMNS = (
-    number("width", "width", "d"),
-    number("batch", "batch_size", "d"),
-    number("images/s", "rate", ".0f"),
-    timing.spread("x PyTorch eager", "torch eager", ".2f", missing="n/a"),
-    timing.spread("x PyTorch compile", "torch compile", ".2f", missing="n/a"),
-)
-_COST_COLUMNS = (
-    number("batch", "batch_size", "d"),
-    text("ingredient", "rival"),
-    timing.spread("ms/step", "seconds_per_step", ".0f", 1e3, missing="failed"),
-    timing.spread("x default", "cost", ".3f", missing=""),
-)
-_NETWORK_COLUMNS = (
-    text("network", "network"),
-    text("options", "options"),
-    number("parameters", "parameters", ",d"),
-    number("multiply-adds", "macs", ",d"),
-    timing.spread("ms/step", "seconds_per_step", ",.0f", 1e3),
-    timing.spread("x the report's", "cost", ".2f", missing=""),
 )
 FIGURE = pathlib.Path("docs", "accuracy.svg")
 """Accuracy against arithmetic and time, see `beyond`."""
@@ -167,17 +145,17 @@ def read(root: pathlib.Path) -> Records:
     Raises:
       InputError: one is missing or damaged.
     """
-    studies, speed = committed.read_studies(root), committed.read_speed(root)
-    costs = [committed.read_costs(root, path) for path in (committed.INGREDIENTS, committed.NETWORKS)]
-    return Records(studies, speed, costs[0], costs[1], published.read(root), read_stopped(root))
+    studies, speed = committed.read_studies(root), costs.read_speed(root)
+    ingredients, networks = (costs.read_costs(root, path) for path in (costs.INGREDIENT_COSTS, costs.NETWORK_COSTS))
+    return Records(studies, speed, ingredients, networks, published.read(root), read_stopped(root))
 
 
 def record_drifts(records: Records, root: pathlib.Path) -> list[str]:
     """Where the records contradict themselves or their checksums, one line each."""
     drifts = [line for study in records.studies for line in committed.study_drifts(study, root)]
-    for path, record in ((committed.INGREDIENTS, records.ingredients), (committed.NETWORKS, records.networks)):
-        drifts += committed.cost_drifts(record, path) if record else []
-    return drifts + committed.speed_drifts(records.speed) + published.drifts(records.published)
+    for path, record in ((costs.INGREDIENT_COSTS, records.ingredients), (costs.NETWORK_COSTS, records.networks)):
+        drifts += costs.cost_drifts(record, path) if record else []
+    return drifts + costs.speed_drifts(records.speed) + published.drifts(records.published)
 
 
 def update(root: pathlib.Path = ROOT) -> None:
@@ -212,10 +190,24 @@ def results(records: Records) -> list[str]:
         table, note = _tested(settings) if tested else _validated(settings)
         origin = (f"{name}: {value}." for name, value in provenance(runs).items() if name != "Data")
         lines += [
-            "", f"**{study.name}**: {_caption(runs)}", "", *table, "", f"{note} Command: `{study.command}`.",
+            "", f"**{study.name}**: {_caption(runs, tested)}", "", *table, "", *_flips(settings),
+            *(_speedrun(study.speedrun) if study.speedrun else []), f"{note} Command: `{study.command}`.",
             " ".join(origin), "",
         ]  # fmt: skip
     return lines
+
+
+def _flips(settings: Sequence[Setting]) -> list[str]:
+    """Accuracies with test-time flip, which are apart from those to quote."""
+    flips = {_label(setting): [flip.accuracy for flip in setting.flips.values()] for setting in settings}
+    rows = [{"setting": label} | vars(statistics.summarise(found)) for label, found in flips.items() if found]
+    how = "With the probabilities of each image and its mirror image together, apart from the accuracies to quote:"
+    return [how, "", *_markdown(_FLIP_COLUMNS, rows), ""] if rows else []
+
+
+def _speedrun(record: speedruns.Record) -> list[str]:
+    """The record of a speedrun."""
+    return [*_markdown(speedruns.COLUMNS, [speedruns.row(record)]), "", speedruns.NOTE, ""]
 
 
 def _tested(settings: Sequence[Setting]) -> tuple[list[str], str]:
@@ -258,11 +250,10 @@ def headline(records: Records) -> list[str]:
         place = f"{data_name(dict(run.dataset))}, {run.device}, {STOPPED.as_posix()}"
         done = f"{len(epochs)} of {run.planned} epochs in {seconds:.0f} s"
         state = f"Here it was stopped at {reached:.2%}, after {done}: {place}."
-    cases = [case for case in records.speed["cases"] if case["width"] == report.FINAL.width]
     return [
         "", *_markdown(_FINAL_COLUMNS, rows), "",
         f"The report's final model; test accuracy is the mean over test batches, as the report computes it. {state}",
-        "", _accuracies(records.published), "", *_speed(records.speed, cases), "",
+        "", _accuracies(records.published), "", *costs.speeds(records.speed, report.FINAL.width), "",
     ]  # fmt: skip
 
 
@@ -275,65 +266,6 @@ def _accuracies(record: published.Record) -> str:
     return (
         f"Published weights of {record.source}, converted and evaluated on {record.dataset['name']}: {networks}. "
         f"Device: {record.device}. Commit {(record.commit or 'unknown')[:12]}."
-    )
-
-
-def all_speeds(records: Records) -> list[str]:
-    """The speed of a step against PyTorch's, at every width and batch size of the record."""
-    return ["", *_speed(records.speed, records.speed["cases"]), ""]
-
-
-def _speed(speed: dict, cases: Sequence[dict]) -> list[str]:
-    rows = [case | case["speed_of_jax_over"] | {"rate": case["rivals"]["jax"]["images_per_second"]} for case in cases]
-    environment = speed["environment"]
-    return [
-        *_markdown(_SPEED_COLUMNS, rows), "",
-        f"Speed of a training step in float32 on {environment['cores']} cores ({environment['device']}), and its ratio "
-        f"to PyTorch {environment['versions']['torch']}, eager and compiled: median [quartiles] over "
-        f"{speed['options']['rounds']} rounds in which they alternate. Commit {environment['commit'][:12]}.",
-    ]  # fmt: skip
-
-
-def ingredient_costs(records: Records) -> list[str]:
-    """What each ingredient of a recipe costs in a training step."""
-    record = records.ingredients
-    if record is None:
-        return ["", "Not measured yet.", ""]
-    rows = [row for row in timing.rival_rows(record["cases"]) if row.get("cost") or row["rival"] == DEFAULT]
-    return ["", *_markdown(_COST_COLUMNS, rows), "", _measured(record), ""]
-
-
-def network_costs(records: Records) -> list[str]:
-    """Networks under the report's budget: their sizes, and what they cost in a training step beside the report's."""
-    record = records.networks
-    case = record["cases"][0] if record else {"rivals": {}}
-    rows: list[Row] = []
-    reported: dict[str, dict[str, Any]] = {"the report's": {}}
-    for name, changes in (reported | NETWORKS).items():
-        config = dataclasses.replace(Config(width=report.FINAL.width), **changes)
-        parameters, macs = _size(config)
-        given = {"model": "resnet18", "width": config.width} | changes
-        options = " ".join(f"{flag(key)} {as_typed(value)}" for key, value in given.items() if value is not None)
-        row = {"network": name, "options": f"`{options}`", "parameters": parameters, "macs": macs}
-        rows.append(row | case["rivals"].get(name if changes else DEFAULT, {}))
-    return ["", *_markdown(_NETWORK_COLUMNS, rows), "", _measured(record) if record else "Not timed yet.", ""]
-
-
-@functools.cache
-def _size(config: Config) -> tuple[int, int]:
-    """Parameters and multiply-adds for one image of CIFAR-10."""
-    layers = summary.layers(models.from_config(config, 10), (32, 32))
-    return sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
-
-
-def _measured(record: dict) -> str:
-    """How and where costs were measured."""
-    environment, case = record["environment"], record["cases"][0]
-    batches = " and ".join(str(case["batch_size"]) for case in record["cases"])
-    return (
-        f"Width {case['width']}, batch {batches}, {case['precision']}, on {environment['cores']} cores "
-        f"({environment['device']}): median [quartiles] over {record['options']['rounds']} rounds in which all "
-        f"alternate. Commit {environment['commit'][:12]}."
     )
 
 
@@ -375,16 +307,16 @@ def _summaries(records: Sequence[dict]) -> dict[str, Any]:
     return {"n": len(records), "parameters": records[0]["parameters"]} | statistics.spreads(records, measures)
 
 
-def _caption(records: Sequence[dict]) -> str:
+def _caption(records: Sequence[dict], tested: bool) -> str:
     """Width, epochs and data set of the runs."""
     widths = ", ".join(f"{width:,}" for width in sorted({record["config"]["width"] for record in records}))
     epochs = ", ".join(f"{count:,}" for count in sorted({record["epochs"] for record in records}))
     data = [record["dataset"] for record in records]
     names = ", ".join(sorted({data_name(dataset) for dataset in data}))
     images = " or ".join(f"{count:,}" for count in sorted({dataset["train"] for dataset in data}))
-    other = f"{data[0]['test']:,} test" if data[0]["test"] else f"{data[0]['validation']:,} validation"
+    split = "test" if tested else "validation"
     return (
-        f"width {widths}, {epochs} epochs on {names}, {images} training and {other} "
+        f"width {widths}, {epochs} epochs on {names}, {images} training and {data[0][split]:,} {split} "
         f"images (sha256 {', '.join(sorted({dataset['sha256'][:12] for dataset in data}))})."
     )
 
@@ -424,9 +356,9 @@ def _markdown(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
 BLOCKS = (
     Block("README.md", "headline", headline),
     Block("docs/results.md", "results", results),
-    Block("docs/performance.md", "speed", all_speeds),
-    Block("docs/performance.md", "ingredients", ingredient_costs),
-    Block("docs/performance.md", "networks", network_costs),
+    Block("docs/performance.md", "speed", lambda records: ["", *costs.speeds(records.speed), ""]),
+    Block("docs/performance.md", "ingredients", lambda records: ["", *costs.ingredients(records.ingredients), ""]),
+    Block("docs/performance.md", "networks", lambda records: ["", *costs.networks(records.networks), ""]),
     Block("docs/results.md", "accuracy", accuracy),
     Block("docs/runs.md", "fields", fields),
 )

@@ -5,7 +5,6 @@ import functools
 import hashlib
 import io
 import json
-import math
 import string
 from collections.abc import Iterable, Sequence
 from statistics import fmean
@@ -16,9 +15,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments import report
+from experiments import final, report
 from experiments.anchors import ANCHORS, Anchor
-from experiments.study.results import COPIES, data_name
+from experiments.study.results import NEARLY_CIFAR10, data_name
 from experiments.study.stopped import Stopped
 from jresnet.models.summary import training_flops
 from jresnet.records.figures import STYLES
@@ -28,7 +27,7 @@ from jresnet.use.figures import FONT_SIZE, WIDTH, blank, shortened, styled
 
 LEAST = 0.9
 """Test accuracies below this are left out: the axes begin here, a little below the report's."""
-NAMES = {"cifar10", COPIES["27e4662af8785ffce35ded41cdc3ec65c8041017a45833d3a074d55a62a90f0d"]}
+NAMES = {"cifar10", NEARLY_CIFAR10}
 """Of the data that count as CIFAR-10, see `data_name`."""
 _COLUMNS = (
     text("", "mark"),
@@ -79,11 +78,11 @@ def counts(record: dict) -> bool:
 
 def of_stopped(run: Stopped, source: str) -> Anchor:
     """The report's final model, stopped before its last epoch."""
-    done, (reported, *_) = len(run.epochs), ANCHORS
+    done = len(run.epochs)
     return Anchor(
         name=f"final model, stopped after {done} of {run.planned} epochs",
-        accuracy=run.epochs[-1].test_accuracy or math.nan, protocol="last epoch", plain=True, runs=1,
-        parameters=reported.parameters, epochs=done,
+        accuracy=run.test_accuracy, protocol="last epoch", plain=True, runs=1,
+        parameters=int(final.EXPERIMENT.reported["final"]["parameters"]), epochs=done,
         petaflop=done * dict(run.dataset)["train"] * _flops(report.FINAL) / 1e15,
         seconds=sum(epoch.seconds for epoch in run.epochs), hardware=run.device, source=source,
     )  # fmt: skip
@@ -104,7 +103,8 @@ def table(ours: Sequence[Anchor]) -> Table:
     how = (f"{mark}: {anchor.arithmetic}" for mark, anchor in marks(ours).items() if anchor.arithmetic)
     caption = (
         "Numbers are published results, letters ours. PFLOP are the source's or computed, at 2 operations per "
-        f"multiply-add and 3 forward passes' work for training ({'; '.join(how)})."
+        f"multiply-add and 3 forward passes' work for training ({'; '.join(how)}). Seconds are of training; ours, of "
+        "training and evaluation, without compilation."
     )
     return Table(_COLUMNS, rows, caption=caption, name="beyond")
 
@@ -113,7 +113,8 @@ def table(ours: Sequence[Anchor]) -> Table:
 def figure(ours: Sequence[Anchor]) -> Figure:
     """Accuracy against PFLOP above accuracy against seconds, with a key of the marks.
 
-    Hollow marks are accuracies of the best test epoch, of several views of each image, or of no stated protocol.
+    Hollow marks are accuracies of the best test epoch, of settings chosen on the test images, of several views of each
+    image, or of no stated protocol.
     """
     every = marks(ours)
     drawing = blank(WIDTH, 5.0 + 0.16 * len(every))
@@ -153,7 +154,7 @@ def figure(ours: Sequence[Anchor]) -> Figure:
 
 
 def digest(ours: Iterable[Anchor]) -> str:
-    """What the figure shows, as a word that it carries."""
+    """A checksum of all results in the figure, which its file contains: whether it was drawn from these records."""
     content = [dataclasses.asdict(anchor) for anchor in (*ANCHORS, *ours)]
     return "results-" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -1,16 +1,16 @@
-"""The committed records: studies in experiments/results/ and the speed in benchmarks/results/, read and verified.
+"""The committed studies in experiments/results/, read and verified.
 
-A directory in experiments/results/ is a study: outcome.json, as `experiments.page` writes it, names its experiments,
-settings and runs; each run has result.json, metrics.jsonl and sha256sums.txt. Nothing else is read.
+A directory there is a study: outcome.json names its experiments, settings and runs; each run has result.json,
+metrics.jsonl and sha256sums.txt, and evaluation-flip.json if it was evaluated with test-time flip, too. A speedrun has
+speedrun.json beside outcome.json. Nothing else is read.
 """
 
-import dataclasses
+import math
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from benchmarks import timing
-from benchmarks.variants import DEFAULT
-from experiments.study.experiment import OUTCOME, StudyRecord
+from experiments.study import speedruns
+from experiments.study.experiment import FLIP, OUTCOME, StudyRecord
 from jresnet.errors import InputError
 from jresnet.records import run_directory, schema
 from jresnet.records.epoch import METRICS, read_metrics
@@ -18,8 +18,8 @@ from jresnet.records.files import read_json
 from jresnet.records.result import Result
 
 RESULTS = pathlib.Path("experiments", "results")
-SPEED = pathlib.Path("benchmarks", "results", "throughput-cpu.json")
-INGREDIENTS, NETWORKS = (SPEED.with_name(f"{name}-cpu.json") for name in ("ingredients", "networks"))
+MOVED = 1e-3
+"""Share of the images that another batch size, which sums in another order, may make the network see otherwise."""
 
 
 class Setting(NamedTuple):
@@ -29,14 +29,32 @@ class Setting(NamedTuple):
     title: str
     label: str
     runs: dict[pathlib.Path, dict]  # directory -> result.json
+    flips: dict[pathlib.Path, "Flip"]  # of those runs that have one
+
+
+class Flip(NamedTuple):
+    """What a run's evaluation with test-time flip says.
+
+    Attributes:
+      accuracy: with flip.
+      plain: without.
+      counted: with flip, from the matrix of predictions.
+      sha256: of the data.
+    """
+
+    accuracy: float
+    plain: float
+    counted: float
+    sha256: str
 
 
 class Study(NamedTuple):
-    """A committed study: the name of its directory, the command that made it, its settings."""
+    """A committed study: the name of its directory, the command that made it, its settings, and a speedrun's record."""
 
     name: str
     command: str
     settings: list[Setting]
+    speedrun: speedruns.Record | None = None
 
 
 def read_studies(root: pathlib.Path) -> list[Study]:
@@ -50,17 +68,17 @@ def read_studies(root: pathlib.Path) -> list[Study]:
 
 def _read_study(directory: pathlib.Path) -> Study:
     outcome = schema.parse(StudyRecord, read_json(directory / OUTCOME), directory / OUTCOME)
-    settings = [
-        Setting(
-            experiment.name,
-            f"{experiment.section} {experiment.title}".strip(),  # those beyond the report have no section
-            setting.label,
-            {path: _read_result(path) for path in (_below(directory, run) for run in setting.runs)},
-        )
-        for experiment in outcome.experiments
-        for setting in experiment.settings
-    ]
-    return Study(directory.name, outcome.command, settings)
+    settings = []
+    for experiment in outcome.experiments:
+        for setting in experiment.settings:
+            runs = [_below(directory, run) for run in setting.runs]
+            results = {run: _read_result(run) for run in runs}
+            flips = {run: _read_flip(run / FLIP) for run in runs if (run / FLIP).exists()}
+            title = f"{experiment.section} {experiment.title}".strip()  # those beyond the report have no section
+            settings.append(Setting(experiment.name, title, setting.label, results, flips))
+    path = directory / speedruns.RECORD
+    speedrun = schema.parse(speedruns.Record, read_json(path), path) if path.exists() else None
+    return Study(directory.name, outcome.command, settings, speedrun)
 
 
 def _below(directory: pathlib.Path, run: str) -> pathlib.Path:
@@ -84,10 +102,65 @@ def _read_result(run: pathlib.Path) -> dict:
     return record
 
 
+def _read_flip(path: pathlib.Path) -> Flip:
+    record = read_json(path)
+    try:
+        confusion, systems = record["confusion"], record["systems"]
+        right, total = sum(row[i] for i, row in enumerate(confusion)), sum(map(sum, confusion))
+        flipped, plain = (float(systems[name]["accuracy"]) for name in (record["name"], record["models"][0]["name"]))
+        return Flip(flipped, plain, right / total, str(record["dataset"]["sha256"]))
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not an evaluation with test-time flip ({error!r}): restore the file") from None
+
+
 def study_drifts(study: Study, root: pathlib.Path) -> list[str]:
-    """Where a study's records contradict their epochs, or else their checksums, one line each."""
+    """Where a study's records contradict their epochs, or else their checksums or each other, one line each."""
     runs = {run: record for setting in study.settings for run, record in setting.runs.items()}
-    return [line for run, record in runs.items() for line in _run_drifts(run.relative_to(root), record, root)]
+    drifts = [line for run, record in runs.items() for line in _run_drifts(run.relative_to(root), record, root)]
+    flips = {run: flip for setting in study.settings for run, flip in setting.flips.items()}
+    drifts += [
+        line for run, flip in flips.items() for line in _flip_drifts((run / FLIP).relative_to(root), flip, runs[run])
+    ]
+    return drifts + (_speedrun_drifts(study, list(runs.values())) if study.speedrun else [])
+
+
+def _flip_drifts(path: pathlib.Path, flip: Flip, result: dict) -> list[str]:
+    """Where an evaluation with test-time flip contradicts itself, or its run's result."""
+    test = result.get("test_accuracy")
+    drifts = []
+    if flip.accuracy != flip.counted:
+        drifts.append(f"{path}: accuracy is {flip.accuracy}, its matrix gives {flip.counted}: restore the file")
+    if test is None or abs(flip.plain - test) > MOVED:
+        drifts.append(f"{path}: accuracy without flip is {flip.plain}, the run's result has {test}: restore the file")
+    if flip.sha256 != result["dataset"]["sha256"]:
+        drifts.append(f"{path}: is of other data than the run: restore the file")
+    return drifts
+
+
+def _speedrun_drifts(study: Study, results: list[dict]) -> list[str]:
+    """Where the record of a speedrun differs from what the results of its runs give."""
+    record, path = study.speedrun, RESULTS / study.name / speedruns.RECORD
+    if record is None or not results:
+        return [f"{path}: {speedruns.RECORD} has no runs in {OUTCOME}: restore the file"]
+    try:
+        made = speedruns.summarise(
+            record.target, results, record.command, record.image_size, record.diverged, record.cache
+        )  # fmt: skip
+    except LookupError as error:
+        return [f"{path}: the results of its runs have no {error}: restore the files"]
+    computed, recorded = schema.to_json(made), schema.to_json(record)
+    return [
+        f"{path}: {name} is {recorded.get(name)}, its runs give {computed.get(name)}: restore the file"
+        for name in dict.fromkeys([*computed, *recorded])
+        if not _equal(computed.get(name), recorded.get(name))
+    ]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two values are equal, numbers but for the rounding of statistics, which depends on scipy's version."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-9)
+    return one == other
 
 
 def _run_drifts(run: pathlib.Path, record: dict, root: pathlib.Path) -> list[str]:
@@ -96,81 +169,3 @@ def _run_drifts(run: pathlib.Path, record: dict, root: pathlib.Path) -> list[str
         return [f"{run / run_directory.RESULT}: {line}: restore the file" for line in contradictions]
     altered = run_directory.altered(root / run, (METRICS, run_directory.RESULT))
     return [f"{run / name}: {what}: restore the file" for name, what in altered.items()]
-
-
-def read_speed(root: pathlib.Path) -> dict:
-    """The throughput record of a source tree.
-
-    Raises:
-      InputError: it is missing or damaged.
-    """
-    record = read_json(root / SPEED)
-    try:
-        environment = record["environment"]
-        environment["versions"]["torch"], environment["device"], environment["commit"]  # which the tables name
-        speed_drifts(record)  # reads all the rest
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{root / SPEED}: not a throughput record ({error!r}): restore the file") from None
-    return record
-
-
-def speed_drifts(record: dict) -> list[str]:
-    """Where the throughput record's summaries differ from those of the seconds of its rounds, one line each."""
-    drifts = []
-    for case in record["cases"]:
-        ours = case["rivals"]["jax"]["seconds"]
-        for rival, recorded in case["rivals"].items():
-            spread = timing.summary(recorded["seconds"])
-            computed = {
-                "seconds_per_step": dataclasses.asdict(spread),
-                "images_per_second": case["batch_size"] / spread.median,
-            }
-            if rival != "jax":
-                computed["speed_of_jax_over"] = timing.compared(ours, recorded["seconds"])
-                recorded = recorded | {"speed_of_jax_over": case["speed_of_jax_over"].get(rival)}
-            drifts += [
-                f"{SPEED}: {name} over {rival} at width {case['width']}, batch {case['batch_size']} is "
-                f"{recorded.get(name)}, its rounds give {value}: restore the file"
-                for name, value in computed.items()
-                if recorded.get(name) != value
-            ]
-    return drifts
-
-
-def read_costs(root: pathlib.Path, path: pathlib.Path) -> dict | None:
-    """A record of `benchmarks.ingredients` in a source tree; None if there is none.
-
-    Raises:
-      InputError: it is damaged.
-    """
-    if not (root / path).exists():
-        return None
-    record = read_json(root / path)
-    try:
-        environment, options = record["environment"], record["options"]
-        environment["device"], environment["cores"], environment["commit"][:12], options["rounds"]  # in the tables
-        record["cases"][0]["width"], record["cases"][0]["precision"]
-        cost_drifts(record, path)  # reads all the rest
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{root / path}: not a record of ingredients ({error!r}): restore the file") from None
-    return record
-
-
-def cost_drifts(record: dict, path: pathlib.Path) -> list[str]:
-    """Where the summaries of costs differ from those of the seconds of their rounds, one line each."""
-    drifts = []
-    for case in record["cases"]:
-        default = case["rivals"][DEFAULT]["seconds"]
-        for name, recorded in case["rivals"].items():
-            computed: dict = {}
-            if recorded["seconds"]:
-                computed["seconds_per_step"] = dataclasses.asdict(timing.summary(recorded["seconds"]))
-            if name != DEFAULT:
-                computed["cost"] = timing.compared(default, recorded["seconds"])
-            drifts += [
-                f"{path}: {key} of {name} at batch {case['batch_size']} is {recorded.get(key)}, its rounds give "
-                f"{value}: restore the file"
-                for key, value in computed.items()
-                if recorded.get(key) != value
-            ]
-    return drifts

@@ -53,7 +53,7 @@ class Record:
     """trainable parameters"""
     dataset: DataJson
     """the data"""
-    image_size: tuple[Count, ...]
+    image_size: tuple[Count, Count]
     """height and width in pixels"""
     training_flops: NonNegative
     """of one run: 2 per multiply-add, forward and backward, over all images and epochs"""

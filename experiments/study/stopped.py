@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+from jresnet.errors import InputError
 from jresnet.records import schema
 from jresnet.records.epoch import Epoch
 from jresnet.records.files import read_json
@@ -29,6 +30,14 @@ class Stopped:
     """of the source tree"""
     epochs: tuple[Epoch, ...]
     """as the run logged them"""
+
+    @property
+    def test_accuracy(self) -> float:
+        """After the last of its epochs; InputError if the record lacks it."""
+        accuracy = self.epochs[-1].test_accuracy if self.epochs else None
+        if accuracy is None:
+            raise InputError(f"{STOPPED}: its last epoch has no test accuracy: restore the file")
+        return accuracy
 
 
 def read_stopped(root: pathlib.Path) -> Stopped:

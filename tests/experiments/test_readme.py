@@ -7,10 +7,10 @@ import statistics
 
 import pytest
 
-from experiments import readme, report
-from experiments.study import committed
+from experiments import costs, readme, report
+from experiments.study import committed, speedruns
 from jresnet.errors import InputError
-from jresnet.records import run_directory
+from jresnet.records import run_directory, schema
 
 STUDY = "augmentation-width16-jpegq75"
 BLOCKS = {block.name: block for block in readme.BLOCKS}
@@ -20,7 +20,7 @@ HEADLINE, RESULTS, SPEEDS, FIELDS = (BLOCKS[name] for name in ("headline", "resu
 @pytest.fixture
 def root(tmp_path):
     """A copy of the committed pages and records."""
-    for directory in (committed.RESULTS, committed.SPEED.parent):
+    for directory in (committed.RESULTS, costs.SPEED.parent):
         shutil.copytree(readme.ROOT / directory, tmp_path / directory)
     for block in readme.BLOCKS:
         (tmp_path / block.path).parent.mkdir(exist_ok=True)
@@ -60,7 +60,7 @@ def test_the_results_are_those_of_the_records(root):
 def test_the_headline_is_the_reports_model_and_the_speed_of_the_benchmark(root):
     text = generated(root, HEADLINE)
     assert "| report | n/a | CIFAR-10 | 1 | 90.95 | n/a | 4,815,940 |" in text
-    rivals = json.loads((root / committed.SPEED).read_text())["cases"][0]["rivals"]
+    rivals = json.loads((root / costs.SPEED).read_text())["cases"][0]["rivals"]
     ours = rivals["jax"]["seconds"]
     cells = ["42", "32", f"{32 / statistics.median(ours):.0f}"]
     for mode in ("eager", "compile"):
@@ -143,8 +143,8 @@ def test_a_changed_digit_in_a_record_is_detected(root, name, old, new):
     ],
 )
 def test_a_changed_digit_in_the_speed_is_detected(root, old, new):
-    change(root / committed.SPEED, old, new)
-    assert any(line.startswith(f"{committed.SPEED}: ") for line in readme.check(root))
+    change(root / costs.SPEED, old, new)
+    assert any(line.startswith(f"{costs.SPEED}: ") for line in readme.check(root))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_missing_epoch_is_detected(root):
     assert line.startswith(f"experiments/results/{STUDY}/seed-1/result.json: epochs is 6 of 6, metrics.jsonl has 5")
 
 
-def costs(seconds, reference, changed=None):
+def cost_record(seconds, reference, changed=None):
     """A record of `benchmarks.ingredients`: a step with cutout beside the default's."""
 
     def rival(values):
@@ -191,17 +191,20 @@ def costs(seconds, reference, changed=None):
 
 
 def test_costs_are_those_of_their_rounds_and_a_changed_one_is_detected(root):
-    path = root / committed.INGREDIENTS
-    path.write_text(json.dumps(costs([1.1, 2.4, 3.3], [1.0, 2.0, 3.0])))
+    path = root / costs.INGREDIENT_COSTS
+    path.write_text(json.dumps(cost_record([1.1, 2.4, 3.3], [1.0, 2.0, 3.0])))
     assert any("docs/performance.md" in line for line in readme.check(root))
     readme.update(root)
     assert readme.check(root) == []
     text = generated(root, BLOCKS["ingredients"])
     assert "| 128 | default | 2000 [1500, 2500] |" in text
-    assert "| 128 | cutout | 2400 [1750, 2850] | 1.100 [1.100, 1.150] |" in text
+    assert "| 128 | cutout 8 | 2400 [1750, 2850] | 1.100 [1.100, 1.150] |" in text
     assert "Width 42, batch 128, float32, on 2 cores (A CPU)" in text and "3 rounds" in text
-    path.write_text(json.dumps(costs([1.1, 2.4, 3.3], [1.0, 2.0, 3.0], {"cost": None})))
-    assert any(f"{committed.INGREDIENTS}: cost of cutout at batch 128 is None" in line for line in readme.check(root))
+    path.write_text(json.dumps(cost_record([1.1, 2.4, 3.3], [1.0, 2.0, 3.0], {"cost": None})))
+    assert any(
+        f"{costs.INGREDIENT_COSTS}: cost of cutout at width 42, batch 128 is None" in line
+        for line in readme.check(root)
+    )
     path.write_text(json.dumps({"cases": []}))
     with pytest.raises(InputError, match="not a record of ingredients"):
         readme.check(root)
@@ -287,6 +290,64 @@ def test_a_study_without_test_figures_is_compared_on_validation_images(root):
     assert rows[2][1:6] == ["EMA 0.99", "1", "75.00", "+0.00", ""]
     change(study / "base" / "seed-0" / "result.json", '"validation_accuracy": 0.75', '"validation_accuracy": 0.76')
     assert "validation_accuracy is 0.76, its epochs give 0.75" in readme.check(root)[0]
+
+
+@pytest.fixture
+def study(root):
+    """A committed study of two runs, without others beside it."""
+    shutil.rmtree(root / committed.RESULTS / "reproduce-width8th-jpegq75")
+    return root / committed.RESULTS / STUDY
+
+
+def results_of(study):
+    return [json.loads((study / f"seed-{seed}" / "result.json").read_text()) for seed in range(2)]
+
+
+def test_a_speedruns_record_is_shown_and_computed_again_from_its_runs(root, study):
+    results = results_of(study)
+    record = schema.to_json(speedruns.summarise(0.75, results, "made by hand", (32, 32), diverged=2, cache="warm"))
+    (study / "speedrun.json").write_text(json.dumps(record))
+    assert readme.record_drifts(readme.read(root), root) == []
+    text = "\n".join(readme.results(readme.read(root)))
+    a, b = (result["test_accuracy"] for result in results)
+    seconds = statistics.quantiles([result["seconds"] for result in results], n=4, method="inclusive")
+    spread = f"{seconds[1]:,.1f} [{seconds[0]:,.1f}, {seconds[2]:,.1f}]"
+    reaching = 25 * sum(accuracy >= 0.75 for accuracy in (a, b))
+    assert f"| 75.00 | 2 | 2 | test | {50 * (a + b):.2f} |" in text and f"| no | {reaching} | {spread} |" in text
+    assert f"| {results[0]['compile_seconds']:,.1f} | warm |" in text
+    for name, value in {"share": 0.75, "reached": True, "compile_seconds": 1.0, "training_flops": 1.0}.items():
+        (study / "speedrun.json").write_text(json.dumps(record | {name: value}))
+        (line,) = readme.record_drifts(readme.read(root), root)
+        assert line.startswith(f"experiments/results/{STUDY}/speedrun.json: {name} is {value}, its runs give ")
+
+
+def test_accuracies_with_flip_are_shown_apart_and_checked_against_matrix_and_result(root, study):
+    first = results_of(study)[0]
+    plain, right = first["test_accuracy"], 7700
+    flip = {
+        "name": "model, with flip",
+        "models": [{"name": "model"}],
+        "dataset": {"sha256": first["dataset"]["sha256"]},
+    }
+    flip |= {"systems": {"model": {"accuracy": plain}, "model, with flip": {"accuracy": right / 10_000}}}
+    flip |= {"confusion": [[right - 100, 2000], [300, 100]]}
+    path = study / "seed-0" / "evaluation-flip.json"
+    path.write_text(json.dumps(flip))
+    assert readme.record_drifts(readme.read(root), root) == []
+    text = "\n".join(readme.results(readme.read(root)))
+    assert "| crop + flip + grayscale | 1 | 77.00 |" in text and "apart from the accuracies to quote" in text
+    systems = {name: flip["systems"] | {name: {"accuracy": 0.5}} for name in flip["systems"]}
+    for changes, complaint in (
+        ({"systems": systems["model, with flip"]}, "accuracy is 0.5, its matrix gives 0.77"),
+        ({"systems": systems["model"]}, f"accuracy without flip is 0.5, the run's result has {plain}"),
+        ({"dataset": {"sha256": "other"}}, "is of other data than the run"),
+    ):
+        path.write_text(json.dumps(flip | changes))
+        (line,) = readme.record_drifts(readme.read(root), root)
+        assert line.startswith(f"experiments/results/{STUDY}/seed-0/evaluation-flip.json: {complaint}")
+    path.write_text(json.dumps({"name": "model"}))
+    with pytest.raises(InputError, match="not an evaluation with test-time flip"):
+        readme.read(root)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from benchmarks import campaign
 from benchmarks import records as benchmark_records
-from experiments import cross_validation, final
+from experiments import costs, cross_validation, final
 from experiments.study import committed, options, plan, runs, single
 from jresnet import cli, models
 from jresnet.cli import commands, verify
@@ -498,20 +498,20 @@ def test_what_a_lock_holds_is_only_shown(tmp_path, examples):
 
 @examples(30, 200)
 def test_a_damaged_throughput_record_is_refused_or_drifts(examples, tmp_path):
-    whole = read_json(ROOT / committed.SPEED)
+    whole = read_json(ROOT / costs.SPEED)
     case = whole["cases"][0]
     kept = {name: case[name] for name in ("width", "batch_size", "speed_of_jax_over")}
     kept["rivals"] = {name: case["rivals"][name] for name in ("jax", "torch eager")}
     environment = {"versions": {"torch": "2"}, "device": "cpu", "commit": "abc"}
     original = json.dumps({"environment": environment, "cases": [kept]}).encode()
-    path = tmp_path / committed.SPEED
+    path = tmp_path / costs.SPEED
 
     def check(content):
         put(path, content)
-        record, _ = refused(lambda: committed.read_speed(tmp_path), path)
+        record, _ = refused(lambda: costs.read_speed(tmp_path), path)
         if record is not None:
             assert record == json.loads(content)
-            assert all("\n" not in line for line in committed.speed_drifts(record))
+            assert all("\n" not in line for line in costs.speed_drifts(record))
 
     repeat(check, examples, lambda rng: damaged(rng, path, original))
 
