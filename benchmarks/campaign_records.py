@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks.changes import DEFAULT
 from benchmarks.timing import Case
-from benchmarks.variants import DEFAULT, Variant
+from benchmarks.variants import Variant
 from experiments.study.experiment import Setting
 from jresnet import models
 from jresnet.config import Config

@@ -8,39 +8,23 @@ report's budget of parameters are timed likewise, instead of its own.
 """
 
 import dataclasses
-import sys
-from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import jax
-
-from benchmarks import timing
-from benchmarks.jax_step import STEPS, jax_rival
-from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
-from benchmarks.timing import POOL_IMAGES, Case, Device
-from benchmarks.variants import DEFAULT
-from jresnet.config import Precision
+from benchmarks import changes, timing
+from benchmarks.changes import DEFAULT, StepOptions
+from benchmarks.jax_step import jax_rival
+from benchmarks.records import run_benchmark
+from benchmarks.timing import POOL_IMAGES, Case
+from experiments.study import ingredients
 from jresnet.records.tables import text
 from jresnet.rules import require
 
+# The default has grayscale already. It has one epoch and no warm-up, within which one-cycle needs a place for its peak.
 INGREDIENTS: dict[str, dict[str, Any]] = {
-    "cutout": {"cutout": 16},
-    "alternating flip": {"alternate_flip": True},
-    "TrivialAugment": {"trivialaugment": True},
-    "RandAugment": {"randaugment": (2, 9)},
-    "mixup": {"mixup": 0.2},
-    "cutmix": {"cutmix": 1.0},
-    "label smoothing": {"label_smoothing": 0.1},
-    "one-cycle": {"schedule": "one-cycle", "warmup_epochs": 0.25},
-    "decay of kernels only": {"weight_decay_on": "kernels"},
-    "EMA": {"ema_decay": 0.999},
-    "zero-init": {"zero_init": True},
-    "AdamW": {"optimizer": "adamw", "learning_rate": 0.001},
-    "clipping": {"clip_norm": 1.0},
-    "accumulation of 2": {"accumulate": 2},
-    "Muon": {"optimizer": "muon"},
-    "SAM": {"sam": 0.05},
+    name: dict(values) | ({"warmup_epochs": 0.25} if name == "one-cycle" else {})
+    for name, (_, values) in ingredients.INGREDIENTS.items()
+    if name != "grayscale"
 }
 """Name -> changes of the configuration."""
 _WIDE = {"model": "wide_resnet28_10", "dropout": 0.0}
@@ -60,21 +44,11 @@ COLUMNS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(BenchmarkOptions):
+class Options(StepOptions):
     """Time the training step with each ingredient, alternated with the default."""
 
-    device: Device = "cpu"
-    """Where the steps run."""
-    width: int = 42
-    """Channels of the first stage, except of networks, which have their own."""
-    batches: tuple[int, ...] = (128, 32)
-    """Images per step."""
-    precision: Precision = "float32"
-    """Dtype of the network's arithmetic."""
     changes: tuple[str, ...] = tuple(INGREDIENTS)
     """Names of ingredients, or of networks."""
-    steps: int | None = None
-    """Steps per timed call (default: 3 on a CPU, 128 on a GPU)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -82,44 +56,22 @@ class Options(BenchmarkOptions):
         require(self, "changes", known, f"choose from {', '.join(CHANGES)}")
 
 
-def measure(case: Case, options: Options) -> dict[str, Any]:
+def measure(options: Options, case: Case) -> dict[str, dict[str, Any]]:
     """Time the default and the changes; each one's record has its `cost`, the seconds of a step over the default's."""
     # Every rival has its own images and state until the end: on a CPU, images of 16 steps are enough.
     images = 16 * case.batch_size if options.device == "cpu" else POOL_IMAGES
     builders = {DEFAULT: partial(jax_rival, case, images=images)}
     builders |= {name: partial(jax_rival, case, images=images, changes=CHANGES[name]) for name in options.changes}
-    timings = timing.contest(builders, options.steps or STEPS[options.device], options.rounds)
-    rivals = {name: result.record(images_per_second=case.batch_size) for name, result in timings.items()}
+    rivals = changes.contest(case, options, builders)
     for name in options.changes:
         rivals[name]["changes"] = CHANGES[name]
-        rivals[name]["cost"] = timing.compared(timings[DEFAULT].seconds, timings[name].seconds)
-    return vars(case) | {"rivals": rivals}
-
-
-def rows(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row per case and rival."""
-    return [row | {"case": _name(row)} for row in timing.rival_rows(cases)]
-
-
-def _name(case: Mapping[str, Any]) -> str:
-    return f"width {case['width']}, batch {case['batch_size']}, {case['precision']}"
+        rivals[name]["cost"] = timing.compared(rivals[DEFAULT]["seconds"], rivals[name]["seconds"])
+    return rivals
 
 
 def run(options: Options) -> None:
     """Time every batch size, write the record after each, print the table."""
-    select_device(options.device)
-    record = new_record("ingredients", options) | {"cases": []}
-    write_record(options.output, record)
-    try:
-        for batch in options.batches:
-            case = Case(options.width, batch, options.precision, options.device)
-            print(f"timing {_name(vars(case))} ...", file=sys.stderr, flush=True)
-            record["cases"].append(measure(case, options))
-            write_record(options.output, record)
-            jax.clear_caches()  # the next batch size shares no program with this one
-    finally:
-        timing.print_table("What ingredients cost", COLUMNS, rows(record["cases"]))
-        timing.print_failures((_name(case), case["rivals"]) for case in record["cases"])
+    changes.run("ingredients", "What ingredients cost", options, partial(measure, options), COLUMNS)
 
 
 main = partial(run_benchmark, "ingredients", Options, run)

@@ -7,21 +7,19 @@ ends the process, so try risky variants one at a time, as `benchmarks.campaign` 
 """
 
 import dataclasses
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from benchmarks import timing
-from benchmarks.jax_step import STEPS, jax_rival
-from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
+from benchmarks import changes, timing
+from benchmarks.changes import DEFAULT, StepOptions
+from benchmarks.jax_step import jax_rival
+from benchmarks.records import run_benchmark
 from benchmarks.timing import Case, Device, Rival
 from jresnet.config import Precision
 from jresnet.parallel.compiler import GPU_OPTIONS
 from jresnet.records.tables import text
 from jresnet.rules import require
-
-DEFAULT = "default"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,26 +67,22 @@ COLUMNS = (
     text("variant", "rival"),
     timing.spread("ms/step", "seconds_per_step", ".3f", 1e3, missing="failed"),
     timing.spread("speed over default", "gain", ".3f", missing="-"),
-    text("predicted", "predicted", missing=""),
+    text("predicted", "variant", lambda variant: variant["predicted"], missing=""),
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(BenchmarkOptions):
+class Options(StepOptions):
     """Time variants of the training step, alternated with the default."""
 
     device: Device = "gpu"
     """Where the steps run."""
-    width: int = 42
-    """Channels of the first stage."""
     batches: tuple[int, ...] = (32, 512)
     """Images per step."""
     precision: Precision = "bfloat16"
     """Dtype of the network's arithmetic."""
     variants: tuple[str, ...] = tuple(VARIANTS)
     """Their names."""
-    steps: int | None = None
-    """Steps per timed call (default: 3 on a CPU, 128 on a GPU)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -96,44 +90,20 @@ class Options(BenchmarkOptions):
         require(self, "variants", known, f"choose from {', '.join(VARIANTS)}")
 
 
-def measure(case: Case, options: Options) -> dict[str, Any]:
+def measure(options: Options, case: Case) -> dict[str, dict[str, Any]]:
     """Time the default and the variants; each one's record has its `gain`, the speed over the default's."""
     builders = {DEFAULT: lambda: jax_rival(case)}
     builders |= {name: partial(VARIANTS[name].rival, case) for name in options.variants}
-    timings = timing.contest(builders, options.steps or STEPS[options.device], options.rounds)
-    rivals = {name: result.record(images_per_second=case.batch_size) for name, result in timings.items()}
+    rivals = changes.contest(case, options, builders)
     for name in options.variants:
         rivals[name]["variant"] = dataclasses.asdict(VARIANTS[name])
-        rivals[name]["gain"] = timing.compared(timings[name].seconds, timings[DEFAULT].seconds)
-    return vars(case) | {"rivals": rivals}
-
-
-def rows(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row per case and rival, with the predicted gain."""
-    return [
-        row | {"case": _name(row), "predicted": row.get("variant", {}).get("predicted")}
-        for row in timing.rival_rows(cases)
-    ]
-
-
-def _name(case: Mapping[str, Any]) -> str:
-    return f"width {case['width']}, batch {case['batch_size']}, {case['precision']}"
+        rivals[name]["gain"] = timing.compared(rivals[name]["seconds"], rivals[DEFAULT]["seconds"])
+    return rivals
 
 
 def run(options: Options) -> None:
     """Time every batch size, write the record after each, print the table."""
-    select_device(options.device)
-    record = new_record("variants", options) | {"cases": []}
-    write_record(options.output, record)
-    try:
-        for batch in options.batches:
-            case = Case(options.width, batch, options.precision, options.device)
-            print(f"timing {_name(vars(case))} ...", file=sys.stderr, flush=True)
-            record["cases"].append(measure(case, options))
-            write_record(options.output, record)
-    finally:
-        timing.print_table("Variants of the training step", COLUMNS, rows(record["cases"]))
-        timing.print_failures((_name(case), case["rivals"]) for case in record["cases"])
+    changes.run("variants", "Variants of the training step", options, partial(measure, options), COLUMNS)
 
 
 main = partial(run_benchmark, "variants", Options, run)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks import timing
+from benchmarks.changes import DEFAULT
 from benchmarks.ingredients import NETWORKS
-from benchmarks.variants import DEFAULT
 from experiments import report
 from experiments.study.ingredients import INGREDIENTS
 from jresnet import models

@@ -1,4 +1,4 @@
-"""The tuned recipe: a plain residual network of 4,480,474 parameters, as well trained as this library knows how.
+"""The tuned recipe: a WRN-28-3.5, of 4,480,474 parameters, for the highest accuracy under five million.
 
     python -m experiments.tuned --precision bfloat16                                # while choosing: 200 epochs
     python -m experiments.tuned --epochs 600 --validation 0 --test-after training --seeds 5    # the final runs
@@ -9,7 +9,7 @@ all images, and evaluate the test images once, after training. The accuracy to q
 one of each image and its mirror image together is kept apart, in `evaluation-flip.json` beside it. The same command
 resumes, and keeps finished runs: with more --seeds it adds runs to the setting.
 
-The network is a WRN-28-3.5 (Zagoruyko and Komodakis 2016): stages of 4 blocks, widths 56, 112 and 224, multiples of 8
+The network (Zagoruyko and Komodakis 2016) has stages of 4 blocks, widths 56, 112 and 224, multiples of 8
 as tensor cores like them, the widest such below five million parameters. Where the recipe's values are from:
 
 - Batch 128, SGD with Nesterov momentum 0.9, peak rate 0.1, weight decay 5e-4, crop with 4 pixels of padding, flip 0.5:

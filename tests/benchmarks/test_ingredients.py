@@ -31,7 +31,7 @@ def test_every_option_of_augmentation_and_training_is_an_ingredient():
     other = {field.name for kind in others for field in dataclasses.fields(kind)}
     source = {field.name for field in dataclasses.fields(Config().source)}
     changed = {name for changes in INGREDIENTS.values() for name in changes}
-    assert own - other - source - REPORTED == changed - {"learning_rate", "zero_init"}
+    assert own - other - source - REPORTED == changed - REPORTED - {"zero_init"}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -55,26 +55,26 @@ def built(monkeypatch):
 
 def test_each_is_alternated_with_the_default_and_recorded_with_its_cost(built, tmp_path, capsys):
     path = tmp_path / "record.json"
-    options = ("--batches", "4", "6", "--changes", "SAM", "wrn-40-2", "--rounds", "3", "--steps", "2")
+    options = ("--batches", "4", "6", "--changes", "sam", "wrn-40-2", "--rounds", "3", "--steps", "2")
     assert ingredients.main([*options, "--output", str(path)]) == 0
     assert built == [
-        (batch, 16 * batch, changes) for batch in (4, 6) for changes in (None, CHANGES["SAM"], CHANGES["wrn-40-2"])
+        (batch, 16 * batch, changes) for batch in (4, 6) for changes in (None, CHANGES["sam"], CHANGES["wrn-40-2"])
     ]
     record = json.loads(path.read_text())
     assert [case["batch_size"] for case in record["cases"]] == [4, 6]
     rivals = record["cases"][0]["rivals"]
-    assert list(rivals) == ["default", "SAM", "wrn-40-2"]
-    ratios = sorted(a / b for a, b in zip(rivals["SAM"]["seconds"], rivals["default"]["seconds"], strict=True))
-    assert rivals["SAM"]["cost"]["median"] == pytest.approx(ratios[1])
+    assert list(rivals) == ["default", "sam", "wrn-40-2"]
+    ratios = sorted(a / b for a, b in zip(rivals["sam"]["seconds"], rivals["default"]["seconds"], strict=True))
+    assert rivals["sam"]["cost"]["median"] == pytest.approx(ratios[1])
     assert rivals["wrn-40-2"]["changes"]["blocks"] == [6, 6, 6]
     out = capsys.readouterr().out
-    assert "width 42, batch 6, float32" in out and "SAM" in out
+    assert "width 42, batch 6, float32" in out and "sam" in out
 
 
 def test_an_unknown_change_is_refused_in_one_line(built, capsys):
     assert ingredients.main(["--changes", "sharpness"]) == 2
     error = capsys.readouterr().err
-    assert "--changes sharpness: choose from cutout, " in error and error.count("\n") == 1
+    assert "--changes sharpness: choose from label-smoothing, cutout, " in error and error.count("\n") == 1
     assert built == []
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.study import runs
 from jresnet import models
-from jresnet.config import Config
+from jresnet.config import Config, DeviceConfig, Source
 from jresnet.errors import InputError
 from jresnet.records import run_directory
 from jresnet.train.loop import describe
@@ -85,6 +85,24 @@ def test_a_damaged_record_beside_the_run_does_not_hide_it(tmp_path):
     shutil.copytree(run.directory, damaged)
     (damaged / "config.json").write_text("{")
     assert runs.study_run("width", CONFIG, 0, dataset, tmp_path).directory == run.directory
+
+
+# Options that names do not show, or show in words of their own: those that the report's experiments vary, and older ones,
+# which must not join, as runs begun with them would not be found.
+UNNAMED = {
+    "width", "batch_size", "learning_rate", "crop_padding", "flip", "grayscale", "blocks", "kernel_size", "pool_size",
+    "schedule", "epochs", "model", "dropout", "shortcut", "stem", "epsilon", "budget", "validation", "input",
+    "momentum", "nesterov", "weight_decay", "warmup_epochs", "init_from", "freeze", "head_learning_rate", "class_weights",
+    "keep_best",
+}  # fmt: skip
+
+
+def test_names_show_every_option_but_those_of_devices_and_data_and_older_ones():
+    """A new option of Config has its place in one of the two lists."""
+    own = {field.name for field in dataclasses.fields(Config)}
+    elsewhere = {field.name for kind in (Source, DeviceConfig) for field in dataclasses.fields(kind)}
+    assert own - elsewhere - UNNAMED == {*runs._INGREDIENTS} and not UNNAMED & {*runs._INGREDIENTS}
+    assert own >= UNNAMED
 
 
 def test_names_tell_options_beyond_the_reports_and_keep_those_of_older_runs():
