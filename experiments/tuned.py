@@ -9,8 +9,8 @@ all images, and evaluate the test images once, after training. The accuracy to q
 one of each image and its mirror image together is kept apart, in `evaluation-flip.json` beside it. The same command
 resumes, and keeps finished runs: with more --seeds it adds runs to the setting.
 
-The network (Zagoruyko and Komodakis 2016) has stages of 4 blocks, widths 56, 112 and 224, multiples of 8
-as tensor cores like them, the widest such below five million parameters. Where the recipe's values are from:
+The network (Zagoruyko and Komodakis 2016) has stages of 4 blocks, widths 56, 112 and 224, multiples of 8 as tensor
+cores like them, the widest such below five million parameters. Where the recipe's values are from:
 
 - Batch 128, SGD with Nesterov momentum 0.9, peak rate 0.1, weight decay 5e-4, crop with 4 pixels of padding, flip 0.5:
   Zagoruyko and Komodakis, section 3. Dropout 0: their gain from it on CIFAR-10 is for networks eight times as large.

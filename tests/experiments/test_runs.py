@@ -87,13 +87,13 @@ def test_a_damaged_record_beside_the_run_does_not_hide_it(tmp_path):
     assert runs.study_run("width", CONFIG, 0, dataset, tmp_path).directory == run.directory
 
 
-# Options that names do not show, or show in words of their own: those that the report's experiments vary, and older ones,
-# which must not join, as runs begun with them would not be found.
+# Options that names do not show, or show in words of their own: those that the report's experiments vary, and older
+# ones, which must not join, as runs begun with them would not be found.
 UNNAMED = {
     "width", "batch_size", "learning_rate", "crop_padding", "flip", "grayscale", "blocks", "kernel_size", "pool_size",
     "schedule", "epochs", "model", "dropout", "shortcut", "stem", "epsilon", "budget", "validation", "input",
-    "momentum", "nesterov", "weight_decay", "warmup_epochs", "init_from", "freeze", "head_learning_rate", "class_weights",
-    "keep_best",
+    "momentum", "nesterov", "weight_decay", "warmup_epochs", "init_from", "freeze", "head_learning_rate",
+    "class_weights", "keep_best",
 }  # fmt: skip
 
 
