@@ -11,13 +11,13 @@ from benchmarks.changes import DEFAULT
 from benchmarks.ingredients import NETWORKS
 from experiments import report
 from experiments.study.ingredients import INGREDIENTS
+from experiments.study.options import as_words
 from jresnet import models
 from jresnet.config import Config
 from jresnet.errors import InputError
 from jresnet.models import summary
 from jresnet.records.files import read_json
 from jresnet.records.tables import Column, Row, Table, number, text
-from jresnet.rules import as_typed, flag
 
 SPEED = pathlib.Path("benchmarks", "results", "throughput-cpu.json")
 INGREDIENT_COSTS, NETWORK_COSTS = (SPEED.with_name(f"{name}-cpu.json") for name in ("ingredients", "networks"))
@@ -159,7 +159,7 @@ def networks(record: dict | None) -> list[str]:
         config = dataclasses.replace(Config(width=report.FINAL.width), **changes)
         parameters, macs = _size(config)
         given = {"model": "resnet18", "width": config.width} | changes
-        options = " ".join(f"{flag(key)} {as_typed(value)}" for key, value in given.items() if value is not None)
+        options = " ".join(as_words({key: value for key, value in given.items() if value is not None}))
         row = {"network": name, "options": f"`{options}`", "parameters": parameters, "macs": macs}
         rows.append(row | case["rivals"].get(name if changes else DEFAULT, {}))
     return [*_lines(_NETWORK_COLUMNS, rows), "", _measured(record) if record else "Not timed yet."]
