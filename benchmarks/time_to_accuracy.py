@@ -7,9 +7,9 @@ report gives for them. The test images are evaluated after every epoch; a seed e
 --epochs, which is also the length of the learning rate's schedule. Set-up (compilation, initial weights, copying images
 to the device), training and evaluation are timed separately; see `benchmarks.epochs`.
 
-Stopping by the test images makes this a measure of speed alone: the accuracies must not be quoted; `experiments.speedrun`
-has a fixed recipe for a target, and evaluates the test images once. An interrupted seed is timed from its start again,
-because a time with a break in it compares with no other.
+Stopping by the test images makes this a measure of speed alone: the accuracies must not be quoted. For those
+`experiments.speedrun` has a fixed recipe per target, and evaluates the test images once. An interrupted seed is timed
+from its start again, because a time with a break in it compares with no other.
 """
 
 import dataclasses
