@@ -293,22 +293,33 @@ def test_a_study_without_test_figures_is_compared_on_validation_images(root):
 
 
 @pytest.fixture
-def study(root):
-    """A committed study of two runs, without others beside it."""
-    shutil.rmtree(root / committed.RESULTS / "reproduce-width8th-jpegq75")
-    return root / committed.RESULTS / STUDY
+def study(tmp_path):
+    """A committed study of two runs, in a source tree of its own."""
+    directory = tmp_path / committed.RESULTS / STUDY
+    shutil.copytree(readme.ROOT / committed.RESULTS / STUDY, directory)
+    return directory
+
+
+def drifts(root):
+    (found,) = committed.read_studies(root)
+    return committed.study_drifts(found, root)
+
+
+def shown(root):
+    records = readme.Records(committed.read_studies(root), {}, None, None, None, None)
+    return "\n".join(readme.results(records))
 
 
 def results_of(study):
     return [json.loads((study / f"seed-{seed}" / "result.json").read_text()) for seed in range(2)]
 
 
-def test_a_speedruns_record_is_shown_and_computed_again_from_its_runs(root, study):
+def test_a_speedruns_record_is_shown_and_computed_again_from_its_runs(tmp_path, study):
     results = results_of(study)
     record = schema.to_json(speedruns.summarise(0.75, results, "made by hand", (32, 32), diverged=2, cache="warm"))
     (study / "speedrun.json").write_text(json.dumps(record))
-    assert readme.record_drifts(readme.read(root), root) == []
-    text = "\n".join(readme.results(readme.read(root)))
+    assert drifts(tmp_path) == []
+    text = shown(tmp_path)
     a, b = (result["test_accuracy"] for result in results)
     seconds = statistics.quantiles([result["seconds"] for result in results], n=4, method="inclusive")
     spread = f"{seconds[1]:,.1f} [{seconds[0]:,.1f}, {seconds[2]:,.1f}]"
@@ -317,11 +328,11 @@ def test_a_speedruns_record_is_shown_and_computed_again_from_its_runs(root, stud
     assert f"| {results[0]['compile_seconds']:,.1f} | warm |" in text
     for name, value in {"share": 0.75, "reached": True, "compile_seconds": 1.0, "training_flops": 1.0}.items():
         (study / "speedrun.json").write_text(json.dumps(record | {name: value}))
-        (line,) = readme.record_drifts(readme.read(root), root)
+        (line,) = drifts(tmp_path)
         assert line.startswith(f"experiments/results/{STUDY}/speedrun.json: {name} is {value}, its runs give ")
 
 
-def test_accuracies_with_flip_are_shown_apart_and_checked_against_matrix_and_result(root, study):
+def test_accuracies_with_flip_are_shown_apart_and_checked_against_matrix_and_result(tmp_path, study):
     first = results_of(study)[0]
     plain, right = first["test_accuracy"], 7700
     flip = {
@@ -333,8 +344,8 @@ def test_accuracies_with_flip_are_shown_apart_and_checked_against_matrix_and_res
     flip |= {"confusion": [[right - 100, 2000], [300, 100]]}
     path = study / "seed-0" / "evaluation-flip.json"
     path.write_text(json.dumps(flip))
-    assert readme.record_drifts(readme.read(root), root) == []
-    text = "\n".join(readme.results(readme.read(root)))
+    assert drifts(tmp_path) == []
+    text = shown(tmp_path)
     assert "| crop + flip + grayscale | 1 | 77.00 |" in text and "apart from the accuracies to quote" in text
     systems = {name: flip["systems"] | {name: {"accuracy": 0.5}} for name in flip["systems"]}
     for changes, complaint in (
@@ -343,11 +354,11 @@ def test_accuracies_with_flip_are_shown_apart_and_checked_against_matrix_and_res
         ({"dataset": {"sha256": "other"}}, "is of other data than the run"),
     ):
         path.write_text(json.dumps(flip | changes))
-        (line,) = readme.record_drifts(readme.read(root), root)
+        (line,) = drifts(tmp_path)
         assert line.startswith(f"experiments/results/{STUDY}/seed-0/evaluation-flip.json: {complaint}")
     path.write_text(json.dumps({"name": "model"}))
     with pytest.raises(InputError, match="not an evaluation with test-time flip"):
-        readme.read(root)
+        committed.read_studies(tmp_path)
 
 
 @pytest.mark.parametrize(
