@@ -1,7 +1,6 @@
 """Accuracy against the arithmetic and the time of training: published results, and runs of networks in the budget."""
 
 import dataclasses
-import functools
 import hashlib
 import io
 import json
@@ -55,7 +54,9 @@ def of_runs(name: str, source: str, records: Sequence[dict]) -> list[Anchor]:
         devices.setdefault(record["device"], []).append(record)
     means = []
     for device, runs in devices.items():
-        work = [run["epochs"] * run["dataset"]["train"] * _flops(config_from_json(run["config"])) for run in runs]
+        work = [
+            run["epochs"] * run["dataset"]["train"] * training_flops(config_from_json(run["config"])) for run in runs
+        ]
         means.append(
             Anchor(
                 name=name, accuracy=fmean(run["test_accuracy"] for run in runs), protocol="last epoch", plain=True,
@@ -83,12 +84,9 @@ def of_stopped(run: Stopped, source: str) -> Anchor:
         name=f"final model, stopped after {done} of {run.planned} epochs",
         accuracy=run.test_accuracy, protocol="last epoch", plain=True, runs=1,
         parameters=int(final.EXPERIMENT.reported["final"]["parameters"]), epochs=done,
-        petaflop=done * dict(run.dataset)["train"] * _flops(report.FINAL) / 1e15,
+        petaflop=done * dict(run.dataset)["train"] * training_flops(report.FINAL) / 1e15,
         seconds=sum(epoch.seconds for epoch in run.epochs), hardware=run.device, source=source,
     )  # fmt: skip
-
-
-_flops = functools.lru_cache(maxsize=1024)(training_flops)
 
 
 def marks(ours: Sequence[Anchor]) -> dict[str, Anchor]:

@@ -1,5 +1,6 @@
 """A network layer by layer: output shapes, kernels, parameters and multiply-adds, recorded as it is traced."""
 
+import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -87,6 +88,7 @@ def _layer(module: nn.Module, output: tuple[int, ...]) -> Layer:
     return describe("batch normalisation" if isinstance(module, BatchNorm) else "linear")
 
 
+@functools.lru_cache(maxsize=1024)
 def training_flops(config: Config, classes: int = 10, image_size: tuple[int, int] = (32, 32)) -> int:
     """Floating-point operations of training on one image: 2 per multiply-add of convolutions and linear layers.
 
