@@ -19,7 +19,7 @@ DEFAULT = "default"
 
 
 @dataclasses.dataclass(frozen=True)
-class StepOptions(BenchmarkOptions):
+class ChangeOptions(BenchmarkOptions):
     """Options of a benchmark that times changes of the training step."""
 
     width: int = 42
@@ -32,7 +32,9 @@ class StepOptions(BenchmarkOptions):
     """Steps per timed call (default: 3 on a CPU, 128 on a GPU)."""
 
 
-def contest(case: Case, options: StepOptions, builders: Mapping[str, Callable[[], Rival]]) -> dict[str, dict[str, Any]]:
+def contest(
+    case: Case, options: ChangeOptions, builders: Mapping[str, Callable[[], Rival]]
+) -> dict[str, dict[str, Any]]:
     """Time the rivals alternately; returns their records."""
     timings = timing.contest(builders, options.steps or STEPS[options.device], options.rounds)
     return {name: result.record(images_per_second=case.batch_size) for name, result in timings.items()}
@@ -41,7 +43,7 @@ def contest(case: Case, options: StepOptions, builders: Mapping[str, Callable[[]
 def run(
     benchmark: str,
     title: str,
-    options: StepOptions,
+    options: ChangeOptions,
     measure: Callable[[Case], dict[str, dict[str, Any]]],
     columns: Sequence[Column],
 ) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks import changes, timing
-from benchmarks.changes import DEFAULT, StepOptions
+from benchmarks.changes import DEFAULT, ChangeOptions
 from benchmarks.jax_step import jax_rival
 from benchmarks.records import run_benchmark
 from benchmarks.timing import POOL_IMAGES, Case
@@ -44,7 +44,7 @@ COLUMNS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(StepOptions):
+class Options(ChangeOptions):
     """Time the training step with each ingredient, alternated with the default."""
 
     changes: tuple[str, ...] = tuple(INGREDIENTS)

@@ -26,7 +26,8 @@ from benchmarks.records import new_record, run_benchmark, write_record
 from benchmarks.timing import Device, print_table
 from jresnet import models
 from jresnet.config import Config, Precision
-from jresnet.data.pipeline import GatherAndAugment, batches_of, plan_for
+from jresnet.data.pipeline import GatherAndAugment
+from jresnet.data.plan import batches_of, plan_for
 from jresnet.errors import InputError
 from jresnet.parallel.devices import Devices
 from jresnet.records.tables import number, text

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks import changes, timing
-from benchmarks.changes import DEFAULT, StepOptions
+from benchmarks.changes import DEFAULT, ChangeOptions
 from benchmarks.jax_step import jax_rival
 from benchmarks.records import run_benchmark
 from benchmarks.timing import Case, Device, Rival
@@ -72,7 +72,7 @@ COLUMNS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(StepOptions):
+class Options(ChangeOptions):
     """Time variants of the training step, alternated with the default."""
 
     device: Device = "gpu"

@@ -24,6 +24,8 @@ from jresnet.data.policies import RANDAUGMENT, TRIVIALAUGMENT, Choices, Space, d
 
 # Weights of red, green and blue in torchvision's rgb_to_grayscale (ITU-R BT.601, rounded as there).
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each colour channel, on a scale of 0 to 1."""
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("flip", "grayscale"), meta_fields=(

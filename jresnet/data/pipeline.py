@@ -1,8 +1,6 @@
 """The same training batches from two inputs: `resident` gathers on the device, `tfds` on the host.
 
-An epoch is planned before it runs: a `Plan` holds the order of the images and every random number of their
-augmentation, a function of (seed, epoch) alone. Both inputs execute the same plan, and a run resumes at any step by
-starting there.
+Both execute the epoch's `Plan`, and a run resumes at any step by starting there.
 
 `resident` augments and normalises inside the training program, `tfds` inside tf.data, so that the device receives
 finished batches. Cutout, and the operators of TrivialAugment and RandAugment with the normalisation after them, are
@@ -16,7 +14,7 @@ differ by a rounding or two of float32, 5e-7 with CIFAR-10's statistics.
 import dataclasses
 import importlib.util
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import chex
@@ -27,25 +25,15 @@ from jax import lax
 
 from jresnet.config import Config
 from jresnet.data import memory
-from jresnet.data.augment import (
-    GRAY_WEIGHTS,
-    Augmentations,
-    Draws,
-    alternating_flips,
-    augment,
-    augment_levels,
-    check,
-    cut_out,
-    draw,
-    normalise,
-)
+from jresnet.data.augment import Augmentations, Statistics, augment, augment_levels, check, cut_out, normalise
 from jresnet.data.datasets import Split
 from jresnet.data.mapped import Images, MappedImages, size
-from jresnet.data.policies import LUMA_WEIGHTS, Space, operate
+from jresnet.data.plan import Plan, batches_of, plan_for
+from jresnet.data.policies import Space, operate
+from jresnet.data.tf_augment import compiled_finish
 from jresnet.data.tfds_reader import import_tensorflow
 from jresnet.errors import InputError
 from jresnet.parallel.devices import Devices
-from jresnet.records.environment import variable
 
 # Images per call when they are streamed: enough to hide the overhead of a call and of tf.data's operations.
 STREAMED_IMAGES = 512
@@ -54,17 +42,8 @@ RESIDENT_FRACTION = 0.25
 
 Batch = dict[str, Any]
 """What a training step takes, see `make_train_step`."""
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation of each colour channel, on a scale of 0 to 1."""
 Pace = Callable[[int], int]
 """Steps left in the epoch -> steps for the next call."""
-
-
-class Plan(NamedTuple):
-    """The order of one epoch's images, a permutation int32 [images], and their augmentations in that order."""
-
-    order: jax.Array
-    draws: Draws
 
 
 class Chunk(NamedTuple):
@@ -96,44 +75,6 @@ class Input(Protocol):
 
     def epoch(self, epoch: int, first_step: int, pace: Pace) -> Iterator[Chunk]:
         """The chunks of an epoch from `first_step` on; `pace` chooses the number of steps per chunk."""
-
-
-@partial(jax.jit, static_argnums=2)
-def epoch_plan(seed: np.uint32, epoch: int, images: int, augmentation: Augmentations) -> Plan:
-    """Plan an epoch over `images` training images; see `augment.draw`."""
-    run_key = jax.random.key(seed)
-    key = jax.random.fold_in(jax.random.fold_in(run_key, 2), epoch)
-    order_key, draw_key = jax.random.split(key)
-    order = jax.random.permutation(order_key, images).astype(jnp.int32)
-    draws = draw(draw_key, images, augmentation)
-    if augmentation.alternate_flip:
-        draws = draws._replace(flips=alternating_flips(jax.random.fold_in(run_key, 3), images, epoch)[order])
-    return Plan(order, draws)
-
-
-def plan_for(config: Config, seed: int, epoch: int, images: int) -> Plan:
-    """The plan of an epoch under a configuration."""
-    # JAX takes Python's integers for int32, and seeds go beyond.
-    plan: Plan = epoch_plan(np.uint32(seed), epoch, images, Augmentations.of(config))
-    return plan
-
-
-# Jitted as one program: compiling its operations one by one would take a second at start-up.
-@partial(jax.jit, static_argnums=(1, 2))
-def batches_of(plan: Plan, batch_size: int, parts: int) -> tuple[Plan, Plan, jax.Array | None]:
-    """Cut a plan into batches, every image in exactly one.
-
-    Returns the full batches, [steps, batch_size, ...]; the last, smaller batch, [1, remainder, ...], empty if there is
-    no remainder; and the latter's mask, bool [1, remainder], if repeated images pad it to a multiple of `parts`, those
-    in which the devices compute it.
-    """
-    images = plan.order.shape[0]
-    steps, remainder = divmod(images, batch_size)
-    full = jax.tree.map(lambda a: a[: steps * batch_size].reshape(steps, batch_size, *a.shape[1:]), plan)
-    missing = -remainder % parts
-    last = np.minimum(np.arange(remainder + missing), remainder - 1) + steps * batch_size
-    tail = jax.tree.map(lambda a: a[last][None], plan)
-    return full, tail, (jnp.arange(remainder + missing) < remainder)[None] if missing else None
 
 
 def take(arrays: Any, i: jax.Array) -> Any:
@@ -332,58 +273,6 @@ def pad_rows(array: np.ndarray, length: int) -> np.ndarray:
     """Append zeros along the first axis to make it `length` long."""
     missing = length - len(array)
     return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else array
-
-
-@lru_cache
-def compiled_finish(padding: int, statistics: Statistics | None) -> Callable[..., Any]:
-    """`tf_finish` for this padding and these statistics, one for all runs of a process.
-
-    XLA compiles it: several times as fast as TensorFlow's own operations, and it rounds as the JAX program does.
-    """
-    tf = import_tensorflow()
-    # TensorFlow's own XLA reads the flags when it first compiles, and ends the process at one that it does not know.
-    with variable("XLA_FLAGS", None):
-        tf.function(lambda: tf.zeros(()), jit_compile=True)()
-    finish: Callable[..., Any] = tf.function(partial(tf_finish, tf, padding, statistics), jit_compile=True)
-    return finish
-
-
-def tf_finish(
-    tf: Any, padding: int, statistics: Statistics | None, images: Any, offsets: Any, flips: Any, grays: Any
-) -> Any:
-    """`augment.augment` and `augment.normalise` in TensorFlow; without statistics, `augment.augment_levels`.
-
-    Like them except for the order of the arguments.
-    """
-    if statistics is None:
-        return tf_augment_levels(tf, images, offsets, flips, grays, padding)
-    mean, std = np.asarray(statistics, np.float32)
-    return (tf_augment(tf, images, offsets, flips, grays, padding) / 255 - mean) / std
-
-
-def tf_augment(tf: Any, images: Any, offsets: Any, flips: Any, grays: Any, padding: int) -> Any:
-    """`augment.augment` in TensorFlow: uint8 to float32 [batch, height, width, 3]."""
-    pixels = tf.cast(tf_crop_and_flip(tf, images, offsets, flips, padding), tf.float32)
-    red, green, blue = (weight * pixels[..., channel] for channel, weight in enumerate(GRAY_WEIGHTS))
-    return tf.where(grays[:, None, None, None], (red + green + blue)[..., None], pixels)
-
-
-def tf_augment_levels(tf: Any, images: Any, offsets: Any, flips: Any, grays: Any, padding: int) -> Any:
-    """`augment.augment_levels` in TensorFlow: uint8 to uint8 [batch, height, width, 3]."""
-    pixels = tf_crop_and_flip(tf, images, offsets, flips, padding)
-    whole = tf.cast(pixels, tf.int32)
-    red, green, blue = (weight * whole[..., channel] for channel, weight in enumerate(LUMA_WEIGHTS))
-    gray = tf.cast(tf.bitwise.right_shift(red + green + blue + 2**15, 16), tf.uint8)
-    return tf.where(grays[:, None, None, None], gray[..., None], pixels)
-
-
-def tf_crop_and_flip(tf: Any, images: Any, offsets: Any, flips: Any, padding: int) -> Any:
-    """`augment.crop_and_flip` in TensorFlow: uint8 [batch, height, width, 3]."""
-    height, width = images.shape[1:3]
-    columns = tf.where(flips[:, None], tf.range(width - 1, -1, -1), tf.range(width)) + offsets[:, 1:]
-    border = tf.constant(((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    rows = tf.gather(tf.pad(images, border), tf.range(height) + offsets[:, :1], axis=1, batch_dims=1)
-    return tf.gather(rows, columns, axis=2, batch_dims=1)
 
 
 def make_input(split: Split, config: Config, seed: int, statistics: Statistics, devices: Devices) -> Input:

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jresnet.data.augment import normalise
+from jresnet.data.augment import Statistics, normalise
 from jresnet.data.datasets import Split
-from jresnet.data.pipeline import STREAMED_IMAGES, Statistics, fits_on_device, pad_rows
+from jresnet.data.pipeline import STREAMED_IMAGES, fits_on_device, pad_rows
 from jresnet.models import ResNet, conv_for
 from jresnet.parallel.devices import Devices
 from jresnet.train.pace import next_steps

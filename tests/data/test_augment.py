@@ -25,8 +25,8 @@ from jresnet.data.augment import (
     grayscale,
     normalise,
 )
-from jresnet.data.pipeline import tf_augment, tf_augment_levels
 from jresnet.data.policies import RANDAUGMENT, TRIVIALAUGMENT
+from jresnet.data.tf_augment import tf_augment, tf_augment_levels
 from jresnet.data.tfds_reader import import_tensorflow
 from tests.support.augmentation import DRAWN, cut_out_reference, reference, within_4_sigma
 

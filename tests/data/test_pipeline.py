@@ -17,6 +17,7 @@ from jresnet.data import pipeline
 from jresnet.data.augment import Augmentations
 from jresnet.data.datasets import Split
 from jresnet.data.mapped import MappedImages
+from jresnet.data.plan import batches_of, epoch_plan, plan_for
 from jresnet.errors import InputError
 from jresnet.parallel.devices import Devices
 from tests.support.augmentation import DRAWN, cut_out_reference, reference, with_pillow, within_4_sigma
@@ -100,7 +101,7 @@ def test_where_xla_normalises_in_another_order_the_inputs_differ_by_a_rounding()
 @pytest.mark.parametrize("kind", ["resident", pytest.param("tfds", marks=pytest.mark.slow)])
 def test_the_augmentation_is_the_plans_applied_image_by_image(kind):
     split = make_split(20)
-    plan = jax.device_get(pipeline.epoch_plan(5, 0, 20, REPORTED))
+    plan = jax.device_get(epoch_plan(5, 0, 20, REPORTED))
     mean, std = (np.asarray(row) for row in STATISTICS)
     expected = {
         place: (reference(split.images[place], *draw, 4) / 255 - mean) / std
@@ -123,7 +124,7 @@ CUTOUT = dataclasses.replace(CONFIG, cutout=4)
 def test_with_every_augmentation_both_inputs_carry_out_the_plan_image_by_image():
     """In torchvision's order: crop, flip, gray levels, operator, normalisation, cutout; and mix is the plan's."""
     split, side = make_split(48, side=16), 16
-    order, draws = jax.device_get(pipeline.plan_for(ALL, 5, 1, 48))
+    order, draws = jax.device_get(plan_for(ALL, 5, 1, 48))
     mean, std = (np.asarray(row) for row in STATISTICS)
     expected = {}
     for row, place in enumerate(order):
@@ -168,7 +169,7 @@ def test_an_epoch_goes_on_from_any_step(kind, monkeypatch):
 
 def test_the_reports_draws_keep_their_keys_and_the_others_are_not_there():
     """So that a run goes on, bit for bit, from the checkpoint of a version without the others."""
-    plan, more = (pipeline.plan_for(config, 5, 1, 48) for config in (Config(), ALL))
+    plan, more = (plan_for(config, 5, 1, 48) for config in (Config(), ALL))
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(5), 2), 1)
     order_key, draw_key = jax.random.split(key)
     crop_key, flip_key, gray_key = jax.random.split(draw_key, 3)
@@ -187,12 +188,12 @@ def test_the_reports_draws_keep_their_keys_and_the_others_are_not_there():
 def test_images_are_flipped_in_every_second_epoch_wherever_they_stand_in_it():
     by_image, config = [], dataclasses.replace(CONFIG, alternate_flip=True)
     for epoch in range(3):
-        plan = jax.device_get(pipeline.plan_for(config, 5, epoch, 1000))
+        plan = jax.device_get(plan_for(config, 5, epoch, 1000))
         by_image.append(dict(zip(plan.order, plan.draws.flips, strict=True)))
     first, second, third = ([flips[place] for place in range(1000)] for flips in by_image)
     assert third == first == [not flip for flip in second]
     assert within_4_sigma(sum(first), 1000, 0.5)
-    other = jax.device_get(pipeline.plan_for(config, 6, 0, 1000))
+    other = jax.device_get(plan_for(config, 6, 0, 1000))
     moved = sum(flip != by_image[0][place] for place, flip in zip(other.order, other.draws.flips, strict=True))
     assert within_4_sigma(moved, 1000, 0.5)
 
@@ -232,15 +233,15 @@ def test_a_stack_of_streamed_batches_keeps_one_shape_and_counts_only_its_own(mon
 
 
 def test_the_plan_depends_on_seed_and_epoch_alone_and_orders_are_uniform():
-    plan = pipeline.epoch_plan(0, 0, 1000, REPORTED)
-    for other in (pipeline.epoch_plan(1, 0, 1000, REPORTED), pipeline.epoch_plan(0, 1, 1000, REPORTED)):
+    plan = epoch_plan(0, 0, 1000, REPORTED)
+    for other in (epoch_plan(1, 0, 1000, REPORTED), epoch_plan(0, 1, 1000, REPORTED)):
         same = [
             float(np.mean(np.asarray(a) == np.asarray(b)))
             for a, b in zip(jax.tree.leaves(plan), jax.tree.leaves(other), strict=True)
         ]
         # By chance 1/1000 of places, 1/9 of offsets and 1/2 of the coins agree.
         np.testing.assert_allclose(same, [1 / 1000, 1 / 9, 1 / 2, 1 / 2], atol=0.07)
-    firsts = [int(pipeline.epoch_plan(0, epoch, 4, REPORTED).order[0]) for epoch in range(400)]
+    firsts = [int(epoch_plan(0, epoch, 4, REPORTED).order[0]) for epoch in range(400)]
     # 400 draws of 4: each 100 times, with a standard deviation of 8.7.
     assert np.abs(np.bincount(firsts, minlength=4) - 100).max() < 4 * 8.7
 
@@ -249,19 +250,19 @@ def test_the_plan_depends_on_seed_and_epoch_alone_and_orders_are_uniform():
 def test_an_epochs_augmentations_are_as_frequent_as_configured():
     """What both inputs carry out, image by image; see above."""
     config = dataclasses.replace(CONFIG, crop_padding=2, flip=0.3, grayscale=0.1)
-    draws = jax.device_get(pipeline.plan_for(config, 0, 0, DRAWN).draws)
+    draws = jax.device_get(plan_for(config, 0, 0, DRAWN).draws)
     assert within_4_sigma(draws.flips.sum(), DRAWN, 0.3)
     assert within_4_sigma(draws.grays.sum(), DRAWN, 0.1)
     assert all(within_4_sigma(count, DRAWN, 1 / 25) for count in np.bincount(draws.offsets @ [5, 1], minlength=25))
 
 
 def test_padding_a_batch_for_several_devices_repeats_images_under_a_false_mask():
-    plan = pipeline.epoch_plan(0, 0, 21, REPORTED)
-    full, tail, mask = pipeline.batches_of(plan, 16, 4)
+    plan = epoch_plan(0, 0, 21, REPORTED)
+    full, tail, mask = batches_of(plan, 16, 4)
     assert full.order.shape == (1, 16) and tail.order.shape == (1, 8) and mask.shape == (1, 8)
     real = np.concatenate([np.asarray(full.order)[0], np.asarray(tail.order)[0][np.asarray(mask)[0]]])
     np.testing.assert_array_equal(real, plan.order)
-    full, tail, mask = pipeline.batches_of(plan, 7, 1)
+    full, tail, mask = batches_of(plan, 7, 1)
     assert full.order.shape == (3, 7) and tail.order.size == 0 and mask is None
 
 

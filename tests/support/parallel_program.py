@@ -15,7 +15,8 @@ from jax.extend import backend
 from jresnet import models
 from jresnet.config import Config
 from jresnet.data.datasets import Dataset, Split
-from jresnet.data.pipeline import Chunk, batches_of, plan_for
+from jresnet.data.pipeline import Chunk
+from jresnet.data.plan import batches_of, plan_for
 from jresnet.parallel.devices import Devices
 from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.loop import describe

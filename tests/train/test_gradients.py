@@ -334,7 +334,7 @@ def test_the_options_of_a_step_are_those_of_the_configuration(monkeypatch):
 @pytest.mark.parametrize("batch_norm", ["synchronised", "local"])
 @pytest.mark.parametrize(("devices", "accumulate"), [(1, 4), (2, 3), (3, 2), (4, 1), (1, 1)])
 def test_the_fewest_images_normalised_together_in_any_part(devices, accumulate, batch_norm):
-    """Counted image by image, of last batches padded to a multiple of devices x parts, see `pipeline.batches_of`."""
+    """Counted image by image, of last batches padded to a multiple of devices x parts, see `plan.batches_of`."""
     config = dataclasses.replace(runs.CONFIG, batch_size=12, accumulate=accumulate, batch_norm=batch_norm)
     for last in range(accumulate, 13):
         share = (last + -last % (devices * accumulate)) // devices
