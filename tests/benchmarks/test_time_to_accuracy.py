@@ -139,6 +139,7 @@ def test_it_stops_at_the_first_evaluation_that_reaches_the_target(folder, capsys
     assert f"1 of 1 seeds reached {best:.2%}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_target_out_of_reach_is_reported(folder, capsys):
     assert run("--epochs", "1", "--seeds", "1", "--target", "1", "--learning-rate", "1e-9") == 0
     record = record_of(folder)

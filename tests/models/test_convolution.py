@@ -203,6 +203,7 @@ def test_the_rule_for_tiles_requires_channels(inputs, outputs, expected):
     assert winograd.tile((64, 32, 32, inputs), (3, 3, inputs, outputs), 1) == expected
 
 
+@pytest.mark.slow
 def test_large_tiles_lose_little_in_float32():
     x, kernel, dy = draw_conv(TILES_4 | {"inputs": 84, "outputs": 84})
     single = [np.asarray(a, np.float64) for a in winograd_of(*(jnp.asarray(a, jnp.float32) for a in (x, kernel, dy)))]

@@ -214,7 +214,11 @@ def check(ours, expected, tolerance):
     assert not wrong
 
 
-@pytest.fixture(scope="module", params=[*KINDS, *slow(DEEP)], ids=str)
+# imagenet_resnet50 has the blocks of resnet50 and the stem of imagenet_resnet18.
+BOTH = short("imagenet_resnet50", 32)
+
+
+@pytest.fixture(scope="module", params=[*(case for case in KINDS if case != BOTH), *slow([BOTH, *DEEP])], ids=str)
 def member(request):
     """A case and its program in float64, compiled once for all that is tested of it."""
     return request.param, compile_fast(program(request.param.ours(jnp.float64)))
