@@ -25,16 +25,15 @@ from experiments.study import options as study_options
 from experiments.study import paired, runs, workers
 from experiments.study.experiment import Cell, Experiment, Outcome, Setting
 from experiments.study.ingredients import INGREDIENTS
-from experiments.study.options import SeedOptions, check_processes, check_runs
+from experiments.study.options import RunsOptions, SeedOptions, check_runs
 from experiments.study.progress import Progress
 from experiments.study.results import data_name
 from experiments.study.runs import StudyRun
 from jresnet import cli
-from jresnet.cli.runs import check_workdir, resumable
+from jresnet.cli.runs import resumable
 from jresnet.config import Config
 from jresnet.data.datasets import Dataset, dataset_record
 from jresnet.errors import InputError
-from jresnet.records.files import local_path
 from jresnet.records.lock import hold
 from jresnet.rules import require
 
@@ -63,7 +62,7 @@ QUICK_SCALE: dict[str, Any] = {"train_images": 640, "epochs": 2, "seeds": 2}
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(SeedOptions):
+class Options(RunsOptions, SeedOptions):
     """Options of an ablation: those of the base recipe, which ingredients, and how often."""
 
     GROUP: ClassVar = "record"
@@ -74,17 +73,9 @@ class Options(SeedOptions):
     """add: the base recipe and one ingredient, against the base; leave: the full recipe without one, against it."""
     only: tuple[str, ...] = ()
     """Names of ingredients (default: seven to add, all six of the full recipe to leave out)."""
-    processes: int = 1
-    """Runs to train at once on one device, each in a process of its own."""
-    quick: bool = False
-    """Run at a small scale on synthetic data; options given explicitly still apply."""
-    workdir: str | None = None
-    """Directory of the runs, in which they also resume (default: runs/ablation-add or runs/ablation-leave)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_processes(self)
-        check_workdir(self)
         if unknown := [name for name in self.only if name not in self.known]:
             listed = ", ".join(self.known)
             raise InputError(
@@ -110,8 +101,7 @@ class Options(SeedOptions):
     @property
     def directory(self) -> pathlib.Path:
         """The directory of the runs."""
-        default = f"runs/{NAME}-{self.direction}{'-quick' if self.quick else ''}"
-        return local_path(self.workdir or default, "--workdir")
+        return self.directory_of(f"{NAME}-{self.direction}")
 
 
 def run(arguments: list[str]) -> None:

@@ -21,14 +21,14 @@ from typing import ClassVar
 
 from experiments import report
 from experiments.study import runs, statistics, workers
-from experiments.study.options import check_processes, check_runs, parse
+from experiments.study.options import RunsOptions, check_runs, parse
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from jresnet import cli
-from jresnet.cli.runs import ConfigOptions, check_workdir, resumable
+from jresnet.cli.runs import resumable
 from jresnet.config import Config, Source
 from jresnet.errors import InputError
-from jresnet.records.files import local_path, write_bytes
+from jresnet.records.files import write_bytes
 from jresnet.records.lock import hold
 from jresnet.records.tables import Row, Table, interval, number
 from jresnet.rules import require
@@ -40,7 +40,7 @@ MAX_FOLDS = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(ConfigOptions):
+class Options(RunsOptions):
     """Options of a cross-validation: those of its settings, and how to run it."""
 
     GROUP: ClassVar = "record"
@@ -51,17 +51,9 @@ class Options(ConfigOptions):
     """What to compare, as in learning-rate=0.01,0.005 blocks="1 1 1 1,2 2 2 2": every combination is a setting."""
     seed: int = 0
     """Seed of the folds and of every run."""
-    processes: int = 1
-    """Runs to train at once on one device, each in a process of its own."""
-    quick: bool = False
-    """Run at a small scale on synthetic data; options given explicitly still apply."""
-    workdir: str | None = None
-    """Directory of the runs, in which they also resume (default: runs/cross_validation)."""
 
     def __post_init__(self):
         super().__post_init__()
-        check_processes(self)
-        check_workdir(self)
         require(self, "folds", self.folds >= 2, "must be at least 2")
         require(self, "folds", self.folds <= MAX_FOLDS, f"must be at most {MAX_FOLDS}")
         require(self, "seed", 0 <= self.seed < 2**32, "must lie from 0 to 2**32 - 1")
@@ -70,7 +62,7 @@ class Options(ConfigOptions):
     @property
     def directory(self) -> pathlib.Path:
         """The directory of the runs."""
-        return local_path(self.workdir or f"runs/{NAME}{'-quick' if self.quick else ''}", "--workdir")
+        return self.directory_of(NAME)
 
 
 def run(arguments: list[str]) -> None:

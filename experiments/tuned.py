@@ -36,14 +36,14 @@ from experiments import report
 from experiments.study import options as study_options
 from experiments.study import runs, workers
 from experiments.study.experiment import FLIP, Cell, Experiment, Setting, write_outcome
-from experiments.study.options import SeedOptions, check_processes
+from experiments.study.options import RunsOptions, SeedOptions
 from experiments.study.progress import Progress
 from experiments.study.results import results_table
 from jresnet import cli
-from jresnet.cli.runs import check_workdir, resumable
+from jresnet.cli.runs import resumable
 from jresnet.config import Config
 from jresnet.data.datasets import Dataset
-from jresnet.records.files import local_path, read_json, write_bytes, write_json
+from jresnet.records.files import read_json, write_bytes, write_json
 from jresnet.records.lock import hold
 from jresnet.rules import require
 from jresnet.use.classifier import Classifier
@@ -67,22 +67,13 @@ QUICK: dict[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(SeedOptions):
+class Options(RunsOptions, SeedOptions):
     """Options of the tuned recipe: its configuration, and how often and where to run it."""
 
     GROUP: ClassVar = "record"
 
-    processes: int = 1
-    """Runs to train at once on one device, each in a process of its own."""
-    quick: bool = False
-    """Run at a small scale on synthetic data; options given explicitly still apply."""
-    workdir: str | None = None
-    """Directory of the runs, in which they also resume (default: runs/tuned)."""
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_processes(self)
-        check_workdir(self)
         rule = "must be never while choosing, or training for final runs, as test images are evaluated at the end only"
         require(self, "test_after", self.test_after != "epochs", rule)
         rule = "leaves nothing to evaluate: add --test-after training if these are final runs"
@@ -91,7 +82,7 @@ class Options(SeedOptions):
     @property
     def directory(self) -> pathlib.Path:
         """The directory of the runs."""
-        return local_path(self.workdir or f"runs/{NAME}{'-quick' if self.quick else ''}", "--workdir")
+        return self.directory_of(NAME)
 
 
 def run(arguments: list[str]) -> None:

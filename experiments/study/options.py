@@ -1,13 +1,15 @@
 """Shared by the experiments' programs: options, the small scale of --quick, and how they stop."""
 
 import dataclasses
+import pathlib
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from jresnet import cli
-from jresnet.cli.runs import ConfigOptions
+from jresnet.cli.runs import ConfigOptions, check_workdir
 from jresnet.config import Config
+from jresnet.records.files import local_path
 from jresnet.rules import flag, require, switch
 
 MAX_RUNS = 10_000
@@ -51,6 +53,29 @@ def as_words(values: Mapping[str, Any]) -> list[str]:
         else:
             words += [flag(name), *map(str, value if isinstance(value, list | tuple) else (value,))]
     return words
+
+
+@dataclasses.dataclass(frozen=True)
+class RunsOptions(ConfigOptions):
+    """How a program trains its runs, which share a directory."""
+
+    GROUP: ClassVar = "record"
+
+    processes: int = 1
+    """Runs to train at once on one device, each in a process of its own."""
+    quick: bool = False
+    """Run at a small scale on synthetic data; options given explicitly still apply."""
+    workdir: str | None = None
+    """Directory of the runs, in which they also resume (default: one below runs/ with the program's name)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_processes(self)
+        check_workdir(self)
+
+    def directory_of(self, name: str) -> pathlib.Path:
+        """--workdir, or the default directory of a program of this name."""
+        return local_path(self.workdir or f"runs/{name}{'-quick' if self.quick else ''}", "--workdir")
 
 
 def check_seeds(options: Any) -> None:
