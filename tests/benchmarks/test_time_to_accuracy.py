@@ -151,6 +151,7 @@ def test_a_target_out_of_reach_is_reported(folder, capsys):
     assert f"{100 * found['best_test_accuracy']:.2f}" in out
 
 
+@pytest.mark.slow
 def test_a_record_names_no_path_of_this_machine(folder):
     data = str(folder / "tiny.npz")
     assert run("--epochs", "1", "--seeds", "1", "--dataset", f"npz:{data}") == 0

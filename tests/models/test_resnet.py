@@ -170,7 +170,7 @@ def test_from_config_reads_every_field():
 
 
 CASES = [
-    Case((2, 2, 2, 2), 3, 4, (32, 32)),
+    pytest.param(Case((2, 2, 2, 2), 3, 4, (32, 32)), marks=pytest.mark.slow),  # resnet18, as in test_parity.py
     pytest.param(Case((1, 1, 1, 1), 5, 2, (28, 28)), marks=pytest.mark.slow),  # four pooled cells
     pytest.param(Case((1, 1, 1), 5, 4, (28, 28)), marks=pytest.mark.slow),  # a pooling that leaves cells over
     Case((2, 1), 3, 3, (21, 14)),

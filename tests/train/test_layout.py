@@ -300,10 +300,8 @@ def in_calls_of(steps, total=14):
     return [(first, min(first + steps, total)) for first in range(0, total, steps)]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "lengths"),
-    [(jnp.bfloat16, (2, 7)), pytest.param(jnp.float32, (1, 2, 7), marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "lengths"), [(jnp.bfloat16, (2, 7)), (jnp.float32, (1, 2, 7))])
 def test_loops_of_any_length_and_of_fixed_ones_give_the_same_bits(dtype, lengths):
     network = ResNet(stage_sizes=(1,), width=3, num_classes=CLASSES, pool_size=4, dtype=dtype)
     tx, state = start(network, ELABORATE)

@@ -79,7 +79,9 @@ class TorchTwin:
 
 
 @pytest.mark.parametrize(
-    ("case", "padding"), [(Case((1, 1), 3, 2, (8, 8)), 0), (Case((2,), 5, 3, (7, 6), width=3), 3)], ids=str
+    ("case", "padding"),
+    [pytest.param(Case((1, 1), 3, 2, (8, 8)), 0, marks=pytest.mark.slow), (Case((2,), 5, 3, (7, 6), width=3), 3)],
+    ids=str,
 )
 def test_five_steps_equal_torchs(case, padding):
     """PyTorch sees the real images only; where there is padding, our mask must hide it."""
