@@ -25,7 +25,7 @@ from experiments.study import options as study_options
 from experiments.study import paired, runs, workers
 from experiments.study.experiment import Cell, Experiment, Outcome, Setting
 from experiments.study.ingredients import INGREDIENTS
-from experiments.study.options import RunsOptions, SeedOptions, check_runs
+from experiments.study.options import RunsOptions, SeedOptions, check_runs, directory_of
 from experiments.study.progress import Progress
 from experiments.study.results import data_name
 from experiments.study.runs import StudyRun
@@ -101,7 +101,7 @@ class Options(RunsOptions, SeedOptions):
     @property
     def directory(self) -> pathlib.Path:
         """The directory of the runs."""
-        return self.directory_of(f"{NAME}-{self.direction}")
+        return directory_of(self, f"{NAME}-{self.direction}")
 
 
 def run(arguments: list[str]) -> None:

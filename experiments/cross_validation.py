@@ -21,7 +21,7 @@ from typing import ClassVar
 
 from experiments import report
 from experiments.study import runs, statistics, workers
-from experiments.study.options import RunsOptions, check_runs, parse
+from experiments.study.options import RunsOptions, check_runs, directory_of, parse
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from jresnet import cli
@@ -62,7 +62,7 @@ class Options(RunsOptions):
     @property
     def directory(self) -> pathlib.Path:
         """The directory of the runs."""
-        return self.directory_of(NAME)
+        return directory_of(self, NAME)
 
 
 def run(arguments: list[str]) -> None:

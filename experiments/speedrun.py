@@ -34,7 +34,7 @@ import jax
 from experiments import report
 from experiments.study import runs, speedruns
 from experiments.study.experiment import Experiment, Setting, write_outcome
-from experiments.study.options import QUICK, check_seeds
+from experiments.study.options import QUICK, check_seeds, directory_of
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from experiments.study.speedruns import RECORD, Cache
@@ -45,7 +45,7 @@ from jresnet.data.datasets import Dataset, load_dataset
 from jresnet.errors import Diverged
 from jresnet.parallel.compiler import enable_compile_cache
 from jresnet.records import schema
-from jresnet.records.files import local_path, read_json, write_bytes, write_json
+from jresnet.records.files import read_json, write_bytes, write_json
 from jresnet.records.lock import hold
 from jresnet.rules import require
 
@@ -108,8 +108,7 @@ class Options(DeviceConfig, SubsetOptions, Source):
     @property
     def directory(self) -> pathlib.Path:
         """The directory of the runs."""
-        default = f"runs/{NAME}-{self.target}{'-quick' if self.quick else ''}"
-        return local_path(self.workdir or default, "--workdir")
+        return directory_of(self, f"{NAME}-{self.target}")
 
     @property
     def config(self) -> Config:

@@ -36,7 +36,7 @@ from experiments import report
 from experiments.study import options as study_options
 from experiments.study import runs, workers
 from experiments.study.experiment import FLIP, Cell, Experiment, Setting, write_outcome
-from experiments.study.options import RunsOptions, SeedOptions
+from experiments.study.options import RunsOptions, SeedOptions, directory_of
 from experiments.study.progress import Progress
 from experiments.study.results import results_table
 from jresnet import cli
@@ -82,7 +82,7 @@ class Options(RunsOptions, SeedOptions):
     @property
     def directory(self) -> pathlib.Path:
         """The directory of the runs."""
-        return self.directory_of(NAME)
+        return directory_of(self, NAME)
 
 
 def run(arguments: list[str]) -> None:

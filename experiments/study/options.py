@@ -73,9 +73,10 @@ class RunsOptions(ConfigOptions):
         check_processes(self)
         check_workdir(self)
 
-    def directory_of(self, name: str) -> pathlib.Path:
-        """--workdir, or the default directory of a program of this name."""
-        return local_path(self.workdir or f"runs/{name}{'-quick' if self.quick else ''}", "--workdir")
+
+def directory_of(options: Any, name: str) -> pathlib.Path:
+    """The field `workdir` of these options, or the default directory of a program of this name."""
+    return local_path(options.workdir or f"runs/{name}{'-quick' if options.quick else ''}", "--workdir")
 
 
 def check_seeds(options: Any) -> None:

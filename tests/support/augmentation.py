@@ -2,7 +2,9 @@
 
 import math
 
+import jax
 import numpy as np
+import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from jresnet.data.policies import MAGNITUDES, OPERATORS
@@ -90,3 +92,10 @@ def within_4_sigma(count, draws, probability):
     """Whether a count of `draws` events is within 4 standard deviations of its expectation."""
     sigma = np.sqrt(draws * probability * (1 - probability))
     return abs(count - draws * probability) <= 4 * sigma
+
+
+def refused_while_tracing(call, *parts):
+    """Assert that a call's shapes and dtypes are refused when it is traced, in a message with these parts."""
+    with pytest.raises(AssertionError) as caught:
+        jax.eval_shape(call)
+    assert all(part in str(caught.value) for part in parts), caught.value
