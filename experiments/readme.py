@@ -9,15 +9,19 @@ benchmarks/results/; results at a reduced scale do not appear there. docs/perfor
 """
 
 import dataclasses
+import hashlib
 import itertools
+import json
 import pathlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from matplotlib.figure import Figure
+
 from experiments import costs, final, published, report
 from experiments.anchors import Anchor
-from experiments.page import beyond
+from experiments.page import beyond, fastest
 from experiments.study import committed, paired, speedruns, statistics
 from experiments.study.committed import Setting, Study
 from experiments.study.experiment import ExperimentRecord, SettingRecord, StudyRecord
@@ -33,6 +37,7 @@ from jresnet.records.files import write_bytes
 from jresnet.records.result import Result
 from jresnet.records.run import CHANGEABLE, Data, Run, config_from_json
 from jresnet.records.tables import Column, Row, Table, interval, number, spread, text
+from jresnet.use import figures
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -61,8 +66,6 @@ _FINAL_COLUMNS = (
     spread("time (h)", "seconds_mean", "seconds_std", ".2f", 1 / 3600),
     number("parameters", "parameters", ",d"),
 )
-FIGURE = pathlib.Path("docs", "accuracy.svg")
-"""Accuracy against arithmetic and time, see `beyond`."""
 
 
 class Records(NamedTuple):
@@ -115,6 +118,35 @@ class Block(NamedTuple):
         return parts[1], parts[2], parts[3]
 
 
+class Drawing(NamedTuple):
+    """A figure of the records, whose file has a checksum of what it shows.
+
+    Attributes:
+      path: of the file.
+      shown: what it depends on, as JSON; empty if there is nothing to show.
+      draw: draws it.
+    """
+
+    path: pathlib.Path
+    shown: Callable[["Records"], Any]
+    draw: Callable[["Records"], Figure]
+
+    def digest(self, records: "Records") -> str:
+        """The checksum, which the file has as its description."""
+        content = json.dumps(self.shown(records), sort_keys=True)
+        return "records-" + hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def drawn(self, records: "Records", root: pathlib.Path) -> bool:
+        """Whether the file shows these records, or there is nothing to show."""
+        path = root / self.path
+        found = path.exists() and self.digest(records).encode() in path.read_bytes()
+        return found or not self.shown(records)
+
+    def svg(self, records: "Records") -> bytes:
+        """The figure; its bytes depend on matplotlib's version."""
+        return figures.svg(self.path.stem, self.draw(records), self.digest(records))
+
+
 def check(root: pathlib.Path = ROOT) -> list[str]:
     """Compare the generated tables with the records, and each record with its own raw data: a line per difference.
 
@@ -128,15 +160,8 @@ def check(root: pathlib.Path = ROOT) -> list[str]:
         for old, new in itertools.zip_longest(written, block.lines(records), fillvalue="nothing"):
             if old != new:
                 drifts.append(f"{block.path}: says {old!r}, the records give {new!r}: run python -m experiments.readme")
-    if not _drawn(records, root):
-        drifts.append(f"{FIGURE}: was not drawn from these records: run python -m experiments.readme")
-    return drifts
-
-
-def _drawn(records: Records, root: pathlib.Path) -> bool:
-    """Whether the figure shows these records."""
-    path = root / FIGURE
-    return path.exists() and beyond.digest(_ours(records)).encode() in path.read_bytes()
+    stale = (drawing.path for drawing in DRAWINGS if not drawing.drawn(records, root))
+    return drifts + [f"{path}: was not drawn from these records: run python -m experiments.readme" for path in stale]
 
 
 def read(root: pathlib.Path) -> Records:
@@ -159,7 +184,7 @@ def record_drifts(records: Records, root: pathlib.Path) -> list[str]:
 
 
 def update(root: pathlib.Path = ROOT) -> None:
-    """Rewrite the generated tables from the records, and the figure if it shows others: its bytes are matplotlib's.
+    """Rewrite the generated tables from the records, and figures that show others: their bytes are matplotlib's.
 
     Raises:
       InputError: as `check`, or a record contradicts itself; nothing was written.
@@ -174,8 +199,9 @@ def update(root: pathlib.Path = ROOT) -> None:
         pages[path] = before + "\n".join([*block.lines(records), after])
     for path, page in pages.items():
         write_bytes(path, page.encode())
-    if not _drawn(records, root):
-        write_bytes(root / FIGURE, beyond.svg(_ours(records)))
+    for drawing in DRAWINGS:
+        if not drawing.drawn(records, root):
+            write_bytes(root / drawing.path, drawing.svg(records))
 
 
 def results(records: Records) -> list[str]:
@@ -273,7 +299,7 @@ def accuracy(records: Records) -> list[str]:
     """Published results, and ours on all of CIFAR-10, as a figure and a table."""
     table = beyond.table(_ours(records))
     return [
-        "", f"![Test accuracy against arithmetic and seconds of training]({FIGURE.name})", "",
+        "", f"![Test accuracy against arithmetic and seconds of training]({beyond.FIGURE.name})", "",
         *_markdown(table.columns, table.rows), "", table.caption, "",
     ]  # fmt: skip
 
@@ -290,6 +316,11 @@ def _ours(records: Records) -> list[Anchor]:
         if (runs := setting.runs.values())
     ]
     return [beyond.of_stopped(records.stopped, STOPPED.as_posix()), *itertools.chain.from_iterable(means)]
+
+
+def _curve(records: Records) -> Sequence[Sequence[dict]]:
+    """The epochs of the best speedrun."""
+    return fastest.histories(fastest.find(records.studies))
 
 
 def _full_scale(record: dict) -> bool:
@@ -354,6 +385,7 @@ def _markdown(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
 
 
 BLOCKS = (
+    Block("README.md", "speedrun", lambda records: fastest.lines(fastest.find(records.studies))),
     Block("README.md", "headline", headline),
     Block("docs/results.md", "results", results),
     Block("docs/performance.md", "speed", lambda records: ["", *costs.speeds(records.speed), ""]),
@@ -361,6 +393,10 @@ BLOCKS = (
     Block("docs/performance.md", "networks", lambda records: ["", *costs.networks(records.networks), ""]),
     Block("docs/results.md", "accuracy", accuracy),
     Block("docs/runs.md", "fields", fields),
+)
+DRAWINGS = (
+    Drawing(beyond.FIGURE, lambda records: beyond.shown(_ours(records)), lambda records: beyond.figure(_ours(records))),
+    Drawing(fastest.FIGURE, _curve, lambda records: fastest.figure(_curve(records))),
 )
 
 if __name__ == "__main__":

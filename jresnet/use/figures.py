@@ -27,11 +27,11 @@ styled = rc_context({"font.size": FONT_SIZE, "axes.titlesize": FONT_SIZE + 1, "s
 
 
 @styled
-def svg(name: str, figure: Figure) -> bytes:
-    """A figure as SVG; equal figures of equal names give equal bytes."""
+def svg(name: str, figure: Figure, description: str | None = None) -> bytes:
+    """A figure as SVG, with the description among its metadata; equal arguments give equal bytes."""
     file = io.BytesIO()
     with rc_context({"svg.hashsalt": name}):
-        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
+        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Description": description})
     return file.getvalue()
 
 

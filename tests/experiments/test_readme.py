@@ -25,7 +25,8 @@ def root(tmp_path):
     for block in readme.BLOCKS:
         (tmp_path / block.path).parent.mkdir(exist_ok=True)
         shutil.copy(readme.ROOT / block.path, tmp_path / block.path)
-    shutil.copy(readme.ROOT / readme.FIGURE, tmp_path / readme.FIGURE)
+    for drawing in readme.DRAWINGS:
+        shutil.copy(readme.ROOT / drawing.path, tmp_path / drawing.path)
     return tmp_path
 
 
@@ -210,15 +211,19 @@ def test_costs_are_those_of_their_rounds_and_a_changed_one_is_detected(root):
         readme.check(root)
 
 
-def test_a_figure_of_other_records_is_detected_and_drawn_again(root):
-    path = root / readme.FIGURE
+@pytest.mark.parametrize("drawing", readme.DRAWINGS, ids=lambda drawing: drawing.path.stem)
+def test_a_figure_of_other_records_is_detected_and_drawn_again(root, drawing):
+    path = root / drawing.path
     drawn = path.read_bytes()
-    path.write_bytes(drawn.replace(b"results-", b"others-"))
-    assert [line for line in readme.check(root) if line.startswith("docs/accuracy.svg: was not drawn")]
+    path.write_bytes(drawn.replace(b"records-", b"others-"))
+    assert [line for line in readme.check(root) if line.startswith(f"{drawing.path}: was not drawn")]
     path.unlink()
     assert len(readme.check(root)) == 1
     readme.update(root)
     assert readme.check(root) == []
+
+
+def test_the_accuracies_beside_published_ones_are_those_of_cifar10(root):
     text = generated(root, BLOCKS["accuracy"])
     for name in ("airbench95", "final model, stopped after 98 of 100 epochs", "NVIDIA H200 x1"):
         assert name in text
