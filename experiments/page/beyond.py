@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -92,10 +92,10 @@ def marks(ours: Sequence[Anchor]) -> dict[str, Anchor]:
     return {str(i): anchor for i, anchor in enumerate(ANCHORS, 1)} | dict(zip(letters, ours, strict=False))
 
 
-def table(ours: Sequence[Anchor]) -> Table:
+def table(marked: Mapping[str, Anchor]) -> Table:
     """Every result with its mark in the figure, protocol and source."""
-    rows = [{"mark": mark} | dataclasses.asdict(anchor) for mark, anchor in marks(ours).items()]
-    how = (f"{mark}: {anchor.arithmetic}" for mark, anchor in marks(ours).items() if anchor.arithmetic)
+    rows = [{"mark": mark} | dataclasses.asdict(anchor) for mark, anchor in marked.items()]
+    how = (f"{mark}: {anchor.arithmetic}" for mark, anchor in marked.items() if anchor.arithmetic)
     caption = (
         "Numbers are published results, letters ours. PFLOP are the source's or computed, at 2 operations per "
         f"multiply-add and 3 forward passes' work for training ({'; '.join(how)}). Seconds are of training; ours, of "
@@ -105,17 +105,16 @@ def table(ours: Sequence[Anchor]) -> Table:
 
 
 @styled
-def figure(ours: Sequence[Anchor]) -> Figure:
-    """Accuracy against PFLOP above accuracy against seconds, with a key of the marks.
+def figure(marked: Mapping[str, Anchor]) -> Figure:
+    """Accuracy against PFLOP above accuracy against seconds, with a key of the `marks`.
 
     Hollow marks are accuracies of the best test epoch, of settings chosen on the test images, of several views of each
     image, or of no stated protocol.
     """
-    every = marks(ours)
-    drawing = blank(WIDTH, 5.0 + 0.16 * len(every))
+    drawing = blank(WIDTH, 5.0 + 0.16 * len(marked))
     panels = drawing.subplots(2, 1)
     for axes, (key, label) in zip(panels, _AXES.items(), strict=True):
-        for mark, anchor in every.items():
+        for mark, anchor in marked.items():
             x = getattr(anchor, key)
             if x is None:
                 continue
@@ -137,17 +136,12 @@ def figure(ours: Sequence[Anchor]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     handles = [
         Line2D([], [], linestyle="", color=STYLES["test" if mark.isdigit() else "train"]["color"], marker=f"${mark}$")
-        for mark in every
+        for mark in marked
     ]
-    labels = [shortened(anchor.name, 52) for anchor in every.values()]
+    labels = [shortened(anchor.name, 52) for anchor in marked.values()]
     key_box = drawing.legend(
         handles, labels, loc="outside lower left", frameon=False, fontsize=FONT_SIZE - 2, labelspacing=0.3
     )
     for label_text in key_box.get_texts():
         label_text.set_parse_math(False)
     return drawing
-
-
-def shown(ours: Iterable[Anchor]) -> list[dict[str, Any]]:
-    """What `figure` depends on, as JSON."""
-    return [dataclasses.asdict(anchor) for anchor in (*ANCHORS, *ours)]

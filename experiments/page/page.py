@@ -26,14 +26,14 @@ def write(outcome: Outcome, workdir: pathlib.Path) -> list[pathlib.Path]:
     """
     mistakes = sections.mistakes(outcome)
     experiments = [sections.section(experiment, cells, outcome.seeds) for experiment, cells in outcome.experiments]
-    parameters, full_scale = tables.parameters(outcome), sections.full_scale(outcome)
+    parameters, marked = tables.parameters(outcome), sections.marks(outcome)
     shared: dict[str, Any] = {
         "samples": figures.render("samples", "Training images of each class.", figures.samples(outcome.dataset)),
         "augmentations": sections.augmentations(outcome),
         "budget": sections.budget(parameters),
         "parameters": parameters,
-        "published": sections.published(full_scale),
-        "beside": beyond.table(full_scale),
+        "published": sections.published(marked),
+        "beside": beyond.table(marked),
         "choices": tables.choices(outcome),
         "commands": tables.commands(outcome.experiments),
     }

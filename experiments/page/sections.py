@@ -116,20 +116,20 @@ def budget(parameters: Table) -> Drawing | None:
     return figures.render("parameters", text, figures.budget(counts, report.BUDGET))
 
 
-def full_scale(outcome: Outcome) -> list[Anchor]:
-    """The study's settings that have their place beside published results, see `beyond.of_runs`."""
+def marks(outcome: Outcome) -> dict[str, Anchor]:
+    """Published results, and the study's settings that have their place beside them, see `beyond`."""
     means = (
         beyond.of_runs(f"{experiment.title}, {cell.setting.label}", "this study", cell.records)
         for experiment, cells in outcome.experiments
         for cell in cells
     )
-    return [anchor for group in means for anchor in group]
+    return beyond.marks([anchor for group in means for anchor in group])
 
 
-def published(ours: Sequence[Anchor]) -> Drawing:
+def published(marked: Mapping[str, Anchor]) -> Drawing:
     """Published results and the study's, against arithmetic and time."""
     text = "Test accuracy against PFLOP and against seconds of training."
-    return figures.render("beyond", text, beyond.figure(ours))
+    return figures.render("beyond", text, beyond.figure(marked))
 
 
 def mistakes(outcome: Outcome) -> dict[str, Any] | None:

@@ -5,9 +5,10 @@ import math
 
 import pytest
 
-from experiments import readme, report
+from experiments import report
 from experiments.anchors import ANCHORS
 from experiments.page import beyond
+from experiments.records import ROOT
 from experiments.study.results import COPIES, NEARLY_CIFAR10
 from experiments.study.stopped import read_stopped
 from jresnet import models
@@ -92,7 +93,7 @@ def test_a_copy_with_few_other_images_counts():
 
 
 def test_the_stopped_run_is_what_it_logged():
-    run = read_stopped(readme.ROOT)
+    run = read_stopped(ROOT)
     anchor = beyond.of_stopped(run, "file")
     assert anchor.accuracy == run.epochs[97].test_accuracy and anchor.epochs == 98
     assert anchor.petaflop == pytest.approx(6 * 239_600_928 * 50_000 * 98 / 1e15)
@@ -106,7 +107,7 @@ def test_the_stopped_run_is_what_it_logged():
 @pytest.fixture(scope="module")
 def drawn():
     ours = [*beyond.of_runs("one", "", [record(0.92)]), *beyond.of_runs("two", "", [record(0.97, seconds=8.0)])]
-    return ours, beyond.figure(ours)
+    return ours, beyond.figure(beyond.marks(ours))
 
 
 def test_the_figure_shows_every_result_where_it_is_and_is_legible(drawn):
@@ -122,7 +123,7 @@ def test_the_figure_shows_every_result_where_it_is_and_is_legible(drawn):
         assert len(hollow) == sum(not anchor.plain for anchor in known)
     key = [text.get_text() for text in figure.legends[0].get_texts()]
     assert key == [anchor.name for anchor in (*ANCHORS, *ours)]
-    rows = beyond.table(ours).rows
+    rows = beyond.table(beyond.marks(ours)).rows
     assert [row["mark"] for row in rows] == [*map(str, range(1, len(ANCHORS) + 1)), "A", "B"]
 
 

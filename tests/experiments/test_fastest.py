@@ -2,8 +2,9 @@
 
 import pytest
 
-from experiments import readme, report
+from experiments import report
 from experiments.page import fastest
+from experiments.records import ROOT
 from experiments.study import committed, speedruns
 from experiments.study.results import COPIES, NEARLY_CIFAR10
 from tests.experiments.test_figures import assert_legible
@@ -14,7 +15,7 @@ COPY = next(sha for sha, name in COPIES.items() if name == NEARLY_CIFAR10)
 @pytest.fixture(scope="module")
 def committed_study():
     """Two runs of six epochs, which lack nothing of a speedrun but its record."""
-    return next(study for study in committed.read_studies(readme.ROOT) if study.name.startswith("augmentation"))
+    return next(study for study in committed.read_studies(ROOT) if study.name.startswith("augmentation"))
 
 
 def speedrun(study, accuracies, target=0.9, command="the command", seconds=5400.0, **data):

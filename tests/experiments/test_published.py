@@ -7,13 +7,14 @@ import json
 import numpy as np
 import pytest
 
-from experiments import published, readme
+from experiments import published
+from experiments.records import ROOT
 from jresnet.cli.program import run_program
 from jresnet.errors import InputError
 
 
 def test_the_committed_record_agrees_with_itself_and_with_what_was_published():
-    record = published.read(readme.ROOT)
+    record = published.read(ROOT)
     assert published.drifts(record) == []
     assert {network.sha256: network.published for network in record.networks} == published.PUBLISHED
     for network in record.networks:
@@ -21,7 +22,7 @@ def test_the_committed_record_agrees_with_itself_and_with_what_was_published():
 
 
 def test_an_accuracy_that_its_counts_do_not_give_is_found():
-    record = published.read(readme.ROOT)
+    record = published.read(ROOT)
     for changes in ({"accuracy": 0.92}, {"correct": 9_000}, {"total": 0}):
         first, *others = record.networks
         networks = (dataclasses.replace(first, **changes), *others)
@@ -30,7 +31,7 @@ def test_an_accuracy_that_its_counts_do_not_give_is_found():
 
 
 def test_a_command_is_as_typed_but_for_paths_outside_the_checkout(tmp_path, monkeypatch):
-    monkeypatch.chdir(readme.ROOT)
+    monkeypatch.chdir(ROOT)
     typed = [
         "b.pth", "weights/b.pth", "--dataset", "npz:data/c.npz", "cifar10", "--output", "experiments/results/d.json",
         "--output=experiments/results/d.json", "--dataset=npz:data/c.npz",
@@ -45,7 +46,7 @@ def test_a_command_is_as_typed_but_for_paths_outside_the_checkout(tmp_path, monk
         "--output=/tmp/d.json",
     ]
     assert published.names(words) == ["a.th", "b.pth", "c.pth", "npz:c.npz", "--dataset=folder:d", "--output=d.json"]
-    assert published.names([str(readme.ROOT / "a.th")]) == ["a.th"]
+    assert published.names([str(ROOT / "a.th")]) == ["a.th"]
     monkeypatch.chdir(tmp_path)
     assert published.names(["weights/b.pth", "npz:data/c.npz"]) == ["b.pth", "npz:c.npz"]
 

@@ -8,6 +8,8 @@ import statistics
 import pytest
 
 from experiments import costs, readme, report
+from experiments.page import blocks
+from experiments.records import ROOT, Records, read_records, record_drifts
 from experiments.study import committed, speedruns
 from jresnet.errors import InputError
 from jresnet.records import run_directory, schema
@@ -21,12 +23,12 @@ HEADLINE, RESULTS, SPEEDS, FIELDS = (BLOCKS[name] for name in ("headline", "resu
 def root(tmp_path):
     """A copy of the committed pages and records."""
     for directory in (committed.RESULTS, costs.SPEED.parent):
-        shutil.copytree(readme.ROOT / directory, tmp_path / directory)
+        shutil.copytree(ROOT / directory, tmp_path / directory)
     for block in readme.BLOCKS:
         (tmp_path / block.path).parent.mkdir(exist_ok=True)
-        shutil.copy(readme.ROOT / block.path, tmp_path / block.path)
+        shutil.copy(ROOT / block.path, tmp_path / block.path)
     for drawing in readme.DRAWINGS:
-        shutil.copy(readme.ROOT / drawing.path, tmp_path / drawing.path)
+        shutil.copy(ROOT / drawing.path, tmp_path / drawing.path)
     return tmp_path
 
 
@@ -72,22 +74,22 @@ def test_the_headline_is_the_reports_model_and_the_speed_of_the_benchmark(root):
 
 
 def test_only_the_final_model_at_full_scale_enters_the_headline():
-    study = next(study for study in committed.read_studies(readme.ROOT) if study.name.startswith("reproduce"))
+    study = next(study for study in committed.read_studies(ROOT) if study.name.startswith("reproduce"))
     setting = next(setting for setting in study.settings if setting.experiment == "final")
     (run, record), *_ = setting.runs.items()
-    records = readme.read(readme.ROOT)
+    records = read_records(ROOT)
 
     def rows(**changes):
         config = record["config"] | {"width": 42, "epochs": 100} | changes.pop("config", {})
         full = record | {"config": config, "parameters": 4_815_940, "seconds": 5400.0, report.COMPARED: 0.91} | changes
         full["dataset"] = full["dataset"] | {"train": 45_000, "validation": 5_000, "test": 10_000}
         pages = [study._replace(settings=[setting._replace(runs={run: full, run.parent / "seed-1": full})])]
-        return [line for line in readme.headline(records._replace(studies=pages)) if line.startswith("| jresnet |")]
+        return [line for line in blocks.headline(records._replace(studies=pages)) if line.startswith("| jresnet |")]
 
     row = "| jresnet | {} | CIFAR-10 (JPEG q75) | 2 | 91.00 ± 0.00 | 1.50 ± 0.00 | 4,815,940 |"
     assert rows(device="A GPU") == [row.format("A GPU")]
     assert rows(config={"width": 5}) == rows(config={"learning_rate": 0.01}) == rows(config={"epochs": 5}) == []
-    assert [line for line in readme.headline(records._replace(studies=[study])) if "jresnet" in line] == []
+    assert [line for line in blocks.headline(records._replace(studies=[study])) if "jresnet" in line] == []
 
 
 @pytest.mark.parametrize(
@@ -279,7 +281,7 @@ def ablation(root, gains):
 
 def test_a_study_without_test_figures_is_compared_on_validation_images(root):
     study = ablation(root, {"base": [0.0, 0.01], "cutout 8": [0.02, 0.05], "EMA 0.99": [0.0]})
-    assert readme.check(root) and not readme.record_drifts(readme.read(root), root)
+    assert readme.check(root) and not record_drifts(read_records(root), root)
     readme.update(root)
     assert readme.check(root) == []
     text = generated(root, RESULTS).split("**z-ablation**: ")[1]
@@ -301,7 +303,7 @@ def test_a_study_without_test_figures_is_compared_on_validation_images(root):
 def study(tmp_path):
     """A committed study of two runs, in a source tree of its own."""
     directory = tmp_path / committed.RESULTS / STUDY
-    shutil.copytree(readme.ROOT / committed.RESULTS / STUDY, directory)
+    shutil.copytree(ROOT / committed.RESULTS / STUDY, directory)
     return directory
 
 
@@ -311,8 +313,8 @@ def drifts(root):
 
 
 def shown(root):
-    records = readme.Records(committed.read_studies(root), {}, None, None, None, None)
-    return "\n".join(readme.results(records))
+    records = Records(committed.read_studies(root), {}, None, None, None, None)
+    return "\n".join(blocks.results(records))
 
 
 def results_of(study):
