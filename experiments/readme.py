@@ -4,8 +4,9 @@
     python -m experiments.reproduce --check     # fail if they differ from the records, or a record contradicts itself
 
 docs/results.md has every study in experiments/results/, and those on all of CIFAR-10 beside published results, with a
-figure. README.md has the final model at the report's scale, as soon as it is among them, and the speed recorded in
-benchmarks/results/; results at a reduced scale do not appear there. docs/performance.md has the speeds and costs.
+figure. README.md has the best speedrun with its curve, the final model at the report's scale, as soon as it is among
+them, and the speed recorded in benchmarks/results/; results at a reduced scale do not appear there. docs/performance.md
+has the speeds and costs.
 """
 
 import dataclasses
@@ -71,20 +72,21 @@ class Drawing(NamedTuple):
     content: Callable[[Records], Any]
     draw: Callable[[Any], Figure]
 
-    def digest(self, records: Records) -> str:
-        """The checksum, which the file has as its description."""
-        content = json.dumps(self.content(records), sort_keys=True, default=dataclasses.asdict)
-        return "records-" + hashlib.sha256(content.encode()).hexdigest()[:16]
-
     def drawn(self, records: Records, root: pathlib.Path) -> bool:
         """Whether the file shows these records, or there is nothing to show."""
-        path = root / self.path
-        found = path.exists() and self.digest(records).encode() in path.read_bytes()
-        return found or not self.content(records)
+        path, content = root / self.path, self.content(records)
+        return not content or (path.exists() and digest(content).encode() in path.read_bytes())
 
     def svg(self, records: Records) -> bytes:
-        """The figure; its bytes depend on matplotlib's version."""
-        return figures.svg(self.path.stem, self.draw(self.content(records)), self.digest(records))
+        """The figure with its content's `digest`; its bytes depend on matplotlib's version."""
+        content = self.content(records)
+        return figures.svg(self.path.stem, self.draw(content), digest(content))
+
+
+def digest(content: Any) -> str:
+    """A checksum of what a figure shows, which its file has as its description."""
+    text = json.dumps(content, sort_keys=True, default=dataclasses.asdict)
+    return "records-" + hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def check(root: pathlib.Path = ROOT) -> list[str]:

@@ -55,7 +55,7 @@ def results(records: Records) -> list[str]:
     lines: list[str] = []
     for study in records.studies:
         settings = [setting for setting in study.settings if setting.runs]
-        runs = [record for setting in settings for record in setting.runs.values()]
+        runs = list(study.runs.values())
         if not runs:
             continue
         tested = any("test_accuracy" in record for record in runs)

@@ -1,7 +1,7 @@
 """The head of the README: the best of the committed speedruns, in words and as a curve."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
@@ -25,23 +25,20 @@ class Fastest(NamedTuple):
 
     Attributes:
       record: the speedrun's.
-      results: of each run, the content of `result.json`.
-      histories: of each run, the lines of `metrics.jsonl`.
+      runs: the content of `result.json` by the run's directory.
     """
 
     record: speedruns.Record
-    results: Sequence[dict]
-    histories: Sequence[Sequence[dict]]
+    runs: Mapping[pathlib.Path, dict]
 
 
 def find(studies: Sequence[Study]) -> Fastest | None:
     """The most accurate speedrun that reached its target on all test images of CIFAR-10; of equals the quickest."""
     found = []
     for study in studies:
-        runs = {run: result for setting in study.settings for run, result in setting.runs.items()}
-        record = study.speedrun
+        record, runs = study.speedrun, study.runs
         if record and record.reached and record.split == "test" and all(map(counts, runs.values())):
-            found.append(Fastest(record, list(runs.values()), [read_metrics(run / METRICS) for run in runs]))
+            found.append(Fastest(record, runs))
     return max(found, key=lambda fast: (fast.record.mean, -fast.record.seconds.median), default=None)
 
 
@@ -49,18 +46,18 @@ def lines(fast: Fastest | None) -> list[str]:
     """What it reached, where and how, its command and its curve; nothing if there is none."""
     if fast is None:
         return []
-    record, epochs = fast.record, fast.results[0]["epochs"]
+    record, results = fast.record, list(fast.runs.values())
     accuracy, reported = f"{100 * record.mean:.2f} %", f"{100 * REPORTED:.2f} %"
     runs = "one run"
     if record.low is not None and record.high is not None:
         runs = f"the mean of {record.n} runs [{100 * record.low:.2f} %, {100 * record.high:.2f} %]"
-    devices = " and ".join(sorted({result["device"] for result in fast.results}))
+    devices = " and ".join(sorted({result["device"] for result in results}))
     return [
         "",
-        f"**{accuracy} of CIFAR-10's test images after {duration(record.seconds.median)}** and {epochs} epochs, with "
-        f"the report's network of {record.parameters:,} parameters; the report has {reported} after "
+        f"**{accuracy} of CIFAR-10's test images after {duration(record.seconds.median)}** and {results[0]['epochs']} "
+        f"epochs, with the report's network of {record.parameters:,} parameters; the report has {reported} after "
         f"{report.FINAL.epochs} epochs. This is {runs}, evaluated once, after the last epoch, every image counted "
-        f"once. Device: {devices}. Data: {data_name(fast.results[0]['dataset'])}.",
+        f"once. Device: {devices}. Data: {data_name(results[0]['dataset'])}.",
         "", "```", record.command, "```", "",
         f'<img src="{FIGURE.as_posix()}" width="700" alt="Accuracy on training images after each epoch, and on test '
         f'images after the last, {accuracy}, beside the report\'s {reported}">',
@@ -68,8 +65,8 @@ def lines(fast: Fastest | None) -> list[str]:
 
 
 def histories(fast: Fastest | None) -> Sequence[Sequence[dict]]:
-    """What `figure` shows: none if there is no speedrun."""
-    return fast.histories if fast else []
+    """What `figure` shows, the lines of each run's `metrics.jsonl`: none if there is no speedrun."""
+    return [read_metrics(run / METRICS) for run in fast.runs] if fast else []
 
 
 @styled

@@ -56,6 +56,11 @@ class Study(NamedTuple):
     settings: list[Setting]
     speedrun: speedruns.Record | None = None
 
+    @property
+    def runs(self) -> dict[pathlib.Path, dict]:
+        """The runs of all settings, each once."""
+        return {run: record for setting in self.settings for run, record in setting.runs.items()}
+
 
 def read_studies(root: pathlib.Path) -> list[Study]:
     """The studies in a source tree, by name.
@@ -115,7 +120,7 @@ def _read_flip(path: pathlib.Path) -> Flip:
 
 def study_drifts(study: Study, root: pathlib.Path) -> list[str]:
     """Where a study's records contradict their epochs, or else their checksums or each other, one line each."""
-    runs = {run: record for setting in study.settings for run, record in setting.runs.items()}
+    runs = study.runs
     drifts = [line for run, record in runs.items() for line in _run_drifts(run.relative_to(root), record, root)]
     flips = {run: flip for setting in study.settings for run, flip in setting.flips.items()}
     drifts += [

@@ -1,5 +1,6 @@
 """The generated tables: as committed they agree with the records, and every changed digit is detected."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -223,6 +224,16 @@ def test_a_figure_of_other_records_is_detected_and_drawn_again(root, drawing):
     assert len(readme.check(root)) == 1
     readme.update(root)
     assert readme.check(root) == []
+
+
+def test_the_svg_says_which_results_it_shows():
+    records, drawing = read_records(ROOT), readme.DRAWINGS[0]
+    marked = drawing.content(records)
+    word = readme.digest(marked)
+    assert word.encode() in drawing.svg(records)
+    changed = marked | {"A": dataclasses.replace(marked["A"], seconds=math.nextafter(marked["A"].seconds, 0))}
+    fewer = {mark: anchor for mark, anchor in marked.items() if mark != "A"}
+    assert readme.digest(changed) != word != readme.digest(fewer)
 
 
 def test_the_accuracies_beside_published_ones_are_those_of_cifar10(root):
