@@ -28,7 +28,7 @@ import jax
 from benchmarks import timing
 from benchmarks.campaign_records import DONE, FAILED, HAD, KERNELS, LATE, LEFT, Records
 from benchmarks.campaign_steps import Step, steps
-from benchmarks.records import BenchmarkOptions, environment, run_benchmark, select_device, write_record
+from benchmarks.records import RecordOptions, environment, run_benchmark, select_device, write_record
 from experiments.study.experiment import OUTCOME, StudyRecord
 from experiments.study.runs import RUNS
 from experiments.study.speedruns import RECORD as SPEEDRUN
@@ -55,7 +55,7 @@ COLUMNS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(BenchmarkOptions):
+class Options(RecordOptions):
     """Measure what is worth measuring on a device; the same command goes on after an interruption."""
 
     device: timing.Device = "gpu"

@@ -18,7 +18,7 @@ from jax import lax
 
 from benchmarks import timing
 from benchmarks.jax_step import IMAGE_SIZE
-from benchmarks.records import BenchmarkOptions, new_record, run_benchmark, select_device, write_record
+from benchmarks.records import RecordOptions, new_record, run_benchmark, select_device, write_record
 from jresnet import models
 from jresnet.config import Config, Precision
 from jresnet.models import summary
@@ -42,7 +42,7 @@ class Shape(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(BenchmarkOptions):
+class Options(RecordOptions):
     """Run every convolution of the network with both gradients, and compare with the CPU."""
 
     widths: tuple[int, ...] = (42, 64)

@@ -27,13 +27,11 @@ _FIXED = ("device", "cores", "versions", "commit")
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkOptions:
-    """Options that every benchmark has."""
+class RecordOptions:
+    """Options of every program that measures and writes a record."""
 
     device: Device = "cpu"
     """Where the computation runs."""
-    rounds: int = 5
-    """Timed calls of each program."""
     output: Path | None = None
     """JSON file for the record."""
 
@@ -46,6 +44,14 @@ class BenchmarkOptions:
             require(self, field.name, len(set(values)) == len(values), "a value is given twice")
             least = min((number for number in values if type(number) is int), default=1)
             require(self, field.name, least >= 1, "must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkOptions(RecordOptions):
+    """Options that every benchmark has which times its programs itself."""
+
+    rounds: int = 5
+    """Timed calls of each program."""
 
 
 def run_benchmark(
