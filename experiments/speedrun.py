@@ -27,7 +27,7 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 
@@ -45,11 +45,13 @@ from jresnet.data.datasets import Dataset, load_dataset
 from jresnet.errors import Diverged
 from jresnet.parallel.compiler import enable_compile_cache
 from jresnet.records import schema
-from jresnet.records.files import read_json, write_bytes, write_json
+from jresnet.records.files import read_json, write_bytes, write_json, writing
 from jresnet.records.lock import hold
 from jresnet.rules import require
 
 NAME = "speedrun"
+CACHE = "cache.json"
+"""Beside a setting's runs: what `found_cache` says."""
 PROGRAM = f"python -m experiments.{NAME}"
 Target = Literal["0.9095", "0.94", "0.95"]
 
@@ -97,7 +99,8 @@ class Options(DeviceConfig, SubsetOptions, Source):
     quick: bool = False
     """Run at a small scale on synthetic data; options given explicitly still apply."""
     workdir: str | None = None
-    """Directory of the runs, in which they also resume (default: runs/speedrun-TARGET)."""
+    """Directory of the runs, in which they also resume (default: runs/speedrun-TARGET, with --validation
+    runs/speedrun-TARGET-validation)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,7 +111,7 @@ class Options(DeviceConfig, SubsetOptions, Source):
     @property
     def directory(self) -> pathlib.Path:
         """The directory of the runs."""
-        return directory_of(self, f"{NAME}-{self.target}")
+        return directory_of(self, f"{NAME}-{self.target}{'-validation' if self.validation else ''}")
 
     @property
     def config(self) -> Config:
@@ -133,7 +136,7 @@ def run(arguments: list[str]) -> None:
     progress = Progress(console)
     command = cli.command(PROGRAM, arguments)
     with resumable(command), hold(options.directory, shared=True):
-        cache = found_cache(options, wanted[0])
+        cache = found_cache(wanted[0])
         progress.train(wanted, {f"target {options.target}": wanted})
         conclude(options, dataset, wanted, command, progress, cache)
     progress.raise_failures(command)
@@ -145,14 +148,21 @@ def parse(arguments: Sequence[str]) -> Options:
     return cli.parse(Options, arguments, PROGRAM, default)
 
 
-def found_cache(options: Options, first: StudyRun) -> Cache | None:
-    """What JAX's cache of compiled programs is before the first run, or was according to an earlier record."""
+def found_cache(first: StudyRun) -> Cache | None:
+    """What JAX's cache of compiled programs is before a setting's first run, or was if that is begun already."""
+    path = first.directory.parent / CACHE
+    if path.exists():
+        known = read_json(path).get("cache")
+        return known if known in get_args(Cache) else None
     if first.directory.exists():
-        path = options.directory / RECORD
-        return read_json(path).get("cache") if path.exists() else None
-    enable_compile_cache(options.deterministic)
+        return None
+    enable_compile_cache(first.config.deterministic)
     directory = jax.config.values["jax_compilation_cache_dir"]
-    return "warm" if directory and any(pathlib.Path(directory).glob("*")) else "cold"
+    found: Cache = "warm" if directory and any(pathlib.Path(directory).glob("*")) else "cold"
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"cache": found})
+    return found
 
 
 def conclude(

@@ -8,7 +8,7 @@ from benchmarks import timing
 from benchmarks.timing import Summary
 from experiments.study import statistics
 from experiments.study.experiment import Select
-from experiments.study.results import data_name, provenance
+from experiments.study.results import data_name, provenance, without_paths
 from jresnet.models import summary
 from jresnet.records.run import ConfigJson, DataJson, config_from_json
 from jresnet.records.schema import Count, Fraction, NonNegative
@@ -35,6 +35,8 @@ class Seed:
     """compilation besides; a program that an earlier run has compiled costs nothing"""
     images_per_second: NonNegative
     """training images, the median over the epochs"""
+    resumed: bool | None = None
+    """true if it was interrupted: `seconds` are of several sessions, `compile_seconds` of the last; else left out"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,8 @@ class Record:
     """whether the mean is at least the target, and no run has diverged"""
     share: Fraction
     """of all runs, those that reach the target"""
+    resumed: Count = 0
+    """finished runs that were interrupted, whose times are not those of a run in one piece"""
     seconds: Summary
     """training and evaluation"""
     compile_seconds: NonNegative
@@ -112,16 +116,19 @@ def summarise(
     found = statistics.summarise(accuracies)
     same = ("seed", "seconds", "compile_seconds", "images_per_second")
     seeds = tuple(
-        Seed(accuracy=accuracy, loss=result[f"{split}_loss"], **{name: result[name] for name in same})
+        Seed(
+            accuracy=accuracy, loss=result[f"{split}_loss"], resumed=result.get("resumed"),
+            **{name: result[name] for name in same},
+        )
         for accuracy, result in zip(accuracies, results, strict=True)
-    )
+    )  # fmt: skip
     return Record(
-        command=command, target=target, split=split, config=first["config"], parameters=first["parameters"],
-        dataset=data | {"name": data_name(data)}, image_size=image_size, training_flops=flops,
-        n=found.n, diverged=diverged, mean=found.mean, low=found.low, high=found.high,
+        command=without_paths(command), target=target, split=split, config=first["config"],
+        parameters=first["parameters"], dataset=data | {"name": data_name(data)}, image_size=image_size,
+        training_flops=flops, n=found.n, diverged=diverged, mean=found.mean, low=found.low, high=found.high,
         reached=found.mean >= target and not diverged,
         share=sum(accuracy >= target for accuracy in accuracies) / (found.n + diverged),
-        seconds=timing.summary([seed.seconds for seed in seeds]),
+        resumed=sum(bool(seed.resumed) for seed in seeds), seconds=timing.summary([seed.seconds for seed in seeds]),
         compile_seconds=seeds[0].compile_seconds, cache=cache,
         images_per_second=timing.summary([seed.images_per_second for seed in seeds]), provenance=provenance(results),
         runs=seeds,
@@ -132,6 +139,7 @@ COLUMNS: tuple[Column, ...] = (
     number("target (%)", "target", ".2f", 100),
     number("n", "n", "d"),
     number("diverged", "diverged", "d"),
+    number("resumed", "resumed", "d"),
     text("split", "split"),
     number("accuracy (%)", "mean", ".2f", 100),
     interval("95 % CI (%)", "low", "high", ".2f", 100),
@@ -146,7 +154,8 @@ COLUMNS: tuple[Column, ...] = (
 NOTE = (
     "The target counts for the mean; images were evaluated once, after training. Seconds are of training and "
     "evaluation; median [quartiles] over runs. Compilation is that of the first run, with the cache of compiled "
-    "programs empty (cold) or not (warm)."
+    "programs empty (cold) or not (warm). Resumed are runs that were interrupted: their times are not those of a run "
+    "in one piece."
 )
 
 

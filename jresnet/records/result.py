@@ -78,6 +78,8 @@ class Result:
     """spent on compilation besides"""
     images_per_second: NonNegative
     """median over the epochs"""
+    resumed: bool | None = None
+    """true if it went on from a checkpoint: `compile_seconds` is then of the last session alone; else left out"""
 
     def to_json(self) -> Record:
         """The result as `result.json` holds it, without metrics of splits that have no images."""

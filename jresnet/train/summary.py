@@ -41,8 +41,11 @@ def epoch_record(
     )
 
 
-def summarise_run(trainer: Trainer, history: Sequence[Record], commit: str | None) -> Result:
-    """The result of a finished run, with the metrics of its last epoch, and of its best one if that is kept."""
+def summarise_run(trainer: Trainer, history: Sequence[Record], commit: str | None, resumed: bool) -> Result:
+    """The result of a finished run, with the metrics of its last epoch, and of its best one if that is kept.
+
+    `resumed` says whether this session began at a checkpoint of an earlier one.
+    """
     record: Record = trainer.run.to_json()
     metrics = {name: value for name, value in history[-1].items() if name.startswith(METRIC_PREFIXES)}
     return Result(
@@ -59,4 +62,5 @@ def summarise_run(trainer: Trainer, history: Sequence[Record], commit: str | Non
         seconds=sum(record["seconds"] for record in history),
         compile_seconds=trainer.compile_seconds + trainer.evaluator.compile_seconds,
         images_per_second=statistics.median(record["images_per_second"] for record in history),
+        resumed=resumed or None,
     )
