@@ -293,6 +293,8 @@ class Config(DeviceConfig, TrainingConfig, NetworkConfig, DataConfig):
             require(self, name, 0 <= alpha < math.inf, "must be finite and not negative")
             rule = "leave it out with --class-weights: a pair of images has no one class to weigh it by"
             require(self, name, not (alpha and self.class_weights), rule)
+            rule = "needs a second image in the batch: leave it out, or raise --batch-size"
+            require(self, name, not alpha or self.batch_size > 1, rule)
 
     def _check_optimizer(self) -> None:
         """Check the options of optimizers beyond the report's, and which of them go together."""

@@ -87,7 +87,7 @@ LIMITS = {
     "budget": [None, 1, 2**63 - 1],
     "warmup_epochs": [0, 100.0],
     "input": ["auto", "resident", "tfds"],
-    "schedule": ["constant", "cosine", "linear", "step"],
+    "schedule": ["constant", "cosine", "linear", "step", "one-cycle"],
     "precision": ["float32", "bfloat16"],
     "parallel": ["auto", "jit", "pmap"],
     "batch_norm": ["synchronised", "local"],
@@ -117,7 +117,7 @@ LIMITS = {
 
 
 # Options that others must come with.
-NEEDED = {"muon_learning_rate": {"optimizer": "muon"}}
+NEEDED = {"muon_learning_rate": {"optimizer": "muon"}, "schedule": {"warmup_epochs": 1.0}}
 
 
 def each(table):
@@ -168,6 +168,8 @@ def test_warmup_is_at_most_as_long_as_the_run():
         ({"trivialaugment": True, "randaugment": (2, 9)}, "--randaugment 2 9: leave it out, or --trivialaugment"),
         ({"mixup": 0.2, "class_weights": "balanced"}, "--mixup 0.2: leave it out with --class-weights"),
         ({"cutmix": 1.0, "class_weights": "balanced"}, "--cutmix 1.0: leave it out with --class-weights"),
+        ({"mixup": 0.2, "batch_size": 1}, "--mixup 0.2: needs a second image in the batch"),
+        ({"cutmix": 1.0, "batch_size": 1}, "--cutmix 1.0: needs a second image in the batch"),
         ({"mixup": 0.2, "sam": 0.05}, "--mixup 0.2: cannot be combined with --sam: leave out one of them"),
         ({"cutmix": 1.0, "sam": 0.05}, "--cutmix 1.0: cannot be combined with --sam"),
         ({"accumulate": 2, "sam": 0.05}, "--accumulate 2: cannot be combined with --sam"),

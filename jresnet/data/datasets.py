@@ -159,7 +159,7 @@ class Dataset:
         if len(self.validation):
             raise InputError(
                 f"--validation {n}: {self.name} already has a validation split of {len(self.validation)} images: "
-                "omit --validation"
+                "give --validation 0"
             )
         held = _held_out("--validation", self.train.labels, self.classes, n, (seed, _HOLD_OUT_STREAM))
         return dataclasses.replace(self, train=self.train.take(~held), validation=self.train.take(held))

@@ -1,7 +1,9 @@
 """The operators of TrivialAugment and RandAugment for batches of 8-bit images, each image with an operator of its own.
 
 The operators, magnitudes and pixels are those of torchvision's TrivialAugmentWide and RandAugment for PIL images, with
-nearest interpolation and black outside of the image. A batch goes through three stages, of which an operator is one and
+nearest interpolation and black outside of the image. One magnitude is not: translations of 16 pixels, bin 15 of
+TrivialAugmentWide, which torch.linspace makes 15.999999 where it fuses multiplication and addition, and torchvision
+cuts to 15. A batch goes through three stages, of which an operator is one and
 leaves the others as they are: a move of pixels (shears, translations, rotation), a blend with another image
 (brightness, color, contrast, sharpness), and a table of levels (posterize, solarize, autocontrast, equalize). So the
 cost is that of three operators, not of fourteen.

@@ -21,6 +21,9 @@ from jresnet.rules import require
 MAX_PARAMETERS = 2**36
 """Of a network that is trained: parameters, gradients and momenta take 12 bytes each or more, 768 GiB for so many."""
 
+MAX_PIXELS = 2**23
+"""Of an image that operators change: 255 times as many, the sum that contrast takes the mean of, fit into 32 bits."""
+
 
 @lru_cache
 def from_config(config: Config, num_classes: int) -> ResNet:
@@ -30,7 +33,10 @@ def from_config(config: Config, num_classes: int) -> ResNet:
       InputError: options that do not go together.
     """
     variant = VARIANTS[config.model]
-    dropout = "block_dropout" if variant().block_cls.preactivated else "dropout"
+    preactivated = variant().block_cls.preactivated
+    dropout = "block_dropout" if preactivated else "dropout"
+    rule = "leave it out for pre-activation networks, whose blocks end in a convolution"
+    require(config, "zero_init", not (config.zero_init and preactivated), rule, value="")
     options = {
         "width": config.width,
         "stage_sizes": config.blocks,
@@ -226,15 +232,19 @@ def check_training(config: Config, dataset: Dataset, devices: int = 1) -> None:
       devices: number of devices that share a batch.
 
     Raises:
-      InputError: crops that may miss the image, a square of cutout larger than it, fewer than two classes, a class
-        without training images, training images of one colour only, no images to evaluate, a network beyond every
-        memory, more updates than JAX can count, a batch that does not divide into the parts to compute it in, or one
-        with one value per channel, which batch normalisation would turn into its bias (torch.nn.BatchNorm2d refuses it,
-        too).
+      InputError: crops that may miss the image, a square of cutout larger than it, images too large for operators,
+        fewer than two classes, a class without training images, training images of one colour only, no images to
+        evaluate, a network beyond every memory, more updates than JAX can count, a batch that does not divide into the
+        parts to compute it in, or one with one value per channel, which batch normalisation would turn into its bias
+        (torch.nn.BatchNorm2d refuses it, too).
     """
     images, side = len(dataset.train), min(dataset.image_size)
     rule = f"must be below {side}, the images' shorter side, as crops of the padding alone show nothing"
     require(config, "crop_padding", config.crop_padding < side, f"{rule}: choose at most {side - 1}")
+    height, width = dataset.image_size
+    rule = f"takes images of at most {MAX_PIXELS:,} pixels, and these have {height} x {width}: choose an --image-size"
+    for name in ("trivialaugment", "randaugment"):
+        require(config, name, not getattr(config, name) or height * width <= MAX_PIXELS, rule, value="")
     rule = f"must be at most {side}, the images' shorter side: a larger square hides whole images"
     require(config, "cutout", config.cutout <= side, f"{rule}: choose at most {side}")
     if len(dataset.classes) < 2:

@@ -167,7 +167,7 @@ def is_replanned(config: Config, recorded: Config) -> bool:
       InputError: its learning rates depend on their number.
     """
     epochs = recorded.epochs
-    if config.epochs == epochs or identity(dataclasses.replace(config, epochs=epochs)) != identity(recorded):
+    if config.epochs == epochs or identity(config) != identity(recorded) | {"epochs": config.epochs}:
         return False
     rule = f"the run was to have {epochs}, and its {config.schedule} schedule depends on their number"
     remedy = "only with constant rates can it change: choose another directory to train anew"

@@ -13,7 +13,7 @@ from jresnet.parallel.devices import Devices
 
 _MOMENTS = {"sgd": 1, "adamw": 2, "muon": 1}
 """Numbers that an optimizer keeps for each parameter."""
-_REMEDY = "lower --batch-size, --width or --blocks, or raise --accumulate"
+_REMEDY = "lower --batch-size, --width or --blocks"
 
 
 def left() -> int:
@@ -42,7 +42,7 @@ def check_step(program: jax.stages.Compiled, config: Config, devices: Devices) -
     if devices.platform == "cpu":  # its emulated devices share one memory
         needed *= jax.local_device_count() if devices.axis_name else 1
     step = f"a step of --batch-size {config.batch_size} needs"
-    _require(needed, step, _REMEDY)
+    _require(needed, step, _REMEDY if config.sam else f"{_REMEDY}, or raise --accumulate")
 
 
 def _require(needed: int, what: str, remedy: str) -> None:

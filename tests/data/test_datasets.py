@@ -137,7 +137,7 @@ def test_hold_out_leaves_a_class_without_training_images_alone():
 def test_hold_out_with_an_existing_validation_split():
     dataset = make_dataset(np.arange(20) % 2).hold_out(4, 0)
     with pytest.raises(
-        InputError, match="--validation 2: made already has a validation split of 4 images: omit --validation"
+        InputError, match="--validation 2: made already has a validation split of 4 images: give --validation 0"
     ):
         dataset.hold_out(2, 0)
 

@@ -26,7 +26,7 @@ SECONDS = 3.0
 """For a refusal, which takes a tenth of one here; what this file guards against took minutes, or never ended."""
 
 FIELDS = sorted(field.name for field in dataclasses.fields(Config))
-FLOATS = ("flip", "grayscale", "dropout", "learning_rate", "momentum", "weight_decay", "warmup_epochs")
+FLOATS = sorted(field.name for field in dataclasses.fields(Config) if field.type in (float, float | None))
 # Whatever JSON may hold, Python's tuples, and the numbers at which 32-bit arithmetic ends.
 SCALARS = (
     st.none()
@@ -298,6 +298,22 @@ def test_the_width_of_the_message_is_the_largest_that_fits(model, budget, blocks
 def test_no_width_below_the_squeeze_is_offered():
     with pytest.raises(InputError, match="choose fewer --blocks"):
         models.check_network(Config(model="resnet_se443", budget=1000), 10, (32, 32))
+
+
+@pytest.mark.parametrize("policy", [{"trivialaugment": True}, {"randaugment": (2, 9)}])
+def test_operators_are_refused_where_the_sum_of_gray_levels_passes_32_bits(policy):
+    """255 * 2**23 is below 2**31. The images are views of one pixel."""
+    config = dataclasses.replace(runs.CONFIG, **policy)
+
+    def check(side):
+        split = Split(np.broadcast_to(np.zeros((), np.uint8), (3, 2**13, side, 3)), np.arange(3, dtype=np.int32))
+        models.check_training(config, dataclasses.replace(runs.make_dataset(), train=split, test=split))
+
+    message = f"^--{next(iter(policy))}: takes images of at most 8,388,608 pixels, and these have 8192 x 1025"
+    with pytest.raises(InputError, match=message):
+        check(2**10 + 1)
+    with pytest.raises(InputError, match="one and the same colour"):  # the next rule
+        check(2**10)
 
 
 def test_the_largest_padding_leaves_a_pixel_of_the_image_in_every_crop(tmp_path):

@@ -12,6 +12,7 @@ from jresnet.data.datasets import Dataset, Split
 from jresnet.errors import InputError
 from jresnet.records import run_directory
 from jresnet.records.files import read_json
+from jresnet.records.run import is_replanned
 from jresnet.train.loop import describe
 from tests.support.studies import as_nobody, unprivileged
 
@@ -205,6 +206,13 @@ def test_another_configuration_is_refused_naming_the_difference(workdir, name, r
     assert message.startswith(f"--workdir {workdir}: holds another run (")
     assert f"{name} {recorded}, not {other}" in message
     assert "choose another directory" in message
+
+
+def test_runs_that_differ_in_more_than_epochs_are_not_replanned():
+    """Though the wanted options would be no configuration with the recorded number of epochs."""
+    wanted = Config(epochs=20, warmup_epochs=12.0, schedule="one-cycle")
+    assert not is_replanned(wanted, Config(epochs=10))
+    assert is_replanned(Config(epochs=20), Config(epochs=10))
 
 
 def test_every_option_is_part_of_the_identity_or_not():

@@ -58,6 +58,15 @@ def test_a_step_that_does_not_fit_is_refused_before_anything_is_written(tmp_path
     assert message.endswith(": lower --batch-size, --width or --blocks, or raise --accumulate")
 
 
+def test_the_remedy_is_none_that_the_options_refuse(monkeypatch):
+    monkeypatch.setattr(memory, "left", lambda: 0)
+    program = jax.jit(lambda x: x + 1).lower(jnp.ones(9)).compile()
+    for config in (CONFIG, dataclasses.replace(CONFIG, sam=0.05)):
+        with pytest.raises(InputError) as caught:
+            memory.check_step(program, config, Devices(config))
+        assert ("--accumulate" in str(caught.value)) == (not config.sam)
+
+
 def test_the_memory_of_a_step_is_what_xla_says_it_needs(monkeypatch):
     def outer(x):
         return jnp.sort(jnp.outer(x, x), axis=0).sum()

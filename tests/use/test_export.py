@@ -1,5 +1,6 @@
 """`jresnet.export`: programs compute what `Classifier.predict` does, weights are the run's, the card tells of both."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -113,6 +114,13 @@ def test_the_card_tells_of_the_run(finished, tmp_path):
     assert card_of["licence"] == {"weights": "CC0 | mine", "code_of_jresnet": "Apache-2.0"}
     lines = card.markdown(card_of).splitlines()
     assert {"## Figures", "| weights | CC0 \\| mine |", "| test accuracy | 0.666667 |", "| nesterov | no |"} <= {*lines}
+
+
+def test_figures_of_averages_are_not_those_of_training(finished, tmp_path):
+    config = dataclasses.replace(finished.run.config, ema_decay=0.99)
+    run = dataclasses.replace(finished.run, config=config)
+    figures = card._figures(run, finished.source, finished.step)
+    assert set(figures) == {"of", "test_loss", "test_accuracy"}
 
 
 def test_no_custom_call_is_left_to_the_platform():

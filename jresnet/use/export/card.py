@@ -108,7 +108,9 @@ def _figures(run: Run, directory: pathlib.Path, step: int) -> Record:
     records = read_metrics(directory / METRICS)[:epochs]
     if within or not epochs or len(records) < epochs:
         return {"note": f"none: the weights are from within epoch {epochs}, not from its end"}
-    names = [f"{split}_{name}" for split in ("train", "validation", "test") for name in ("loss", "accuracy")]
+    # Averages are evaluated, but the train figures are those of the weights that they are the averages of.
+    splits = ("train", "validation", "test") if run.config.ema_decay is None else ("validation", "test")
+    names = [f"{split}_{name}" for split in splits for name in ("loss", "accuracy")]
     return {"of": f"these weights, after epoch {epochs - 1}, counted from 0"} | {
         name: records[-1][name] for name in names if records[-1].get(name) is not None
     }
