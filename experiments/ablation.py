@@ -178,9 +178,10 @@ def compared(options: Options, dataset: Dataset, progress: Progress) -> list[str
             return False
         try:
             _, setting = settings(options, [key])
+            wanted = runs_of(options, setting, dataset)
         except InputError:  # it does not go with the base
             return False
-        return bool(progress.finished(runs_of(options, setting, dataset)))
+        return bool(progress.finished(wanted))
 
     return [key for key in options.known if key in options.chosen or finished(key)]
 

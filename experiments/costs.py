@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from benchmarks import timing
@@ -12,12 +12,13 @@ from benchmarks.ingredients import NETWORKS
 from experiments import report
 from experiments.study.ingredients import INGREDIENTS
 from experiments.study.options import as_words
+from experiments.study.results import markdown_lines
 from jresnet import models
 from jresnet.config import Config
 from jresnet.errors import InputError
 from jresnet.models import summary
 from jresnet.records.files import read_json
-from jresnet.records.tables import Column, Row, Table, number, text
+from jresnet.records.tables import Row, number, text
 
 SPEED = pathlib.Path("benchmarks", "results", "throughput-cpu.json")
 INGREDIENT_COSTS, NETWORK_COSTS = (SPEED.with_name(f"{name}-cpu.json") for name in ("ingredients", "networks"))
@@ -133,7 +134,7 @@ def speeds(record: dict, width: int | None = None) -> list[str]:
     rows = [case | case["speed_of_jax_over"] | {"rate": case["rivals"]["jax"]["images_per_second"]} for case in cases]
     environment = record["environment"]
     return [
-        *_lines(_SPEED_COLUMNS, rows), "",
+        *markdown_lines(_SPEED_COLUMNS, rows), "",
         f"Speed of a training step in float32 on {environment['cores']} cores ({environment['device']}), and its ratio "
         f"to PyTorch {environment['versions']['torch']}, eager and compiled: median [quartiles] over "
         f"{record['options']['rounds']} rounds in which they alternate. Commit {environment['commit'][:12]}.",
@@ -147,7 +148,7 @@ def ingredients(record: dict | None) -> list[str]:
     rows = [row for row in timing.rival_rows(record["cases"]) if row.get("cost") or row["rival"] == DEFAULT]
     labels = {key: label for key, (label, _) in INGREDIENTS.items()}
     rows = [row | {"ingredient": labels.get(row["rival"], row["rival"])} for row in rows]
-    return [*_lines(_COST_COLUMNS, rows), "", _measured(record)]
+    return [*markdown_lines(_COST_COLUMNS, rows), "", _measured(record)]
 
 
 def networks(record: dict | None) -> list[str]:
@@ -162,7 +163,7 @@ def networks(record: dict | None) -> list[str]:
         options = " ".join(as_words({key: value for key, value in given.items() if value is not None}))
         row = {"network": name, "options": f"`{options}`", "parameters": parameters, "macs": macs}
         rows.append(row | case["rivals"].get(name if changes else DEFAULT, {}))
-    return [*_lines(_NETWORK_COLUMNS, rows), "", _measured(record) if record else "Not timed yet."]
+    return [*markdown_lines(_NETWORK_COLUMNS, rows), "", _measured(record) if record else "Not timed yet."]
 
 
 @functools.cache
@@ -181,7 +182,3 @@ def _measured(record: dict) -> str:
         f"({environment['device']}): median [quartiles] over {record['options']['rounds']} rounds in which all "
         f"alternate. Commit {environment['commit'][:12]}."
     )
-
-
-def _lines(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
-    return Table(columns, rows).markdown().splitlines()

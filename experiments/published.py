@@ -9,13 +9,11 @@ four minutes on two shared CPU cores. README.md has a line about the committed r
 
 import dataclasses
 import hashlib
-import os
 import pathlib
-import re
 
 import tyro.conf
 
-from experiments.study.results import data_name
+from experiments.study.results import data_name, without_paths
 from jresnet import cli
 from jresnet.config import Config
 from jresnet.data.datasets import Dataset, dataset_record, load_dataset
@@ -31,7 +29,6 @@ from jresnet.rules import require
 from jresnet.train.evaluate import Evaluator
 
 PROGRAM = "python -m experiments.published"
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORD = pathlib.Path("experiments", "results", "published.json")
 # The normalisation of its training program, which is ImageNet's.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -74,7 +71,7 @@ class Record:
     """The accuracies of published weights, the content of `published.json`."""
 
     command: str
-    """with paths below the checkout as typed, and names only of files elsewhere"""
+    """with relative paths as typed, and names only of files elsewhere"""
     source: str
     """who published the weights, and where"""
     dataset: DataJson
@@ -172,25 +169,13 @@ def main(words: list[str]) -> None:
         networks.append(network)
         print(f"{network.file}: {network.accuracy:.2%} of {network.total:,}, published {network.published:.2%}")
     record = Record(
-        command=cli.command(PROGRAM, names(words)), source=SOURCE, dataset=data | {"name": data_name(data)},
+        command=without_paths(cli.command(PROGRAM, words)), source=SOURCE, dataset=data | {"name": data_name(data)},
         mean=MEAN, std=STD, networks=tuple(networks), device=environment.device(), versions=environment.versions(),
         commit=commit,
     )  # fmt: skip
     if options.output:
         write_json(options.output, schema.to_json(record))
         print(options.output)
-
-
-def names(words: list[str]) -> list[str]:
-    """A command line in which files outside the checkout have their names in the place of their paths."""
-    return [re.sub(r"\A((?:--[^=/]+=)?(?:\w+:)?)(.+)\Z", _name, word, flags=re.DOTALL) for word in words]
-
-
-def _name(word: re.Match[str]) -> str:
-    """A word of a command line, such as npz:FILE or --output=FILE, without a path that only one machine has."""
-    before, path = word.groups()
-    inside = pathlib.Path(os.path.abspath(path)).is_relative_to(ROOT) and not path.startswith(("/", "~"))
-    return word[0] if inside else before + pathlib.Path(path).name
 
 
 if __name__ == "__main__":

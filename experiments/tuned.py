@@ -1,13 +1,13 @@
 """The tuned recipe: a WRN-28-3.5, of 4,480,474 parameters, for the highest accuracy under five million.
 
     python -m experiments.tuned --precision bfloat16                                # while choosing: 200 epochs
-    python -m experiments.tuned --epochs 600 --validation 0 --test-after training --seeds 5    # the final runs
+    python -m experiments.tuned --precision bfloat16 --epochs 600 --validation 0 --test-after training --seeds 5
     python -m experiments.tuned --quick                                             # a small network, synthetic images
 
-While choosing, accuracies are those of 5,000 validation images, and no test image is evaluated. The final runs train on
-all images, and evaluate the test images once, after training. The accuracy to quote is then that of `result.json`; the
-one of each image and its mirror image together is kept apart, in `evaluation-flip.json` beside it. The same command
-resumes, and keeps finished runs: with more --seeds it adds runs to the setting.
+While choosing, accuracies are those of 5,000 validation images, and no test image is evaluated. The final runs, the
+second command, train on all images, and evaluate the test images once, after training. The accuracy to quote is then
+that of `result.json`; the one of each image and its mirror image together is kept apart, in `evaluation-flip.json`
+beside it. The same command resumes, and keeps finished runs: with more --seeds it adds runs to the setting.
 
 The network (Zagoruyko and Komodakis 2016) has stages of 4 blocks, widths 56, 112 and 224, multiples of 8 as tensor
 cores like them, the widest such below five million parameters. Where the recipe's values are from:
@@ -33,9 +33,10 @@ from functools import partial
 from typing import Any, ClassVar
 
 from experiments import report
+from experiments.study import flip, runs, workers
 from experiments.study import options as study_options
-from experiments.study import runs, workers
-from experiments.study.experiment import FLIP, Cell, Experiment, Setting, write_outcome
+from experiments.study.experiment import Cell, Experiment, Setting, write_outcome
+from experiments.study.flip import FLIP, Flip
 from experiments.study.options import RunsOptions, SeedOptions, directory_of
 from experiments.study.progress import Progress
 from experiments.study.results import results_table
@@ -43,7 +44,7 @@ from jresnet import cli
 from jresnet.cli.runs import resumable
 from jresnet.config import Config
 from jresnet.data.datasets import Dataset
-from jresnet.records.files import read_json, write_bytes, write_json
+from jresnet.records.files import write_bytes, write_json
 from jresnet.records.lock import hold
 from jresnet.rules import require
 from jresnet.use.classifier import Classifier
@@ -76,13 +77,11 @@ class Options(RunsOptions, SeedOptions):
         super().__post_init__()
         rule = "must be never while choosing, or training for final runs, as test images are evaluated at the end only"
         require(self, "test_after", self.test_after != "epochs", rule)
-        rule = "leaves nothing to evaluate: add --test-after training if these are final runs"
-        require(self, "validation", self.validation > 0 or self.test_after == "training", rule)
 
     @property
     def directory(self) -> pathlib.Path:
         """The directory of the runs."""
-        return directory_of(self, NAME)
+        return directory_of(self, NAME if self.test_after == "training" else f"{NAME}-validation")
 
 
 def run(arguments: list[str]) -> None:
@@ -99,8 +98,10 @@ def run(arguments: list[str]) -> None:
     with resumable(command), hold(options.directory, shared=True):
         progress.train(wanted, {NAME: wanted})
         cell = progress.cell(Setting(f"{options.epochs} epochs", wanted[0].config), wanted)
+        final = options.test_after == "training"
+        flips = [evaluated_with_flip(directory, dataset) for directory in cell.directories if final]
         if cell.records:
-            conclude(cell, dataset, options.directory, command, progress)
+            conclude(cell, flips, options.directory, command, progress)
     progress.raise_failures(command)
 
 
@@ -109,27 +110,26 @@ def parse(arguments: Sequence[str]) -> Options:
     return study_options.parse(PROGRAM, CONFIG, arguments, Options, QUICK)
 
 
-def conclude(cell: Cell, dataset: Dataset, workdir: pathlib.Path, command: str, progress: Progress) -> None:
-    """Print the finished runs, with test-time flip apart, and write their table and, last of all, the outcome."""
-    table = results_table(cell.records)
-    write_bytes(workdir / "table.md", table.markdown().encode())
-    progress.console.print(table)
-    if cell.setting.config.test_after == "training":
-        for directory, result in zip(cell.directories, cell.records, strict=True):
-            progress.say(f"{directory}: test accuracy {result['test_accuracy']:.2%}; {with_flip(directory, dataset)}")
-    outcome = write_outcome(workdir, command, [(Experiment(NAME, "", "Tuned recipe", (cell.setting,)), [cell])])
-    for path in (workdir / "table.md", outcome):
-        progress.say(str(path))
-
-
-def with_flip(directory: pathlib.Path, dataset: Dataset) -> str:
-    """What a run reaches with test-time flip, and where that is written, in words; evaluated unless it has been."""
+def evaluated_with_flip(directory: pathlib.Path, dataset: Dataset) -> Flip:
+    """What a run reaches with test-time flip; evaluated, and written beside its records, unless it has been."""
     path = directory / FLIP
     if not path.exists():
         classifier, console = Classifier.load(directory), cli.make_console()
         write_json(path, evaluate(classifier, dataset, tta="flip", sha256=dataset.sha256, console=console).to_json())
-    record = read_json(path)
-    return f"apart from it, with test-time flip {record['systems'][record['name']]['accuracy']:.2%}: {path}"
+    return flip.read(directory)
+
+
+def conclude(cell: Cell, flips: Sequence[Flip], workdir: pathlib.Path, command: str, progress: Progress) -> None:
+    """Print the finished runs, with test-time flip apart, and write their table and, last of all, the outcome."""
+    table = results_table(cell.records)
+    write_bytes(workdir / "table.md", table.markdown().encode())
+    progress.console.print(table)
+    for directory, result, found in zip(cell.directories, cell.records, flips, strict=bool(flips)):
+        apart = f"apart from it, with test-time flip {found.accuracy:.2%}: {directory / FLIP}"
+        progress.say(f"{directory}: test accuracy {result['test_accuracy']:.2%}; {apart}")
+    outcome = write_outcome(workdir, command, [(Experiment(NAME, "", "Tuned recipe", (cell.setting,)), [cell])])
+    for path in (workdir / "table.md", outcome):
+        progress.say(str(path))
 
 
 main = partial(cli.run_program, run)

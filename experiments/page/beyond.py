@@ -3,15 +3,16 @@
 import dataclasses
 import pathlib
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments import final, report
 from experiments.anchors import ANCHORS, Anchor
+from experiments.study.experiment import Select
 from experiments.study.results import NEARLY_CIFAR10, data_name
 from experiments.study.stopped import Stopped
 from jresnet.models.summary import training_flops
@@ -41,13 +42,37 @@ _COLUMNS = (
 _AXES = {"petaflop": "training (PFLOP)", "seconds": "training (seconds, each on its own hardware)"}
 
 
-def of_runs(name: str, source: str, records: Sequence[dict]) -> list[Anchor]:
+class Candidate(NamedTuple):
+    """A setting that may have a place among the results.
+
+    Attributes:
+      name: in words.
+      source: where its runs are recorded.
+      select: the split that settings of its study are chosen on, if any are.
+      runs: the content of `result.json` by the run's directory.
+    """
+
+    name: str
+    source: str
+    select: Select | None
+    runs: Mapping[pathlib.Path, dict]
+
+
+def ours(candidates: Iterable[Candidate]) -> list[Anchor]:
+    """The results of these settings; runs that several settings share count once."""
+    distinct: dict[frozenset[pathlib.Path], Candidate] = {}
+    for candidate in candidates:
+        distinct.setdefault(frozenset(candidate.runs), candidate)
+    return [anchor for candidate in distinct.values() for anchor in of_runs(candidate)]
+
+
+def of_runs(candidate: Candidate) -> list[Anchor]:
     """The mean of a setting's runs on each device, as far as `counts` takes them, in the form of published results.
 
-    Records are those of `result.json`; their accuracy is that of the last epoch, every test image counted once.
+    Accuracy is that of the last epoch, every test image counted once.
     """
     devices: dict[str, list[dict]] = {}
-    for record in filter(counts, records):
+    for record in filter(counts, candidate.runs.values()):
         devices.setdefault(record["device"], []).append(record)
     means = []
     for device, runs in devices.items():
@@ -56,13 +81,20 @@ def of_runs(name: str, source: str, records: Sequence[dict]) -> list[Anchor]:
         ]
         means.append(
             Anchor(
-                name=name, accuracy=fmean(run["test_accuracy"] for run in runs), protocol="last epoch", plain=True,
-                runs=len(runs), parameters=runs[0]["parameters"], epochs=runs[0]["epochs"],
-                petaflop=fmean(work) / 1e15, seconds=fmean(run["seconds"] for run in runs), hardware=device,
-                source=source,
+                name=candidate.name, accuracy=fmean(run["test_accuracy"] for run in runs),
+                **_protocol(candidate.select), runs=len(runs), parameters=runs[0]["parameters"],
+                epochs=runs[0]["epochs"], petaflop=fmean(work) / 1e15, seconds=fmean(run["seconds"] for run in runs),
+                hardware=device, source=candidate.source,
             )
         )  # fmt: skip
     return [mean for mean in means if mean.accuracy >= LEAST]
+
+
+def _protocol(select: Select | None) -> dict[str, Any]:
+    """How accuracies were measured, as entries of an `Anchor`."""
+    if select == "test":
+        return {"protocol": "last epoch, settings chosen on the test images", "plain": False}
+    return {"protocol": "last epoch", "plain": True}
 
 
 def counts(record: dict) -> bool:
@@ -75,21 +107,21 @@ def counts(record: dict) -> bool:
 
 
 def of_stopped(run: Stopped, source: str) -> Anchor:
-    """The report's final model, stopped before its last epoch."""
+    """The report's final model, stopped before its last epoch; its settings are the report's choice."""
     done = len(run.epochs)
     return Anchor(
         name=f"final model, stopped after {done} of {run.planned} epochs",
-        accuracy=run.test_accuracy, protocol="last epoch", plain=True, runs=1,
+        accuracy=run.test_accuracy, **_protocol("test"), runs=1,
         parameters=int(final.EXPERIMENT.reported["final"]["parameters"]), epochs=done,
         petaflop=done * dict(run.dataset)["train"] * training_flops(report.FINAL) / 1e15,
         seconds=sum(epoch.seconds for epoch in run.epochs), hardware=run.device, source=source,
     )  # fmt: skip
 
 
-def marks(ours: Sequence[Anchor]) -> dict[str, Anchor]:
-    """Published results by number, and ours by letter."""
+def marks(results: Sequence[Anchor]) -> dict[str, Anchor]:
+    """Published results by number, and these, which are ours, by letter."""
     letters = (prefix + letter for prefix in ("", *string.ascii_uppercase) for letter in string.ascii_uppercase)
-    return {str(i): anchor for i, anchor in enumerate(ANCHORS, 1)} | dict(zip(letters, ours, strict=False))
+    return {str(i): anchor for i, anchor in enumerate(ANCHORS, 1)} | dict(zip(letters, results, strict=False))
 
 
 def table(marked: Mapping[str, Anchor]) -> Table:

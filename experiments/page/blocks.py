@@ -2,18 +2,18 @@
 
 import dataclasses
 import itertools
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from experiments import costs, final, published, report
 from experiments.anchors import Anchor
 from experiments.page import beyond, fastest
+from experiments.page.beyond import Candidate
 from experiments.records import Records
-from experiments.study import committed, paired, speedruns, statistics
-from experiments.study.committed import Setting, Study
+from experiments.study import paired, speedruns, statistics
+from experiments.study.committed import RESULTS, Setting
 from experiments.study.experiment import ExperimentRecord, SettingRecord, StudyRecord
-from experiments.study.results import data_name, provenance
+from experiments.study.results import data_name, markdown_lines, provenance
 from experiments.study.stopped import STOPPED
 from jresnet.cli.help import field_docstrings
 from jresnet.records import schema
@@ -21,7 +21,7 @@ from jresnet.records.environment import Execution
 from jresnet.records.epoch import Epoch
 from jresnet.records.result import Result
 from jresnet.records.run import CHANGEABLE, Data, Run, config_from_json
-from jresnet.records.tables import Column, Row, Table, interval, number, spread, text
+from jresnet.records.tables import Row, interval, number, spread, text
 
 _COLUMNS = (
     text("experiment", "experiment"),
@@ -74,12 +74,12 @@ def _flips(settings: Sequence[Setting]) -> list[str]:
     flips = {_label(setting): [flip.accuracy for flip in setting.flips.values()] for setting in settings}
     rows = [{"setting": label} | vars(statistics.summarise(found)) for label, found in flips.items() if found]
     how = "With the probabilities of each image and its mirror image together, apart from the accuracies to quote:"
-    return [how, "", *_markdown(_FLIP_COLUMNS, rows), ""] if rows else []
+    return [how, "", *markdown_lines(_FLIP_COLUMNS, rows), ""] if rows else []
 
 
 def _speedrun(record: speedruns.Record) -> list[str]:
     """The record of a speedrun."""
-    return [*_markdown(speedruns.COLUMNS, [speedruns.row(record)]), "", speedruns.NOTE, ""]
+    return [*markdown_lines(speedruns.COLUMNS, [speedruns.row(record)]), "", speedruns.NOTE, ""]
 
 
 def _tested(settings: Sequence[Setting]) -> tuple[list[str], str]:
@@ -89,7 +89,7 @@ def _tested(settings: Sequence[Setting]) -> tuple[list[str], str]:
         for setting in settings
     ]
     note = "Last epoch; test accuracy counts every image once; ± is the standard deviation over n seeds."
-    return _markdown(_COLUMNS, rows), note
+    return markdown_lines(_COLUMNS, rows), note
 
 
 def _validated(settings: Sequence[Setting]) -> tuple[list[str], str]:
@@ -98,7 +98,7 @@ def _validated(settings: Sequence[Setting]) -> tuple[list[str], str]:
     for title, group in itertools.groupby(settings, lambda setting: setting.title):
         cells = [(_label(setting), list(setting.runs.values())) for setting in group]
         rows += [{"experiment": title, **row} for row in paired.compare(cells)]
-    return _markdown((_COLUMNS[0], *paired.COLUMNS), rows), paired.NOTE
+    return markdown_lines((_COLUMNS[0], *paired.COLUMNS), rows), paired.NOTE
 
 
 def headline(records: Records) -> list[str]:
@@ -123,7 +123,7 @@ def headline(records: Records) -> list[str]:
         done = f"{len(epochs)} of {run.planned} epochs in {seconds:.0f} s"
         state = f"Here it was stopped at {reached:.2%}, after {done}: {place}."
     return [
-        "", *_markdown(_FINAL_COLUMNS, rows), "",
+        "", *markdown_lines(_FINAL_COLUMNS, rows), "",
         f"The report's final model; test accuracy is the mean over test batches, as the report computes it. {state}",
         "", _accuracies(records.published), "", *costs.speeds(records.speed, report.FINAL.width), "",
     ]  # fmt: skip
@@ -146,23 +146,19 @@ def accuracy(records: Records) -> list[str]:
     table = beyond.table(marks(records))
     return [
         "", f"![Test accuracy against arithmetic and seconds of training]({beyond.FIGURE.name})", "",
-        *_markdown(table.columns, table.rows), "", table.caption, "",
+        *markdown_lines(table.columns, table.rows), "", table.caption, "",
     ]  # fmt: skip
 
 
 def marks(records: Records) -> dict[str, Anchor]:
-    """The results that `beyond` shows; a run that several settings share counts once."""
-    settings: dict[tuple[pathlib.Path, ...], tuple[Study, Setting]] = {}
-    for study in records.studies:
-        for setting in study.settings:
-            settings.setdefault(tuple(setting.runs), (study, setting))
-    means = [
-        beyond.of_runs(f"{study.name}, {setting.label}", (committed.RESULTS / study.name).as_posix(), list(runs))
-        for study, setting in settings.values()
-        if (runs := setting.runs.values())
-    ]
+    """The results that `beyond` shows."""
+    candidates = (
+        Candidate(f"{study.name}, {setting.label}", (RESULTS / study.name).as_posix(), study.select, setting.runs)
+        for study in records.studies
+        for setting in study.settings
+    )
     stopped = beyond.of_stopped(records.stopped, STOPPED.as_posix())
-    return beyond.marks([stopped, *itertools.chain.from_iterable(means)])
+    return beyond.marks([stopped, *beyond.ours(candidates)])
 
 
 def curve(records: Records) -> Sequence[Sequence[dict]]:
@@ -223,9 +219,5 @@ def fields(*_: Any) -> list[str]:
                 values = f"{values.removesuffix(' or null')}, or left out"
             rows.append({"field": f"`{field.name}`", "value": values, "meaning": meanings[field.name]})
         columns = [text("field", "field"), text("value", "value"), text("meaning", "meaning")]
-        lines += ["", f"**{title}**", "", *_markdown(columns, rows)]
+        lines += ["", f"**{title}**", "", *markdown_lines(columns, rows)]
     return [*lines, ""]
-
-
-def _markdown(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
-    return Table(columns, rows).markdown().splitlines()

@@ -187,7 +187,7 @@ def budget(networks: Mapping[str, int], most: int) -> Figure:
 def differences(rows: Sequence[Row], measure: str, label: str, scale: float) -> Figure:
     """Differences of a measure from a reference, times `scale`, with their intervals, on an axis of this label.
 
-    The rows are those of `study.ingredients.compare` below the first; one without runs is left blank.
+    The rows are those of `study.paired.compare` below the first; one without runs is left blank.
     """
     figure = blank(WIDTH, 0.7 + 0.3 * len(rows))
     axes = figure.subplots()

@@ -8,6 +8,7 @@ import numpy as np
 from experiments import report
 from experiments.anchors import Anchor
 from experiments.page import beyond, figures, predictions, tables
+from experiments.page.beyond import Candidate
 from experiments.page.figures import Drawing
 from experiments.page.predictions import Predictions
 from experiments.study import statistics
@@ -118,12 +119,15 @@ def budget(parameters: Table) -> Drawing | None:
 
 def marks(outcome: Outcome) -> dict[str, Anchor]:
     """Published results, and the study's settings that have their place beside them, see `beyond`."""
-    means = (
-        beyond.of_runs(f"{experiment.title}, {cell.setting.label}", "this study", cell.records)
+    candidates = (
+        Candidate(
+            f"{experiment.title}, {cell.setting.label}", "this study", outcome.select,
+            dict(zip(cell.directories, cell.records, strict=True)),
+        )
         for experiment, cells in outcome.experiments
         for cell in cells
-    )
-    return beyond.marks([anchor for group in means for anchor in group])
+    )  # fmt: skip
+    return beyond.marks(beyond.ours(candidates))
 
 
 def published(marked: Mapping[str, Anchor]) -> Drawing:

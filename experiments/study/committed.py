@@ -9,8 +9,9 @@ import math
 import pathlib
 from typing import Any, NamedTuple
 
-from experiments.study import speedruns
-from experiments.study.experiment import FLIP, OUTCOME, StudyRecord
+from experiments.study import flip, speedruns
+from experiments.study.experiment import OUTCOME, Select, StudyRecord
+from experiments.study.flip import FLIP, Flip
 from jresnet.errors import InputError
 from jresnet.records import run_directory, schema
 from jresnet.records.epoch import METRICS, read_metrics
@@ -18,8 +19,6 @@ from jresnet.records.files import read_json
 from jresnet.records.result import Result
 
 RESULTS = pathlib.Path("experiments", "results")
-MOVED = 1e-3
-"""Share of the images that another batch size, which sums in another order, may make the network see otherwise."""
 
 
 class Setting(NamedTuple):
@@ -29,30 +28,23 @@ class Setting(NamedTuple):
     title: str
     label: str
     runs: dict[pathlib.Path, dict]  # directory -> result.json
-    flips: dict[pathlib.Path, "Flip"]  # of those runs that have one
-
-
-class Flip(NamedTuple):
-    """What a run's evaluation with test-time flip says.
-
-    Attributes:
-      accuracy: with flip.
-      plain: without.
-      counted: with flip, from the matrix of predictions.
-      sha256: of the data.
-    """
-
-    accuracy: float
-    plain: float
-    counted: float
-    sha256: str
+    flips: dict[pathlib.Path, Flip]  # of those runs that have one
 
 
 class Study(NamedTuple):
-    """A committed study: the name of its directory, the command that made it, its settings, and a speedrun's record."""
+    """A committed study.
+
+    Attributes:
+      name: of its directory.
+      command: that made it.
+      select: the split that settings were chosen on, if any were.
+      settings: of all its experiments.
+      speedrun: a speedrun's record.
+    """
 
     name: str
     command: str
+    select: Select | None
     settings: list[Setting]
     speedrun: speedruns.Record | None = None
 
@@ -78,12 +70,12 @@ def _read_study(directory: pathlib.Path) -> Study:
         for setting in experiment.settings:
             runs = [_below(directory, run) for run in setting.runs]
             results = {run: _read_result(run) for run in runs}
-            flips = {run: _read_flip(run / FLIP) for run in runs if (run / FLIP).exists()}
+            flips = {run: flip.read(run) for run in runs if (run / FLIP).exists()}
             title = f"{experiment.section} {experiment.title}".strip()  # those beyond the report have no section
             settings.append(Setting(experiment.name, title, setting.label, results, flips))
     path = directory / speedruns.RECORD
     speedrun = schema.parse(speedruns.Record, read_json(path), path) if path.exists() else None
-    return Study(directory.name, outcome.command, settings, speedrun)
+    return Study(directory.name, outcome.command, outcome.select, settings, speedrun)
 
 
 def _below(directory: pathlib.Path, run: str) -> pathlib.Path:
@@ -107,39 +99,15 @@ def _read_result(run: pathlib.Path) -> dict:
     return record
 
 
-def _read_flip(path: pathlib.Path) -> Flip:
-    record = read_json(path)
-    try:
-        confusion, systems = record["confusion"], record["systems"]
-        right, total = sum(row[i] for i, row in enumerate(confusion)), sum(map(sum, confusion))
-        flipped, plain = (float(systems[name]["accuracy"]) for name in (record["name"], record["models"][0]["name"]))
-        return Flip(flipped, plain, right / total, str(record["dataset"]["sha256"]))
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not an evaluation with test-time flip ({error!r}): restore the file") from None
-
-
 def study_drifts(study: Study, root: pathlib.Path) -> list[str]:
     """Where a study's records contradict their epochs, or else their checksums or each other, one line each."""
     runs = study.runs
     drifts = [line for run, record in runs.items() for line in _run_drifts(run.relative_to(root), record, root)]
-    flips = {run: flip for setting in study.settings for run, flip in setting.flips.items()}
+    flips = {run: found for setting in study.settings for run, found in setting.flips.items()}
     drifts += [
-        line for run, flip in flips.items() for line in _flip_drifts((run / FLIP).relative_to(root), flip, runs[run])
+        line for run, found in flips.items() for line in flip.drifts((run / FLIP).relative_to(root), found, runs[run])
     ]
     return drifts + (_speedrun_drifts(study, list(runs.values())) if study.speedrun else [])
-
-
-def _flip_drifts(path: pathlib.Path, flip: Flip, result: dict) -> list[str]:
-    """Where an evaluation with test-time flip contradicts itself, or its run's result."""
-    test = result.get("test_accuracy")
-    drifts = []
-    if flip.accuracy != flip.counted:
-        drifts.append(f"{path}: accuracy is {flip.accuracy}, its matrix gives {flip.counted}: restore the file")
-    if test is None or abs(flip.plain - test) > MOVED:
-        drifts.append(f"{path}: accuracy without flip is {flip.plain}, the run's result has {test}: restore the file")
-    if flip.sha256 != result["dataset"]["sha256"]:
-        drifts.append(f"{path}: is of other data than the run: restore the file")
-    return drifts
 
 
 def _speedrun_drifts(study: Study, results: list[dict]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from experiments.report import COMPARED
+from experiments.study.results import without_paths
 from jresnet.config import Config
 from jresnet.data.datasets import Dataset
 from jresnet.records import schema
@@ -17,8 +18,6 @@ Select = Literal["validation", "test"]
 """The split by which settings are chosen."""
 OUTCOME = "outcome.json"
 """In a study's directory: a StudyRecord."""
-FLIP = "evaluation-flip.json"
-"""In the directory of a run whose test images were evaluated with test-time flip, too: that evaluation."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,7 +179,10 @@ def write_outcome(
     select: Select | None = None,
     follow: bool | None = None,
 ) -> pathlib.Path:
-    """Write `outcome.json` about these experiments, whose runs are below `workdir`, into it; returns its path."""
+    """Write `outcome.json` about these experiments, whose runs are below `workdir`, into it; returns its path.
+
+    Of the command it keeps what `without_paths` leaves, as the record may be published.
+    """
 
     def setting(cell: Cell) -> SettingRecord:
         runs = tuple(pathlib.Path(os.path.relpath(run, workdir)).as_posix() for run in cell.directories)
@@ -193,6 +195,6 @@ def write_outcome(
         )
         for experiment, cells in experiments
     )  # fmt: skip
-    record = StudyRecord(command=command, select=select, follow=follow, experiments=listed)
+    record = StudyRecord(command=without_paths(command), select=select, follow=follow, experiments=listed)
     write_json(workdir / OUTCOME, schema.to_json(record))
     return workdir / OUTCOME

@@ -10,7 +10,8 @@ MEASURES = ("validation_accuracy", "validation_loss")
 NOTE = (
     "Values of the last epoch on validation images, mean over n seeds [95 % confidence interval]. Differences are from "
     "the first row, paired by seed; p is that of the paired t-test, corrected by Holm's method for the rows below the "
-    "first, for each measure apart."
+    "first, for each measure apart. ms per image are those of the runs themselves, and say little about costs if other "
+    "programs ran beside them."
 )
 
 

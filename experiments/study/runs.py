@@ -22,6 +22,7 @@ from jresnet.records.lock import is_held
 from jresnet.records.run import differences, digest
 from jresnet.rules import as_typed, require
 from jresnet.train import loop
+from jresnet.train.best import check_validation
 
 RUNS = "runs"
 
@@ -32,6 +33,10 @@ _INGREDIENTS = (
     "muon_learning_rate", "weight_decay_on", "label_smoothing", "ema_decay", "clip_norm", "accumulate", "sam",
     "test_after",
 )  # fmt: skip
+
+
+LONGEST = 200
+"""Characters of a run's name; a file system takes 255 with the digest and a temporary file's ending."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +91,10 @@ def seeds_directory(study: pathlib.Path, config: Config, sha256: str) -> pathlib
 
 
 def name(config: Config) -> str:
-    """The readable part of a directory's name: the options that the report's experiments vary, and those beyond it."""
+    """The readable part of a directory's name: the options that the report's experiments vary, and those beyond it.
+
+    It has at most LONGEST characters; what is cut off still is in the digest.
+    """
     words = [f"width{config.width}", f"batch{config.batch_size}", f"rate{config.learning_rate:g}"]
     augmented = {"crop": config.crop_padding, "flip": config.flip, "gray": config.grayscale}
     others = {"blocks": "".join(map(str, config.blocks or ())), "kernel": config.kernel_size, "pool": config.pool_size}
@@ -99,7 +107,8 @@ def name(config: Config) -> str:
         value = getattr(config, option)
         if value != getattr(defaults, option):
             words.append(option.replace("_", "") + ("" if value is True else as_typed(value).replace(" ", "x")))
-    return "-".join([*words, f"{config.epochs}epochs"])
+    epochs = f"-{config.epochs}epochs"
+    return "-".join(words)[: LONGEST - len(epochs)] + epochs
 
 
 def result(run: StudyRun) -> dict | None:
@@ -147,6 +156,7 @@ def check(runs: Sequence[StudyRun], study: pathlib.Path) -> None:
         if run.dataset.sha256 not in of_data:
             of_data[run.dataset.sha256] = run.dataset.hold_out(run.config.validation, 0)
         models.check_training(run.config, of_data[run.dataset.sha256], Devices(run.config).count)
+        check_validation(run.config, of_data[run.dataset.sha256])
     for path in sorted(study.glob(f"{RUNS}/*/seed-*/{run_directory.CONFIG}")):
         _check_record(study, path, of_data.keys())
     for run in runs:

@@ -182,3 +182,9 @@ def test_every_option_of_the_base_is_one_of_the_ablation():
     assert {field.name for field in dataclasses.fields(Config)} <= {
         f.name for f in dataclasses.fields(ablation.Options)
     }
+
+
+def test_ingredients_that_do_not_go_with_the_base_are_not_looked_for(fit, capsys):
+    """After the runs all ingredients are, for which the directory may have others; a PreactBlock has no zero-init."""
+    status, _, err = main(capsys, "--model", "preact_resnet18", "--only", "cutout", "--seeds", "1", "--workdir", "w")
+    assert (status, err) == (0, "") and pathlib.Path("w/report.html").exists()

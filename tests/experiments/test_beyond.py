@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 
 import pytest
 
@@ -26,6 +27,12 @@ def record(accuracy=0.93, config=None, device="A CPU", **values):
     dataset |= values.pop("dataset", {})
     run = {"config": dataclasses.asdict(config), "dataset": dataset, "device": device, "test_accuracy": accuracy}
     return run | {"parameters": 4_815_940, "epochs": config.epochs, "seconds": 3600.0} | values
+
+
+def candidate(*records, name="", source="", select=None):
+    """A setting with these runs."""
+    runs = {pathlib.Path(name, f"seed-{seed}"): record for seed, record in enumerate(records)}
+    return beyond.Candidate(name, source, select, runs)
 
 
 def airbench(*widths, depth):
@@ -61,7 +68,7 @@ def test_every_published_result_is_whole():
 
 def test_a_settings_runs_are_a_mean_per_device():
     runs = [record(0.92), record(0.94, seconds=1800.0), record(0.95, device="A GPU")]
-    cpu, gpu = beyond.of_runs("twelve epochs", "a study", runs)
+    cpu, gpu = beyond.of_runs(candidate(*runs, name="twelve epochs", source="a study"))
     assert (cpu.name, cpu.runs, cpu.epochs, cpu.hardware, cpu.source) == ("twelve epochs", 2, 12, "A CPU", "a study")
     assert cpu.accuracy == pytest.approx(0.93) and cpu.seconds == 2700.0
     assert cpu.petaflop == pytest.approx(6 * 239_600_928 * 50_000 * 12 / 1e15)
@@ -70,9 +77,9 @@ def test_a_settings_runs_are_a_mean_per_device():
 
 def test_images_held_out_count_as_seen_but_not_as_trained_on_and_sam_counts_twice():
     split = {"train": 45_000, "validation": 5_000}
-    (held_out,) = beyond.of_runs("", "", [record(dataset=split)])
+    (held_out,) = beyond.of_runs(candidate(record(dataset=split)))
     assert held_out.petaflop == pytest.approx(6 * 239_600_928 * 45_000 * 12 / 1e15)
-    (sharp,) = beyond.of_runs("", "", [record(config=dataclasses.replace(report.FINAL, epochs=12, sam=0.1))])
+    (sharp,) = beyond.of_runs(candidate(record(config=dataclasses.replace(report.FINAL, epochs=12, sam=0.1))))
     assert sharp.petaflop == pytest.approx(12 * 239_600_928 * 50_000 * 12 / 1e15)
 
 
@@ -85,11 +92,23 @@ def test_images_held_out_count_as_seen_but_not_as_trained_on_and_sam_counts_twic
     ],
 )  # fmt: skip
 def test_what_is_not_all_of_cifar10_within_the_budget_is_left_out(values):
-    assert beyond.of_runs("", "", [record(**values)]) == []
+    assert beyond.of_runs(candidate(record(**values))) == []
 
 
 def test_a_copy_with_few_other_images_counts():
-    assert beyond.of_runs("", "", [record(dataset={"name": "npz:cifar10.npz", "sha256": COPY})])
+    assert beyond.of_runs(candidate(record(dataset={"name": "npz:cifar10.npz", "sha256": COPY})))
+
+
+def test_runs_that_several_settings_share_count_once():
+    shared, other = candidate(record(0.92), name="width 42"), candidate(record(0.93), name="rate 0.01")
+    found = beyond.ours([shared, shared._replace(name="final model"), other, candidate(name="not begun")])
+    assert [anchor.name for anchor in found] == ["width 42", "rate 0.01"]
+
+
+def test_accuracies_of_settings_that_test_images_chose_say_so():
+    for select, plain in ((None, True), ("validation", True), ("test", False)):
+        (anchor,) = beyond.of_runs(candidate(record(), select=select))
+        assert anchor.plain == plain and ("chosen on the test images" in anchor.protocol) != plain
 
 
 def test_the_stopped_run_is_what_it_logged():
@@ -98,7 +117,7 @@ def test_the_stopped_run_is_what_it_logged():
     assert anchor.accuracy == run.epochs[97].test_accuracy and anchor.epochs == 98
     assert anchor.petaflop == pytest.approx(6 * 239_600_928 * 50_000 * 98 / 1e15)
     assert anchor.seconds == pytest.approx(math.fsum(epoch.seconds for epoch in run.epochs))
-    assert anchor.parameters == 4_815_940
+    assert anchor.parameters == 4_815_940 and not anchor.plain, "the report chose its settings on the test images"
     untested = dataclasses.replace(run, epochs=(dataclasses.replace(run.epochs[0], test_accuracy=None),))
     with pytest.raises(InputError, match="its last epoch has no test accuracy"):
         beyond.of_stopped(untested, "file")
@@ -106,7 +125,7 @@ def test_the_stopped_run_is_what_it_logged():
 
 @pytest.fixture(scope="module")
 def drawn():
-    ours = [*beyond.of_runs("one", "", [record(0.92)]), *beyond.of_runs("two", "", [record(0.97, seconds=8.0)])]
+    ours = beyond.ours([candidate(record(0.92), name="one"), candidate(record(0.97, seconds=8.0), name="two")])
     return ours, beyond.figure(beyond.marks(ours))
 
 
@@ -128,5 +147,5 @@ def test_the_figure_shows_every_result_where_it_is_and_is_legible(drawn):
 
 
 def test_there_are_marks_for_any_number_of_results():
-    ours = beyond.of_runs("", "", [record(0.92)]) * 60
+    ours = beyond.of_runs(candidate(record(0.92))) * 60
     assert len(beyond.marks(ours)) == len(ANCHORS) + 60

@@ -30,27 +30,6 @@ def test_an_accuracy_that_its_counts_do_not_give_is_found():
         assert "experiments/results/published.json: the accuracy of resnet20" in line
 
 
-def test_a_command_is_as_typed_but_for_paths_outside_the_checkout(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    typed = [
-        "b.pth", "weights/b.pth", "--dataset", "npz:data/c.npz", "cifar10", "--output", "experiments/results/d.json",
-        "--output=experiments/results/d.json", "--dataset=npz:data/c.npz",
-    ]  # fmt: skip
-    assert published.names(typed) == typed
-    words = [
-        "/data/a.th",
-        "../b.pth",
-        "~/c.pth",
-        "npz:/data/c.npz",
-        "--dataset=folder:/data/d/",
-        "--output=/tmp/d.json",
-    ]
-    assert published.names(words) == ["a.th", "b.pth", "c.pth", "npz:c.npz", "--dataset=folder:d", "--output=d.json"]
-    assert published.names([str(ROOT / "a.th")]) == ["a.th"]
-    monkeypatch.chdir(tmp_path)
-    assert published.names(["weights/b.pth", "npz:data/c.npz"]) == ["b.pth", "npz:c.npz"]
-
-
 def test_images_of_another_size_are_refused(tmp_path, capsys):
     images, labels = np.zeros((4, 8, 9, 3), np.uint8), np.array([0, 1, 0, 1])
     images[0] = 255

@@ -15,7 +15,7 @@ from PIL import Image
 
 from experiments import ablation, final, speedrun, tuned
 from experiments.study import single
-from experiments.study.experiment import FLIP
+from experiments.study.flip import FLIP
 from tests.support.runs import final_state, strip
 from tests.support.studies import TINY, tiny_npz
 
@@ -80,8 +80,8 @@ def test_the_tuned_recipe_in_small(tmp_path, monkeypatch, capsys):
     assert tuned.main(["--quick"]) == 0
     assert tuned.main(["--quick", "--validation", "0", "--test-after", "training"]) == 0
     out, err = capsys.readouterr()
-    chosen, final = sorted(
-        pathlib.Path("runs/tuned-quick").glob("runs/*/seed-0"), key=lambda run: (run / FLIP).exists()
+    (chosen,), (final,) = (
+        pathlib.Path("runs", place).glob("runs/*/seed-0") for place in ("tuned-validation-quick", "tuned-quick")
     )
     assert not any(name.startswith("test_") for name in json_in(chosen / "result.json"))
     result, flipped = json_in(final / "result.json"), json_in(final / FLIP)

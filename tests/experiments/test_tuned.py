@@ -3,10 +3,11 @@
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from experiments import report, tuned
-from experiments.study.experiment import FLIP
+from experiments.study.flip import FLIP
 from jresnet import models
 from jresnet.train import loop
 from tests.support.studies import TINY, FakeFit, tiny_npz, tree
@@ -35,7 +36,9 @@ def fit(monkeypatch, tmp_path):
 
     class Found:
         def to_json(self):
-            return {"name": "model, with flip", "systems": {"model, with flip": {"accuracy": 0.75}}}
+            systems = {"model": {"accuracy": 0.5}, "model, with flip": {"accuracy": 0.75}}
+            named = {"name": "model, with flip", "models": [{"name": "model"}], "systems": systems}
+            return named | {"confusion": [[2, 1], [0, 1]], "dataset": {"sha256": "0"}}
 
     def evaluate(classifier, dataset, **options):
         fake.evaluated.append((classifier, options))
@@ -61,6 +64,14 @@ def test_while_choosing_no_test_image_is_evaluated(fit, capsys):
     assert result["validation_accuracy"] == 0.5 and not any(name.startswith("test_") for name in result)
 
 
+def test_validation_images_of_the_datas_own_will_do(fit, tmp_path, capsys):
+    labels = np.arange(9) % 3
+    tiny_npz(tmp_path / "tiny.npz", val_images=np.zeros((9, 8, 8, 3), np.uint8), val_labels=labels)
+    assert main() == 2
+    assert capsys.readouterr().err.endswith("already has a validation split of 9 images: give --validation 0\n")
+    assert main("--validation", "0") == 0 and len(fit.made) == 1
+
+
 def test_final_runs_grow_one_setting_and_the_accuracy_with_flip_is_written_apart_once(fit, capsys):
     """tests/experiments/test_quick.py has a real evaluation."""
     for seeds in (1, 2):
@@ -76,11 +87,29 @@ def test_final_runs_grow_one_setting_and_the_accuracy_with_flip_is_written_apart
     assert all(options["tta"] == "flip" for _, options in fit.evaluated) and all((run / FLIP).exists() for run in runs)
 
 
+def test_a_damaged_evaluation_with_flip_is_refused(fit, capsys):
+    assert main(*FINAL) == 0
+    (path,) = pathlib.Path("w").glob(f"runs/*/seed-0/{FLIP}")
+    path.write_text("{}")
+    capsys.readouterr()
+    assert main(*FINAL) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"{path}: not an evaluation with test-time flip") and err.count("\n") == 1
+
+
+def test_choosing_and_final_runs_have_directories_of_their_own():
+    places = [tuned.parse(words).directory for words in ([], FINAL, ["--quick"])]
+    assert list(map(str, places)) == ["runs/tuned-validation", "runs/tuned", "runs/tuned-validation-quick"]
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
         (["--test-after", "epochs"], "--test-after epochs: must be never while choosing, or training for final runs"),
-        (["--validation", "0"], "--validation 0: leaves nothing to evaluate: add --test-after training"),
+        (
+            ["--validation", "0"],
+            "--test-after never: there are no validation images: hold some out with --validation N",
+        ),
         (["--workdir="], "--workdir '': must name a directory"),
     ],
 )
