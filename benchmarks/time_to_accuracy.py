@@ -25,7 +25,7 @@ import jax
 from benchmarks import records, timing
 from benchmarks.epochs import Stopwatch
 from experiments import final
-from experiments.study.options import SeedOptions
+from experiments.study.options import SeedOptions, seeds_of
 from experiments.study.results import data_name
 from jresnet import models
 from jresnet.data.datasets import Dataset, dataset_record, load_dataset
@@ -157,7 +157,7 @@ def measure_all(options: Options, dataset: Dataset, record: dict[str, Any]) -> N
             print(f"seed {run['seed']}, epoch {last['epoch']}: {progress}", file=sys.stderr, flush=True)
 
     with signals.catch_stop_signals() as received:
-        for seed in range(options.first_seed, options.first_seed + options.seeds):
+        for seed in seeds_of(options):
             if any(run["seed"] == seed for run in record["runs"]):
                 continue
             entry: dict[str, Any] = {"seed": seed, "outcome": UNFINISHED, "history": []}

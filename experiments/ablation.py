@@ -26,7 +26,7 @@ from experiments.study import options as study_options
 from experiments.study import paired, runs, workers
 from experiments.study.experiment import Cell, Experiment, Outcome, Setting
 from experiments.study.ingredients import INGREDIENTS
-from experiments.study.options import RunsOptions, SeedOptions, check_runs, directory_of
+from experiments.study.options import RunsOptions, SeedOptions, check_runs, directory_of, seeds_of
 from experiments.study.progress import Progress
 from experiments.study.results import data_name
 from experiments.study.runs import StudyRun
@@ -166,8 +166,7 @@ def settings(options: Options, keys: Sequence[str]) -> list[Setting]:
 
 def runs_of(options: Options, setting: Setting, dataset: Dataset) -> list[StudyRun]:
     """A setting's runs by ascending seed."""
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    return [runs.study_run(NAME, setting.config, seed, dataset, options.directory) for seed in seeds]
+    return runs.over_seeds(NAME, setting.config, seeds_of(options), dataset, options.directory)
 
 
 def compared(options: Options, dataset: Dataset, progress: Progress) -> list[str]:

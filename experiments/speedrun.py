@@ -34,7 +34,7 @@ import jax
 from experiments import report
 from experiments.study import runs, speedruns
 from experiments.study.experiment import Experiment, Setting, write_outcome
-from experiments.study.options import QUICK, check_seeds, directory_of
+from experiments.study.options import QUICK, PlaceFields, SeedFields, check_seeds, directory_of, seeds_of
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from experiments.study.speedruns import RECORD, Cache
@@ -81,7 +81,7 @@ QUICK_SCALE: dict[str, Any] = {"dataset": "synthetic", "train_images": 640, "tes
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(DeviceConfig, SubsetOptions, Source):
+class Options(SeedFields, PlaceFields, DeviceConfig, SubsetOptions, Source):
     """Options of a speedrun: the target, whose recipe is fixed, the data, the devices, and how often."""
 
     GROUP: ClassVar = "record"
@@ -92,15 +92,6 @@ class Options(DeviceConfig, SubsetOptions, Source):
     """Hold out so many training images, the same share of every class, and evaluate these, not the test images."""
     input: Input = "auto"
     """resident: images on the device, augmented inside the program; tfds: tf.data on the host."""
-    seeds: int = 1
-    """Number of runs, at most 10,000, with seeds from --first-seed on."""
-    first_seed: int = 0
-    """Seed of the first run."""
-    quick: bool = False
-    """Run at a small scale on synthetic data; options given explicitly still apply."""
-    workdir: str | None = None
-    """Directory of the runs, in which they also resume (default: runs/speedrun-TARGET, with --validation
-    runs/speedrun-TARGET-validation)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -130,8 +121,7 @@ def run(arguments: list[str]) -> None:
     options = parse(arguments)
     console = cli.make_console()
     dataset = load_dataset(options, console=console).subset(options.train_images, options.test_images)
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    wanted = [runs.study_run(NAME, options.config, seed, dataset, options.directory) for seed in seeds]
+    wanted = runs.over_seeds(NAME, options.config, seeds_of(options), dataset, options.directory)
     runs.check(wanted, options.directory)
     progress = Progress(console)
     command = cli.command(PROGRAM, arguments)

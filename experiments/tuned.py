@@ -37,7 +37,7 @@ from experiments.study import flip, runs, workers
 from experiments.study import options as study_options
 from experiments.study.experiment import Cell, Experiment, Setting, write_outcome
 from experiments.study.flip import FLIP, Flip
-from experiments.study.options import RunsOptions, SeedOptions, directory_of
+from experiments.study.options import RunsOptions, SeedOptions, directory_of, seeds_of
 from experiments.study.progress import Progress
 from experiments.study.results import results_table
 from jresnet import cli
@@ -90,8 +90,7 @@ def run(arguments: list[str]) -> None:
     workers.check(options)
     console = cli.make_console()
     dataset = options.load(console)
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    wanted = [runs.study_run(NAME, options.config, seed, dataset, options.directory) for seed in seeds]
+    wanted = runs.over_seeds(NAME, options.config, seeds_of(options), dataset, options.directory)
     runs.check(wanted, options.directory)
     progress = Progress(console, options.processes)
     command = cli.command(PROGRAM, arguments)

@@ -29,8 +29,8 @@ QUICK: dict[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class SeedOptions(ConfigOptions):
-    """A configuration that is trained with several seeds."""
+class SeedFields:
+    """How often a configuration is trained; see `check_seeds`."""
 
     GROUP: ClassVar = "record"
 
@@ -38,6 +38,25 @@ class SeedOptions(ConfigOptions):
     """Number of runs, at most 10,000, with seeds from --first-seed on."""
     first_seed: int = 0
     """Seed of the first run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlaceFields:
+    """Where the runs of a program are, and at which scale; see `check_workdir` and `directory_of`."""
+
+    GROUP: ClassVar = "record"
+
+    quick: bool = False
+    """Run at a small scale on synthetic data; options given explicitly still apply."""
+    workdir: str | None = None
+    """Directory of the runs, in which they also resume (default: one below runs/ with the program's name)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedOptions(SeedFields, ConfigOptions):
+    """A configuration that is trained with several seeds."""
+
+    GROUP: ClassVar = "record"
 
     def __post_init__(self):
         super().__post_init__()
@@ -56,17 +75,13 @@ def as_words(values: Mapping[str, Any]) -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunsOptions(ConfigOptions):
+class RunsOptions(PlaceFields, ConfigOptions):
     """How a program trains its runs, which share a directory."""
 
     GROUP: ClassVar = "record"
 
     processes: int = 1
     """Runs to train at once on one device, each in a process of its own."""
-    quick: bool = False
-    """Run at a small scale on synthetic data; options given explicitly still apply."""
-    workdir: str | None = None
-    """Directory of the runs, in which they also resume (default: one below runs/ with the program's name)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,6 +100,11 @@ def check_seeds(options: Any) -> None:
     check_runs(options, "seeds", options.seeds)
     fit = 0 <= options.first_seed <= 2**32 - options.seeds
     require(options, "first_seed", fit, "seeds must lie from 0 to 2**32 - 1")
+
+
+def seeds_of(options: Any) -> range:
+    """The seeds that the fields `seeds` and `first_seed` of these options mean."""
+    return range(options.first_seed, options.first_seed + options.seeds)
 
 
 def check_runs(options: Any, name: str, runs: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, cast
 from experiments import report
 from experiments.study import runs, statistics
 from experiments.study.experiment import Cell, Experiment
-from experiments.study.options import as_words, check_processes, check_runs, check_seeds
+from experiments.study.options import as_words, check_processes, check_runs, check_seeds, seeds_of
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from jresnet import cli, models
@@ -203,7 +203,7 @@ class Plan:
         options = self.options
         every = (
             runs.study_run(experiment.name, setting.config, seed, self.dataset, options.directory)
-            for seed in range(options.first_seed, options.first_seed + options.seeds)
+            for seed in seeds_of(options)
             for experiment in experiments
             for setting in experiment.settings
         )

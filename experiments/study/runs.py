@@ -8,7 +8,7 @@ Processes that share the directory, on one machine or several, never train the s
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import rich.console
 
@@ -74,6 +74,13 @@ def study_run(experiment: str, config: Config, seed: int, dataset: Dataset, stud
     config = models.fill_defaults(dataclasses.replace(config, budget=None))
     directory = seeds_directory(study, config, dataset.sha256) / f"seed-{seed}"
     return StudyRun(directory, experiment, config, seed, dataset, parameters * len(dataset.train) * config.epochs)
+
+
+def over_seeds(
+    experiment: str, config: Config, seeds: Iterable[int], dataset: Dataset, study: pathlib.Path
+) -> list[StudyRun]:
+    """The runs of a setting, see `study_run`, in the order of their seeds."""
+    return [study_run(experiment, config, seed, dataset, study) for seed in seeds]
 
 
 def seeds_directory(study: pathlib.Path, config: Config, sha256: str) -> pathlib.Path:

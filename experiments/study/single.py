@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from experiments.study import workers
-from experiments.study.options import SeedOptions, check_processes, parse
+from experiments.study.options import SeedOptions, check_processes, parse, seeds_of
 from experiments.study.progress import Progress
 from experiments.study.results import results_table
 from experiments.study.runs import StudyRun
@@ -81,7 +81,7 @@ def run(experiment: str, config: Config, arguments: list[str]) -> None:
     workdir = options.directory(experiment)
     console = cli.make_console(quiet=not distributed.is_primary())
     dataset = options.load(console)
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    seeds = seeds_of(options)
     directories = {seed: workdir if options.seeds == 1 else workdir / f"seed-{seed}" for seed in seeds}
     with distributed.lost_peers():
         distributed.require_equal({"--seeds": options.seeds, "--first-seed": options.first_seed}, {})

@@ -12,7 +12,7 @@ from typing import Any, cast
 from experiments import report
 from experiments.study import runs, statistics, workers
 from experiments.study.experiment import Experiment
-from experiments.study.options import QUICK, check_runs, parse
+from experiments.study.options import QUICK, check_runs, parse, seeds_of
 from experiments.study.progress import Progress
 from experiments.study.results import results_table
 from experiments.study.runs import StudyRun
@@ -39,9 +39,8 @@ def run(experiment: Experiment, arguments: list[str]) -> None:
     workdir = options.directory(experiment.name)
     console = cli.make_console()
     dataset = options.load(console)
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
     groups = {
-        setting.label: [runs.study_run(experiment.name, setting.config, seed, dataset, workdir) for seed in seeds]
+        setting.label: runs.over_seeds(experiment.name, setting.config, seeds_of(options), dataset, workdir)
         for setting in experiment.settings
     }
     seed_by_seed = [run for of_seed in zip(*groups.values(), strict=True) for run in of_seed]
