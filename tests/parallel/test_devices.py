@@ -1,5 +1,6 @@
 """One device or several: the same parameters, statistics, sums and figures; batches that do not divide are refused."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -18,11 +19,11 @@ from jresnet.parallel.devices import Devices
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def outcomes(folder, dtype, *ways):
+def outcomes(folder, dtype, *ways, **options):
     """What training in each of these ways came to, see the program."""
     program = ROOT / "tests" / "support" / "parallel_program.py"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    words = [sys.executable, program, folder, dtype, *ways]
+    words = [sys.executable, program, folder, dtype, json.dumps(options), *ways]
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return {path.stem: dict(np.load(path)) for path in folder.glob("*.npz")}
@@ -71,6 +72,21 @@ def test_any_number_of_devices_comes_to_the_same(tmp_path, dtype, tolerance):
     assert_all_same(found, dtype, tolerance)
     for source, target in (("jit", "pmap4"), ("pmap8", "pmap2"), ("pmap2", "pmap8")):
         assert_restored(found, source, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "options"),
+    [
+        ("float64", 1e-10, {"optimizer": "muon", "ema_decay": 0.8, "clip_norm": 1.0, "label_smoothing": 0.1}),
+        ("float64", 1e-10, {"sam": 0.05, "weight_decay_on": "kernels"}),
+        ("float32", 1e-4, {"mixup": 0.5, "cutmix": 1.0, "trivialaugment": True, "cutout": 3, "alternate_flip": True}),
+    ],
+)  # fmt: skip
+def test_ingredients_come_to_the_same_on_several_devices(tmp_path, dtype, tolerance, options):
+    found = outcomes(tmp_path, dtype, "jit", "pmap4", "pmap4-jit", **options)
+    assert_all_same(found, dtype, tolerance)
+    assert_restored(found, "pmap4", "jit")
 
 
 @pytest.mark.slow

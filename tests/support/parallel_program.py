@@ -1,10 +1,12 @@
-"""Trains and evaluates one small network on emulated devices: `parallel_program.py FOLDER DTYPE WAY...`.
+"""Trains and evaluates one small network on emulated devices: `parallel_program.py FOLDER DTYPE OPTIONS WAY...`.
 
 A process of its own, because the number of emulated devices must be known before JAX starts. Every way
-of running writes FOLDER/WAY.npz: parameters, statistics and momenta, sums and figures.
+of running writes FOLDER/WAY.npz: parameters, statistics and momenta, sums and figures. OPTIONS is a JSON object of
+values other than CONFIG's.
 """
 
 import dataclasses
+import json
 import pathlib
 import sys
 
@@ -22,16 +24,10 @@ from jresnet.train.checkpoint import Checkpoints
 from jresnet.train.loop import describe
 from jresnet.train.signals import StopSignal
 from jresnet.train.trainer import Trainer
+from tests.support.runs import Silent
 
 EPOCHS = 4  # 12 steps
 CONFIG = Config(width=3, blocks=(1,), batch_size=16, epochs=EPOCHS, learning_rate=0.05, dropout=0.1, input="resident")
-
-
-class Silent:
-    """A record that keeps nothing."""
-
-    def advance(self, *place):
-        pass
 
 
 class Doubles:
@@ -92,7 +88,7 @@ def arrays_of(trainer: Trainer) -> dict:
     return jax.device_get({jax.tree_util.keystr(place): leaf for place, leaf in leaves} | metrics._asdict())
 
 
-def run(way: str, folder: pathlib.Path, dtype: str) -> None:
+def run(way: str, folder: pathlib.Path, dtype: str, config: Config) -> None:
     """Train and evaluate one way, "jit" or "pmap4"; write what came of it to FOLDER/WAY.npz.
 
     Every way saves its state after half of the epochs, FOLDER/WAY-saved.npz; "pmap4-jit" goes on with jit from
@@ -103,7 +99,7 @@ def run(way: str, folder: pathlib.Path, dtype: str) -> None:
     backend.clear_backends()
     jax.config.update("jax_num_cpu_devices", devices)
     dataset = make_dataset()
-    trainer = make_trainer(dataclasses.replace(CONFIG, parallel=target.rstrip("0123456789")), dataset, dtype)
+    trainer = make_trainer(dataclasses.replace(config, parallel=target.rstrip("0123456789")), dataset, dtype)
     assert trainer.devices.count == devices
     check_join(trainer.devices)
     with Checkpoints(folder / source) as checkpoints:
@@ -121,8 +117,8 @@ def run(way: str, folder: pathlib.Path, dtype: str) -> None:
 
 
 if __name__ == "__main__":
-    place, dtype, *ways = sys.argv[1:]
+    place, dtype, options, *ways = sys.argv[1:]
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_x64", dtype == "float64")
     for way in ways:
-        run(way, pathlib.Path(place), dtype)
+        run(way, pathlib.Path(place), dtype, dataclasses.replace(CONFIG, **json.loads(options)))

@@ -364,11 +364,6 @@ def test_every_part_of_every_batch_has_images(accumulate, devices, images, messa
         check()
 
 
-class Silent:
-    def advance(self, *place):
-        pass
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["resident", "tfds"])
 def test_a_run_in_parts_sees_every_image_once(source):
@@ -379,7 +374,7 @@ def test_a_run_in_parts_sees_every_image_once(source):
     *_, tail = trainer.source.epoch(0, 0, lambda left: left)
     np.testing.assert_array_equal(trainer.source.get_batch(tail.arrays, jnp.int32(0))["mask"], real(8, 3))
     trainer.start()
-    trainer.train_epoch(0, Silent(), StopSignal())
+    trainer.train_epoch(0, runs.Silent(), StopSignal())
     assert (trainer.step, int(trainer.metrics.images)) == (2, 17) and np.isfinite(trainer.epoch_metrics()[0])
 
 

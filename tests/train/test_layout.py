@@ -24,7 +24,7 @@ from jresnet.train.signals import StopSignal
 from jresnet.train.state import TrainState, create_train_state
 from jresnet.train.step import Metrics, make_train_step
 from jresnet.train.trainer import Trainer, make_train_program
-from tests.support.runs import CONFIG, make_dataset
+from tests.support.runs import CONFIG, Silent, make_dataset
 
 CLASSES, IMAGES, SHAPE = 3, 4, (8, 8, 3)
 PLAIN = Config(learning_rate=0.05, epochs=4)
@@ -378,11 +378,6 @@ def test_on_a_cpu_the_length_of_calls_follows_the_clock(idle, monkeypatch):
     assert pretend(idle, 1000, 0.01)[-1] == [100] * 10
     idle._choose_steps(100, 10.0)
     assert (idle._fixed_steps, idle._steps_per_call) == (None, 10)
-
-
-class Silent:
-    def advance(self, *place):
-        pass
 
 
 def test_a_run_in_calls_of_fixed_length_ends_in_the_bits_of_any_length(monkeypatch):

@@ -80,6 +80,23 @@ def test_resume_from_every_saved_epoch_ends_in_the_same_bits(whole, tmp_path):
         assert result.resumed and "resumed" not in recorded
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "adamw", "ema_decay": 0.9, "mixup": 0.4, "cutmix": 1.0, "trivialaugment": True, "accumulate": 2},
+        {"optimizer": "muon", "clip_norm": 1.0, "alternate_flip": True, "cutout": 3, "label_smoothing": 0.1},
+        {"sam": 0.05, "randaugment": (2, 9), "schedule": "one-cycle", "warmup_epochs": 1.0},
+    ],
+)  # fmt: skip
+def test_runs_with_ingredients_resume_in_the_same_bits(options, tmp_path):
+    config = dataclasses.replace(CONFIG, **options)
+    loop.fit(config, make_dataset(), tmp_path / "whole", keep=None, checkpoint_seconds=0)
+    rewind(tmp_path / "whole", tmp_path / "resumed", 5)
+    assert loop.fit(config, make_dataset(), tmp_path / "resumed", keep=None).resumed
+    assert_same_run(tmp_path / "whole", tmp_path / "resumed")
+
+
 def test_a_run_that_is_given_more_epochs_ends_as_if_it_had_had_them_at_once(whole, tmp_path):
     config, source = whole
     short = dataclasses.replace(config, epochs=1)
