@@ -13,7 +13,8 @@ import pathlib
 
 import tyro.conf
 
-from experiments.study.results import data_name, without_paths
+from experiments.study.commands import without_paths
+from experiments.study.results import data_name
 from jresnet import cli
 from jresnet.config import Config
 from jresnet.data.datasets import Dataset, dataset_record, load_dataset

@@ -27,31 +27,26 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal, get_args
-
-import jax
+from typing import Any, ClassVar, Literal
 
 from experiments import report
 from experiments.study import runs, speedruns
 from experiments.study.experiment import Experiment, Setting, write_outcome
-from experiments.study.options import QUICK, PlaceFields, SeedFields, check_seeds, directory_of, seeds_of
+from experiments.study.options import QUICK, ProgramFields, SeedFields, check_seeds, directory_of, seeds_of
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
-from experiments.study.speedruns import RECORD, Cache
+from experiments.study.speedruns import RECORD
 from jresnet import cli
 from jresnet.cli.runs import SubsetOptions, check_workdir, resumable
 from jresnet.config import Config, DeviceConfig, Input, Source
 from jresnet.data.datasets import Dataset, load_dataset
 from jresnet.errors import Diverged
-from jresnet.parallel.compiler import enable_compile_cache
 from jresnet.records import schema
-from jresnet.records.files import read_json, write_bytes, write_json, writing
+from jresnet.records.files import write_bytes, write_json
 from jresnet.records.lock import hold
 from jresnet.rules import require
 
 NAME = "speedrun"
-CACHE = "cache.json"
-"""Beside a setting's runs: what `found_cache` says."""
 PROGRAM = f"python -m experiments.{NAME}"
 Target = Literal["0.9095", "0.94", "0.95"]
 
@@ -81,7 +76,7 @@ QUICK_SCALE: dict[str, Any] = {"dataset": "synthetic", "train_images": 640, "tes
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(SeedFields, PlaceFields, DeviceConfig, SubsetOptions, Source):
+class Options(SeedFields, ProgramFields, DeviceConfig, SubsetOptions, Source):
     """Options of a speedrun: the target, whose recipe is fixed, the data, the devices, and how often."""
 
     GROUP: ClassVar = "record"
@@ -92,6 +87,8 @@ class Options(SeedFields, PlaceFields, DeviceConfig, SubsetOptions, Source):
     """Hold out so many training images, the same share of every class, and evaluate these, not the test images."""
     input: Input = "auto"
     """resident: images on the device, augmented inside the program; tfds: tf.data on the host."""
+    workdir: str | None = None
+    """Directory of the runs, in which they also resume (default: runs/speedrun-TARGET, -validation while choosing)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -126,9 +123,8 @@ def run(arguments: list[str]) -> None:
     progress = Progress(console)
     command = cli.command(PROGRAM, arguments)
     with resumable(command), hold(options.directory, shared=True):
-        cache = found_cache(wanted[0])
         progress.train(wanted, {f"target {options.target}": wanted})
-        conclude(options, dataset, wanted, command, progress, cache)
+        conclude(options, dataset, wanted, command, progress)
     progress.raise_failures(command)
 
 
@@ -138,30 +134,12 @@ def parse(arguments: Sequence[str]) -> Options:
     return cli.parse(Options, arguments, PROGRAM, default)
 
 
-def found_cache(first: StudyRun) -> Cache | None:
-    """What JAX's cache of compiled programs is before a setting's first run, or was if that is begun already."""
-    path = first.directory.parent / CACHE
-    if path.exists():
-        known = read_json(path).get("cache")
-        return known if known in get_args(Cache) else None
-    if first.directory.exists():
-        return None
-    enable_compile_cache(first.config.deterministic)
-    directory = jax.config.values["jax_compilation_cache_dir"]
-    found: Cache = "warm" if directory and any(pathlib.Path(directory).glob("*")) else "cold"
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"cache": found})
-    return found
-
-
 def conclude(
     options: Options,
     dataset: Dataset,
     wanted: Sequence[StudyRun],
     command: str,
     progress: Progress,
-    cache: Cache | None,
 ) -> None:
     """Print the finished runs, and write table, outcome and, last of all, the record."""
     workdir, setting = options.directory, Setting(f"target {options.target}", wanted[0].config)
@@ -169,9 +147,7 @@ def conclude(
     if not cell.records:
         return
     diverged = sum(isinstance(error, Diverged) for error in progress.failed.values())
-    record = speedruns.summarise(
-        float(options.target), cell.records, command, dataset.image_size, diverged, cache
-    )  # fmt: skip
+    record = speedruns.summarise(float(options.target), cell.records, command, dataset.image_size, diverged)
     shown = speedruns.table(record)
     progress.console.print(shown)
     write_bytes(workdir / "table.md", shown.markdown().encode())

@@ -28,7 +28,7 @@ Not yet run here at full scale.
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -97,8 +97,8 @@ def run(arguments: list[str]) -> None:
     with resumable(command), hold(options.directory, shared=True):
         progress.train(wanted, {NAME: wanted})
         cell = progress.cell(Setting(f"{options.epochs} epochs", wanted[0].config), wanted)
-        final = options.test_after == "training"
-        flips = [evaluated_with_flip(directory, dataset) for directory in cell.directories if final]
+        final = cell.directories if options.test_after == "training" else ()
+        flips = {directory: evaluated_with_flip(directory, dataset) for directory in final}
         if cell.records:
             conclude(cell, flips, options.directory, command, progress)
     progress.raise_failures(command)
@@ -118,14 +118,17 @@ def evaluated_with_flip(directory: pathlib.Path, dataset: Dataset) -> Flip:
     return flip.read(directory)
 
 
-def conclude(cell: Cell, flips: Sequence[Flip], workdir: pathlib.Path, command: str, progress: Progress) -> None:
+def conclude(
+    cell: Cell, flips: Mapping[pathlib.Path, Flip], workdir: pathlib.Path, command: str, progress: Progress
+) -> None:
     """Print the finished runs, with test-time flip apart, and write their table and, last of all, the outcome."""
     table = results_table(cell.records)
     write_bytes(workdir / "table.md", table.markdown().encode())
     progress.console.print(table)
-    for directory, result, found in zip(cell.directories, cell.records, flips, strict=bool(flips)):
+    results = dict(zip(cell.directories, cell.records, strict=True))
+    for directory, found in flips.items():
         apart = f"apart from it, with test-time flip {found.accuracy:.2%}: {directory / FLIP}"
-        progress.say(f"{directory}: test accuracy {result['test_accuracy']:.2%}; {apart}")
+        progress.say(f"{directory}: test accuracy {results[directory]['test_accuracy']:.2%}; {apart}")
     outcome = write_outcome(workdir, command, [(Experiment(NAME, "", "Tuned recipe", (cell.setting,)), [cell])])
     for path in (workdir / "table.md", outcome):
         progress.say(str(path))

@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 
 from experiments import final, report
 from experiments.anchors import ANCHORS, Anchor
-from experiments.study.experiment import Select
 from experiments.study.results import NEARLY_CIFAR10, data_name
 from experiments.study.stopped import Stopped
 from jresnet.models.summary import training_flops
@@ -48,13 +47,13 @@ class Candidate(NamedTuple):
     Attributes:
       name: in words.
       source: where its runs are recorded.
-      select: the split that settings of its study are chosen on, if any are.
+      chosen_on_test: whether test images chose the settings of its experiment.
       runs: the content of `result.json` by the run's directory.
     """
 
     name: str
     source: str
-    select: Select | None
+    chosen_on_test: bool
     runs: Mapping[pathlib.Path, dict]
 
 
@@ -82,7 +81,7 @@ def of_runs(candidate: Candidate) -> list[Anchor]:
         means.append(
             Anchor(
                 name=candidate.name, accuracy=fmean(run["test_accuracy"] for run in runs),
-                **_protocol(candidate.select), runs=len(runs), parameters=runs[0]["parameters"],
+                **_protocol(candidate.chosen_on_test), runs=len(runs), parameters=runs[0]["parameters"],
                 epochs=runs[0]["epochs"], petaflop=fmean(work) / 1e15, seconds=fmean(run["seconds"] for run in runs),
                 hardware=device, source=candidate.source,
             )
@@ -90,11 +89,10 @@ def of_runs(candidate: Candidate) -> list[Anchor]:
     return [mean for mean in means if mean.accuracy >= LEAST]
 
 
-def _protocol(select: Select | None) -> dict[str, Any]:
+def _protocol(chosen_on_test: bool) -> dict[str, Any]:
     """How accuracies were measured, as entries of an `Anchor`."""
-    if select == "test":
-        return {"protocol": "last epoch, settings chosen on the test images", "plain": False}
-    return {"protocol": "last epoch", "plain": True}
+    chosen = ", settings chosen on the test images" if chosen_on_test else ""
+    return {"protocol": f"last epoch{chosen}", "plain": not chosen_on_test}
 
 
 def counts(record: dict) -> bool:
@@ -111,7 +109,7 @@ def of_stopped(run: Stopped, source: str) -> Anchor:
     done = len(run.epochs)
     return Anchor(
         name=f"final model, stopped after {done} of {run.planned} epochs",
-        accuracy=run.test_accuracy, **_protocol("test"), runs=1,
+        accuracy=run.test_accuracy, **_protocol(chosen_on_test=True), runs=1,
         parameters=int(final.EXPERIMENT.reported["final"]["parameters"]), epochs=done,
         petaflop=done * dict(run.dataset)["train"] * training_flops(report.FINAL) / 1e15,
         seconds=sum(epoch.seconds for epoch in run.epochs), hardware=run.device, source=source,

@@ -153,7 +153,9 @@ def accuracy(records: Records) -> list[str]:
 def marks(records: Records) -> dict[str, Anchor]:
     """The results that `beyond` shows."""
     candidates = (
-        Candidate(f"{study.name}, {setting.label}", (RESULTS / study.name).as_posix(), study.select, setting.runs)
+        Candidate(
+            f"{study.name}, {setting.label}", (RESULTS / study.name).as_posix(), setting.chosen_on_test, setting.runs
+        )
         for study in records.studies
         for setting in study.settings
     )

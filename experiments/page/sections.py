@@ -12,7 +12,7 @@ from experiments.page.beyond import Candidate
 from experiments.page.figures import Drawing
 from experiments.page.predictions import Predictions
 from experiments.study import statistics
-from experiments.study.experiment import Cell, Experiment, Outcome
+from experiments.study.experiment import Cell, Experiment, Outcome, chosen_on_test
 from experiments.study.plan import EXPERIMENTS
 from experiments.study.results import data_name
 from jresnet.data.datasets import dataset_record
@@ -121,7 +121,8 @@ def marks(outcome: Outcome) -> dict[str, Anchor]:
     """Published results, and the study's settings that have their place beside them, see `beyond`."""
     candidates = (
         Candidate(
-            f"{experiment.title}, {cell.setting.label}", "this study", outcome.select,
+            f"{experiment.title}, {cell.setting.label}", "this study",
+            chosen_on_test(experiment.section, outcome.select, outcome.follow),
             dict(zip(cell.directories, cell.records, strict=True)),
         )
         for experiment, cells in outcome.experiments

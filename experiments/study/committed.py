@@ -10,7 +10,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from experiments.study import flip, speedruns
-from experiments.study.experiment import OUTCOME, Select, StudyRecord
+from experiments.study.experiment import OUTCOME, StudyRecord, chosen_on_test
 from experiments.study.flip import FLIP, Flip
 from jresnet.errors import InputError
 from jresnet.records import run_directory, schema
@@ -22,13 +22,23 @@ RESULTS = pathlib.Path("experiments", "results")
 
 
 class Setting(NamedTuple):
-    """One setting of a committed study: the experiment's name and title, the label, and the runs."""
+    """One setting of a committed study.
+
+    Attributes:
+      experiment: its name.
+      title: the experiment's, after its section of the report.
+      label: the setting's.
+      chosen_on_test: whether test images chose the experiment's settings.
+      runs: the content of `result.json` by the run's directory.
+      flips: of those runs that have one, by the run's directory.
+    """
 
     experiment: str
     title: str
     label: str
-    runs: dict[pathlib.Path, dict]  # directory -> result.json
-    flips: dict[pathlib.Path, Flip]  # of those runs that have one
+    chosen_on_test: bool
+    runs: dict[pathlib.Path, dict]
+    flips: dict[pathlib.Path, Flip]
 
 
 class Study(NamedTuple):
@@ -37,14 +47,12 @@ class Study(NamedTuple):
     Attributes:
       name: of its directory.
       command: that made it.
-      select: the split that settings were chosen on, if any were.
       settings: of all its experiments.
       speedrun: a speedrun's record.
     """
 
     name: str
     command: str
-    select: Select | None
     settings: list[Setting]
     speedrun: speedruns.Record | None = None
 
@@ -67,15 +75,16 @@ def _read_study(directory: pathlib.Path) -> Study:
     outcome = schema.parse(StudyRecord, read_json(directory / OUTCOME), directory / OUTCOME)
     settings = []
     for experiment in outcome.experiments:
+        on_test = chosen_on_test(experiment.section, outcome.select, outcome.follow)
         for setting in experiment.settings:
             runs = [_below(directory, run) for run in setting.runs]
             results = {run: _read_result(run) for run in runs}
             flips = {run: flip.read(run) for run in runs if (run / FLIP).exists()}
             title = f"{experiment.section} {experiment.title}".strip()  # those beyond the report have no section
-            settings.append(Setting(experiment.name, title, setting.label, results, flips))
+            settings.append(Setting(experiment.name, title, setting.label, on_test, results, flips))
     path = directory / speedruns.RECORD
     speedrun = schema.parse(speedruns.Record, read_json(path), path) if path.exists() else None
-    return Study(directory.name, outcome.command, outcome.select, settings, speedrun)
+    return Study(directory.name, outcome.command, settings, speedrun)
 
 
 def _below(directory: pathlib.Path, run: str) -> pathlib.Path:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from experiments.report import COMPARED
-from experiments.study.results import without_paths
+from experiments.study.commands import without_paths
 from jresnet.config import Config
 from jresnet.data.datasets import Dataset
 from jresnet.records import schema
@@ -56,6 +56,14 @@ class StudyRecord:
     """whether sweeps built on the study's own choices"""
     experiments: tuple[ExperimentRecord, ...]
     """those that are finished or begun"""
+
+
+def chosen_on_test(section: str, select: Select | None, follow: bool | None) -> bool:
+    """Whether test images chose the settings of an experiment of this section of the report, empty if of none.
+
+    The report chose by them, and so does a study that does not choose by itself, on validation images.
+    """
+    return bool(section) and not (follow and select == "validation")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,8 +41,8 @@ class SeedFields:
 
 
 @dataclasses.dataclass(frozen=True)
-class PlaceFields:
-    """Where the runs of a program are, and at which scale; see `check_workdir` and `directory_of`."""
+class ProgramFields:
+    """What every program of runs has: a small scale, and where the runs are; see `check_workdir` and `directory_of`."""
 
     GROUP: ClassVar = "record"
 
@@ -55,8 +55,6 @@ class PlaceFields:
 @dataclasses.dataclass(frozen=True)
 class SeedOptions(SeedFields, ConfigOptions):
     """A configuration that is trained with several seeds."""
-
-    GROUP: ClassVar = "record"
 
     def __post_init__(self):
         super().__post_init__()
@@ -75,7 +73,7 @@ def as_words(values: Mapping[str, Any]) -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunsOptions(PlaceFields, ConfigOptions):
+class RunsOptions(ProgramFields, ConfigOptions):
     """How a program trains its runs, which share a directory."""
 
     GROUP: ClassVar = "record"

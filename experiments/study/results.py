@@ -1,9 +1,6 @@
 """Tables of results over seeds, with their provenance: data, device, versions and commit."""
 
 import itertools
-import pathlib
-import re
-import shlex
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -82,22 +79,6 @@ def data_name(dataset: dict) -> str:
 def markdown_lines(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
     """A table without a caption, as lines of Markdown."""
     return Table(columns, rows).markdown().splitlines()
-
-
-def without_paths(command: str) -> str:
-    """A command line in which files elsewhere have their names in the place of paths that only one machine has.
-
-    Relative paths stay as typed, unless they lead upwards.
-    """
-    pattern = re.compile(r"\A((?:--[^=/]+=)?(?:\w+:)?)(.+)\Z", re.DOTALL)
-    return shlex.join(pattern.sub(_named, word) for word in shlex.split(command))
-
-
-def _named(word: re.Match[str]) -> str:
-    """A word of a command line, such as npz:FILE or --output=FILE, with the file's name if it is elsewhere."""
-    before, path = word[1], pathlib.Path(word[2])
-    elsewhere = path.is_absolute() or word[2].startswith("~") or ".." in path.parts
-    return before + path.name if elsewhere else word[0]
 
 
 def _summary(group: Sequence[dict], columns: Sequence[Column]) -> dict[str, Any]:

@@ -35,8 +35,8 @@ _INGREDIENTS = (
 )  # fmt: skip
 
 
-LONGEST = 200
-"""Characters of a run's name; a file system takes 255 with the digest and a temporary file's ending."""
+LONGEST = 244
+"""Characters of a setting's name: file systems take 255, of which the digest needs 11."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +152,8 @@ def train(run: StudyRun, console: rich.console.Console | None) -> bool:
 def check(runs: Sequence[StudyRun], study: pathlib.Path) -> None:
     """Check, without writing, everything that can be checked before the first run is trained.
 
-    Raises InputError if a batch or validation split is impossible, or the study's directory cannot be used or holds
-    records that are damaged, of other data, or of a later version.
+    Raises InputError if a batch or validation split is impossible, there are no images to choose or evaluate by, or
+    the study's directory cannot be used or holds records that are damaged, of other data, or of a later version.
     """
     run_directory.check_writable(study)
     if (study / run_directory.CONFIG).exists() or any(study.glob("seed-*")):

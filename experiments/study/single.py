@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from experiments.study import workers
-from experiments.study.options import SeedOptions, check_processes, parse, seeds_of
+from experiments.study.options import RunsOptions, SeedOptions, parse, seeds_of
 from experiments.study.progress import Progress
 from experiments.study.results import results_table
 from experiments.study.runs import StudyRun
 from jresnet import cli, models
-from jresnet.cli.runs import check_workdir, default_directory, resumable
+from jresnet.cli.runs import default_directory, resumable
 from jresnet.config import Config
 from jresnet.data.datasets import Dataset
 from jresnet.errors import InputError
@@ -29,22 +29,13 @@ from jresnet.train import initial, loop
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(SeedOptions):
+class Options(RunsOptions, SeedOptions):
     """Options of an experiment: its configuration, and how to run it."""
 
-    processes: int = 1
-    """Runs to train at once on one device, each in a process of its own."""
-    quick: bool = False
-    """Run at a small scale on synthetic data; options given explicitly still apply."""
     workdir: str | None = None
     """Directory of the run, or of the runs if there are several (default: a new one below runs/)."""
     resume: bool = False
     """Continue in --workdir, or in the latest default directory; finished runs are kept."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_processes(self)
-        check_workdir(self)
 
     def directory(self, experiment: str) -> pathlib.Path:
         """--workdir, or a directory of its own below runs/, see `cli.train.default_directory`."""

@@ -2,21 +2,22 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from benchmarks import timing
 from benchmarks.timing import Summary
 from experiments.study import statistics
+from experiments.study.commands import without_paths
 from experiments.study.experiment import Select
-from experiments.study.results import data_name, provenance, without_paths
+from experiments.study.results import data_name, provenance
 from jresnet.models import summary
+from jresnet.records.environment import CacheState
 from jresnet.records.run import ConfigJson, DataJson, config_from_json
 from jresnet.records.schema import Count, Fraction, NonNegative
 from jresnet.records.tables import Column, Table, interval, number, text
 
 RECORD = "speedrun.json"
 """In the directory of a speedrun: a Record."""
-Cache = Literal["cold", "warm"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Seed:
     images_per_second: NonNegative
     """training images, the median over the epochs"""
     resumed: bool | None = None
-    """true if it was interrupted: `seconds` are of several sessions, `compile_seconds` of the last; else left out"""
+    """whether it went on from a checkpoint, so that `seconds` are of several sessions; absent in older records"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,14 +74,14 @@ class Record:
     """whether the mean is at least the target, and no run has diverged"""
     share: Fraction
     """of all runs, those that reach the target"""
-    resumed: Count = 0
-    """finished runs that were interrupted, whose times are not those of a run in one piece"""
+    resumed: Count | None = None
+    """finished runs that went on from a checkpoint, whose times are not those of one piece; left out if not known"""
     seconds: Summary
     """training and evaluation"""
     compile_seconds: NonNegative
     """compilation besides, of the first run, whose programs the others use"""
-    cache: Cache | None = None
-    """JAX's cache of compiled programs before the first run: cold, without any; left out where that is not known"""
+    cache: CacheState | None = None
+    """JAX's cache of compiled programs when that began: cold, without any; left out where that is not known"""
     images_per_second: Summary
     """training images"""
     provenance: Mapping[str, str]
@@ -95,7 +96,7 @@ def summarise(
     command: str,
     image_size: tuple[int, int],
     diverged: int = 0,
-    cache: Cache | None = None,
+    cache: CacheState | None = None,
 ) -> Record:
     """The record of a speedrun.
 
@@ -105,7 +106,7 @@ def summarise(
       command: what made them.
       image_size: (height, width) in pixels.
       diverged: number of further runs that diverged.
-      cache: what JAX's cache of compiled programs was before the first run, if that is known.
+      cache: what JAX's cache of compiled programs was, for results older than their `compile_cache`.
     """
     first = results[0]
     config = config_from_json(first["config"])
@@ -122,14 +123,16 @@ def summarise(
         )
         for accuracy, result in zip(accuracies, results, strict=True)
     )  # fmt: skip
+    known = all(seed.resumed is not None for seed in seeds)
     return Record(
         command=without_paths(command), target=target, split=split, config=first["config"],
         parameters=first["parameters"], dataset=data | {"name": data_name(data)}, image_size=image_size,
         training_flops=flops, n=found.n, diverged=diverged, mean=found.mean, low=found.low, high=found.high,
         reached=found.mean >= target and not diverged,
         share=sum(accuracy >= target for accuracy in accuracies) / (found.n + diverged),
-        resumed=sum(bool(seed.resumed) for seed in seeds), seconds=timing.summary([seed.seconds for seed in seeds]),
-        compile_seconds=seeds[0].compile_seconds, cache=cache,
+        resumed=sum(seed.resumed is True for seed in seeds) if known else None,
+        seconds=timing.summary([seed.seconds for seed in seeds]),
+        compile_seconds=seeds[0].compile_seconds, cache=first.get("compile_cache", cache),
         images_per_second=timing.summary([seed.images_per_second for seed in seeds]), provenance=provenance(results),
         runs=seeds,
     )  # fmt: skip
@@ -139,7 +142,7 @@ COLUMNS: tuple[Column, ...] = (
     number("target (%)", "target", ".2f", 100),
     number("n", "n", "d"),
     number("diverged", "diverged", "d"),
-    number("resumed", "resumed", "d"),
+    number("resumed", "resumed", "d", missing="not known"),
     text("split", "split"),
     number("accuracy (%)", "mean", ".2f", 100),
     interval("95 % CI (%)", "low", "high", ".2f", 100),
@@ -154,8 +157,8 @@ COLUMNS: tuple[Column, ...] = (
 NOTE = (
     "The target counts for the mean; images were evaluated once, after training. Seconds are of training and "
     "evaluation; median [quartiles] over runs. Compilation is that of the first run, with the cache of compiled "
-    "programs empty (cold) or not (warm). Resumed are runs that were interrupted: their times are not those of a run "
-    "in one piece."
+    "programs empty (cold) or not (warm). Resumed runs went on from a checkpoint: their times are not those of one "
+    "piece."
 )
 
 

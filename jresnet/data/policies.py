@@ -1,12 +1,12 @@
 """The operators of TrivialAugment and RandAugment for batches of 8-bit images, each image with an operator of its own.
 
 The operators, magnitudes and pixels are those of torchvision's TrivialAugmentWide and RandAugment for PIL images, with
-nearest interpolation and black outside of the image. One magnitude is not: translations of 16 pixels, bin 15 of
-TrivialAugmentWide, which torch.linspace makes 15.999999 where it fuses multiplication and addition, and torchvision
-cuts to 15. A batch goes through three stages, of which an operator is one and
-leaves the others as they are: a move of pixels (shears, translations, rotation), a blend with another image
-(brightness, color, contrast, sharpness), and a table of levels (posterize, solarize, autocontrast, equalize). So the
-cost is that of three operators, not of fourteen.
+nearest interpolation and black outside of the image; except that bin 15 of TrivialAugmentWide's translations moves 16
+pixels here, and 15 in torchvision, whose float32 rounds 16 down.
+
+A batch goes through three stages, of which an operator is one and leaves the others as they are: a move of pixels
+(shears, translations, rotation), a blend with another image (brightness, color, contrast, sharpness), and a table of
+levels (posterize, solarize, autocontrast, equalize). So the cost is that of three operators, not of fourteen.
 
 All arithmetic is in integers: every device and every input gets the same pixels. Geometric operators have Pillow's own
 16.16 fixed point numbers; blends and autocontrast, which Pillow computes in floating point numbers and truncates, may

@@ -2,12 +2,14 @@
 
 import functools
 import os
+import pathlib
 import re
 from collections.abc import Mapping
 
 import jax
 
 from jresnet.errors import InputError
+from jresnet.records.environment import CacheState
 from jresnet.records.files import cache_directory
 
 # What XLA of jax 0.11 makes CUDA graphs of by default, and convolutions. The list replaces XLA's own: only in XLA_FLAGS
@@ -93,6 +95,12 @@ def _supported(options: Mapping[str, str]) -> dict[str, str]:
 
 def _user_flags() -> str:
     return os.environ.get("XLA_FLAGS", "")
+
+
+def compile_cache() -> CacheState:
+    """What JAX's cache of compiled programs is: "cold", without any, or "warm"."""
+    directory = jax.config.values["jax_compilation_cache_dir"]
+    return "warm" if directory and any(pathlib.Path(directory).glob("*")) else "cold"
 
 
 def enable_compile_cache(deterministic: bool = False) -> None:

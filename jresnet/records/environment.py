@@ -22,6 +22,10 @@ _DRIVER = pathlib.Path("/proc/driver/nvidia/version")
 _GIT_TIMEOUT = 5.0  # seconds per call, so that a stalled network file system does not hold up a run
 
 
+CacheState = Literal["cold", "warm"]
+"""Of JAX's cache of compiled programs: cold, without any."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Execution:
     """How a run is computed: beside configuration, seed, data and versions, what its bits depend on."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from jresnet.errors import InputError
 from jresnet.records import figures, schema
-from jresnet.records.environment import Execution
+from jresnet.records.environment import CacheState, Execution
 from jresnet.records.epoch import METRICS, read_metrics
 from jresnet.records.files import Record, local_path
 from jresnet.records.run import ConfigJson, DataJson, Weights
@@ -75,11 +75,13 @@ class Result:
     seconds: NonNegative
     """spent on epochs"""
     compile_seconds: NonNegative
-    """spent on compilation besides"""
+    """spent on compilation besides, in the last session"""
+    compile_cache: CacheState | None = None
+    """JAX's cache of compiled programs when that session began: cold, without any; absent in older records"""
     images_per_second: NonNegative
     """median over the epochs"""
     resumed: bool | None = None
-    """true if it went on from a checkpoint: `compile_seconds` is then of the last session alone; else left out"""
+    """whether the last session went on from a checkpoint; absent in older records"""
 
     def to_json(self) -> Record:
         """The result as `result.json` holds it, without metrics of splits that have no images."""

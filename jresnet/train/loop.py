@@ -186,7 +186,6 @@ def train(
     ):
         history = trainer.resume(checkpoints)
         log.begin(trainer.epoch, trainer.step_in_epoch, history)
-        resumed = (trainer.epoch, trainer.step_in_epoch) != (0, 0)
         if config.keep_best:
             best.begin(best_checkpoint, trainer, log.history)
         unsaved = math.inf  # seconds of training since the latest checkpoint, the same in all processes
@@ -216,7 +215,7 @@ def train(
                 unsaved = 0.0
             if on_epoch and distributed.is_primary():
                 on_epoch({name: value for name, value in log.history[-1].items() if name != "version"})
-        result = summarise_run(trainer, log.history, commit, resumed).at(directory)
+        result = summarise_run(trainer, log.history, commit).at(directory)
     if distributed.is_primary():
         if lock:
             lock.check()

@@ -14,6 +14,7 @@ from jresnet.parallel.devices import Devices
 _MOMENTS = {"sgd": 1, "adamw": 2, "muon": 1}
 """Numbers that an optimizer keeps for each parameter."""
 _REMEDY = "lower --batch-size, --width or --blocks"
+_PARTS = ", or raise --accumulate"
 
 
 def left() -> int:
@@ -42,7 +43,7 @@ def check_step(program: jax.stages.Compiled, config: Config, devices: Devices) -
     if devices.platform == "cpu":  # its emulated devices share one memory
         needed *= jax.local_device_count() if devices.axis_name else 1
     step = f"a step of --batch-size {config.batch_size} needs"
-    _require(needed, step, _REMEDY if config.sam else f"{_REMEDY}, or raise --accumulate")
+    _require(needed, step, _REMEDY if config.sam else _REMEDY + _PARTS)
 
 
 def _require(needed: int, what: str, remedy: str) -> None:
@@ -74,4 +75,4 @@ def limited() -> Iterator[None]:
 def exhausted(error: BaseException) -> InputError:
     """The error for an exception that says that memory has run out."""
     reason = first_line(error).removeprefix("RESOURCE_EXHAUSTED: ")[:200]
-    return InputError(f"there is not enough memory ({reason}): {_REMEDY}, or use less data")
+    return InputError(f"there is not enough memory ({reason}): {_REMEDY}{_PARTS}, or use less data")

@@ -41,11 +41,8 @@ def epoch_record(
     )
 
 
-def summarise_run(trainer: Trainer, history: Sequence[Record], commit: str | None, resumed: bool) -> Result:
-    """The result of a finished run, with the metrics of its last epoch, and of its best one if that is kept.
-
-    `resumed` says whether this session began at a checkpoint of an earlier one.
-    """
+def summarise_run(trainer: Trainer, history: Sequence[Record], commit: str | None) -> Result:
+    """The result of a finished run, with the metrics of its last epoch, and of its best one if that is kept."""
     record: Record = trainer.run.to_json()
     metrics = {name: value for name, value in history[-1].items() if name.startswith(METRIC_PREFIXES)}
     return Result(
@@ -61,6 +58,7 @@ def summarise_run(trainer: Trainer, history: Sequence[Record], commit: str | Non
         commit=commit,
         seconds=sum(record["seconds"] for record in history),
         compile_seconds=trainer.compile_seconds + trainer.evaluator.compile_seconds,
+        compile_cache=trainer.compile_cache,
         images_per_second=statistics.median(record["images_per_second"] for record in history),
-        resumed=resumed or None,
+        resumed=trainer.resumed,
     )

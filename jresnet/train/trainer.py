@@ -19,7 +19,7 @@ from jresnet.data.pipeline import Batch, Chunk, Input, make_input
 from jresnet.errors import Diverged
 from jresnet.models import ResNet
 from jresnet.parallel import distributed
-from jresnet.parallel.compiler import run_once_options
+from jresnet.parallel.compiler import compile_cache, run_once_options
 from jresnet.parallel.devices import Devices
 from jresnet.records.files import Record
 from jresnet.records.log import RunLog
@@ -181,12 +181,15 @@ class Trainer:
       parameters: trainable parameters of the network, those of frozen stages included.
       program: called with a number of steps or None, the compiled `train_program` for calls of that length or any.
       compile_seconds: time spent on compiling the training program in this session.
+      compile_cache: what JAX's cache of compiled programs was before.
+      resumed: whether it goes on from a checkpoint.
       stop_signal: the signal that any process received, as of the latest call; None if there was none.
     """
 
     def __init__(
         self, run: Run, split: Split, devices: Devices, model: ResNet | None = None, source: Input | None = None
     ):
+        self.compile_cache = compile_cache()
         config, statistics = run.config, (run.mean, run.std)
         self.run, self.devices, self.images = run, devices, len(split)
         self.steps_per_epoch = config.steps_per_epoch(self.images)
@@ -206,6 +209,7 @@ class Trainer:
         self.shapes = jax.eval_shape(self._create.func, *self._create.args)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.shapes[0].params))
         self.compile_seconds = 0.0
+        self.resumed = False
         self.stop_signal: int | None = None
 
     def start(self, weights: Any = None) -> None:
@@ -234,6 +238,7 @@ class Trainer:
             return ()
         state, meta = restored
         self._begin_at(state, int(state[0].step), meta.seconds)
+        self.resumed = True
         if meta.execution and (different := meta.execution.differences(self.devices.execution)):
             _log.warning(f"resumed with {', '.join(different)}: sums may round otherwise, and the last bits differ")
         return meta.history

@@ -8,8 +8,9 @@ import pytest
 
 from experiments import report
 from experiments.anchors import ANCHORS
-from experiments.page import beyond
+from experiments.page import beyond, sections
 from experiments.records import ROOT
+from experiments.study.experiment import Cell, Experiment, Outcome, Setting, chosen_on_test
 from experiments.study.results import COPIES, NEARLY_CIFAR10
 from experiments.study.stopped import read_stopped
 from jresnet import models
@@ -29,10 +30,10 @@ def record(accuracy=0.93, config=None, device="A CPU", **values):
     return run | {"parameters": 4_815_940, "epochs": config.epochs, "seconds": 3600.0} | values
 
 
-def candidate(*records, name="", source="", select=None):
+def candidate(*records, name="", source="", chosen_on_test=False):
     """A setting with these runs."""
     runs = {pathlib.Path(name, f"seed-{seed}"): record for seed, record in enumerate(records)}
-    return beyond.Candidate(name, source, select, runs)
+    return beyond.Candidate(name, source, chosen_on_test, runs)
 
 
 def airbench(*widths, depth):
@@ -106,9 +107,21 @@ def test_runs_that_several_settings_share_count_once():
 
 
 def test_accuracies_of_settings_that_test_images_chose_say_so():
-    for select, plain in ((None, True), ("validation", True), ("test", False)):
-        (anchor,) = beyond.of_runs(candidate(record(), select=select))
-        assert anchor.plain == plain and ("chosen on the test images" in anchor.protocol) != plain
+    for chosen in (False, True):
+        (anchor,) = beyond.of_runs(candidate(record(), chosen_on_test=chosen))
+        assert anchor.plain != chosen and ("chosen on the test images" in anchor.protocol) == chosen
+    # The report's own settings were, unless a study makes choices of its own.
+    assert [chosen_on_test("4.3", "validation", follow) for follow in (False, True)] == [True, False]
+    assert chosen_on_test("4.3", "test", True) and not chosen_on_test("", "validation", False)
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_the_marks_of_a_study_say_what_chose_its_settings(follow, tmp_path):
+    setting = Setting("final", models.fill_defaults(report.FINAL))
+    cell = Cell(setting, (record(),), (), (tmp_path / "runs" / "seed-0",))
+    experiment = Experiment("final", "4.3", "Final model", (setting,))
+    outcome = Outcome(((experiment, (cell,)),), None, 1, "validation", follow, "", "")
+    assert sections.marks(outcome)["A"].plain == follow
 
 
 def test_the_stopped_run_is_what_it_logged():

@@ -17,22 +17,23 @@ def committed_study():
     return next(study for study in committed.read_studies(ROOT) if study.name.startswith("augmentation"))
 
 
-def speedrun(study, accuracies, target=0.9, command="the command", seconds=5400.0, **data):
+def speedrun(study, accuracies, target=0.9, command="the command", data=None, **values):
     """The study as a speedrun with these test accuracies, on CIFAR-10."""
     (setting,) = study.settings
     runs = {}
     for (run, result), accuracy in zip(setting.runs.items(), accuracies, strict=False):
-        dataset = result["dataset"] | {"sha256": COPY} | data
-        changes = {"test_accuracy": accuracy, "dataset": dataset, "seconds": seconds, "device": "Two cores"}
-        runs[run] = result | changes
+        dataset = result["dataset"] | {"sha256": COPY} | (data or {})
+        changes = {"test_accuracy": accuracy, "dataset": dataset, "seconds": 5400.0, "device": "Two cores"}
+        runs[run] = result | changes | values
     record = speedruns.summarise(target, list(runs.values()), command, (32, 32))
     return study._replace(settings=[setting._replace(runs=runs)], speedrun=record)
 
 
 def test_there_may_be_none(committed_study):
     below = speedrun(committed_study, [0.91, 0.92], target=0.95)
-    other = speedrun(committed_study, [0.91, 0.92], sha256="other", name="npz:other.npz")
-    found = fastest.find([committed_study, below, other])
+    other = speedrun(committed_study, [0.91, 0.92], data={"sha256": "other", "name": "npz:other.npz"})
+    resumed = speedrun(committed_study, [0.91, 0.92], resumed=True)
+    found = fastest.find([committed_study, below, other, resumed])
     assert found is None and fastest.lines(found) == [] and fastest.histories(found) == []
 
 
@@ -49,6 +50,10 @@ def test_its_lines_say_what_it_reached_where_and_how(committed_study):
     assert head[1].startswith("**92.00 % of CIFAR-10's test images after 1 h 30 min** and 6 epochs, ")
     assert f"the report has 90.95 % after {report.FINAL.epochs} epochs. This is one run, evaluated once" in head[1]
     assert head[1].endswith(f"Device: Two cores. Data: {NEARLY_CIFAR10}.")
+    for cache, how in (("cold", ""), ("warm", ", with programs compiled before"), (None, "")):
+        study = speedrun(committed_study, [0.92], seconds=90.0, compile_seconds=40.0, compile_cache=cache)
+        (said,) = (line for line in fastest.lines(fastest.find([study])) if "compilation" in line)
+        assert f"The time is that of training and evaluation; compilation took another 40 s{how}. " in said
     assert head[3:6] == ["```", "the command", "```"]
     (text,) = (line for line in head if line.startswith("<img"))
     assert 'src="docs/speedrun.svg"' in text and "92.00 %" in text

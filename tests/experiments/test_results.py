@@ -2,10 +2,9 @@
 
 import io
 
-import pytest
 import rich.console
 
-from experiments.study.results import data_name, results_table, without_paths
+from experiments.study.results import data_name, results_table
 
 
 def result(seed=0, test_accuracy=0.909545, experiment="final", config=None, **changes):
@@ -108,21 +107,3 @@ def test_a_copy_of_the_data_has_its_own_name_also_in_part():
     assert data_name({"name": "cifar10", "sha256": copy}) == "CIFAR-10 (JPEG q75)"
     assert data_name({"name": "cifar10", "sha256": "0" * 64, "cut_from": copy}) == "CIFAR-10 (JPEG q75)"
     assert data_name({"name": "cifar10", "sha256": "0" * 64}) == "cifar10"
-
-
-@pytest.mark.parametrize(
-    ("typed", "kept"),
-    [
-        ("python -m experiments.tuned --dataset npz:data/c.npz --seeds 2 --workdir runs/x", None),
-        ("program b.pth weights/b.pth . --output=results/d.json --dataset=npz:data/c.npz 'two words'", None),
-        ("program /data/a.th ../b.pth ~/c.pth runs/../../d", "program a.th b.pth c.pth d"),
-        (
-            "program npz:/data/c.npz --dataset=folder:/data/d/ --output=/tmp/d.json",
-            "program npz:c.npz --dataset=folder:d --output=d.json",
-        ),
-        ("program --workdir '/home/a name/runs'", "program --workdir runs"),
-    ],
-)
-def test_a_command_is_as_typed_but_for_paths_that_only_one_machine_has(typed, kept):
-    assert without_paths(typed) == (kept or typed)
-    assert without_paths(without_paths(typed)) == without_paths(typed)

@@ -124,9 +124,12 @@ def test_names_tell_options_beyond_the_reports_and_keep_those_of_older_runs():
     )
 
 
-def test_a_name_is_no_longer_than_a_file_system_takes():
+def test_a_name_is_no_longer_than_a_file_system_takes(tmp_path):
     changes = {"cutout": 8, "ema_decay": 0.999, "label_smoothing": 0.1, "alternate_flip": True, "trivialaugment": True}
     changes |= {"mixup": 0.2, "cutmix": 1.0, "optimizer": "muon", "muon_learning_rate": 0.01, "clip_norm": 1.0}
     changes |= {"accumulate": 2, "weight_decay_on": "kernels", "test_after": "training"}
-    name = runs.name(dataclasses.replace(models.fill_defaults(CONFIG), **changes))
-    assert len(name) == runs.LONGEST == 200 and name.endswith("-2epochs")
+    config = dataclasses.replace(models.fill_defaults(CONFIG), **changes)
+    name = runs.name(config)
+    assert len(name) == runs.LONGEST and name.endswith("-2epochs")
+    (place := tmp_path / f"{name}-{runs.digest(config, '0')[:10]}").mkdir()
+    assert len(place.name) == 255

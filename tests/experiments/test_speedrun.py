@@ -5,7 +5,6 @@ import json
 import math
 import pathlib
 
-import jax
 import pytest
 
 from experiments import report, speedrun
@@ -55,7 +54,7 @@ def test_a_speedrun_is_recorded_and_resumed(fit, capsys):
     assert [run["seed"] for run in record["runs"]] == [0, 1, 2]
     # FakeFit's epochs take two seconds, and there are two.
     assert (record["seconds"]["median"], record["compile_seconds"]) == (4.0, 1.0)
-    assert record["resumed"] == 0
+    assert (record["resumed"], record["cache"]) == (0, "cold")
     assert (record["split"], record["diverged"], record["dataset"]["train"]) == ("test", 0, 640) and record["config"][
         "test_after"
     ] == "training"
@@ -63,40 +62,6 @@ def test_a_speedrun_is_recorded_and_resumed(fit, capsys):
     outcome = json.loads(pathlib.Path("w/outcome.json").read_text())
     (setting,) = outcome["experiments"][0]["settings"]
     assert [(pathlib.Path("w") / run / "result.json").exists() for run in setting["runs"]] == [True] * 3
-
-
-@pytest.fixture
-def compiled(tmp_path, monkeypatch):
-    """The directory of compiled programs, which does not exist yet."""
-    monkeypatch.setattr(speedrun, "enable_compile_cache", lambda deterministic: None)
-    name = "jax_compilation_cache_dir"
-    before = jax.config.values[name]
-    jax.config.update(name, str(tmp_path / "compiled"))
-    yield tmp_path / "compiled"
-    jax.config.update(name, before)
-
-
-def test_the_cache_is_what_it_was_before_the_first_run(fit, compiled):
-    def cache(*words):
-        assert speedrun.main(["--quick", "--seeds", "1", *words]) in (0, 130)
-        path = speedrun.parse(["--quick", *words]).directory / "speedrun.json"
-        return json.loads(path.read_text()).get("cache") if path.exists() else "no record"
-
-    def interrupt(config, seed):
-        compiled.mkdir()
-        (compiled / "program").touch()
-        raise KeyboardInterrupt
-
-    fit.accuracy, whole = interrupt, fit.accuracy
-    assert cache() == "no record"
-    fit.accuracy = whole
-    assert cache() == "cold", "as the interrupted command found it"
-    assert cache("--seeds", "2", "--first-seed", "1") == "cold", "other seeds of the recipe"
-    assert cache("--validation", "64") == "warm", "another recipe"
-    assert cache() == "cold"
-    for path in pathlib.Path().glob("runs/speedrun-0.9095-quick/runs/*/cache.json"):
-        path.write_text('{"cache": "tepid"}')
-    assert cache() is None
 
 
 def test_while_choosing_accuracies_are_those_of_validation_images(fit):
@@ -153,10 +118,13 @@ def test_compilation_is_that_of_the_first_run():
     assert "| 30.0 | cold |" in shown
 
 
-def test_runs_that_were_interrupted_are_counted():
-    found = speedruns.summarise(0.9, [made(0, resumed=True), made(1)], "program --dataset npz:/home/me/c.npz", (32, 32))
-    assert (found.resumed, [run.resumed for run in found.runs]) == (1, [True, None])
+def test_runs_that_went_on_from_a_checkpoint_are_counted_where_that_is_known():
+    runs = [made(0, resumed=True, compile_cache="warm"), made(1, resumed=False, compile_cache="cold")]
+    found = speedruns.summarise(0.9, runs, "program --dataset npz:/home/me/c.npz", (32, 32))
+    assert (found.resumed, [run.resumed for run in found.runs], found.cache) == (1, [True, False], "warm")
     assert found.command == "program --dataset npz:c.npz", "no path of this machine"
+    older = speedruns.summarise(0.9, [*runs, made(2)], "program", (32, 32))
+    assert older.resumed is None and "| not known | test |" in speedruns.table(older).markdown()
 
 
 @pytest.mark.parametrize(

@@ -570,7 +570,7 @@ def test_programs_go_on_after_damage_to_the_same_result_or_stop_with_one_line(tm
     """20 damaged directories of runs, finished and not, resumed or verified in child processes."""
     whole, half = trained(tmp_path)
     expected = read_json(whole / RESULT)
-    of_sessions = {"seconds", "compile_seconds", "images_per_second", "resumed"}
+    of_sessions = {"seconds", "compile_seconds", "compile_cache", "images_per_second", "resumed"}
     statuses = []
     for number in range(20):
         rng = random.Random(number)

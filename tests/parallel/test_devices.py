@@ -218,3 +218,16 @@ def test_the_compile_cache_is_the_users(variables, deterministic, expected):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == expected
+
+
+def test_a_cache_is_warm_once_there_is_a_program_in_it(tmp_path):
+    name = "jax_compilation_cache_dir"
+    before = jax.config.values[name]
+    try:
+        for directory, state in ((None, "cold"), (tmp_path / "none", "cold"), (tmp_path, "cold")):
+            jax.config.update(name, directory and str(directory))
+            assert compiler.compile_cache() == state
+        (tmp_path / "program").touch()
+        assert compiler.compile_cache() == "warm"
+    finally:
+        jax.config.update(name, before)

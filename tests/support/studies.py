@@ -118,4 +118,5 @@ class FakeFit:
         record = {name: run.to_json()[name] for name in ("experiment", "config", "seed", "dataset")} | figures
         record |= {"device": "none", "versions": {}, "commit": None, "parameters": 1, "epochs": config.epochs}
         record |= {"seconds": 2.0 * config.epochs, "compile_seconds": 1.0, "images_per_second": 10.0}
+        record |= {"compile_cache": "cold", "resumed": False}
         run_directory.finish(workdir, json.loads(json.dumps(record)), lines)
