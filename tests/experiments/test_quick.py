@@ -16,7 +16,7 @@ from PIL import Image
 from experiments import ablation, final, speedrun, tuned
 from experiments.study import single
 from experiments.study.flip import FLIP
-from tests.support.runs import final_state, strip
+from tests.support.runs import OF_SESSIONS, final_state, strip
 from tests.support.studies import TINY, tiny_npz
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -136,9 +136,9 @@ def interrupted(words, here, number, after):
 
 
 def figures(place):
-    """The result without times and without the commit, which depends on the source tree."""
+    """The result without what differs between sessions, and without the commit, which depends on the source tree."""
     record = json.loads((place / "result.json").read_text())
-    return {name: value for name, value in record.items() if "second" not in name and name != "commit"}
+    return {name: value for name, value in record.items() if name not in OF_SESSIONS | {"commit"}}
 
 
 # An epoch with its checkpoint takes tenths of a second, a signal thousandths.

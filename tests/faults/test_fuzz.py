@@ -40,6 +40,7 @@ from jresnet.records.log import RunLog
 from jresnet.rules import flag
 from jresnet.use.classifier import Classifier, store
 from tests.support.damage import WORDS, command_lines, damaged, every_edit, fuzz, put, refused, repeat, values
+from tests.support.runs import OF_SESSIONS
 from tests.support.studies import TINY, FakeFit, five_classes, tiny_npz
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -570,7 +571,6 @@ def test_programs_go_on_after_damage_to_the_same_result_or_stop_with_one_line(tm
     """20 damaged directories of runs, finished and not, resumed or verified in child processes."""
     whole, half = trained(tmp_path)
     expected = read_json(whole / RESULT)
-    of_sessions = {"seconds", "compile_seconds", "compile_cache", "images_per_second", "resumed"}
     statuses = []
     for number in range(20):
         rng = random.Random(number)
@@ -591,8 +591,8 @@ def test_programs_go_on_after_damage_to_the_same_result_or_stop_with_one_line(tm
         assert (done.returncode == 2) <= (done.stderr != ""), about
         if number % 4 < 2 and done.returncode == 0:
             record = read_json(directory / RESULT)
-            assert {n: v for n, v in record.items() if n not in of_sessions} == {
-                n: v for n, v in expected.items() if n not in of_sessions
+            assert {n: v for n, v in record.items() if n not in OF_SESSIONS} == {
+                n: v for n, v in expected.items() if n not in OF_SESSIONS
             }, about
             run_directory.read_result(directory)
         statuses.append(done.returncode)

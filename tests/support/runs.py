@@ -49,6 +49,10 @@ def final_state(workdir: pathlib.Path):
     )
 
 
+OF_SESSIONS = {"seconds", "compile_seconds", "compile_cache", "images_per_second", "resumed"}
+"""Entries of `result.json` that the clock decides, or whether a run was interrupted."""
+
+
 def strip(workdir: pathlib.Path) -> list[dict]:
     """The epochs' records without what the clock decides."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
