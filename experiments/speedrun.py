@@ -134,13 +134,7 @@ def parse(arguments: Sequence[str]) -> Options:
     return cli.parse(Options, arguments, PROGRAM, default)
 
 
-def conclude(
-    options: Options,
-    dataset: Dataset,
-    wanted: Sequence[StudyRun],
-    command: str,
-    progress: Progress,
-) -> None:
+def conclude(options: Options, dataset: Dataset, wanted: Sequence[StudyRun], command: str, progress: Progress) -> None:
     """Print the finished runs, and write table, outcome and, last of all, the record."""
     workdir, setting = options.directory, Setting(f"target {options.target}", wanted[0].config)
     cell = progress.cell(setting, wanted)
