@@ -135,8 +135,8 @@ def speeds(record: dict, width: int | None = None) -> list[str]:
     environment = record["environment"]
     return [
         *markdown_lines(_SPEED_COLUMNS, rows), "",
-        f"Speed of a training step in float32 on {environment['cores']} cores ({environment['device']}), and its ratio "
-        f"to PyTorch {environment['versions']['torch']}, eager and compiled: median [quartiles] over "
+        f"Speed of a training step in float32 on {_cores(environment)}, and its ratio to PyTorch "
+        f"{environment['versions']['torch']}, eager and compiled: median [quartiles] over "
         f"{record['options']['rounds']} rounds in which they alternate. Commit {environment['commit'][:12]}.",
     ]  # fmt: skip
 
@@ -173,12 +173,16 @@ def _size(config: Config) -> tuple[int, int]:
     return sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
 
 
+def _cores(environment: Mapping[str, Any]) -> str:
+    """The cores of a record's machine in words, with the instructions that decide their speed."""
+    return f"{environment['cores']} cores ({', '.join([environment['device'], *environment['cpu_instructions']])})"
+
+
 def _measured(record: dict) -> str:
     """How and where costs were measured."""
     environment, case = record["environment"], record["cases"][0]
     batches = " and ".join(str(case["batch_size"]) for case in record["cases"])
     return (
-        f"Width {case['width']}, batch {batches}, {case['precision']}, on {environment['cores']} cores "
-        f"({environment['device']}): median [quartiles] over {record['options']['rounds']} rounds in which all "
-        f"alternate. Commit {environment['commit'][:12]}."
+        f"Width {case['width']}, batch {batches}, {case['precision']}, on {_cores(environment)}: median [quartiles] "
+        f"over {record['options']['rounds']} rounds in which all alternate. Commit {environment['commit'][:12]}."
     )

@@ -188,7 +188,7 @@ def cost_record(seconds, reference, changed=None):
 
     ratios = [a / b for a, b in zip(seconds, reference, strict=True)]
     cutout = rival(seconds) | {"cost": rival(ratios)["seconds_per_step"]} | (changed or {})
-    environment = {"device": "A CPU", "cores": 2, "commit": "c" * 40}
+    environment = {"device": "A CPU", "cores": 2, "cpu_instructions": ["avx2"], "commit": "c" * 40}
     case = {"width": 42, "batch_size": 128, "precision": "float32", "device": "cpu"}
     rivals = {"default": rival(reference), "cutout": cutout}
     return {"environment": environment, "options": {"rounds": 3}, "cases": [case | {"rivals": rivals}]}
@@ -203,7 +203,7 @@ def test_costs_are_those_of_their_rounds_and_a_changed_one_is_detected(root):
     text = generated(root, BLOCKS["ingredients"])
     assert "| 128 | default | 2000 [1500, 2500] |" in text
     assert "| 128 | cutout 8 | 2400 [1750, 2850] | 1.100 [1.100, 1.150] |" in text
-    assert "Width 42, batch 128, float32, on 2 cores (A CPU)" in text and "3 rounds" in text
+    assert "Width 42, batch 128, float32, on 2 cores (A CPU, avx2)" in text and "3 rounds" in text
     path.write_text(json.dumps(cost_record([1.1, 2.4, 3.3], [1.0, 2.0, 3.0], {"cost": None})))
     assert any(
         f"{costs.INGREDIENT_COSTS}: cost of cutout at width 42, batch 128 is None" in line
