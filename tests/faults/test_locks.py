@@ -15,6 +15,7 @@ import pytest
 
 from jresnet.errors import CannotWrite, InUse
 from jresnet.records import run_directory
+from jresnet.records.epoch import METRICS
 from jresnet.records.lock import hold, is_held
 from jresnet.train import loop
 from tests.support.runs import CONFIG, make_dataset
@@ -214,7 +215,9 @@ def test_of_two_programs_exactly_one_wins(tmp_path, kind):
     apart, *commands = PAIRS[kind]
     if "resumed" in kind:  # something to resume
         first = program("final", tmp_path / "run")
-        time.sleep(6)
+        metrics = tmp_path / "run" / METRICS
+        while first.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 5):
+            time.sleep(0.05)
         first.send_signal(signal.SIGTERM)
         first.communicate()
         assert first.returncode == 143
