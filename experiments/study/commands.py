@@ -8,10 +8,12 @@ import shlex
 def without_paths(command: str) -> str:
     """A command line in which files elsewhere have their names in the place of paths that only one machine has.
 
-    Relative paths stay as typed, unless they lead upwards.
+    Relative paths stay as typed, unless they lead upwards; and so does the whole line if there is no other path.
     """
     pattern = re.compile(r"\A((?:--[^=/]+=)?(?:\w+:)?)(.+)\Z", re.DOTALL)
-    return shlex.join(pattern.sub(_named, word) for word in shlex.split(command))
+    words = shlex.split(command)
+    named = [pattern.sub(_named, word) for word in words]
+    return command if named == words else shlex.join(named)
 
 
 def _named(word: re.Match[str]) -> str:

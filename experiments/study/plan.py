@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, cast
 from experiments import report
 from experiments.study import runs, statistics
 from experiments.study.experiment import Cell, Experiment
-from experiments.study.options import as_words, check_processes, check_runs, check_seeds, seeds_of
+from experiments.study.options import as_words, check_processes, check_runs, check_seeds, directory_of, seeds_of
 from experiments.study.progress import Progress
 from experiments.study.runs import StudyRun
 from jresnet import cli, models
@@ -18,7 +18,6 @@ from jresnet.cli.runs import check_workdir
 from jresnet.config import Config, Input, Parallel, Precision, Source
 from jresnet.data.datasets import Dataset
 from jresnet.errors import InputError
-from jresnet.records.files import local_path
 from jresnet.rules import require
 
 NAMES = (
@@ -117,7 +116,7 @@ class StudyOptions(Source):
     @property
     def directory(self) -> pathlib.Path:
         """The study's directory."""
-        return local_path(self.workdir or ("runs/reproduce-quick" if self.quick else "runs/reproduce"), "--workdir")
+        return directory_of(self, "reproduce")
 
     def held_out(self, dataset: Dataset) -> int:
         """The number of validation images that each run holds out; settings cannot be chosen on none."""

@@ -266,7 +266,7 @@ def test_averages_are_what_is_evaluated(run):
 def test_averaged_statistics_are_those_of_the_averaged_parameters_to_first_order():
     """Beside statistics computed anew with these parameters; the latest ones, of the latest parameters, are not.
 
-    The mean of four seeds, as the course of one depends on its last bits.
+    The median of sixteen seeds, as the course of one depends on its last bits.
     """
     images, batch, updates = 96, 16, 300
     x = jnp.asarray(make_dataset(images).train.images, jnp.float32) / 60 - 100 / 60
@@ -296,14 +296,14 @@ def test_averaged_statistics_are_those_of_the_averaged_parameters_to_first_order
         (_, total), _ = lax.scan(body, (stats, jax.tree.map(jnp.zeros_like, stats)), rows)
         return jax.tree.map(lambda leaf: leaf / len(rows), total)
 
-    state = jax.jit(jax.vmap(train, in_axes=(None, 0)))(batches(updates), jnp.arange(4))
+    state = jax.jit(jax.vmap(train, in_axes=(None, 0)))(batches(updates), jnp.arange(16))
     average = state.average["params"], state.average["batch_stats"]
     exact = jax.jit(jax.vmap(anew, in_axes=(0, 0, None)))(*average, batches(3000))
 
     def distance(stats):
         pairs = zip(jax.tree.leaves(stats), jax.tree.leaves(exact), strict=True)
         roots = [np.sqrt(np.mean((found - right) ** 2, -1)) / np.abs(right).mean(-1) for found, right in pairs]
-        return np.mean(roots)
+        return np.median(np.mean(roots, 0))
 
     averaged, latest = distance(state.average["batch_stats"]), distance(state.batch_stats)
-    assert averaged < 0.1 and averaged < latest / 3, (averaged, latest)
+    assert averaged < 0.08 and averaged < latest / 4, (averaged, latest)

@@ -422,16 +422,16 @@ def five_of_ten(first, train, test):
 
 @pytest.mark.slow
 def test_tuning_to_five_other_classes_beats_training_from_scratch(tmp_path, caplog):
-    """Mean of four seeds of a few steps on few images: seen 0.68 from scratch, 0.80 tuned."""
+    """Mean of two seeds of a few steps on few images: seen 0.50 from scratch, 0.90 tuned."""
     common = Config(learning_rate=0.1, schedule="cosine", grayscale=0.0, crop_padding=2)
     config = dataclasses.replace(common, width=8, blocks=(1, 1, 1), pool_size=0)
-    loop.fit(dataclasses.replace(config, epochs=10), five_of_ten(0, 2000, 100), tmp_path / "first")
+    loop.fit(dataclasses.replace(config, epochs=20), five_of_ten(0, 2000, 100), tmp_path / "first")
     few = partial(dataclasses.replace, epochs=6, batch_size=32, learning_rate=0.05)
-    others, accuracy = five_of_ten(5, 320, 500), {}
+    others, accuracy = five_of_ten(5, 160, 500), {}
     tuning = dataclasses.replace(common, init_from=str(tmp_path / "first"))
     for name, chosen in (("scratch", config), ("tuned", tuning)):
-        results = [loop.fit(few(chosen), others, tmp_path / f"{name}-{seed}", seed=seed) for seed in range(4)]
+        results = [loop.fit(few(chosen), others, tmp_path / f"{name}-{seed}", seed=seed) for seed in (0, 1)]
         accuracy[name] = np.mean([result.test_accuracy for result in results])
     assert "the linear layer is a new one, as the weights are of other classes than the data" in caplog.text
     assert (results[0].config["width"], results[0].config["blocks"]) == (8, [1, 1, 1])
-    assert accuracy["tuned"] > accuracy["scratch"] + 0.05, accuracy
+    assert accuracy["tuned"] > accuracy["scratch"] + 0.1, accuracy
